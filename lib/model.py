@@ -1,0 +1,160 @@
+"""Encoders: texts -> vectors. What an encoder needs to embed (tokenizer, settings) is saved with its weights.
+
+Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives the same vectors.
+"""
+import pathlib
+
+import numpy as np
+import safetensors.torch
+import tokenizers
+import torch
+import torch.nn.functional as F
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from tqdm import tqdm
+
+from lib.run import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
+
+# a word ends where camelCase turns a corner, so that "getHTTPResponse" and "get http response" share their words
+CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+
+
+def train_wordpiece(texts, *, vocab_size):
+    """A WordPiece tokenizer trained on an iterable of texts: lower case, accents off, punctuation dropped."""
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Replace(tokenizers.Regex(CAMEL_CASE), " "),
+        normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[^\W_]+"), "removed", invert=True)
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
+                                        special_tokens=["[PAD]", "[UNK]"])
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_or_train_wordpiece(texts, *, vocab_size, key):
+    """train_wordpiece(), cached by `key`, which must identify the texts."""
+    path = cache_dir("wordpiece", fingerprint(key, vocab_size, CAMEL_CASE) + ".json")
+    if not path.exists():
+        tokenizer = train_wordpiece(texts, vocab_size=vocab_size)
+        with atomic_path(path) as temporary:
+            tokenizer.save(str(temporary))
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+class StaticEncoder(nn.Module):
+    """A bag of tokens: the normalised sum of one learned vector per token, each scaled by a learned weight.
+
+    It trains from scratch in a minute on a laptop and embeds tens of thousands of docs per second, which makes it the
+    instrument for comparing negatives; what it cannot see is word order.
+    """
+    kind = "static"
+    block_tokens = 1 << 18  # tokens per block in embed(): large enough to keep all cores busy
+
+    def __init__(self, tokenizer, *, dim, token_dropout=0.0):
+        super().__init__()
+        self.tokenizer, self.dim, self.token_dropout = tokenizer, dim, token_dropout
+        vocab = tokenizer.get_vocab_size()
+        self.table = nn.Parameter(torch.empty(vocab, dim))
+        self.weight = nn.Parameter(torch.empty(vocab))
+
+    def init_weights(self, *, seed, idf):
+        """Random directions from `seed`; token weights start at idf (V,), so that untrained scores resemble TF-IDF."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.normal_(0.0, self.dim ** -0.5, generator=generator)
+            self.weight.copy_(torch.as_tensor(idf))
+
+    def forward(self, ids, offsets, counts):
+        """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors."""
+        weights = self.weight[ids] * counts                                                   # (T,)
+        if self.training and self.token_dropout:
+            weights = F.dropout(weights, self.token_dropout)
+        bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
+        return F.normalize(bags, dim=-1)                                                      # (n, D)
+
+    def token_key(self, kind):
+        """Identifies how texts become tokens: equal keys, equal tokens. Both kinds of text are treated alike here."""
+        return fingerprint("static-bags", self.tokenizer.to_str())
+
+    def tokenize(self, texts, kind="doc"):
+        """(ids (T,) int32, offsets (n + 1,) int64, counts (T,) uint16): the different tokens of each text."""
+        encoded = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int64, count=lengths.sum())
+        vocab = self.table.shape[0]
+        keys, counts = np.unique(np.repeat(np.arange(len(texts)), lengths) * vocab + flat, return_counts=True)
+        offsets = np.searchsorted(keys, np.arange(len(texts) + 1) * vocab)
+        return (keys % vocab).astype(np.int32), offsets, np.minimum(counts, 65535).astype(np.uint16)
+
+    def write(self, folder):
+        """Write the encoder's files: weights folded into the table, which is what sentence-transformers reads."""
+        folded = (self.table * self.weight[:, None]).detach().float().cpu().contiguous()
+        safetensors.torch.save_file({"embedding.weight": folded}, folder / "model.safetensors")
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        write_json(folder / "modules.json", [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"},
+            {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}])
+        (folder / "1_Normalize").mkdir()
+        write_json(folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+
+    @classmethod
+    def read(cls, folder):
+        """The encoder of a folder; its token weights are 1, since they are folded into the table."""
+        table = safetensors.torch.load_file(folder / "model.safetensors")["embedding.weight"]
+        encoder = cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), dim=table.shape[1])
+        if encoder.table.shape != table.shape:
+            raise BadInput(f"{folder}: {table.shape[0]} vectors for {encoder.table.shape[0]} tokens; the files do not belong together")
+        with torch.no_grad():
+            encoder.table.copy_(table)
+            encoder.weight.fill_(1.0)
+        return encoder
+
+
+def save_encoder(encoder, folder):
+    """Write an encoder atomically, with encoder.json naming its kind, size and fingerprint."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        encoder.write(temporary)
+        write_json(temporary / "encoder.json", {"kind": encoder.kind, "dim": encoder.dim,
+                                                "fingerprint": _fingerprint_folder(temporary)})
+
+
+def load_encoder(folder):
+    """The encoder of a folder written by save_encoder(), with `.fingerprint` set; BadInput if the files were changed."""
+    folder = pathlib.Path(folder)
+    info = read_json(folder / "encoder.json")
+    found = _fingerprint_folder(folder)
+    if found != info["fingerprint"]:
+        raise BadInput(f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give {found}: "
+                       "they were changed after training")
+    encoder = StaticEncoder.read(folder).eval()
+    encoder.fingerprint = found
+    return encoder
+
+
+def _fingerprint_folder(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json")
+    return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
+
+
+@torch.inference_mode()
+def embed(encoder, tokens, rows=None, *, desc=None):
+    """Vectors of `rows` of `tokens` (all by default) -> (n, D) float32 array. The one loop in which texts are embedded.
+
+    Texts are visited in order of length, so that a block holds little padding, and returned in the order asked for.
+    """
+    rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    lengths = tokens.lengths[rows]
+    by_length = np.argsort(-lengths, kind="stable")                    # longest first: memory peaks at the start
+    block = np.cumsum(np.maximum(lengths[by_length], 1)) // encoder.block_tokens
+    cuts = np.flatnonzero(np.diff(block)) + 1
+    out = np.empty((len(rows), encoder.dim), dtype=np.float32)
+    was_training = encoder.training
+    encoder.eval()
+    with tqdm(total=len(rows), unit="text", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
+        for part in np.split(by_length, cuts):
+            out[part] = encoder(*tokens.select(rows[part])).float().cpu().numpy()
+            bar.update(len(part))
+    encoder.train(was_training)
+    return out

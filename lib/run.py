@@ -1,0 +1,248 @@
+"""Run folders, records of configuration, metric logs, counter-based randomness, fingerprints, atomic writes."""
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn", "matplotlib", "bm25s",
+            "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors")
+
+
+class BadInput(ValueError):
+    """A mistake in the user's files or flags. The message names the place, the value and the fix, on one line."""
+
+
+def cli(main):
+    """Run `main()`; a user's mistake ends in one line and exit code 2, an interrupt in exit code 130."""
+    try:
+        main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: files that were already reported are whole, nothing else was kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left (`| head`); what we write to files was not affected
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary sibling of `path` that takes its place only if the block succeeds. Files and folders."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():  # os.replace refuses a folder that is not empty
+            discarded = path.parent / f".{path.name}.{os.getpid()}.old"
+            os.replace(path, discarded)
+            os.replace(temporary, path)
+            remove(discarded)
+        else:
+            os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def remove(path):
+    """Delete a file or a folder with all that it holds; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """The value of a JSON file; BadInput if it is missing or broken."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error})") from None
+
+
+def cache_dir(*parts):
+    """A folder for what can be computed again: $HARDNEG_CACHE, else ~/.cache/hardneg."""
+    base = os.environ.get("HARDNEG_CACHE") or pathlib.Path.home() / ".cache" / "hardneg"
+    return pathlib.Path(base).joinpath(*parts)
+
+
+# -------------------------------------------------------------------------------------------- fingerprints
+
+def fingerprint(*values):
+    """16 hex digits over any mix of strings, bytes, arrays and JSON values, in order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            value = np.ascontiguousarray(value).view(np.uint8).reshape(-1).data
+        elif not isinstance(value, bytes):
+            value = json.dumps(value, sort_keys=True).encode()
+        digest.update(str(len(value)).encode() + b":")
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def fingerprint_file(path):
+    """16 hex digits over a file's bytes: its name and date play no part."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- randomness
+
+def _mix(x):
+    """The splitmix64 finaliser: uint64 array -> uint64 array (Steele, Lea & Flood, OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(*key):
+    """Uniform numbers in [0, 1) as a pure function of `key`: integers and integer arrays, broadcast together.
+
+    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its own key:
+    not on the batch, the process or the order of calls. A string names a stream, so that two uses never share numbers.
+    """
+    with np.errstate(over="ignore"):
+        state = np.uint64(0x9E3779B97F4A7C15)
+        for part in key:
+            if isinstance(part, str):
+                part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
+            part = np.asarray(part)
+            part = part.astype(np.uint64) if part.dtype != np.int64 else part.view(np.uint64)
+            state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ _mix(part + np.uint64(0x9E3779B97F4A7C15)))
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
+
+
+def permutation(n, *key):
+    """A permutation of range(n) as a pure function of `key`."""
+    return np.argsort(uniform(*key, np.arange(n)), kind="stable")
+
+
+# ---------------------------------------------------------------------------------------------- run folders
+
+class Run:
+    """A folder that records one command: config.json first, metrics.jsonl line by line, summary.json last.
+
+    metrics.jsonl holds only what the seed determines; what the clock says goes to timing.jsonl, so that two runs of
+    one configuration can be compared byte for byte.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    @classmethod
+    def create(cls, path, *, overwrite, config):
+        """Make the folder and write config.json; a folder that already holds something is refused."""
+        run = cls(path)
+        if run.path.exists() and any(run.path.iterdir()):
+            if not overwrite:
+                raise BadInput(f"{path} is not empty: choose another --name, or --overwrite it")
+            for name in ("summary.json", "config.json"):  # a half-deleted run must not look whole
+                (run.path / name).unlink(missing_ok=True)
+            shutil.rmtree(run.path)
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.path / "config.json", config)
+        return run
+
+    def log(self, record, *, file="metrics.jsonl"):
+        """Append one object as one line."""
+        with open(self.path / file, "a", encoding="utf-8") as out:
+            out.write(json.dumps(record) + "\n")
+
+    def read_log(self, file="metrics.jsonl"):
+        """Every object logged so far."""
+        path = self.path / file
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def non_default(args, parser):
+    """The flags that differ from the parser's defaults: what a reader of a run wants first."""
+    return {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+
+
+def record(args, parser, *, derived, inputs):
+    """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
+    return {"args": vars(args), "non_default": non_default(args, parser), "derived": derived, "inputs": inputs,
+            "versions": versions(), "source": source_state(), "argv": shlex.join(sys.argv)}
+
+
+def versions():
+    """Versions of Python and of every required package that is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def source_state():
+    """The commit that the scripts stand at and the patch of what was edited since; None outside a git checkout."""
+    def git(*command):
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, errors="replace")
+        return done.stdout if done.returncode == 0 else None
+    try:
+        commit = git("rev-parse", "HEAD")
+    except FileNotFoundError:
+        return None
+    return commit and {"commit": commit.strip(), "patch": git("diff", "HEAD", "--", "*.py")}
+
+
+def print_header(title, args, parser, derived):
+    """Print what was asked for that is not the default, and the numbers that follow from it."""
+    print(f"== {title}")
+    for name, value in non_default(args, parser).items():
+        print(f"   --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    for name, value in derived.items():
+        print(f"   {name} = {value}")
+
+
+def peak_rss_mb():
+    """The largest resident size that this process has had, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux KiB
+
+
+class Clock:
+    """Seconds spent since it was made and, by name, inside `with clock("mine"):` blocks."""
+
+    def __init__(self):
+        self.start, self.spent = time.perf_counter(), {}
+
+    @contextlib.contextmanager
+    def __call__(self, name):
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
+
+    def total(self):
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.start
