@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lib import data, formats, index, loss, metrics, model, negatives, plots, run
@@ -36,22 +37,25 @@ def parse_args():
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=int, default=128, metavar="B", help="queries per step, each other's negatives too")
-    add("--epochs", type=float, default=6.0, help="passes over the training queries")
+    add("--epochs", type=float, default=3.0, help="passes over the training queries")
     add("--steps", type=int, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=float, default=3e-3, help="peak learning rate of AdamW, reached after --warmup, then linear to 0")
     add("--warmup", type=float, default=0.05, help="share of the steps over which the learning rate rises")
-    add("--temperature", type=float, default=0.05, help="divides similarities; the lower, the more the hardest count")
+    add("--temperature", type=float, default=0.06, help="divides similarities; the lower, the more the hardest count")
+    add("--ema", type=float, default=0.98, help="decay per step of the averaged weights that mine, are evaluated and "
+        "saved; 0: the weights as they are")
     add = parser.add_argument_group("negatives").add_argument
     add("--depth", type=int, default=30, help="negatives are drawn uniformly from a query's best DEPTH candidates")
     add("--refresh_every", type=int, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
     add = parser.add_argument_group("static encoder").add_argument
     add("--dim", type=int, default=512, metavar="D", help="length of the vectors")
     add("--vocab_size", type=int, default=16_000, help="WordPiece tokens, learned from the training side")
-    add("--token_dropout", type=float, default=0.2, help="share of a text's tokens left out in training, drawn anew each time")
     add = parser.add_argument_group("reports").add_argument
     add("--eval_every", type=int, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
     args = parser.parse_args()
+    if not 0 <= args.ema < 1:
+        raise BadInput(f"--ema {args.ema}: a decay is at least 0 and below 1")
     for name in ("batch_size", "depth", "dim", "log_every", "lr", "temperature", "epochs"):
         if getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
@@ -114,7 +118,7 @@ def train(args, parser, collection, folder, *, arm, seed):
             return negatives.load_candidates(args.negatives_file, collection, qrels)
         if source == "bm25":
             return bm25_candidates(collection, depth)
-        found = search(encoder, qrels.queries[picks], depth + negatives.overfetch(collection))
+        found = search(averaged.module, qrels.queries[picks], depth + negatives.overfetch(collection))
         return negatives.from_search(collection, qrels.queries[picks], found, source=source, depth=depth)
 
     def evaluate(encoder, split):
@@ -126,6 +130,7 @@ def train(args, parser, collection, folder, *, arm, seed):
     supply = negatives.Supply(arm, steps=steps, refresh_every=refresh_every, depth=args.depth, seed=seed,
                               collection=collection, qrels=qrels, mine=mine, upcoming=order.upcoming)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
+    averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))  # what mines, is evaluated and saved
     torch.manual_seed(seed)
     encoder.train()
     best = -math.inf
@@ -150,6 +155,7 @@ def train(args, parser, collection, folder, *, arm, seed):
                 group["lr"] = args.lr * learning_rate(step, steps, args.warmup)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            averaged.update_parameters(encoder)
         bar.update()
         if step % args.log_every == 0 or step + 1 == steps:
             stats = loss.batch_stats(scores, labels, invalid, source, supply.sources, temperature=args.temperature)
@@ -159,12 +165,12 @@ def train(args, parser, collection, folder, *, arm, seed):
             bar.write(log_line(step, value.item(), stats, rate))
         if (step + 1) % eval_every == 0 or step + 1 == steps:
             with clock("evaluate"):
-                dev = metrics.mean(evaluate(encoder, "dev"))
+                dev = metrics.mean(evaluate(averaged.module, "dev"))
                 log.log({"step": step + 1, "dev": dev})
                 bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}" + ("  best, saved" if dev[SELECT] > best else ""))
                 if dev[SELECT] > best:
                     best, best_step, best_dev = dev[SELECT], step + 1, dev
-                    model.save_encoder(encoder, folder / "encoder")
+                    model.save_encoder(averaged.module, folder / "encoder")
     bar.close()
     with clock("evaluate"):  # the one look at test
         per_query = evaluate(model.load_encoder(folder / "encoder"), "test")
@@ -191,7 +197,7 @@ def make_encoder(args, collection, *, seed):
     tokenizer = model.load_or_train_wordpiece(
         (side.text(row) for side, rows in ((collection.queries, qrels.queries), (collection.docs, doc_rows)) for row in rows),
         vocab_size=args.vocab_size, key=collection.fingerprint)
-    encoder = model.StaticEncoder(tokenizer, dim=args.dim, token_dropout=args.token_dropout)
+    encoder = model.StaticEncoder(tokenizer, dim=args.dim)
     ids, _, _ = data.tokenize(collection.docs, encoder, "doc").select(doc_rows)
     document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.weight))
     encoder.init_weights(seed=seed, idf=np.log((1 + len(doc_rows)) / (1 + document_frequency)))
@@ -264,50 +270,17 @@ def print_table(summary):
 
 def ablation(folder, collection, summaries):
     """Write ablation.{json,md,png}: each arm over its seeds, and its paired test against the first arm."""
-    arms = {}
-    for summary in summaries:
-        arms.setdefault(summary["negatives"], []).append(summary)
-    rows, first = [], None
-    for arm, runs in arms.items():
-        paths = [folder / s["name"] / "eval" / f"{collection.name}-test" / "per_query.jsonl" for s in runs]
-        values = [formats.read_per_query(path) for path in paths]
-        per_query = {qid: np.mean([v[qid][SELECT] for v in values]) for qid in values[0]}    # mean over seeds
-        row = {"arm": arm, "seeds": [s["seed"] for s in runs],
-               "test": {name: [s["test"][name] for s in runs] for name in metrics.MEASURES},
-               "train_s": float(np.mean([s["train_s"] for s in runs])), "mine_s": float(np.mean([s["mine_s"] for s in runs]))}
-        first = first or per_query
-        if first is not per_query:
-            row["against_first"] = metrics.paired_test([per_query[q] for q in first], list(first.values()), seed=0)
-        rows.append(row)
-    settings = {key: summaries[0][key] for key in ("data", "encoder", "steps")} | {"collection": collection.name}
-    result = {"settings": settings, "bm25": summaries[0]["bm25"], "untrained": summaries[0]["untrained"], "arms": rows}
+    def per_query(summary):
+        return formats.read_per_query(folder / summary["name"] / "eval" / f"{collection.name}-test" / "per_query.jsonl")
+    result = {"collection": collection.name, "data": summaries[0]["data"], "encoder": summaries[0]["encoder"],
+              "steps": summaries[0]["steps"], "bm25": summaries[0]["bm25"], "untrained": summaries[0]["untrained"],
+              "arms": metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)}
+    table = metrics.arms_table(result, measure=SELECT)
     run.write_json(folder / "ablation.json", result)
-    table = ablation_table(result)
-    with run.atomic_path(folder / "ablation.md") as temporary:
-        temporary.write_text(table, encoding="utf-8")
+    run.write_text(folder / "ablation.md", table)
     plots.ablation(folder / "ablation.png", result, measure=SELECT)
     print(f"\n{table}\nwrote   {folder}/ablation.json, .md, .png and one folder a run"
           f"\nnext    python build_index.py --run {folder / summaries[-1]['name']}")
-
-
-def ablation_table(result):
-    """The ablation as Markdown: mean over seeds, standard deviation of mrr@10, difference to the first arm."""
-    lines = [f"| negatives | {' | '.join('test ' + name for name in metrics.MEASURES)} | against {result['arms'][0]['arm']} "
-             "(95 % interval, p) | training s | mining s |", "|---|" + "---|" * (len(metrics.MEASURES) + 3)]
-    for name in ("bm25", "untrained"):
-        lines.append(f"| *{name}* | " + " | ".join(f"{result[name][m]:.4f}" for m in metrics.MEASURES) + " | | | |")
-    for row in result["arms"]:
-        cells = [f"{np.mean(row['test'][m]):.4f}" for m in metrics.MEASURES]
-        if len(row["seeds"]) > 1:
-            cells[0] += f" ± {np.std(row['test'][SELECT], ddof=1):.4f}"
-        test = row.get("against_first")
-        against = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p = {test['p']:.4f}" if test else ""
-        lines.append(f"| {row['arm']} | {' | '.join(cells)} | {against} | {row['train_s']:.0f} | {row['mine_s']:.0f} |")
-    seeds = result["arms"][0]["seeds"]
-    lines.append(f"\n{result['settings']['collection']}, {result['settings']['steps']} steps, "
-                 f"{len(seeds)} seed{'s' * (len(seeds) > 1)}; ± is the standard deviation over seeds; the paired "
-                 "randomisation test compares queries, each averaged over the seeds.\n")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

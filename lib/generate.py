@@ -13,9 +13,10 @@ class Answer:
 
 
 def sentences(text, *, shortest=20, longest=400):
-    """The sentences of a text, at least `shortest` characters long, cut at `longest`; the whole text if none is."""
-    parts = [re.sub(r"\s+", " ", part).strip() for part in re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n\s*\n|\s-\s(?=[A-Z])", text)]
-    return [part[:longest] for part in parts if len(part) >= shortest] or [text.strip()[:longest]]
+    """The statements of a text: sentences of `shortest` characters or more, cut at `longest`, no questions."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n\s*\n|\s-\s(?=[A-Z])", text)
+    parts = [re.sub(r"\s+", " ", part).strip() for part in parts]
+    return [part[:longest] for part in parts if len(part) >= shortest and not part.endswith("?")]
 
 
 def extractive_answer(question, docs, scores, *, embed, count=2):
@@ -24,7 +25,8 @@ def extractive_answer(question, docs, scores, *, embed, count=2):
     docs (list of text) and scores (k,) best first; `embed(texts, kind)` gives unit vectors. A sentence is worth its own
     similarity to the question plus its doc's, so that a stray match in a poor doc does not win.
     """
-    pool = [(number, order, sentence) for number, doc in enumerate(docs, 1) for order, sentence in enumerate(sentences(doc))]
+    pool = [(number, order, sentence) for number, doc in enumerate(docs, 1)
+            for order, sentence in enumerate(sentences(doc) or [doc[:400]])]
     if not pool:
         return Answer("No doc was found.", ())
     vectors = embed([sentence for _, _, sentence in pool], "doc")                             # (n, D)

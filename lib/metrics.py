@@ -65,3 +65,47 @@ def paired_test(a, b, *, seed, rounds=10_000):
     return {"difference": float(observed), "low": float(low), "high": float(high), "p": float((extreme + 1) / (rounds + 1)),
             "wins": int((difference > 0).sum()), "ties": int((difference == 0).sum()),
             "losses": int((difference < 0).sum()), "queries": len(difference)}
+
+
+def compare_arms(runs, *, measure):
+    """One row per arm from (summary, per-query values) of every run: its values by seed and its test against the first.
+
+    The paired test compares queries, each averaged over the arm's seeds.
+    """
+    arms = {}
+    for summary, values in runs:
+        arms.setdefault(summary["negatives"], []).append((summary, values))
+    rows, first = [], None
+    for arm, of_arm in arms.items():
+        summaries, values = zip(*of_arm)
+        by_query = np.mean([[v[qid][measure] for qid in values[0]] for v in values], axis=0)               # (Q,)
+        row = {"arm": arm, "seeds": [s["seed"] for s in summaries],
+               "test": {name: [s["test"][name] for s in summaries] for name in MEASURES}}
+        row |= {key: float(np.mean([s[key] for s in summaries])) for key in ("train_s", "mine_s")}
+        if first is None:
+            first = by_query
+        else:
+            row["against_first"] = paired_test(by_query, first, seed=0)
+        rows.append(row)
+    return rows
+
+
+def arms_table(result, *, measure):
+    """compare_arms() as a Markdown table: means over seeds, and for `measure` the deviation and the paired test."""
+    first = result["arms"][0]
+    head = ["negatives", *(f"test {name}" for name in MEASURES), f"{measure} against {first['arm']} (95 % interval, p)",
+            "training s", "mining s"]
+    lines = [head, ["---"] * len(head)]
+    for name in ("bm25", "untrained"):
+        lines.append([f"*{name}*", *(f"{result[name][m]:.4f}" for m in MEASURES), "", "", ""])
+    for row in result["arms"]:
+        cells = {name: f"{np.mean(values):.4f}" for name, values in row["test"].items()}
+        if len(row["seeds"]) > 1:
+            cells[measure] += f" ± {np.std(row['test'][measure], ddof=1):.4f}"
+        test = row.get("against_first")
+        against = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p = {test['p']:.4f}" if test else ""
+        lines.append([row["arm"], *cells.values(), against, f"{row['train_s']:.0f}", f"{row['mine_s']:.0f}"])
+    seeds = len(first["seeds"])
+    note = (f"{result['collection']}, {result['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; ± is the standard deviation "
+            "over seeds; the paired randomisation test compares queries, each averaged over the seeds.")
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + f"\n{note}\n"

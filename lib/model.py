@@ -51,9 +51,9 @@ class StaticEncoder(nn.Module):
     kind = "static"
     block_tokens = 1 << 18  # tokens per block in embed(): large enough to keep all cores busy
 
-    def __init__(self, tokenizer, *, dim, token_dropout=0.0):
+    def __init__(self, tokenizer, *, dim):
         super().__init__()
-        self.tokenizer, self.dim, self.token_dropout = tokenizer, dim, token_dropout
+        self.tokenizer, self.dim = tokenizer, dim
         vocab = tokenizer.get_vocab_size()
         self.table = nn.Parameter(torch.empty(vocab, dim))
         self.weight = nn.Parameter(torch.empty(vocab))
@@ -68,8 +68,6 @@ class StaticEncoder(nn.Module):
     def forward(self, ids, offsets, counts):
         """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors."""
         weights = self.weight[ids] * counts                                                   # (T,)
-        if self.training and self.token_dropout:
-            weights = F.dropout(weights, self.token_dropout)
         bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
         return F.normalize(bags, dim=-1)                                                      # (n, D)
 

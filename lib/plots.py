@@ -59,7 +59,7 @@ def ablation(path, result, *, measure):
         for name, dash in (("bm25", "--"), ("untrained", ":")):
             ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
         ax.set(yticks=range(len(arms)), yticklabels=[row["arm"] for row in arms], ylim=(len(arms) - 0.4, -0.6),
-               xlabel=f"test {measure.upper()}", title=f"{result['settings']['collection']}, {result['settings']['steps']} steps: "
+               xlabel=f"test {measure.upper()}", title=f"{result['collection']}, {result['steps']} steps: "
                "o one seed, | their mean")
         ax.margins(x=0.12)
         ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0))

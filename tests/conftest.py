@@ -1,0 +1,114 @@
+"""A cache of their own for all tests, the collection tests/tiny, small made-up collections, and calls of the scripts."""
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lib import data, model, run  # noqa: E402
+
+TINY = pathlib.Path(__file__).parent / "tiny"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The cache folder of this session; nothing may reach for the network."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARDNEG_CACHE", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of tests/tiny that a test may spoil."""
+    return pathlib.Path(shutil.copytree(TINY, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The collection tests/tiny, loaded from a copy."""
+    return data.load_collection(shutil.copytree(TINY, tmp_path_factory.mktemp("data") / "tiny"))
+
+
+def write_collection(folder, docs, queries, qrels):
+    """Write docs {id: text}, queries {id: text} and qrels {split: [(qid, doc_id, grade)]} in BEIR layout."""
+    (folder / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", docs), ("queries", queries)):
+        lines = [json.dumps({"_id": ident, "text": text}) + "\n" for ident, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    for split, judged in qrels.items():
+        lines = ["query-id\tcorpus-id\tscore\n"] + [f"{q}\t{d}\t{grade}\n" for q, d, grade in judged]
+        (folder / "qrels" / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory):
+    """50 docs with 20 different texts, 30 queries with 18: many copies, 0 to 5 positives a query, grades 0 to 2."""
+    random = np.random.default_rng(5)
+    docs = {f"d{i}": f"doc text {random.integers(20)}" for i in range(50)}
+    queries = {f"q{i}": f"query text {random.integers(18)}" for i in range(30)}
+    qrels = {"train": [], "dev": []}
+    for i in range(28):                                     # q28 and q29 are judged nowhere
+        judged = random.choice(50, size=random.integers(1, 6), replace=False)
+        grades = [1, *random.integers(0, 3, size=len(judged) - 1)]
+        qrels["train" if i % 3 else "dev"] += [(f"q{i}", f"d{d}", g) for d, g in zip(judged, grades)]
+    return data.load_collection(write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels))
+
+
+@pytest.fixture(params=["tiny", "crowded"])
+def collection(request):
+    """Each of the two collections in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def known_by_text(collection):
+    """{query text: {texts of its positives in any split}}, from the string ids."""
+    known = {}
+    for split in collection.qrels:
+        for qid, judged in collection.qrels_dict(split).items():
+            for doc_id, grade in judged.items():
+                if grade >= 1:
+                    query = collection.queries.text(collection.queries.row_of[qid])
+                    known.setdefault(query, set()).add(collection.docs.text(collection.docs.row_of[doc_id]))
+    return known
+
+
+def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
+    """An untrained static encoder whose vocabulary comes from the collection's docs."""
+    encoder = model.StaticEncoder(model.train_wordpiece(collection.docs.texts(), vocab_size=vocab_size), dim=dim)
+    weights = 0.5 + run.uniform("idf", np.arange(len(encoder.weight)))
+    encoder.init_weights(seed=seed, idf=weights)
+    return encoder
+
+
+def call(script, *flags, cwd, stdin=""):
+    """Run a script of the project in the folder `cwd`; its return code, stdout and stderr."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """A function that runs a script in this process, wants exit code 2, and returns the one line on stderr."""
+    def check(script, *flags, cwd=tmp_path):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        with pytest.raises(SystemExit) as stopped:
+            run.cli(importlib.import_module(script.removesuffix(".py")).main)
+        errors = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert errors.startswith("error: ") and errors.count("\n") == 1 and "Traceback" not in errors, errors
+        return errors
+    return check

@@ -1,0 +1,375 @@
+"""Collections good and bad, tokens, the order of queries, and batches."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import known_by_text, make_encoder, write_collection
+
+from lib import data
+from lib.run import BadInput
+
+
+def line_replaced(number, text):
+    """A function of a file's bytes that puts `text` (str or bytes) in place of line `number`."""
+    def change(content):
+        lines = content.split(b"\n")
+        lines[number - 1] = text if isinstance(text, bytes) else text.encode()
+        return b"\n".join(lines)
+    return change
+
+
+def appended(text):
+    """A function of a file's bytes that puts a line behind them."""
+    return lambda content: content + text.encode() + b"\n"
+
+
+def document(ident, text="some text"):
+    """One line of corpus.jsonl."""
+    return json.dumps({"_id": ident, "title": "", "text": text})
+
+
+CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels/train.tsv"
+BAD = {
+    "no corpus": (CORPUS, None, ["no such file"]),
+    "no queries": (QUERIES, None, ["no such file"]),
+    "empty corpus": (CORPUS, lambda content: b"", ["is empty"]),
+    "empty queries": (QUERIES, lambda content: b"", ["is empty"]),
+    "empty qrels": (QRELS, lambda content: b"", ["no judgements"]),
+    "only a header": (QRELS, lambda content: b"query-id\tcorpus-id\tscore\n", ["no judgements"]),
+    "bad JSON": (CORPUS, line_replaced(5, '{"_id": "c05", "text": '), [":5:", "JSON", "c05"]),
+    "bad JSON in queries": (QUERIES, line_replaced(7, "how long?"), [":7:", "JSON", "how long?"]),
+    "a list": (CORPUS, line_replaced(5, '["c05", "text"]'), [":5:", "object", '["c05", "text"]']),
+    "a string": (QUERIES, line_replaced(1, '"q01"'), [":1:", "object", "q01"]),
+    "duplicate id": (CORPUS, line_replaced(9, document("c03")), [":9:", "c03", "line 3"]),
+    "duplicate query id": (QUERIES, appended(document("q07")), [":61:", "q07", "line 7"]),
+    "numeric id": (CORPUS, line_replaced(12, document(7)), [":12:", " 7", '"7"']),
+    "null id": (CORPUS, line_replaced(12, document(None)), [":12:", "null"]),
+    "no id": (CORPUS, line_replaced(2, '{"id": "c02", "text": "x"}'), [":2:", "_id", "id, text"]),
+    "id with a space": (CORPUS, line_replaced(2, document("c 02")), [":2:", "c 02", "white space"]),
+    "id with a tab": (QUERIES, line_replaced(2, document("q\t2")), [":2:", "white space"]),
+    "empty id": (CORPUS, line_replaced(2, document("")), [":2:", "''"]),
+    "empty doc": (CORPUS, line_replaced(4, document("c04", " ")), [":4:", "c04", "neither title nor text"]),
+    "text is a number": (CORPUS, line_replaced(4, document("c04", 12)), [":4:", "c04", "12"]),
+    "no text": (CORPUS, line_replaced(4, '{"_id": "c04", "title": "Bread"}'), [":4:", "c04", "null"]),
+    "title is a list": (CORPUS, line_replaced(4, '{"_id": "c04", "title": ["Bread"], "text": "x"}'),
+                        [":4:", "c04", "title", "Bread"]),
+    "half a surrogate pair": (CORPUS, line_replaced(4, document("c04", "\ud83d")), [":4:", "c04"]),
+    "corpus in Latin-1": (CORPUS, line_replaced(7, '{"_id": "c07", "text": "140 °C"}'.encode("latin-1")),
+                          [":7:", "UTF-8", "0xb0"]),
+    "qrels in Latin-1": (QRELS, line_replaced(3, "q02\tcafé\t1".encode("latin-1")), [":3:", "UTF-8", "0xe9"]),
+    "unknown query": (QRELS, appended("q99\tc01\t1"), [":46:", "q99", QUERIES]),
+    "unknown doc": (QRELS, line_replaced(2, "q01\tc99\t1"), [":2:", "c99", CORPUS]),
+    "no positive": (QRELS, line_replaced(2, "q01\tc01\t0"), [":2:", "q01", "no positive"]),
+    "no header": (QRELS, lambda content: content.split(b"\n", 1)[1], [":1:", "header", "q01"]),
+    "TREC qrels": (QRELS, line_replaced(4, "q03 0 c03 1"), [":4:", "fields", "q03 0 c03 1"]),
+    "four fields": (QRELS, line_replaced(4, "q03\t0\tc03\t1"), [":4:", "found 4", "q03"]),
+    "score is a word": (QRELS, line_replaced(4, "q03\tc03\tyes"), [":4:", "'yes'"]),
+    "score is a fraction": (QRELS, line_replaced(4, "q03\tc03\t0.5"), [":4:", "'0.5'"]),
+    "judged twice": (QRELS, appended("q03\tc03\t1"), [":46:", "q03", "c03", "line 4"]),
+}
+
+
+@pytest.mark.parametrize("file, change, wanted", BAD.values(), ids=BAD)
+def test_bad_collections_are_refused_with_place_and_value(folder, file, change, wanted):
+    path = folder / file
+    path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(BadInput) as refused:
+        data.load_collection(folder)
+    message = str(refused.value)
+    assert "\n" not in message and path.name in message
+    for part in wanted:
+        assert part in message
+
+
+def test_blank_lines_count_in_line_numbers(folder):
+    path = folder / CORPUS
+    path.write_bytes(b"\n\n" + line_replaced(5, document("c01"))(path.read_bytes()))
+    with pytest.raises(BadInput, match=r"corpus\.jsonl:7: .*c01.* line 3"):
+        data.load_collection(folder)
+
+
+def test_a_folder_without_qrels_is_refused(folder, tmp_path):
+    for path in (folder / "qrels").iterdir():
+        path.unlink()
+    with pytest.raises(BadInput, match="qrels"):
+        data.load_collection(folder)
+    with pytest.raises(BadInput, match="nowhere: no such folder"):
+        data.load_collection(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("change", [
+    pytest.param(lambda content: b"\xef\xbb\xbf" + content, id="byte order mark"),
+    pytest.param(lambda content: content.replace(b"\n", b"\r\n"), id="CRLF"),
+    pytest.param(lambda content: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"), id="both"),
+    pytest.param(lambda content: content.replace(b"\n", b"\n\n"), id="blank lines"),
+    pytest.param(lambda content: content.rstrip(b"\n"), id="no newline at the end"),
+])
+def test_line_ends_and_marks_are_no_part_of_the_text(folder, tiny, change):
+    for path in folder.rglob("*.*"):
+        path.write_bytes(change(path.read_bytes()))
+    loaded = data.load_collection(folder)
+    for found, wanted in ((loaded.docs, tiny.docs), (loaded.queries, tiny.queries)):
+        assert found.ids == wanted.ids and found.texts() == wanted.texts()
+        assert found.record(0) == wanted.record(0)
+    for split in data.SPLITS:
+        assert loaded.qrels_dict(split) == tiny.qrels_dict(split)
+
+
+def test_tiny_as_it_is(tiny):
+    assert (tiny.name, len(tiny.docs), len(tiny.queries)) == ("tiny", 40, 60)
+    assert {split: len(tiny.split(split)) for split in data.SPLITS} == {"train": 36, "dev": 12, "test": 12}
+    assert tiny.docs.text(tiny.docs.row_of["c05"]).startswith("Mayonnaise Mayonnaise is an emulsion")
+    assert tiny.docs.text(tiny.docs.row_of["c10"]).startswith("Egg whites")              # no title, no space
+    assert tiny.qrels_dict("train")["q04"] == {"c04": 1, "c06": 0}
+    with pytest.raises(BadInput, match="no split 'all'"):
+        tiny.split("all")
+
+
+def test_ids_that_look_like_numbers_stay_strings(tiny):
+    assert "007" in tiny.docs.ids and "007" in tiny.queries.ids
+    assert tiny.docs.record(tiny.docs.row_of["007"])["title"] == "Saffron"
+    assert tiny.qrels_dict("test")["007"] == {"h04": 1} and tiny.qrels_dict("test")["q49"] == {"007": 1}
+
+
+def test_copies_share_a_group(collection):
+    for texts in (collection.docs, collection.queries):
+        all_texts = texts.texts()
+        assert [all_texts.index(text) for text in all_texts] == texts.groups.tolist()
+        assert len(set(all_texts)) < len(all_texts)
+
+
+def test_positives_have_a_grade_of_one_or_more(collection):
+    for split, qrels in collection.qrels.items():
+        judged = collection.qrels_dict(split)
+        for i, row in enumerate(qrels.queries):
+            wanted = {doc_id for doc_id, grade in judged[collection.queries.ids[row]].items() if grade >= 1}
+            assert {collection.docs.ids[doc] for doc in qrels.positives(i)} == wanted != set()
+
+
+def test_known_positive_equals_brute_force(collection):
+    known = known_by_text(collection)
+    random = np.random.default_rng(0)
+    queries = random.integers(len(collection.queries), size=200)
+    docs = random.integers(-1, len(collection.docs), size=(200, 15))
+    wanted = [[doc >= 0 and collection.docs.text(doc) in known.get(collection.queries.text(query), ()) for doc in row]
+              for query, row in zip(queries, docs)]
+    assert (collection.known_positive(queries, docs) == wanted).all() and np.any(wanted)
+
+
+def test_a_positive_of_another_split_and_a_copy_are_known(tiny):
+    asked_in_train = tiny.queries.row_of["q18"]                            # q40 asks the same in dev, judged on a12
+    rows = np.array([[tiny.docs.row_of["a08"], tiny.docs.row_of["a12"], tiny.docs.row_of["a01"], -1]])
+    assert tiny.known_positive(np.array([asked_in_train]), rows).tolist() == [[True, True, False, False]]
+
+
+def test_the_fingerprint_follows_the_content(folder, tiny):
+    assert data.load_collection(folder).fingerprint == tiny.fingerprint
+    path = folder / "qrels" / "dev.tsv"
+    path.write_bytes(path.read_bytes().replace(b"q48\th02", b"q48\th03"))
+    assert data.load_collection(folder).fingerprint != tiny.fingerprint
+
+
+# -------------------------------------------------------------------------------------------------- tokens
+
+class CountingEncoder:
+    """Tokens are the lengths of words; counts how often it is asked."""
+
+    def __init__(self, key, counts=True):
+        self.key, self.counts, self.calls = key, counts, 0
+
+    def token_key(self, kind):
+        return self.key
+
+    def tokenize(self, texts, kind):
+        self.calls += 1
+        ids = [np.array([len(word) for word in text.split()], dtype=np.int32) for text in texts]
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in ids])])
+        counts = np.arange(offsets[-1], dtype=np.uint16) % 7 if self.counts else None
+        return np.concatenate(ids), offsets, counts
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_select_equals_slicing_by_hand(counts):
+    random = np.random.default_rng(1)
+    lengths = random.integers(0, 6, size=30)
+    ids = random.integers(1000, size=lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    numbers = random.integers(1, 9, size=len(ids)).astype(np.uint16) if counts else None
+    tokens = data.Tokens(ids, offsets, numbers)
+    assert len(tokens) == 30 and tokens.lengths.tolist() == lengths.tolist()
+    for rows in (np.arange(30), np.array([4, 4, 0, 29]), np.array([7]), random.integers(30, size=50)):
+        found_ids, found_offsets, found_counts = tokens.select(rows)
+        slices = [slice(offsets[row], offsets[row + 1]) for row in rows]
+        assert found_ids.tolist() == [i for s in slices for i in ids[s]]
+        assert found_offsets.tolist() == [0, *np.cumsum(lengths[rows]).tolist()]
+        assert found_ids.dtype == found_offsets.dtype == torch.int32
+        if counts:
+            assert found_counts.tolist() == [n for s in slices for n in numbers[s]]
+            assert found_counts.dtype == torch.float32
+        else:
+            assert found_counts is None
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_tokens_are_made_once(tiny, counts):
+    encoder = CountingEncoder(f"once {counts}", counts)
+    first = data.tokenize(tiny.docs, encoder, "doc")
+    assert encoder.calls == 1
+    second = data.tokenize(tiny.docs, encoder, "doc")
+    assert encoder.calls == 1
+    assert (first.ids == second.ids).all() and (first.offsets == second.offsets).all()
+    assert (first.counts is None and second.counts is None) if not counts else (first.counts == second.counts).all()
+    words = tiny.docs.text(3).split()
+    assert second.select(np.array([3]))[0].tolist() == [len(word) for word in words]
+
+
+def test_another_tokenizer_or_text_makes_other_tokens(tiny):
+    encoder = CountingEncoder("first")
+    docs = data.tokenize(tiny.docs, encoder, "doc")
+    assert len(data.tokenize(tiny.queries, encoder, "query")) == 60 != len(docs)
+    encoder.key = "second"
+    data.tokenize(tiny.docs, encoder, "doc")
+    assert encoder.calls == 3
+
+
+def test_the_block_of_tokenising_changes_nothing(tiny):
+    whole = data.tokenize(tiny.docs, CountingEncoder("whole", counts=False), "doc")
+    parts = data.tokenize(tiny.docs, CountingEncoder("parts", counts=False), "doc", block=7)
+    assert (whole.ids == parts.ids).all() and (whole.offsets == parts.offsets).all()
+
+
+def test_static_tokens_are_the_different_tokens_with_counts(tiny):
+    encoder = make_encoder(tiny)
+    tokens = data.tokenize(tiny.docs, encoder, "doc")
+    for row in range(len(tiny.docs)):
+        ids, _, counts = tokens.select(np.array([row]))
+        encoded = encoder.tokenizer.encode(tiny.docs.text(row), add_special_tokens=False).ids
+        assert dict(zip(ids.tolist(), counts.tolist())) == {i: encoded.count(i) for i in encoded}
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+def test_order_is_a_function_of_seed_and_step():
+    order = data.QueryOrder(36, batch_size=8, seed=3)
+    forward = [order.picks(step).tolist() for step in range(12)]
+    again = data.QueryOrder(36, batch_size=8, seed=3)
+    assert [again.picks(step).tolist() for step in reversed(range(12))] == forward[::-1]
+    other = data.QueryOrder(36, batch_size=8, seed=4)
+    assert [other.picks(step).tolist() for step in range(12)] != forward
+
+
+@pytest.mark.parametrize("n, batch_size", [(36, 6), (36, 36), (10, 3), (5, 8), (1, 1)])
+def test_an_epoch_visits_queries_once(n, batch_size):
+    order = data.QueryOrder(n, batch_size=batch_size, seed=0)
+    epochs = []
+    for epoch in range(3):
+        steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        assert {order.epoch(step) for step in steps} == {epoch}
+        picks = np.concatenate([order.picks(step) for step in steps])
+        assert all(len(order.picks(step)) == min(n, batch_size) for step in steps)
+        assert len(set(picks)) == len(picks) == n - n % order.batch_size
+        assert set(picks) <= set(range(n))
+        epochs.append(picks.tolist())
+    if n > 1:
+        assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("step, count", [(0, 1), (0, 4), (3, 9), (11, 2)])
+def test_upcoming_is_what_the_steps_visit(step, count):
+    order = data.QueryOrder(36, batch_size=5, seed=1)
+    wanted = sorted({pick for s in range(step, step + count) for pick in order.picks(s).tolist()})
+    assert order.upcoming(step, count).tolist() == wanted
+
+
+def test_drawn_positives(crowded):
+    qrels = crowded.split("train")
+    picks, seen = np.arange(len(qrels)), [set() for _ in range(len(qrels))]
+    for epoch in range(60):
+        drawn = data.draw_positives(qrels, picks, seed=0, epoch=epoch)
+        assert (drawn == data.draw_positives(qrels, picks, seed=0, epoch=epoch)).all()
+        assert data.draw_positives(qrels, picks[4:6], seed=0, epoch=epoch).tolist() == drawn[4:6].tolist()
+        for i, doc in enumerate(drawn):
+            seen[i].add(int(doc))
+    assert seen == [set(qrels.positives(i).tolist()) for i in range(len(qrels))]
+
+
+def check_batch(collection, query_rows, positives, negatives):
+    """Make a batch and compare all of it with loops over texts; returns it."""
+    batch = data.make_batch(collection, query_rows, positives, negatives)
+    known, text = known_by_text(collection), collection.docs.text
+    columns = [text(doc) for doc in batch.docs]
+    named = [[text(doc) for part in negatives for doc in part[i] if doc >= 0] for i in range(len(query_rows))]
+    assert batch.queries.tolist() == query_rows.tolist()
+    assert len(columns) == len(set(columns))
+    assert set(columns) == {text(doc) for doc in positives}.union(*named)
+    assert batch.invalid.shape == batch.source.shape == (len(query_rows), len(columns))
+    for i, query in enumerate(query_rows):
+        assert columns[batch.labels[i]] == text(positives[i])
+        for j, column in enumerate(columns):
+            is_known = column in known.get(collection.queries.text(query), ())
+            assert batch.invalid[i, j] == (is_known and j != batch.labels[i])
+            by = {number for number, part in enumerate(negatives, 1)
+                  if any(doc >= 0 and text(doc) == column for doc in part[i])}
+            assert batch.source[i, j] in (by or {0})
+    return batch
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_batches_equal_brute_force(collection, seed):
+    random = np.random.default_rng(seed)
+    qrels = collection.split("train")
+    picks = random.permutation(len(qrels))[:random.integers(1, 14)]
+    positives = data.draw_positives(qrels, picks, seed=seed, epoch=0)
+    negatives = [random.integers(-1, len(collection.docs), size=(len(picks), count)) for count in random.integers(0, 5, size=2)]
+    check_batch(collection, qrels.queries[picks], positives, negatives)
+
+
+def test_in_batch_positives_of_the_same_query_text_are_masked(tiny):
+    queries = np.array([tiny.queries.row_of[qid] for qid in ("q18", "q40", "q12")])
+    positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a08", "a12", "a01")])
+    batch = check_batch(tiny, queries, positives, [])
+    assert len(batch.docs) == 2 and batch.labels[0] == batch.labels[1] != batch.labels[2]
+    assert not batch.invalid.any()                             # the shared column is the label of both, a01 is free
+
+
+def test_other_positives_of_a_query_are_masked(tiny):
+    queries = np.array([tiny.queries.row_of[qid] for qid in ("q14", "q19", "q12")])     # a09 answers q14 and q19
+    positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a03", "a09", "a01")])
+    batch = check_batch(tiny, queries, positives, [])
+    assert batch.invalid.sum() == 1 and batch.invalid[0, batch.labels[1]]
+
+
+def test_a_doc_named_twice_is_one_column(tiny):
+    row = tiny.docs.row_of
+    negatives = [np.array([[row["b01"], row["b01"], row["a08"]], [row["a01"], row["a12"], -1]])]
+    queries = np.array([tiny.queries.row_of["q01"], tiny.queries.row_of["q12"]])
+    batch = check_batch(tiny, queries, np.array([row["c01"], row["a01"]]), negatives)
+    assert sorted(batch.docs.tolist()) == sorted(row[doc_id] for doc_id in ("b01", "a08", "c01", "a01"))
+
+
+def test_missing_negatives_are_ignored(tiny):
+    qrels = tiny.split("train")
+    positives = data.draw_positives(qrels, np.arange(4), seed=0, epoch=0)
+    nothing = np.full((4, 3), -1)
+    batch = check_batch(tiny, qrels.queries[:4], positives, [nothing, np.empty((4, 0), dtype=np.int32)])
+    bare = data.make_batch(tiny, qrels.queries[:4], positives, [])
+    assert batch.docs.tolist() == bare.docs.tolist() and not batch.source.any()
+    assert (batch.labels == bare.labels).all() and (batch.invalid == bare.invalid).all()
+
+
+def test_a_batch_of_one_query(tiny):
+    qrels = tiny.split("train")
+    positives = data.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
+    batch = check_batch(tiny, qrels.queries[:1], positives, [np.array([[5, 6]])])
+    assert batch.invalid.shape == (1, 3) and batch.source.sum() == 2
+    assert check_batch(tiny, qrels.queries[:1], positives, []).docs.tolist() == positives.tolist()
+
+
+def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
+    folder = write_collection(tmp_path / "made", {"a": "one", "b": "two", "c": "three", "d": "two"},
+                              {"q": "which?", "r": "what?"}, {"train": [("q", "a", 1), ("q", "b", 2), ("r", "c", 1)]})
+    made = data.load_collection(folder)
+    batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), [np.array([[3], [1]])])       # d is a copy of b
+    assert batch.docs.tolist() == [0, 1, 2]
+    assert batch.invalid.tolist() == [[False, True, False], [False, False, False]]

@@ -1,0 +1,133 @@
+"""Exact search, FAISS indexes on disk, and BM25 against a hand-written one."""
+import math
+from collections import Counter
+
+import faiss
+import numpy as np
+import pytest
+from conftest import write_collection
+
+from lib import data, index, run
+from lib.run import BadInput
+
+
+def vectors(n, dim=8, *, seed=0):
+    """Random unit vectors (n, dim)."""
+    found = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("queries, docs, k", [(1, 1, 1), (5, 30, 10), (3, 7, 7), (3, 7, 100), (40, 500, 50)])
+def test_exact_search_equals_argsort(queries, docs, k):
+    q_emb, d_emb = vectors(queries, seed=1), vectors(docs, seed=2)
+    scores, rows = index.exact_search(q_emb, d_emb, k)
+    products = q_emb.astype(np.float64) @ d_emb.T.astype(np.float64)
+    wanted = np.argsort(-products, axis=1)[:, :k]
+    assert rows.shape == scores.shape == wanted.shape and (rows == wanted).all()
+    np.testing.assert_allclose(scores, np.take_along_axis(products, wanted, 1), atol=1e-6)
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """The folder of an index of 40 vectors, said to be of tests/tiny."""
+    index.save_index(index.build_index(vectors(40)), tmp_path / "index",
+                     {"encoder_fingerprint": "e" * 16, "corpus_fingerprint": tiny.docs.fingerprint})
+    return tmp_path / "index"
+
+
+def test_a_loaded_index_searches_like_exact_search(saved, tiny):
+    loaded = index.load_index(saved, encoder_fingerprint="e" * 16, collection=tiny)
+    scores, rows = loaded.search(vectors(6, seed=3), 12)
+    wanted_scores, wanted_rows = index.exact_search(vectors(6, seed=3), vectors(40), 12)
+    assert (rows == wanted_rows).all()
+    np.testing.assert_allclose(scores, wanted_scores, atol=1e-6)
+    meta = run.read_json(saved / "meta.json")
+    assert (meta["docs"], meta["dim"]) == (40, 8)
+
+
+def test_an_index_of_another_encoder_is_refused(saved, tiny):
+    with pytest.raises(BadInput, match="encoder_fingerprint e{16}, this one is f{16}"):
+        index.load_index(saved, encoder_fingerprint="f" * 16, collection=tiny)
+
+
+def test_an_index_of_another_corpus_is_refused(saved, crowded):
+    with pytest.raises(BadInput, match=f"corpus_fingerprint .* {crowded.docs.fingerprint}"):
+        index.load_index(saved, encoder_fingerprint="e" * 16, collection=crowded)
+
+
+def test_an_index_with_a_vector_missing_is_refused(saved, tiny):
+    faiss.write_index(index.build_index(vectors(39)), str(saved / "index.faiss"))
+    with pytest.raises(BadInput, match="39 vectors for 40 docs"):
+        index.load_index(saved, encoder_fingerprint="e" * 16, collection=tiny)
+
+
+def test_no_index_is_refused(tiny, tmp_path):
+    with pytest.raises(BadInput, match=r"no index; make it with build_index\.py"):
+        index.load_index(tmp_path / "none", encoder_fingerprint="e" * 16, collection=tiny)
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("The Moon's gravity", ["the", "moon", "s", "gravity"]),
+    ("getHTTPResponse", ["get", "http", "response"]),
+    ("parse_date_string(fmt2)", ["parse", "date", "string", "fmt", "2"]),
+    ("HTTPServer2Go", ["http", "server", "2", "go"]),
+    ("MAX_SIZE", ["max", "size"]),
+    ("11 km, 4,000", ["11", "km", "4", "000"]),
+    ("water", ["water"]), ("", []), ("?!", []),
+])
+def test_words(text, wanted):
+    assert index.words(text) == wanted
+
+
+@pytest.mark.parametrize("word", ["café", "naïve", "Überraschung", "Ökonomie", "straße"])
+def test_words_with_accents_stay_whole(word):
+    assert index.words(f"a {word} b") == ["a", word.lower(), "b"]
+
+
+def bm25_loop(docs, query, *, k1=1.5, b=0.75):
+    """Scores of all docs: the sum over query words of Lucene's idf times the saturated frequency."""
+    bags = [Counter(index.words(doc)) for doc in docs]
+    lengths = [sum(bag.values()) for bag in bags]
+    scores = [0.0] * len(docs)
+    for word in index.words(query):
+        frequency = sum(word in bag for bag in bags)
+        idf = math.log(1 + (len(docs) - frequency + 0.5) / (frequency + 0.5))
+        for i, bag in enumerate(bags):
+            norm = k1 * (1 - b + b * lengths[i] / (sum(lengths) / len(docs)))
+            scores[i] += idf * bag[word] / (bag[word] + norm)
+    return scores
+
+
+def test_bm25_equals_a_double_loop(tiny):
+    docs, queries = tiny.docs.texts(), [*tiny.queries.texts(), "Sun Sun moon", "SUN"]
+    scores, rows = index.BM25.load(tiny.docs).search(queries, 40)
+    for i, query in enumerate(queries):
+        wanted = np.array(bm25_loop(docs, query))
+        order = [row for row in sorted(range(40), key=lambda row: (-round(wanted[row], 5), row)) if wanted[row] > 0]
+        found = rows[i][rows[i] >= 0].tolist()
+        assert found == order, query
+        np.testing.assert_allclose(scores[i][:len(found)], wanted[found], rtol=1e-4)
+        assert (rows[i][len(found):] == -1).all() and (scores[i][len(found):] == 0).all()
+
+
+def test_bm25_cuts_at_k(tiny):
+    queries = tiny.queries.texts()
+    bm25 = index.BM25.load(tiny.docs)
+    whole, cut = bm25.search(queries, 40), bm25.search(queries, 5)
+    assert cut[1].shape == (60, 5)
+    np.testing.assert_allclose(cut[0], whole[0][:, :5], rtol=1e-6)
+    assert bm25.search(queries[:1], 1000)[1].shape == (1, 40)
+
+
+@pytest.mark.parametrize("query", ["xylophone quartet", "", "???"])
+def test_bm25_finds_nothing_without_a_shared_word(tiny, query):
+    scores, rows = index.BM25.load(tiny.docs).search([query, "saffron"], 10)
+    assert (rows[0] == -1).all() and (scores[0] == 0).all()
+    assert tiny.docs.ids[rows[1, 0]] == "007" and (rows[1, 1:] == -1).all()
+
+
+def test_bm25_of_a_corpus_with_a_doc_without_words(tmp_path):
+    made = data.load_collection(write_collection(tmp_path / "made", {"a": "!!!", "b": "red fox", "c": "red hen"},
+                                                 {"q": "fox"}, {"test": [("q", "b", 1)]}))
+    scores, rows = index.BM25.load(made.docs).search(["red fox"], 3)
+    assert rows.tolist() == [[1, 2, -1]] and scores[0, 0] > scores[0, 1] > 0

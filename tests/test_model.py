@@ -1,0 +1,156 @@
+"""The static encoder: its vectors by hand, the embed loop, and what is saved."""
+import numpy as np
+import pytest
+import safetensors.torch
+import tokenizers
+import torch
+from conftest import make_encoder
+
+from lib import data, model, run
+from lib.run import BadInput
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny):
+    return make_encoder(tiny)
+
+
+@pytest.fixture
+def saved(encoder, tmp_path):
+    """A folder that holds the encoder."""
+    model.save_encoder(encoder, tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def by_hand(encoder, text):
+    """The vector of a text: the sum over all its tokens of weight times vector, scaled to length 1."""
+    ids = encoder.tokenizer.encode(text, add_special_tokens=False).ids
+    total = sum(encoder.weight[i].item() * encoder.table[i].detach().numpy().astype(np.float64) for i in ids)
+    return total / np.linalg.norm(total)
+
+
+def embed_texts(encoder, texts):
+    return model.embed(encoder, data.Tokens(*encoder.tokenize(texts)))
+
+
+def test_vectors_equal_a_weighted_sum_by_hand(encoder, tiny):
+    texts = [*tiny.docs.texts(), "the the the Sun of the Sun"]
+    found = embed_texts(encoder, texts)
+    np.testing.assert_allclose(found, [by_hand(encoder, text) for text in texts], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("block_tokens", [1, 7, 100, 1 << 18])
+def test_embed_gives_the_order_asked_for_whatever_the_block(encoder, tiny, block_tokens, monkeypatch):
+    monkeypatch.setattr(encoder, "block_tokens", block_tokens)
+    tokens = data.tokenize(tiny.docs, encoder, "doc")
+    one_by_one = np.concatenate([encoder(*tokens.select(np.array([row]))).detach().numpy() for row in range(40)])
+    np.testing.assert_allclose(model.embed(encoder, tokens), one_by_one, atol=1e-6)
+    rows = np.array([7, 3, 39, 3, 0])
+    np.testing.assert_allclose(model.embed(encoder, tokens, rows), one_by_one[rows], atol=1e-6)
+
+
+def test_embed_keeps_the_mode_and_leaves_dropout_out(tiny):
+    encoder = make_encoder(tiny)
+    encoder.token_dropout = 0.5
+    tokens = data.tokenize(tiny.docs, encoder, "doc")
+    quiet = model.embed(encoder.eval(), tokens)
+    assert not encoder.training
+    assert (model.embed(encoder.train(), tokens) == quiet).all() and encoder.training
+    assert not torch.allclose(encoder(*tokens.select(np.arange(40))), torch.from_numpy(quiet))
+
+
+def test_initial_weights_follow_the_seed(tiny):
+    first, again, other = (make_encoder(tiny, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.table, again.table) and not torch.equal(first.table, other.table)
+    assert torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "\u2603", "ω"])
+def test_texts_without_a_known_word_give_finite_vectors(encoder, text):
+    found = embed_texts(encoder, [text, "the Sun", text])
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[1], by_hand(encoder, "the Sun"), atol=1e-6)
+
+
+def test_gradients_reach_table_and_weights_of_the_tokens_alone(encoder, tiny):
+    tokens = data.tokenize(tiny.docs, encoder, "doc")
+    ids, offsets, counts = tokens.select(np.array([0, 5]))
+    vectors = encoder(ids, offsets, counts)
+    grads = torch.autograd.grad((vectors * torch.arange(16)).sum(), [encoder.table, encoder.weight])
+    for grad in (grads[0].abs().sum(1), grads[1].abs()):
+        assert set(torch.nonzero(grad).flatten().tolist()) == set(ids.tolist())
+
+
+@pytest.mark.parametrize("text, same", [
+    ("getHTTPResponse", "get http response"), ("snake_case_name", "snake case name"), ("Café-au-LAIT!", "cafe au lait"),
+    ("a  b\tc\n", "a b c"),
+])
+def test_words_of_the_tokenizer(encoder, text, same):
+    tokens = [encoder.tokenizer.encode(t, add_special_tokens=False).ids for t in (text, same)]
+    assert tokens[0] == tokens[1] != []
+
+
+def test_the_vocabulary_is_trained_once_for_a_key(tiny):
+    texts = tiny.docs.texts()
+    first = model.load_or_train_wordpiece(texts, vocab_size=300, key="test")
+    again = model.load_or_train_wordpiece(iter(()), vocab_size=300, key="test")
+    other = model.load_or_train_wordpiece(texts, vocab_size=200, key="test")
+    assert first.to_str() == again.to_str() != other.to_str()
+    assert first.get_vocab_size() <= 300 and other.get_vocab_size() <= 200
+
+
+def test_saved_and_loaded_encoders_give_the_same_vectors(encoder, saved, tiny):
+    loaded = model.load_encoder(saved)
+    np.testing.assert_allclose(embed_texts(loaded, tiny.docs.texts()), embed_texts(encoder, tiny.docs.texts()), atol=1e-6)
+    assert loaded.dim == 16 and not loaded.training
+    assert loaded.fingerprint == run.read_json(saved / "encoder.json")["fingerprint"]
+    assert loaded.token_key("doc") == encoder.token_key("doc")
+
+
+def test_saving_twice_gives_the_same_fingerprint(encoder, saved, tmp_path):
+    model.save_encoder(encoder, tmp_path / "again")
+    assert model.load_encoder(tmp_path / "again").fingerprint == model.load_encoder(saved).fingerprint
+    model.save_encoder(model.load_encoder(saved), saved)                   # over itself
+    assert model.load_encoder(saved).fingerprint == model.load_encoder(tmp_path / "again").fingerprint
+
+
+def test_saved_files_mean_what_sentence_transformers_reads(saved, encoder, tiny):
+    modules = run.read_json(saved / "modules.json")
+    assert [m["type"].rsplit(".", 1)[1] for m in modules] == ["StaticEmbedding", "Normalize"]
+    assert all((saved / m["path"]).is_dir() for m in modules)
+    table = safetensors.torch.load_file(saved / "model.safetensors")["embedding.weight"]
+    tokenizer = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
+    texts = tiny.queries.texts()
+    means = torch.stack([table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0) for text in texts])
+    wanted = torch.nn.functional.normalize(means, dim=1)
+    np.testing.assert_allclose(embed_texts(encoder, texts), wanted, atol=1e-5)
+
+
+def test_sentence_transformers_gives_the_same_vectors(saved, encoder, tiny):
+    library = pytest.importorskip("sentence_transformers")
+    texts = [*tiny.docs.texts(), *tiny.queries.texts()]
+    found = library.SentenceTransformer(str(saved), device="cpu").encode(texts)
+    np.testing.assert_allclose(found, embed_texts(encoder, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "modules.json"])
+def test_changed_files_are_refused(saved, name):
+    content = bytearray((saved / name).read_bytes())
+    content[-3] ^= 1
+    (saved / name).write_bytes(content)
+    with pytest.raises(BadInput, match="encoder: .*fingerprint.*changed"):
+        model.load_encoder(saved)
+
+
+def test_weights_of_another_tokenizer_are_refused(saved):
+    safetensors.torch.save_file({"embedding.weight": torch.zeros(5, 16)}, saved / "model.safetensors")
+    info = run.read_json(saved / "encoder.json")
+    run.write_json(saved / "encoder.json", info | {"fingerprint": model._fingerprint_folder(saved)})
+    with pytest.raises(BadInput, match="5 vectors for"):
+        model.load_encoder(saved)
+
+
+def test_a_missing_encoder_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"encoder\.json: no such file"):
+        model.load_encoder(tmp_path)

@@ -1,0 +1,201 @@
+"""The embedded collection's parts, on a folder of made-up source files."""
+import ast
+import pathlib
+import types
+
+import pytest
+
+from lib import data, pycode, run
+
+SOURCE = '''"""A module."""
+import os
+
+
+def visible(path, *, mode="r"):
+    """Open the file at :func:`path` and ``return`` its content.  It is closed again.
+
+    A second paragraph.
+    """
+    with open(path, mode) as file:
+        return file.read()
+
+
+class Reader:
+    """A class is no doc."""
+
+    @property
+    def size(self):
+        """Number of bytes that were read so far"""
+        return self._size
+
+    def __len__(self):
+        """Number of lines that were read so far"""
+        return self._lines
+
+    async def fetch(self):
+        "Fetch the next block of the stream."
+        def inner():
+            """Do what the outer function asks for."""
+            return 1
+        return inner()
+
+
+if os.name:
+    def guarded(x):
+        """Say whether the value is above zero."""
+        return x > 0
+
+try:
+    import missing
+except ImportError:
+    pass
+
+
+def too_short():
+    """Two words."""
+    return 1
+
+
+def only_a_docstring(self):
+    """Nothing but words about what a subclass does."""
+
+
+def without():
+    return 2
+'''
+
+
+@pytest.fixture
+def parsed(tmp_path):
+    (tmp_path / "m.py").write_text(SOURCE, encoding="utf-8")
+    return {record[0]: record for record in pycode._parse((tmp_path / "m.py", "pkg/sub/m.py"))}
+
+
+def test_functions_that_take_part(parsed):
+    assert set(parsed) == {"pkg.sub.m.visible", "pkg.sub.m.Reader.size", "pkg.sub.m.Reader.fetch", "pkg.sub.m.guarded"}
+
+
+def test_queries_are_first_sentences(parsed):
+    assert {name.rsplit(".", 1)[1]: record[1] for name, record in parsed.items()} == {
+        "visible": "Open the file at path and return its content", "size": "Number of bytes that were read so far",
+        "fetch": "Fetch the next block of the stream", "guarded": "Say whether the value is above zero"}
+
+
+def test_bodies_hold_the_code_without_the_docstring(parsed):
+    assert parsed["pkg.sub.m.visible"][2] == ('def visible(path, *, mode="r"):\n    with open(path, mode) as file:\n'
+                                              "        return file.read()")
+    assert parsed["pkg.sub.m.guarded"][2] == "def guarded(x):\n    return x > 0"
+    for name, query, body, docstring, _, _ in parsed.values():
+        tree = ast.parse(body)
+        assert ast.get_docstring(tree.body[0]) is None and query not in body and docstring not in body
+
+
+def test_records_say_where_they_come_from(parsed):
+    _, _, _, docstring, file, line = parsed["pkg.sub.m.visible"]
+    assert file == "pkg/sub/m.py" and SOURCE.splitlines()[line - 1].startswith("def visible")
+    assert docstring.startswith("Open the file") and docstring.endswith("A second paragraph.")
+
+
+def test_the_module_of_a_package_is_the_package(tmp_path):
+    (tmp_path / "__init__.py").write_text('def f(x):\n    """Give back what was put in."""\n    return x\n')
+    assert [r[0] for r in pycode._parse((tmp_path / "__init__.py", "pkg/__init__.py"))] == ["pkg.f"]
+
+
+@pytest.mark.parametrize("content", [b"def f(:\n", b"x = '\xff'\n", b"x = '\x00'\n"])
+def test_unreadable_files_give_none(tmp_path, content):
+    (tmp_path / "m.py").write_bytes(content)
+    assert pycode._parse((tmp_path / "m.py", "m.py")) is None
+
+
+@pytest.mark.parametrize("docstring, wanted", [
+    ("Return the sum.", "Return the sum"),
+    ("Return the sum. Of all numbers.", "Return the sum"),
+    ("Return the sum, e.g. of numbers, of all.", "Return the sum, e.g. of numbers, of all"),
+    ("\n    Return the\n    sum of x.\n\n    Parameters\n", "Return the sum of x"),
+    ("Like :class:`~torch.nn.Linear`, but ``lazy``.", "Like torch.nn.Linear, but lazy"),
+    ("Is it there? Yes or no.", "Is it there?"),
+])
+def test_first_sentences(docstring, wanted):
+    assert pycode._first_sentence(docstring) == wanted
+
+
+def test_splits_are_fixed_by_the_name():
+    assert [pycode._split(name) for name in ("os.path.join", "json.loads", "numpy.linalg.norm")] == \
+        [pycode._split(name) for name in ("os.path.join", "json.loads", "numpy.linalg.norm")]
+    splits = [pycode._split(f"module{i}.function") for i in range(5000)]
+    assert splits.count("train") == pytest.approx(4000, abs=150)
+    assert splits.count("dev") == pytest.approx(500, abs=100) and splits.count("test") == pytest.approx(500, abs=100)
+
+
+def test_splits_stay_what_they_were():
+    names = ["argparse.ArgumentParser.parse_args", "json.loads", "os.path.join", "pathlib.Path.glob", "shutil.copytree",
+             "textwrap.dedent", "torch.nn.functional.softmax", "numpy.argsort", "statistics.median", "zipfile.main"]
+    assert [pycode._split(name) for name in names] == SPLITS_OF_NAMES
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """A standard library of two files, a package with files that take part and files that do not; no third package."""
+    files = ["std/a.py", "std/test/b.py", "std/test_c.py", "std/site-packages/d.py", "lib/pkg/__init__.py", "lib/pkg/z.py",
+             "lib/pkg/sub/y.py", "lib/pkg/tests/x.py", "lib/pkg/generated/w.py", "lib/pkg/note.txt"]
+    for number, name in enumerate(files):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SOURCE if name == "lib/pkg/z.py" else
+                        f'def f{number}(x):\n    """Add {number} to the value of x."""\n    return x + {number}\n')
+    (tmp_path / "std/copy.py").write_text('def g(x):\n    """add 0 to the value of X."""\n    return 5 * x\n')
+    (tmp_path / "std/broken.py").write_text("def f(:\n")
+
+    def find_spec(name):
+        return types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")]) if name == "pkg" else None
+    monkeypatch.setattr(pycode, "MODULES", {"pkg": "pkg", "absent": "absent"})
+    monkeypatch.setattr(pycode, "GENERATED", ("pkg/generated/",))
+    monkeypatch.setattr(pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std")))
+    monkeypatch.setattr(pycode, "importlib", types.SimpleNamespace(
+        util=types.SimpleNamespace(find_spec=find_spec), metadata=pycode.importlib.metadata))
+    return tmp_path
+
+
+def test_files_that_take_part(roots):
+    assert [inside for _, inside in pycode._files()] == [
+        "a.py", "broken.py", "copy.py", "pkg/__init__.py", "pkg/sub/y.py", "pkg/z.py"]
+    assert all(path.is_file() for path, _ in pycode._files())
+
+
+class SameProcess:
+    """Stands in for the pool of processes, which would not see what the test has patched."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, jobs, chunksize):
+        return map(function, jobs)
+
+
+def test_the_collection_as_built(roots, monkeypatch):
+    monkeypatch.setenv("HARDNEG_CACHE", str(roots / "cache"))
+    monkeypatch.setattr(pycode, "ProcessPoolExecutor", SameProcess)
+    built = data.load_collection("python")
+    names = [built.docs.record(row)["metadata"]["name"] for row in range(len(built.docs))]
+    assert names == sorted(names)
+    assert set(names) == {"a.f0", "pkg.f4", "pkg.sub.y.f6", "pkg.z.visible", "pkg.z.Reader.size", "pkg.z.Reader.fetch",
+                          "pkg.z.guarded"}                                 # copy.g asks what a.f0 asks
+    assert built.name == "python" and len(built.queries) == 7
+    for split, qrels in built.qrels.items():
+        for i, query in enumerate(qrels.queries):
+            (doc,) = qrels.positives(i)
+            meta = built.docs.record(doc)["metadata"]
+            assert pycode._split(meta["name"]) == split and meta["line"] >= 1
+            assert pycode._first_sentence(meta["docstring"]) == built.queries.text(query)
+            assert meta["docstring"] not in built.docs.text(doc)
+    made = pathlib.Path(pycode.build())
+    versions = run.read_json(made / "versions.json")
+    assert (versions["files"], versions["unreadable"], versions["absent"]) == (6, 1, None)
+    monkeypatch.setattr(pycode, "_files", lambda: pytest.fail("built again"))
+    assert pycode.build() == made

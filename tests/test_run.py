@@ -1,0 +1,217 @@
+"""Randomness by key, atomic writes, fingerprints, run folders, exit codes."""
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from lib import run
+from lib.run import BadInput, Run, atomic_path, fingerprint, permutation, uniform
+
+
+def test_uniform_is_a_pure_function_of_its_key():
+    rows = np.arange(100)
+    grid = uniform("stream", 3, 1, rows[:, None], np.arange(7))
+    assert grid.shape == (100, 7) and grid.dtype == np.float64
+    assert (grid == uniform("stream", 3, 1, rows[:, None], np.arange(7))).all()
+    assert grid[42, 5] == uniform("stream", 3, 1, 42, 5)
+    assert (grid[::-1] == uniform("stream", 3, 1, rows[::-1, None], np.arange(7))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint16, np.uint64])
+def test_uniform_takes_any_integer_type(dtype):
+    assert (uniform(1, np.arange(100, dtype=dtype)) == [uniform(1, i) for i in range(100)]).all()
+
+
+@pytest.mark.parametrize("first, second", [
+    (("a", 1, 2), ("b", 1, 2)), (("a", 1, 2), ("a", 2, 1)), ((0, 0), (0,)), ((0, 1), (1, 0)), (("a", 1), ("a", -1)),
+])
+def test_streams_differ(first, second):
+    numbers = [uniform(*key, np.arange(2000)) for key in (first, second)]
+    assert (numbers[0] != numbers[1]).all()
+    assert abs(np.corrcoef(*numbers)[0, 1]) < 0.08                         # 3.5 standard errors of independent numbers
+
+
+@pytest.mark.parametrize("key", [("a",), ("order", 0, 0), ("order", 1, 0), (7, 7)])
+def test_uniform_is_roughly_uniform(key):
+    numbers = uniform(*key, np.arange(100_000))
+    assert numbers.min() >= 0 and numbers.max() < 1
+    counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
+    assert ((counts - 2000) ** 2 / 2000).sum() < 96                       # chi-square, 49 degrees: p = 0.0001
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.015
+
+
+def test_permutation():
+    orders = [permutation(50, "order", 0, epoch).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] and orders[1] == permutation(50, "order", 0, 1).tolist()
+    assert permutation(1, 0).tolist() == [0]
+    first = [permutation(10, epoch)[0] for epoch in range(1000)]
+    assert np.bincount(first, minlength=10).min() > 60                    # 100 each
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+def test_a_file_appears_only_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "folder"
+
+    def write(text, *, fail):
+        with atomic_path(path) as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / text).write_text(text)
+            if fail:
+                raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write("first", fail=True)
+    assert list(tmp_path.iterdir()) == []
+    write("first", fail=False)
+    write("second", fail=False)
+    with pytest.raises(ZeroDivisionError):
+        write("third", fail=True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert [p.name for p in (path / "deep").iterdir()] == ["second"]
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "a.json"
+    run.write_json(path, {"café": [1, None, 0.5]})
+    assert run.read_json(path) == {"café": [1, None, 0.5]} and path.read_bytes().endswith(b"\n")
+    path.write_text("{")
+    with pytest.raises(BadInput, match=r"a\.json: not valid JSON"):
+        run.read_json(path)
+    with pytest.raises(BadInput, match=r"b\.json: no such file"):
+        run.read_json(tmp_path / "b.json")
+
+
+def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
+    assert run.cache_dir("a", "b") == cache / "a" / "b"
+    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path))
+    assert run.cache_dir("a") == tmp_path / "a"
+
+
+# -------------------------------------------------------------------------------------------- fingerprints
+
+def test_fingerprints_tell_values_apart():
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    changed = array.copy()
+    changed[2, 3] += 1e-6
+    values = [("a",), ("b",), ("a", "b"), ("ab",), (b"ab",), (["a", "b"],), (1,), (1.5,), ("1",), (None,), ({"a": 1},), ({"a": 2},),
+              (array,), (changed,), (array.reshape(4, 3),), (array.astype(np.float64),), (array, array), ()]
+    prints = [fingerprint(*value) for value in values]
+    assert len(set(prints)) == len(prints) and all(len(found) == 16 for found in prints)
+
+
+def test_fingerprints_of_equal_values_are_equal():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    array = np.arange(12).reshape(3, 4)
+    assert fingerprint(array.T) == fingerprint(np.ascontiguousarray(array.T)) != fingerprint(array)
+    assert fingerprint(np.arange(0, 10, 2)) == fingerprint(np.array([0, 2, 4, 6, 8]))
+
+
+def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(bytes(5_000_000))                                    # more than one block
+    second.write_bytes(bytes(5_000_000))
+    assert run.fingerprint_file(first) == run.fingerprint_file(second)
+    second.write_bytes(bytes(4_999_999) + b"\x01")
+    assert run.fingerprint_file(first) != run.fingerprint_file(second)
+
+
+# ---------------------------------------------------------------------------------------------- run folders
+
+def test_a_run_folder_that_holds_something_is_refused(tmp_path):
+    path = tmp_path / "runs" / "r"
+    log = Run.create(path, overwrite=False, config={"lr": 1})
+    log.log({"step": 0})
+    log.log({"step": 1})
+    log.log({"rate": 2.5}, file="timing.jsonl")
+    assert log.read_log() == [{"step": 0}, {"step": 1}] and log.read_log("timing.jsonl") == [{"rate": 2.5}]
+    with pytest.raises(BadInput, match="runs/r is not empty.*--overwrite"):
+        Run.create(path, overwrite=False, config={"lr": 2})
+    assert run.read_json(path / "config.json") == {"lr": 1} and len(log.read_log()) == 2
+    again = Run.create(path, overwrite=True, config={"lr": 2})
+    assert [p.name for p in path.iterdir()] == ["config.json"] and again.read_log() == []
+    assert run.read_json(path / "config.json") == {"lr": 2}
+
+
+def test_an_empty_run_folder_is_taken(tmp_path):
+    (tmp_path / "r").mkdir()
+    Run.create(tmp_path / "r", overwrite=False, config={})
+    assert (tmp_path / "r" / "config.json").exists()
+
+
+def make_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--arms", nargs="+", default=["a"])
+    parser.add_argument("--name")
+    parser.add_argument("--overwrite", action="store_true")
+    return parser
+
+
+@pytest.mark.parametrize("argv, wanted", [
+    ([], {}), (["--lr", "0.1", "--arms", "a"], {}), (["--lr", "0.2"], {"lr": 0.2}),
+    (["--arms", "a", "b", "--name", "x", "--overwrite"], {"arms": ["a", "b"], "name": "x", "overwrite": True}),
+])
+def test_non_default(argv, wanted, capsys):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    assert run.non_default(args, parser) == wanted
+    run.print_header("title", args, parser, {"steps": 7})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "== title" and printed[-1].split() == ["steps", "=", "7"] and len(printed) == 2 + len(wanted)
+
+
+def test_a_record_says_how_a_run_was_made():
+    parser = make_parser()
+    record = run.record(parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"})
+    assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "argv"}
+    assert record["args"] == {"lr": 1.0, "arms": ["a"], "name": None, "overwrite": False}
+    assert record["non_default"] == {"lr": 1.0} and record["derived"] == {"steps": 3}
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    json.dumps(record)
+
+
+@pytest.mark.parametrize("error, code, message", [
+    (BadInput("a.tsv:3: wrong"), 2, "error: a.tsv:3: wrong\n"), (KeyboardInterrupt(), 130, "interrupted"),
+])
+def test_exit_codes(error, code, message, capsys):
+    def fail():
+        raise error
+    with pytest.raises(SystemExit) as stopped:
+        run.cli(fail)
+    assert stopped.value.code == code and capsys.readouterr().err.startswith(message)
+
+
+def test_programmers_errors_keep_their_traceback():
+    def fail():
+        raise IndexError("programmer")
+    with pytest.raises(IndexError):
+        run.cli(fail)
+    run.cli(lambda: None)
+
+
+def test_the_clock_adds_up_by_name():
+    clock = run.Clock()
+    for _ in range(2):
+        with clock("a"):
+            pass
+    with pytest.raises(ZeroDivisionError), clock("b"):
+        raise ZeroDivisionError
+    assert set(clock.spent) == {"a", "b"} and 0 <= clock.spent["a"] <= clock.total()
