@@ -48,7 +48,7 @@ def parse_args():
     add("--depth", type=int, default=30, help="negatives are drawn uniformly from a query's best DEPTH candidates")
     add("--refresh_every", type=int, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
     add = parser.add_argument_group("static encoder").add_argument
-    add("--dim", type=int, default=512, metavar="D", help="length of the vectors")
+    add("--dim", type=int, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=int, default=16_000, help="WordPiece tokens, learned from the training side")
     add = parser.add_argument_group("reports").add_argument
     add("--eval_every", type=int, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")

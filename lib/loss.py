@@ -1,23 +1,141 @@
 """The contrastive loss: pure functions of embeddings.
 
-Letters: B queries, N docs, D dimensions. Every doc is scored against every query; what must not count is in `invalid`.
+Letters: B queries, N docs, D dimensions. Every doc is scored against every query; `invalid` (B, N) is True where a doc
+must not count as a negative of a query; `labels` (B,) is the column of each query's positive.
 """
 import torch
 import torch.nn.functional as F
 
+TERMS = ("d2q", "q2q", "d2d")
 
-def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature):
-    """InfoNCE (van den Oord et al. 2018, eq. 4) over the docs of a batch -> (loss, scores).
 
-    q_emb (B, D), d_emb (N, D); labels (B,) column of each query's positive; invalid (B, N) bool, True where a doc must
-    not count as a negative of the query. `scores` (B, N) are the similarities, detached, for statistics.
-    Scores and softmax are float32 whatever the autocast: in half precision a gap below 1e-3 would vanish.
+def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0, label_smoothing=0.0,
+                     debias=0.0, mask_margin=None, guide=None, guide_margin=0.0, triplet_margin=None, dims=(),
+                     teacher=None, distill="margin_mse", distill_weight=0.0):
+    """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores).
+
+    q_emb (B, D), d_emb (N, D) -> a scalar, and the similarities (B, N), detached, for statistics. Scores and softmax are
+    float32 or better whatever the autocast: in half precision a gap below 1e-3 would vanish. Everything but the
+    temperature is off by default:
+
+    temperature      divides the similarities; a tensor that requires a gradient is learned
+    terms            more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): d2q other queries against the
+                     positive doc, q2q other queries against the query, d2d other docs against the positive doc
+    hardness         alpha: adds alpha * similarity, without its gradient, to the logit of each negative
+    label_smoothing  share of the target that is spread evenly over the negatives
+    debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020, eq. 8)
+    mask_margin      negatives that score above their positive by more than this do not count
+    guide            (B, N) scores of another encoder: negatives whose guide score is above the positive's guide score
+                     minus guide_margin do not count (GISTEmbed, Solatorio 2024)
+    triplet_margin   instead of InfoNCE, the mean of max(0, margin - positive + negative) over all negatives
+    dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the vectors,
+                     normalised anew
+    teacher          (B, N) scores of a teacher, nan where it has none; mixed in with distill_weight as
+                     distill = margin_mse (Hofstätter et al. 2020) or kl
     """
     with torch.autocast(q_emb.device.type, enabled=False):
-        scores = q_emb.float() @ d_emb.float().T                                             # (B, N)
-        logits = (scores / temperature).masked_fill(invalid, float("-inf"))
-        loss = F.cross_entropy(logits, labels)
-    return loss, scores.detach()
+        q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
+        values, full_scores = [], None
+        for dim in dims or (q_emb.shape[1],):
+            q, d = q_emb, d_emb
+            if dim < q_emb.shape[1]:
+                q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
+            scores = q @ d.T                                                                # (B, N)
+            off = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin)
+            if triplet_margin is not None:
+                value = triplet(scores, labels, off, margin=triplet_margin)
+            else:
+                value = info_nce(scores, labels, off, temperature=temperature, hardness=hardness, debias=debias,
+                                 label_smoothing=label_smoothing,
+                                 extra=extra_terms(q, d, scores, labels, invalid, terms))
+            if distill_weight:
+                taught = distillation(scores, labels, teacher, kind=distill, temperature=temperature)
+                value = (1 - distill_weight) * value + distill_weight * taught
+            values.append(value)
+            if full_scores is None or dim == q_emb.shape[1]:
+                full_scores = scores.detach()
+    return torch.stack(values).mean(), full_scores
+
+
+def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smoothing, extra):
+    """Mean over queries of -log softmax at the positive. scores (B, N); off (B, N); extra: [(similarities, off)]."""
+    rows = torch.arange(len(scores), device=scores.device)
+    is_positive = F.one_hot(labels, scores.shape[1]).bool()
+    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)                           # (B, N')
+    off = torch.cat([off & ~is_positive, *(o for _, o in extra)], 1)
+    is_negative = ~off
+    is_negative[rows, labels] = False
+    logits = similarities / temperature + hardness * similarities.detach() * is_negative
+    logits = logits.masked_fill(off, float("-inf"))
+    positive = logits[rows, labels]                                                         # (B,)
+    if debias:
+        count = is_negative.sum(1)
+        negatives = logits.masked_fill(~is_negative, float("-inf")).logsumexp(1).exp()
+        corrected = (negatives - debias * count * positive.exp()) / (1 - debias)
+        floor = count * torch.exp(-1 / torch.as_tensor(temperature, device=scores.device))  # the least a sum can be
+        return (torch.log(positive.exp() + torch.maximum(corrected, floor)) - positive).mean()
+    log_probs = logits.log_softmax(1)
+    value = -log_probs[rows, labels]
+    if label_smoothing:
+        spread = -(log_probs.masked_fill(~is_negative, 0.0).sum(1)) / is_negative.sum(1).clamp(min=1)
+        value = (1 - label_smoothing) * value + label_smoothing * spread
+    return value.mean()
+
+
+def extra_terms(q, d, scores, labels, invalid, terms):
+    """[(similarities (B, n), off (B, n))] of the further negatives that `terms` names."""
+    rows = torch.arange(len(q), device=q.device)
+    extra = []
+    # query j may not stand against query i where i's positive is relevant to j too: then they mean the same
+    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T                      # (B, B)
+    if "d2q" in terms:
+        extra.append((scores[:, labels].T, same))
+    if "q2q" in terms:
+        extra.append((q @ q.T, same | same.T))
+    if "d2d" in terms:
+        own = invalid.clone()
+        own[rows, labels] = True
+        extra.append((d[labels] @ d.T, own))
+    return extra
+
+
+def likely_positive(scores, labels, mask_margin, guide, guide_margin):
+    """(B, N) bool: negatives that look relevant, by the scores themselves or by a guide's; never the positive."""
+    rows = torch.arange(len(scores), device=scores.device)
+    off = torch.zeros_like(scores, dtype=torch.bool)
+    if mask_margin is not None:
+        off |= scores.detach() > scores.detach()[rows, labels][:, None] + mask_margin
+    if guide is not None:
+        off |= guide > guide[rows, labels][:, None] - guide_margin
+    off[rows, labels] = False
+    return off
+
+
+def triplet(scores, labels, off, *, margin):
+    """Mean over all negatives of the hinge at `margin`."""
+    rows = torch.arange(len(scores), device=scores.device)
+    is_negative = ~off
+    is_negative[rows, labels] = False
+    hinge = F.relu(margin - scores[rows, labels][:, None] + scores)
+    return hinge[is_negative].mean() if is_negative.any() else scores.sum() * 0.0
+
+
+def distillation(scores, labels, teacher, *, kind, temperature):
+    """How far the scores are from a teacher's, over the docs that the teacher scored. teacher (B, N), nan for none."""
+    rows = torch.arange(len(scores), device=scores.device)
+    known = ~teacher.isnan() & ~teacher[rows, labels].isnan()[:, None]
+    if not known.any():
+        return scores.sum() * 0.0
+    if kind == "margin_mse":
+        student_margin = scores[rows, labels][:, None] - scores
+        teacher_margin = teacher[rows, labels][:, None] - teacher
+        known[rows, labels] = False                                                         # its margin is 0 by definition
+        return ((student_margin - teacher_margin)[known] ** 2).mean() if known.any() else scores.sum() * 0.0
+    student = (scores / temperature).masked_fill(~known, float("-inf"))
+    target = teacher.masked_fill(~known, float("-inf")).softmax(1)
+    some = known.any(1)
+    return F.kl_div(student[some].log_softmax(1).masked_fill(~known[some], 0.0), target[some], reduction="none") \
+        .sum(1).mean()
 
 
 def batch_stats(scores, labels, invalid, source, names, *, temperature):
@@ -27,20 +145,19 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     names[i]. For each source: negatives per query in the denominator, share of them that outscore the positive, and
     share of the softmax mass on negatives, which is their share of the gradient with respect to the scores.
     """
-    rows = torch.arange(len(scores))
-    positive = scores[rows, labels][:, None]                                                 # (B, 1)
+    rows = torch.arange(len(scores), device=scores.device)
+    positive = scores[rows, labels][:, None]                                                # (B, 1)
     negative = ~invalid
     negative[rows, labels] = False
-    masked = scores.masked_fill(~negative, float("-inf"))
-    hardest = masked.amax(1)
+    hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
     weight = torch.softmax((scores / temperature).masked_fill(invalid, float("-inf")), 1) * negative
     above = (scores > positive) & negative
-    stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
-             "positive": positive.mean().item(), "hardest": hardest[hardest.isfinite()].mean().item(), "sources": {}}
+    stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(), "positive": positive.mean().item(),
+             "hardest": hardest[hardest.isfinite()].mean().item(), "sources": {}}
     for number, name in enumerate(("in_batch", *names)):
-        of_source = negative & (source == number)
-        count = of_source.sum().item()
+        mine = negative & (source == number)
+        count = mine.sum().item()
         stats["sources"][name] = {"negatives": count / len(scores),
-                                  "above": above[of_source].float().mean().item() if count else 0.0,
-                                  "gradient": (weight[of_source].sum() / weight.sum()).item() if count else 0.0}
+                                  "above": above[mine].float().mean().item() if count else 0.0,
+                                  "gradient": (weight[mine].sum() / weight.sum()).item() if count else 0.0}
     return stats

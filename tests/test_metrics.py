@@ -125,3 +125,40 @@ def test_p_is_near_the_exact_randomisation_test(difference):
 def test_paired_test_of_one_query():
     found = paired_test([1.0], [0.0], seed=0)
     assert found["p"] == 1 and (found["low"], found["high"], found["wins"]) == (1, 1, 1)
+
+
+def made_runs():
+    """(summary, per-query values) of two arms with two seeds each: b beats a by 0.1 on every query."""
+    random, runs = np.random.default_rng(0), []
+    base = {f"q{i}": random.random() / 2 for i in range(60)}
+    for arm, gain in (("a", 0.0), ("b", 0.1)):
+        for seed, shift in ((0, -0.02), (1, 0.02)):
+            values = {qid: dict.fromkeys(MEASURES, value + gain + shift) for qid, value in base.items()}
+            runs.append(({"negatives": arm, "seed": seed, "test": metrics.mean(values), "train_s": seed + 1, "mine_s": 0},
+                         values))
+    return base, runs
+
+
+def test_compare_arms_averages_over_seeds_and_tests_against_the_first():
+    base, runs = made_runs()
+    a, b = metrics.compare_arms(runs, measure="mrr@10")
+    mean = np.mean(list(base.values()))
+    assert (a["arm"], a["seeds"], b["arm"], b["seeds"]) == ("a", [0, 1], "b", [0, 1])
+    assert a["test"]["mrr@10"] == pytest.approx([mean - 0.02, mean + 0.02])
+    assert (a["train_s"], a["mine_s"]) == (1.5, 0) and "against_first" not in a
+    assert b["against_first"]["difference"] == pytest.approx(0.1) and b["against_first"]["p"] < 0.001
+    assert (b["against_first"]["wins"], b["against_first"]["queries"]) == (60, 60)
+
+
+def test_arms_table():
+    base, runs = made_runs()
+    result = {"collection": "made", "steps": 7, "bm25": dict.fromkeys(MEASURES, 0.25),
+              "untrained": dict.fromkeys(MEASURES, 0.125), "arms": metrics.compare_arms(runs, measure="mrr@10")}
+    lines = metrics.arms_table(result, measure="mrr@10").splitlines()
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in (line.split("|") for line in lines[:6])}
+    assert list(cells) == ["negatives", "---", "*bm25*", "*untrained*", "a", "b"]
+    assert len({len(row) for row in cells.values()}) == 1
+    assert cells["*bm25*"][:4] == ["0.2500"] * 4
+    assert cells["a"][0] == f"{np.mean(list(base.values())):.4f} ± 0.0283"           # 0.02 * sqrt(2)
+    assert cells["b"][4].startswith("+0.1000 [+0.1000, +0.1000], p = 0.0001") and cells["a"][4] == ""
+    assert "made, 7 steps, 2 seeds" in lines[-1]

@@ -50,14 +50,12 @@ def test_embed_gives_the_order_asked_for_whatever_the_block(encoder, tiny, block
     np.testing.assert_allclose(model.embed(encoder, tokens, rows), one_by_one[rows], atol=1e-6)
 
 
-def test_embed_keeps_the_mode_and_leaves_dropout_out(tiny):
-    encoder = make_encoder(tiny)
-    encoder.token_dropout = 0.5
-    tokens = data.tokenize(tiny.docs, encoder, "doc")
-    quiet = model.embed(encoder.eval(), tokens)
-    assert not encoder.training
-    assert (model.embed(encoder.train(), tokens) == quiet).all() and encoder.training
-    assert not torch.allclose(encoder(*tokens.select(np.arange(40))), torch.from_numpy(quiet))
+@pytest.mark.parametrize("training", [True, False])
+def test_embed_leaves_the_encoder_as_it_was(tiny, training):
+    encoder = make_encoder(tiny).train(training)
+    vectors = embed_texts(encoder, tiny.docs.texts())
+    assert encoder.training == training and isinstance(vectors, np.ndarray) and vectors.dtype == np.float32
+    assert all(parameter.grad is None for parameter in encoder.parameters())
 
 
 def test_initial_weights_follow_the_seed(tiny):

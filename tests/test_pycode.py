@@ -119,18 +119,18 @@ def test_first_sentences(docstring, wanted):
     assert pycode._first_sentence(docstring) == wanted
 
 
-def test_splits_are_fixed_by_the_name():
-    assert [pycode._split(name) for name in ("os.path.join", "json.loads", "numpy.linalg.norm")] == \
-        [pycode._split(name) for name in ("os.path.join", "json.loads", "numpy.linalg.norm")]
+@pytest.mark.parametrize("name, split", [
+    ("json.loads", "train"), ("os.path.join", "train"), ("statistics.median", "train"), ("shutil.copytree", "dev"),
+    ("torch.nn.functional.softmax", "test"), ("numpy.argsort", "test"),
+])
+def test_splits_are_fixed_by_the_name(name, split):
+    assert pycode._split(name) == split
+
+
+def test_splits_are_80_10_10():
     splits = [pycode._split(f"module{i}.function") for i in range(5000)]
     assert splits.count("train") == pytest.approx(4000, abs=150)
     assert splits.count("dev") == pytest.approx(500, abs=100) and splits.count("test") == pytest.approx(500, abs=100)
-
-
-def test_splits_stay_what_they_were():
-    names = ["argparse.ArgumentParser.parse_args", "json.loads", "os.path.join", "pathlib.Path.glob", "shutil.copytree",
-             "textwrap.dedent", "torch.nn.functional.softmax", "numpy.argsort", "statistics.median", "zipfile.main"]
-    assert [pycode._split(name) for name in names] == SPLITS_OF_NAMES
 
 
 @pytest.fixture
@@ -143,6 +143,8 @@ def roots(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(SOURCE if name == "lib/pkg/z.py" else
                         f'def f{number}(x):\n    """Add {number} to the value of x."""\n    return x + {number}\n')
+    (tmp_path / "std/many.py").write_text("\n".join(
+        f'def many{i}(x):\n    """Add {i} thousand to x."""\n    return x + {i}000\n' for i in range(30)))
     (tmp_path / "std/copy.py").write_text('def g(x):\n    """add 0 to the value of X."""\n    return 5 * x\n')
     (tmp_path / "std/broken.py").write_text("def f(:\n")
 
@@ -158,7 +160,7 @@ def roots(tmp_path, monkeypatch):
 
 def test_files_that_take_part(roots):
     assert [inside for _, inside in pycode._files()] == [
-        "a.py", "broken.py", "copy.py", "pkg/__init__.py", "pkg/sub/y.py", "pkg/z.py"]
+        "a.py", "broken.py", "copy.py", "many.py", "pkg/__init__.py", "pkg/sub/y.py", "pkg/z.py"]
     assert all(path.is_file() for path, _ in pycode._files())
 
 
@@ -184,9 +186,9 @@ def test_the_collection_as_built(roots, monkeypatch):
     built = data.load_collection("python")
     names = [built.docs.record(row)["metadata"]["name"] for row in range(len(built.docs))]
     assert names == sorted(names)
-    assert set(names) == {"a.f0", "pkg.f4", "pkg.sub.y.f6", "pkg.z.visible", "pkg.z.Reader.size", "pkg.z.Reader.fetch",
-                          "pkg.z.guarded"}                                 # copy.g asks what a.f0 asks
-    assert built.name == "python" and len(built.queries) == 7
+    assert {name for name in names if "many" not in name} == {
+        "a.f0", "pkg.f4", "pkg.sub.y.f6", "pkg.z.visible", "pkg.z.Reader.size", "pkg.z.Reader.fetch", "pkg.z.guarded"}
+    assert built.name == "python" and len(built.queries) == len(names) == 37     # copy.g asks what a.f0 asks
     for split, qrels in built.qrels.items():
         for i, query in enumerate(qrels.queries):
             (doc,) = qrels.positives(i)
@@ -196,6 +198,6 @@ def test_the_collection_as_built(roots, monkeypatch):
             assert meta["docstring"] not in built.docs.text(doc)
     made = pathlib.Path(pycode.build())
     versions = run.read_json(made / "versions.json")
-    assert (versions["files"], versions["unreadable"], versions["absent"]) == (6, 1, None)
+    assert (versions["files"], versions["unreadable"], versions["absent"]) == (7, 1, None)
     monkeypatch.setattr(pycode, "_files", lambda: pytest.fail("built again"))
     assert pycode.build() == made
