@@ -33,7 +33,7 @@ def main():
     found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint, collection=collection)
 
     def embed(texts, kind):
-        return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind)))
+        return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind), kind=kind))
 
     def answer(question):
         scores, rows = found.search(embed([question], "query"), min(args.docs, len(collection.docs)))

@@ -3,10 +3,14 @@
     python train.py                                                  # embedded collection, refreshed hard negatives
     python train.py --data FOLDER --negatives bm25:4                 # your collection, in BEIR layout
     python train.py --negatives in_batch random:4 bm25:4 refresh:4 --seeds 0 1 2     # an ablation: arms x seeds
+    python train.py --encoder NAME_OR_FOLDER --batch_size 512 --chunk_size 32        # a transformer, cached gradients
+    torchrun --nproc_per_node 8 train.py --encoder NAME_OR_FOLDER                    # the same batch, on 8 devices
 
-An arm is source:K, joined by + and staged by a comma: in_batch | random:K | bm25:K | dense:K | refresh:K | file:K,
-as in bm25:2+refresh:2 or random:4,refresh:4@0.3. Every arm of a command starts from the same weights, sees the same
-queries in the same order and takes the same number of steps.
+An arm is source:K, joined by + and staged by a comma, as in bm25:2+refresh:2 or random:4,refresh:4@0.3. Sources:
+in_batch (nothing explicit) | random:K | bm25:K | dense:K (mined once, by the model as its stage begins) | refresh:K
+(mined again and again) | adore:K (top K of the current query vectors over frozen docs, at every step) | queue:N (the
+last N docs, from the averaged encoder) | file:K (of mine_negatives.py). Every arm of a command starts from the same
+weights, sees the same queries in the same order and takes the same number of steps.
 """
 import argparse
 import functools
@@ -18,55 +22,106 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from lib import data, formats, index, loss, metrics, model, negatives, plots, run
+from lib import data, dist, formats, index, loss, metrics, model, negatives, plots, run
 from lib.run import BadInput
 
 SELECT = "mrr@10"  # the dev measure that chooses the checkpoint
 RANKED = 100       # docs ranked per query when evaluating: the deepest cut-off of metrics.MEASURES
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("what").add_argument
     add("--data", default="python", help="collection: python (embedded) or a folder in BEIR layout")
-    add("--encoder", default="static", help="static (trained from scratch) or the folder of an encoder to train further")
+    add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a "
+        "model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
     add("--negatives", nargs="+", default=["refresh:4"], metavar="ARM", help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
-    add("--seeds", "--seed", nargs="+", type=int, default=[0], metavar="S", help="weights, order, draws; several to compare")
+    add("--seeds", "--seed", nargs="+", type=int, default=[0], metavar="S", help="weights, order, draws; or several")
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
+    add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
     add = parser.add_argument_group("optimisation").add_argument
-    add("--batch_size", type=int, default=128, metavar="B", help="queries per step, each other's negatives too")
+    add("--batch_size", type=int, default=128, metavar="B", help="queries per step over all processes, each other's "
+        "negatives too")
+    add("--chunk_size", type=int, metavar="C", help="texts whose activations are kept at once; below --batch_size it "
+        "caches gradients: the same result in less memory, for one more forward pass")
     add("--epochs", type=float, default=3.0, help="passes over the training queries")
     add("--steps", type=int, help="optimizer steps; takes the place of --epochs")
-    add("--lr", type=float, default=3e-3, help="peak learning rate of AdamW, reached after --warmup, then linear to 0")
+    add("--lr", type=float, help="peak learning rate of AdamW, reached after --warmup, then linear to 0; default: "
+        "3e-3 for static, 3e-5 for transformers")
     add("--warmup", type=float, default=0.05, help="share of the steps over which the learning rate rises")
-    add("--temperature", type=float, default=0.06, help="divides similarities; the lower, the more the hardest count")
+    add("--weight_decay", type=float, default=0.0, help="AdamW's, on all parameters")
+    add("--max_grad_norm", type=float, default=0.0, help="longer gradients are shortened to this norm; 0: never")
     add("--ema", type=float, default=0.98, help="decay per step of the averaged weights that mine, are evaluated and "
         "saved; 0: the weights as they are")
+    add = parser.add_argument_group("loss").add_argument
+    add("--temperature", type=float, default=0.06, help="divides similarities; the lower, the more the hardest count")
+    add("--learn_temperature", action="store_true", help="--temperature is only where it starts")
+    add("--terms", nargs="+", default=[], choices=loss.TERMS, help="more negatives: d2q other queries against the "
+        "positive, q2q other queries against the query, d2d other docs against the positive")
+    add("--hardness", type=float, default=0.0, help="adds this times its similarity to each negative's logit")
+    add("--label_smoothing", type=float, default=0.0, help="share of the target spread over the negatives")
+    add("--debias", type=float, default=0.0, help="share of negatives assumed to be positives in truth")
+    add("--mask_margin", type=float, help="negatives that outscore their positive by more than this do not count")
+    add("--guide", metavar="NAME|FOLDER", help="encoder whose scores mask: negatives that it puts above the positive")
+    add("--guide_margin", type=float, default=0.0, help="... or above the positive's guide score minus this")
+    add("--triplet_margin", type=float, help="hinge loss with this margin in place of InfoNCE")
+    add("--dims", nargs="+", type=int, default=[], help="Matryoshka: train these prefixes of the vectors too")
+    add("--distill", choices=("margin_mse", "kl"), default="margin_mse", help="how to follow the teacher scores of "
+        "--negatives_file")
+    add("--distill_weight", type=float, default=0.0, help="share of distillation in the loss, the rest is contrastive")
     add = parser.add_argument_group("negatives").add_argument
     add("--depth", type=int, default=30, help="negatives are drawn uniformly from a query's best DEPTH candidates")
     add("--refresh_every", type=int, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
     add = parser.add_argument_group("static encoder").add_argument
     add("--dim", type=int, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=int, default=16_000, help="WordPiece tokens, learned from the training side")
-    add = parser.add_argument_group("reports").add_argument
+    add = parser.add_argument_group("transformer; what is not given is what the model says of itself").add_argument
+    add("--pooling", choices=("mean", "cls", "last"), help="how token vectors become one; mean if the model is bare")
+    add("--normalize", choices=("on", "off"), help="unit vectors (cosine) or not (inner product)")
+    add("--query_prefix", help="text put before each query")
+    add("--doc_prefix", help="text put before each doc")
+    add("--query_length", type=int, help="tokens of a query at most; 64 if the model is bare")
+    add("--doc_length", type=int, help="tokens of a doc at most; 256 if the model is bare")
+    add("--projection", type=int, metavar="D", help="add a linear layer to D dimensions")
+    add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
+    add("--from_config", action="store_true", help="the model's architecture with random weights")
+    add("--lora", type=int, metavar="RANK", help="train low-rank updates only (needs the package peft)")
+    add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
+    add = parser.add_argument_group("device and reports").add_argument
+    add("--device", help="cpu, cuda, mps; default: cuda where there is one")
+    add("--precision", choices=PRECISIONS, help="of a transformer's autocast; default: bf16 on cuda, else fp32")
+    add("--compile", action="store_true", help="torch.compile the backbone; pays on long runs")
     add("--eval_every", type=int, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
-    args = parser.parse_args()
-    if not 0 <= args.ema < 1:
-        raise BadInput(f"--ema {args.ema}: a decay is at least 0 and below 1")
-    for name in ("batch_size", "depth", "dim", "log_every", "lr", "temperature", "epochs"):
-        if getattr(args, name) <= 0:
+    return check_args(parser.parse_args()), parser
+
+
+def check_args(args):
+    """The arguments, if they make sense together."""
+    for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every", "steps", "lr",
+                 "temperature", "epochs", "vocab_size"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
+    for name in ("ema", "warmup", "label_smoothing", "debias"):
+        if not 0 <= getattr(args, name) < 1:
+            raise BadInput(f"--{name} {getattr(args, name)}: at least 0 and below 1")
+    if not 0 <= args.distill_weight <= 1:
+        raise BadInput(f"--distill_weight {args.distill_weight}: between 0 and 1")
     if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
         raise BadInput("the source file:K and --negatives_file F come together: F holds what file:K draws from")
-    return args, parser
+    if args.distill_weight and not args.negatives_file:
+        raise BadInput("--distill_weight needs --negatives_file F with teacher scores")
+    return args
 
 
 def main():
     args, parser = parse_args()
-    collection = data.load_collection(args.data)
+    device = dist.start(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with dist.main_first():
+        collection = data.load_collection(args.data)
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
     if len(set(jobs)) < len(jobs):
         raise BadInput("--negatives or --seeds name the same run twice")
@@ -74,131 +129,257 @@ def main():
     if len(jobs) == 1:
         (arm, seed), = jobs
         folder = root / (args.name or f"{collection.name}-{slug(arm)}-s{seed}")
-        summary = train(args, parser, collection, folder, arm=arm, seed=seed)
+        summary = train(args, parser, collection, folder, arm=arm, seed=seed, device=device)
         print_table(summary)
         print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/training.png, summary.json"
               f"\nnext    python build_index.py --run {folder}")
-        return
-    folder = root / (args.name or f"{collection.name}-ablation")
-    run.Run.create(folder, overwrite=args.overwrite, config=run.record(args, parser, derived={}, inputs=inputs(collection)))
-    summaries = []
-    for number, (arm, seed) in enumerate(jobs, 1):
-        print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
-        summaries.append(train(args, parser, collection, folder / f"{slug(arm)}-s{seed}", arm=arm, seed=seed))
-    ablation(folder, collection, summaries)
+    else:
+        folder = root / (args.name or f"{collection.name}-ablation")
+        run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
+                       config=run.record(args, parser, derived={}, inputs=inputs(collection)))
+        summaries = []
+        for number, (arm, seed) in enumerate(jobs, 1):
+            print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
+            summaries.append(train(args, parser, collection, folder / f"{slug(arm)}-s{seed}", arm=arm, seed=seed,
+                                   device=device))
+        if dist.is_main():
+            ablation(folder, collection, summaries)
+    dist.stop()
 
 
-def train(args, parser, collection, folder, *, arm, seed):
+def train(args, parser, collection, folder, *, arm, seed, device):
     """One training run, from initial weights to the test split; returns its summary."""
+    if args.resume and (folder / "summary.json").exists():
+        print(f"{folder} is finished: nothing to do")
+        return run.read_json(folder / "summary.json")
     clock = run.Clock()
     qrels = collection.split("train")
-    encoder = make_encoder(args, collection, seed=seed)
-    q_tokens = data.tokenize(collection.queries, encoder, "query")
-    d_tokens = data.tokenize(collection.docs, encoder, "doc")
+    with dist.main_first():
+        encoder = make_encoder(args, collection, seed=seed)
+        retriever = Retriever(args, collection, encoder)
     order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
-    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
-    refresh_every = args.refresh_every or max(1, order.steps_per_epoch // 2)
-    eval_every = args.eval_every or order.steps_per_epoch
-    derived = {"steps": steps, "steps_per_epoch": order.steps_per_epoch, "effective_batch": order.batch_size,
-               "explicit_negatives_per_query": " then ".join(str(sum(k for _, k in s.parts)) for s in negatives.parse_arm(arm)),
-               "refresh_every": refresh_every, "eval_every": eval_every, "train_queries": len(qrels),
-               "docs": len(collection.docs), "parameters": sum(p.numel() for p in encoder.parameters()),
-               "initial_weights": run.fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
-               "query_order": run.fingerprint(order.picks(0), order.picks(steps - 1))}
-    log = run.Run.create(folder, overwrite=args.overwrite, config=run.record(
-        args, parser, derived=derived | {"arm": arm, "seed": seed}, inputs=inputs(collection)))
-    run.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived)
+    plan = derive(args, encoder, order, device)
+    log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=run.record(
+        args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection)))
+    run.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, plan | {
+        "explicit_negatives_per_query": negatives.count_by_stage(arm), "docs": len(collection.docs)})
 
-    def search(encoder, query_rows, k):
-        vectors = model.embed(encoder, q_tokens, query_rows), model.embed(encoder, d_tokens, desc="embedding docs")
-        return index.exact_search(*vectors, k)
-
-    def mine(source, picks, depth):
-        if source == "file":
-            return negatives.load_candidates(args.negatives_file, collection, qrels)
-        if source == "bm25":
-            return bm25_candidates(collection, depth)
-        found = search(averaged.module, qrels.queries[picks], depth + negatives.overfetch(collection))
-        return negatives.from_search(collection, qrels.queries[picks], found, source=source, depth=depth)
-
-    def evaluate(encoder, split):
-        return metrics.score(collection, split, *search(encoder, collection.split(split).queries, RANKED))
-
+    retriever.place(device, PRECISIONS[plan["precision"]])
+    steps, peak_lr = plan["steps"], plan["peak_lr"]
+    log_temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
+    trained = [p for p in encoder.parameters() if p.requires_grad] + [log_temperature] * args.learn_temperature
+    optimizer = torch.optim.AdamW(trained, lr=peak_lr, weight_decay=args.weight_decay, fused=device.type != "mps")
+    scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
+    supply = negatives.Supply(arm, steps=steps, refresh_every=plan["refresh_every"], depth=args.depth, seed=seed,
+                              collection=collection, mine=retriever.mine, upcoming=order.upcoming)
+    queue = negatives.Queue(supply.queue_size, encoder.dim, device=device)
+    best = {"score": -math.inf}
+    parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
+             "supply": supply, "queue": queue, "clock": clock}
+    begin = 0
+    if args.resume and (state := log.load_state(parts)):
+        begin, best = state["step"], state["best"]
+        log_temperature.data.fill_(state["log_temperature"])
     with clock("evaluate"):
-        untrained = {split: metrics.mean(evaluate(encoder, split)) for split in ("dev", "test")}
+        if begin == 0:
+            best["untrained"] = {split: metrics.mean(retriever.evaluate(encoder, split)) for split in ("dev", "test")}
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
-    supply = negatives.Supply(arm, steps=steps, refresh_every=refresh_every, depth=args.depth, seed=seed,
-                              collection=collection, qrels=qrels, mine=mine, upcoming=order.upcoming)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
-    averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))  # what mines, is evaluated and saved
-    torch.manual_seed(seed)
+
     encoder.train()
-    best = -math.inf
-    bar = tqdm(total=steps, unit="step", desc="training")
-    for step in range(steps):
+    bar = tqdm(total=steps, initial=begin, unit="step", desc="training")
+    for step in range(begin, steps):
         with clock("mine"):
             for source in supply.prepare(step):
-                log.log({"step": step, "mined": source} | supply.describe(source))
+                if source != "adore":  # mined at every step: a line each would drown the others
+                    log.log({"step": step, "mined": source} | supply.describe(source))
         with clock("train"):
             epoch, picks = order.epoch(step), order.picks(step)
             positives = data.draw_positives(qrels, picks, seed=seed, epoch=epoch)
-            batch = data.make_batch(collection, qrels.queries[picks], positives, supply.draw(picks, step=step, epoch=epoch))
-            labels, invalid, source = map(torch.from_numpy, (batch.labels, batch.invalid, batch.source))
-            q_emb = encoder(*q_tokens.select(batch.queries))                                 # (B, D)
-            d_emb = encoder(*d_tokens.select(batch.docs))                                    # (N, D)
-            # ABLATION: another objective is another function of these four tensors
-            value, scores = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
+            batch = data.make_batch(collection, qrels.queries[picks], positives,
+                                    supply.draw(picks, step=step, epoch=epoch), queue=supply.queued(queue, step))
+            torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
+            value, scores = gradients(args, retriever, batch, queue, picks, supply, temperature=log_temperature.exp(),
+                                      cached=plan["cached_gradients"], scale=scaler.scale)
             if not torch.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value.item())
-            value.backward()
+            dist.sum_gradients(trained)
             for group in optimizer.param_groups:
-                group["lr"] = args.lr * learning_rate(step, steps, args.warmup)
-            optimizer.step()
+                group["lr"] = peak_lr * learning_rate(step, steps, args.warmup)
+            if args.max_grad_norm:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            averaged.update_parameters(encoder)
+            retriever.averaged.update_parameters(encoder)
+            if queue.size:
+                queue.push(batch.docs, retriever.embed(retriever.averaged.module, "doc", batch.docs))
         bar.update()
         if step % args.log_every == 0 or step + 1 == steps:
-            stats = loss.batch_stats(scores, labels, invalid, source, supply.sources, temperature=args.temperature)
-            log.log({"step": step, "epoch": epoch, "loss": value.item(), "lr": group["lr"]} | stats)
+            temperature = log_temperature.exp().item()
+            stats = loss.batch_stats(scores, *(torch.from_numpy(x).to(device) for x in (
+                batch.labels, batch.invalid, batch.source)), supply.sources, temperature=temperature)
+            log.log({"step": step, "epoch": epoch, "loss": value.item(), "lr": group["lr"],
+                     "temperature": temperature} | stats)
             rate = (step + 1) * len(picks) / clock.spent["train"]
             log.log({"step": step, "queries_per_s": rate, "seconds": clock.total()}, file="timing.jsonl")
             bar.write(log_line(step, value.item(), stats, rate))
-        if (step + 1) % eval_every == 0 or step + 1 == steps:
+        if (step + 1) % plan["eval_every"] == 0 or step + 1 == steps:
             with clock("evaluate"):
-                dev = metrics.mean(evaluate(averaged.module, "dev"))
-                log.log({"step": step + 1, "dev": dev})
-                bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}" + ("  best, saved" if dev[SELECT] > best else ""))
-                if dev[SELECT] > best:
-                    best, best_step, best_dev = dev[SELECT], step + 1, dev
-                    model.save_encoder(averaged.module, folder / "encoder")
+                dev = metrics.mean(retriever.evaluate(retriever.averaged.module, "dev"))
+            log.log({"step": step + 1, "dev": dev})
+            better = dev[SELECT] > best["score"]
+            bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}" + ("  best, saved" if better else ""))
+            if better:
+                best |= {"score": dev[SELECT], "step": step + 1, "dev": dev}
+                if dist.is_main():
+                    model.save_encoder(retriever.averaged.module, folder / "encoder")
+            log.save_state(parts, {"step": step + 1, "best": best, "log_temperature": log_temperature.item()})
     bar.close()
-    with clock("evaluate"):  # the one look at test
-        per_query = evaluate(model.load_encoder(folder / "encoder"), "test")
+    dist.barrier()  # the encoder that process 0 saved is there for all
+    chosen = model.load_encoder(folder / "encoder").set_device(device, PRECISIONS[plan["precision"]])
+    with clock("evaluate"):
+        per_query = retriever.evaluate(chosen, "test")  # the one look at test
+    summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm, "seed": seed,
+               "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
+    summary |= {f"{name}_s": round(clock.spent[name], 1) for name in ("train", "mine", "evaluate")}
+    summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1),
+                "peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": metrics.mean(per_query),
+                "bm25": bm25["test"], "bm25_dev": bm25["dev"], "untrained": best["untrained"]["test"],
+                "untrained_dev": best["untrained"]["dev"]}
+    if dist.is_main():
         formats.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
-    plots.training(folder / "plots" / "training.png", log.read_log(), title=f"{arm} on {collection.name}, seed {seed}")
-    summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm, "seed": seed, "steps": steps,
-               "best_step": best_step, "wall_s": round(clock.total(), 1), "train_s": round(clock.spent["train"], 1),
-               "mine_s": round(clock.spent["mine"], 1), "evaluate_s": round(clock.spent["evaluate"], 1),
-               "queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1), "peak_rss_mb": run.peak_rss_mb(),
-               "dev": best_dev, "test": metrics.mean(per_query), "bm25": bm25["test"], "bm25_dev": bm25["dev"],
-               "untrained": untrained["test"], "untrained_dev": untrained["dev"]}
-    run.write_json(folder / "summary.json", summary)
+        plots.training(folder / "plots" / "training.png", log.read_log(),
+                       title=f"{arm} on {collection.name}, seed {seed}")
+        log.finish(summary)
     return summary
+
+
+def derive(args, encoder, order, device):
+    """What follows from the arguments: printed, recorded, and used by train() in their place."""
+    precision = args.precision or ("bf16" if device.type == "cuda" else "fp32")
+    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    return {"steps": steps, "steps_per_epoch": order.steps_per_epoch, "effective_batch": order.batch_size,
+            "train_queries": order.n, "refresh_every": args.refresh_every or max(1, order.steps_per_epoch // 2),
+            "eval_every": args.eval_every or order.steps_per_epoch,
+            "peak_lr": args.lr or (3e-3 if encoder.kind == "static" else 3e-5),
+            "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
+            "precision": precision if encoder.kind == "transformer" else "fp32", "device": str(device),
+            "processes": dist.world(), "parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
+            "initial_weights": run.fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
+            "query_order": run.fingerprint(*(order.picks(step) for step in range(steps)))}
+
+
+def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cached, scale):
+    """Forward and backward of one step; returns (loss, scores (B, N)). The gradients wait in the parameters."""
+    device = temperature.device
+    labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
+    queued = invalid.shape[1] > len(batch.docs)
+    guide = teacher = None
+    if retriever.guide:
+        docs = np.concatenate([batch.docs, queue.docs]) if queued else batch.docs
+        guide = torch.from_numpy(retriever.guide_scores(batch.queries, docs)).to(device)
+    if args.distill_weight:
+        teacher = torch.from_numpy(supply.teacher(batch, picks)).to(device)
+
+    def loss_of(q_own, d_own):
+        q_emb = dist.gather(q_own, len(batch.queries))                                      # (B, D)
+        d_emb = dist.gather(d_own, len(batch.docs))                                         # (N, D)
+        if queued:
+            d_emb = torch.cat([d_emb, queue.vectors])
+        # ABLATION: another objective is another function of these tensors
+        return loss.contrastive_loss(
+            q_emb, d_emb, labels, invalid, temperature=temperature, terms=args.terms, hardness=args.hardness,
+            label_smoothing=args.label_smoothing, debias=args.debias, mask_margin=args.mask_margin, guide=guide,
+            guide_margin=args.guide_margin, triplet_margin=args.triplet_margin, dims=args.dims, teacher=teacher,
+            distill=args.distill, distill_weight=args.distill_weight)
+
+    sides = []
+    for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
+        rows = rows[dist.own(len(rows))]
+        size = args.chunk_size if cached else max(1, len(rows))
+        sides.append([retriever.tokens[kind].select(rows[i:i + size]) for i in range(0, max(1, len(rows)), size)])
+    return loss.backward(retriever.encoder, sides, loss_of, cached=cached, scale=scale)
+
+
+class Retriever:
+    """The encoder in training and its averaged twin, which mines, is evaluated and is saved; texts as tokens."""
+
+    def __init__(self, args, collection, encoder):
+        self.args, self.collection, self.encoder = args, collection, encoder
+        self.tokens = {"query": data.tokenize(collection.queries, encoder, "query"),
+                       "doc": data.tokenize(collection.docs, encoder, "doc")}
+        self.averaged = self.guide = None
+        self.frozen = {}  # adore: the docs as the averaged encoder saw them when the source began
+
+    def place(self, device, dtype):
+        """Move to the device, make the averaged twin, compile, and embed the collection with the guide."""
+        self.encoder.set_device(device, dtype)
+        self.averaged = AveragedModel(self.encoder, multi_avg_fn=get_ema_multi_avg_fn(self.args.ema))
+        if self.args.compile:
+            self.encoder.compile_backbone()
+        if self.args.gradient_checkpointing:
+            self.encoder.checkpoint_activations()
+        if self.args.guide:
+            guide = model.load_encoder(self.args.guide).set_device(device, dtype)
+            self.guide = {kind: dist.map_rows(functools.partial(
+                model.embed, guide, data.tokenize(texts, guide, kind), desc="embedding with the guide"), np.arange(len(texts)))
+                for kind, texts in (("query", self.collection.queries), ("doc", self.collection.docs))}
+
+    def guide_scores(self, query_rows, doc_rows):
+        """(B, N) similarities by the guide."""
+        return self.guide["query"][query_rows] @ self.guide["doc"][doc_rows].T
+
+    def embed(self, encoder, kind, rows=None):
+        """Vectors of rows of the queries or of the docs, all by default, each process doing its share."""
+        rows = np.arange(len(self.tokens[kind])) if rows is None else rows
+        return dist.map_rows(lambda own: model.embed(encoder, self.tokens[kind], own, desc=f"embedding {kind}s"), rows)
+
+    def search(self, encoder, query_rows, k, d_emb=None):
+        """(scores, rows) of the k best docs of each query, exactly."""
+        q_emb, d_emb = self.embed(encoder, "query", query_rows), self.embed(encoder, "doc") if d_emb is None else d_emb
+        return dist.map_rows(lambda own: index.exact_search(q_emb[own], d_emb, k), np.arange(len(q_emb)))
+
+    def mine(self, source, picks, depth):
+        """Candidates of a source for the train queries at positions `picks`."""
+        rows = self.collection.split("train").queries[picks]
+        fetch = depth + negatives.overfetch(self.collection)
+        if source == "file":
+            return negatives.load_candidates(self.args.negatives_file, self.collection, self.collection.split("train"))
+        if source == "bm25":
+            return bm25_candidates(self.collection, depth)
+        if source == "adore":
+            if "adore" not in self.frozen:
+                self.frozen["adore"] = self.embed(self.averaged.module, "doc")
+            found = self.search(self.encoder, rows, fetch, self.frozen["adore"])
+        else:
+            found = self.search(self.averaged.module, rows, fetch)
+        return negatives.from_search(self.collection, rows, found, source=source, depth=depth)
+
+    def evaluate(self, encoder, split):
+        """Per-query values of a split, by exact search."""
+        found = self.search(encoder, self.collection.split(split).queries, RANKED)
+        return metrics.score(self.collection, split, *found)
 
 
 # --------------------------------------------------------------------------------------------------- encoder
 
 def make_encoder(args, collection, *, seed):
-    """The encoder to train: a new static one, with vocabulary and idf from the training side, or a saved one."""
+    """The encoder to train: a new static one, with vocabulary and idf from the training side, or a given one."""
     if args.encoder != "static":
-        return model.load_encoder(args.encoder)
+        given = {"query_prefix": args.query_prefix, "doc_prefix": args.doc_prefix, "query_length": args.query_length,
+                 "doc_length": args.doc_length, "pooling": args.pooling,
+                 "normalize": args.normalize and args.normalize == "on"}
+        overrides = {name: value for name, value in given.items() if value is not None}
+        return model.load_encoder(args.encoder, overrides=overrides, separate_towers=args.separate_towers,
+                                  from_config=args.from_config, projection=args.projection, lora=args.lora, seed=seed)
     qrels = collection.split("train")
     doc_rows = np.unique(qrels.docs[qrels.grades >= 1])  # docs of dev and test queries play no part
-    tokenizer = model.load_or_train_wordpiece(
-        (side.text(row) for side, rows in ((collection.queries, qrels.queries), (collection.docs, doc_rows)) for row in rows),
-        vocab_size=args.vocab_size, key=collection.fingerprint)
+    sides = ((collection.queries, qrels.queries), (collection.docs, doc_rows))
+    tokenizer = model.load_or_train_wordpiece((texts.text(row) for texts, rows in sides for row in rows),
+                                              vocab_size=args.vocab_size, key=collection.fingerprint)
     encoder = model.StaticEncoder(tokenizer, dim=args.dim)
-    ids, _, _ = data.tokenize(collection.docs, encoder, "doc").select(doc_rows)
+    ids = data.tokenize(collection.docs, encoder, "doc").select(doc_rows)[0]
     document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.weight))
     encoder.init_weights(seed=seed, idf=np.log((1 + len(doc_rows)) / (1 + document_frequency)))
     return encoder
@@ -215,17 +396,23 @@ def learning_rate(step, steps, warmup):
 @functools.lru_cache(maxsize=4)
 def bm25_scores(collection, split):
     """Per-query values of BM25 on a split, the same for every run of a command."""
-    texts = collection.queries.texts(collection.split(split).queries)
-    return metrics.score(collection, split, *index.BM25.load(collection.docs).search(texts, RANKED))
+    rows = collection.split(split).queries
+    return metrics.score(collection, split, *bm25_search(collection, rows, RANKED))
 
 
 @functools.lru_cache(maxsize=1)
 def bm25_candidates(collection, depth):
     """BM25's candidates for all train queries."""
     rows = collection.split("train").queries
-    found = index.BM25.load(collection.docs).search(collection.queries.texts(rows), depth + negatives.overfetch(collection),
-                                                    desc="mining bm25")
+    found = bm25_search(collection, rows, depth + negatives.overfetch(collection))
     return negatives.from_search(collection, rows, found, source="bm25", depth=depth)
+
+
+def bm25_search(collection, query_rows, k):
+    """(scores, rows) of the k best docs of each query."""
+    with dist.main_first():
+        bm25 = index.BM25.load(collection.docs)
+    return dist.map_rows(lambda own: bm25.search(collection.queries.texts(own), k), query_rows)
 
 
 # --------------------------------------------------------------------------------------------------- reports
@@ -263,9 +450,9 @@ def print_table(summary):
     print(f"\n{'':24}{'dev ' + SELECT:>12}" + "".join(f"{'test ' + name:>17}" for name in metrics.MEASURES))
     for label, dev, test in rows:
         print(f"{label:24}{dev[SELECT]:>12.4f}" + "".join(f"{test[name]:>17.4f}" for name in metrics.MEASURES))
-    print(f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; training {summary['train_s']} s "
-          f"({summary['queries_per_s']:,.0f} queries/s), mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
-          f"peak memory {summary['peak_rss_mb']:,.0f} MB")
+    print(f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; training "
+          f"{summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), mining {summary['mine_s']} s, "
+          f"evaluation {summary['evaluate_s']} s, peak memory {summary['peak_rss_mb']:,.0f} MB")
 
 
 def ablation(folder, collection, summaries):

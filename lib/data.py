@@ -207,8 +207,9 @@ def _load_qrels(path, queries, docs):
 class Tokens:
     """Token ids of n texts in one flat array. Static encoders keep each id once per text, with a count."""
 
-    def __init__(self, ids, offsets, counts=None):
+    def __init__(self, ids, offsets, counts=None, *, kind="doc"):
         self.ids, self.offsets, self.counts = ids, offsets, counts  # (T,), (n + 1,), (T,) or None
+        self.kind = kind                                            # query or doc
 
     def __len__(self):
         return len(self.offsets) - 1
@@ -219,12 +220,12 @@ class Tokens:
         return np.diff(self.offsets)
 
     def select(self, rows):
-        """(ids (T',), offsets (n' + 1,), counts (T',) or None) of `rows`, as int32 and float32 tensors."""
+        """What an encoder's forward() takes, for `rows`: ids (T',), offsets (n' + 1,), counts (T',) or None, kind."""
         start, end = self.offsets[rows], self.offsets[np.asarray(rows) + 1]
         flat = _ranges(start, end)
         offsets = np.concatenate([[0], np.cumsum(end - start)]).astype(np.int32)
         counts = None if self.counts is None else torch.from_numpy(self.counts[flat].astype(np.float32))
-        return torch.from_numpy(self.ids[flat]), torch.from_numpy(offsets), counts
+        return torch.from_numpy(self.ids[flat]), torch.from_numpy(offsets), counts, self.kind
 
 
 def tokenize(texts, encoder, kind, *, block=4096):
@@ -247,7 +248,7 @@ def tokenize(texts, encoder, kind, *, block=4096):
                 np.save(temporary / "counts.npy", np.concatenate(counts))
     counts = folder / "counts.npy"
     return Tokens(np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy"),
-                  np.load(counts, mmap_mode="r") if counts.exists() else None)
+                  np.load(counts, mmap_mode="r") if counts.exists() else None, kind=kind)
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -295,10 +296,11 @@ def draw_positives(qrels, picks, *, seed, epoch):
     return np.array([docs[int(u * len(docs))] for docs, u in zip(choices, draws)], dtype=np.int32)
 
 
-def make_batch(collection, query_rows, positives, negatives):
+def make_batch(collection, query_rows, positives, negatives, *, queue=None):
     """Assemble a Batch. positives (B,) doc rows; negatives: one (B, K) array of doc rows per source, -1 for none.
 
     A doc that is named more than once becomes one column, so that it is encoded once and counts once per denominator.
+    queue: (number of its source, (n,) doc rows whose vectors stand behind those of `docs`): they add n columns.
     """
     B = len(query_rows)
     groups = collection.docs.groups
@@ -316,13 +318,25 @@ def make_batch(collection, query_rows, positives, negatives):
         rows, slots = np.nonzero(own >= 0)
         source[rows, own[rows, slots]] = number
         begin += part.shape[1]
-
-    indptr, known = collection.known
-    flat = known[_ranges(indptr[query_rows], indptr[query_rows + 1])]      # known positives of the batch's queries
-    owner = np.repeat(np.arange(B), np.diff(indptr)[query_rows])
-    at = np.minimum(np.searchsorted(docs, flat), len(docs) - 1)
-    there = docs[at] == flat
-    invalid = np.zeros((B, len(docs)), dtype=bool)
-    invalid[owner[there], at[there]] = True
+    invalid = known_columns(collection, query_rows, docs)
     invalid[np.arange(B), labels] = False
+    if queue:
+        number, queued = queue
+        stale = known_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
+        invalid = np.concatenate([invalid, stale], axis=1)
+        source = np.concatenate([source, np.full(stale.shape, number, dtype=np.int8)], axis=1)
     return Batch(query_rows, docs, labels, invalid, source)
+
+
+def known_columns(collection, query_rows, docs):
+    """(B, n) bool: which of `docs` (n,), text groups, each once, are known positives of each query."""
+    indptr, known = collection.known
+    flat = known[_ranges(indptr[query_rows], indptr[query_rows + 1])]
+    owner = np.repeat(np.arange(len(query_rows)), np.diff(indptr)[query_rows])
+    columns = np.zeros((len(query_rows), len(docs)), dtype=bool)
+    if len(docs):
+        by_row = np.argsort(docs)
+        at = by_row[np.minimum(np.searchsorted(docs, flat, sorter=by_row), len(docs) - 1)]
+        there = docs[at] == flat
+        columns[owner[there], at[there]] = True
+    return columns

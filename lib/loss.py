@@ -138,6 +138,51 @@ def distillation(scores, labels, teacher, *, kind, temperature):
         .sum(1).mean()
 
 
+def backward(forward, sides, loss_of, *, cached, scale=lambda value: value):
+    """Gradients of one step, with all activations kept or, `cached`, with those of one chunk (GradCache, Gao et al. 2021).
+
+    forward(*chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two lists;
+    loss_of(q_emb, d_emb) -> (loss, scores). Cached: (1) vectors without a graph; (2) the loss and its gradient with
+    respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and backward with the
+    gradient of (2). The gradient is the same; memory stays that of a chunk, for one more forward pass.
+    """
+    if not cached:
+        value, scores = loss_of(*(torch.cat([forward(*chunk) for chunk in side]) for side in sides))
+        scale(value).backward()
+        return value.detach(), scores
+    states, leaves = [], []
+    for side in sides:
+        vectors = []
+        for chunk in side:
+            states.append(_random_state())
+            with torch.no_grad():
+                vectors.append(forward(*chunk))
+        leaves.append(torch.cat(vectors).requires_grad_())
+    after = _random_state()
+    value, scores = loss_of(*leaves)
+    scale(value).backward()
+    states = iter(states)
+    for side, leaf in zip(sides, leaves):
+        begin = 0
+        for chunk in side:
+            _set_random_state(next(states))
+            vectors = forward(*chunk)
+            vectors.backward(leaf.grad[begin:begin + len(vectors)].to(vectors.dtype))
+            begin += len(vectors)
+    _set_random_state(after)
+    return value.detach(), scores
+
+
+def _random_state():
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+
+def _set_random_state(state):
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
+
+
 def batch_stats(scores, labels, invalid, source, names, *, temperature):
     """What a batch taught, as plain numbers: accuracy, mean scores, and for each source of negatives its part.
 

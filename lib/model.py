@@ -4,6 +4,7 @@ Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives
 """
 import pathlib
 
+import huggingface_hub
 import numpy as np
 import safetensors.torch
 import tokenizers
@@ -14,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lib.run import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
+from lib.transformer import TransformerEncoder
 
 # a word ends where camelCase turns a corner, so that "getHTTPResponse" and "get http response" share their words
 CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
@@ -49,7 +51,7 @@ class StaticEncoder(nn.Module):
     instrument for comparing negatives; what it cannot see is word order.
     """
     kind = "static"
-    block_tokens = 1 << 18  # tokens per block in embed(): large enough to keep all cores busy
+    block_tokens = 1 << 15  # embed() takes 8 times as many tokens per call: enough to keep all cores busy
 
     def __init__(self, tokenizer, *, dim):
         super().__init__()
@@ -65,8 +67,19 @@ class StaticEncoder(nn.Module):
             self.table.normal_(0.0, self.dim ** -0.5, generator=generator)
             self.weight.copy_(torch.as_tensor(idf))
 
-    def forward(self, ids, offsets, counts):
-        """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors."""
+    def set_device(self, device, dtype=None):
+        """Move to a device. Sums of token vectors gain nothing from autocast: `dtype` plays no part."""
+        return self.to(device)
+
+    def compile_backbone(self):
+        """Nothing to compile: one kernel does the work."""
+
+    def checkpoint_activations(self):
+        """Nothing to recompute: a bag keeps no activations worth the name."""
+
+    def forward(self, ids, offsets, counts, kind="doc"):
+        """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors, for both kinds of text."""
+        ids, offsets, counts = (x.to(self.table.device) for x in (ids, offsets, counts))
         weights = self.weight[ids] * counts                                                   # (T,)
         bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
         return F.normalize(bags, dim=-1)                                                      # (n, D)
@@ -109,6 +122,8 @@ class StaticEncoder(nn.Module):
         return encoder
 
 
+# --------------------------------------------------------------------------------------------- save and load
+
 def save_encoder(encoder, folder):
     """Write an encoder atomically, with encoder.json naming its kind, size and fingerprint."""
     with atomic_path(folder) as temporary:
@@ -118,21 +133,49 @@ def save_encoder(encoder, folder):
                                                 "fingerprint": _fingerprint_folder(temporary)})
 
 
-def load_encoder(folder):
-    """The encoder of a folder written by save_encoder(), with `.fingerprint` set; BadInput if the files were changed."""
-    folder = pathlib.Path(folder)
-    info = read_json(folder / "encoder.json")
-    found = _fingerprint_folder(folder)
-    if found != info["fingerprint"]:
-        raise BadInput(f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give {found}: "
-                       "they were changed after training")
-    encoder = StaticEncoder.read(folder).eval()
-    encoder.fingerprint = found
-    return encoder
+def load_encoder(source, **options):
+    """The encoder of a folder or of a hub's name, with `.fingerprint` set: ours, sentence-transformers' or Hugging Face's.
+
+    `options` are TransformerEncoder.read()'s. BadInput if one of our folders was changed after it was written.
+    """
+    folder = _local_folder(source)
+    fingerprint = _fingerprint_folder(folder)
+    if (folder / "encoder.json").exists():
+        info = read_json(folder / "encoder.json")
+        if fingerprint != info["fingerprint"]:
+            raise BadInput(f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give "
+                           f"{fingerprint}: they were changed after training")
+    if _is_static(folder):
+        if any(options.values()):
+            flags = ", ".join(name for name, value in options.items() if value)
+            raise BadInput(f"{folder}: a static encoder takes no {flags}")
+        encoder = StaticEncoder.read(folder)
+    else:
+        encoder = TransformerEncoder.read(folder, **options)
+    encoder.fingerprint = fingerprint
+    return encoder.eval()
+
+
+def _is_static(folder):
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else [{"type": ""}]
+    return modules[0]["type"].endswith("StaticEmbedding")
+
+
+def _local_folder(source):
+    folder = pathlib.Path(source)
+    if folder.is_dir():
+        return folder
+    if len(folder.parts) > 2 or folder.is_absolute():
+        raise BadInput(f"{source}: no such folder")
+    try:  # only what is needed: some repositories hold the same weights in five formats
+        return pathlib.Path(huggingface_hub.snapshot_download(
+            str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise BadInput(f"{source}: neither a folder nor to be had from the hub ({type(error).__name__})") from None
 
 
 def _fingerprint_folder(folder):
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
     return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
 
 
@@ -145,7 +188,7 @@ def embed(encoder, tokens, rows=None, *, desc=None):
     rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
     lengths = tokens.lengths[rows]
     by_length = np.argsort(-lengths, kind="stable")                    # longest first: memory peaks at the start
-    block = np.cumsum(np.maximum(lengths[by_length], 1)) // encoder.block_tokens
+    block = np.cumsum(np.maximum(lengths[by_length], 1)) // (8 * encoder.block_tokens)
     cuts = np.flatnonzero(np.diff(block)) + 1
     out = np.empty((len(rows), encoder.dim), dtype=np.float32)
     was_training = encoder.training

@@ -3,12 +3,13 @@ import dataclasses
 import re
 
 import numpy as np
+import torch
 
 from lib import formats
 from lib.run import BadInput, uniform
 
-SOURCES = ("in_batch", "random", "bm25", "dense", "refresh", "file")
-MINED = ("bm25", "dense", "refresh", "file")  # sources that draw from lists of candidates
+SOURCES = ("in_batch", "random", "bm25", "dense", "refresh", "adore", "queue", "file")
+MINED = ("bm25", "dense", "refresh", "adore", "file")  # sources that draw from lists of candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ def parse_arm(text):
     return stages
 
 
+def count_by_stage(text):
+    """Explicit negatives per query of an arm, as "4" or, where stages differ, as "4 then 8"."""
+    return " then ".join(str(sum(count for _, count in stage.parts)) for stage in parse_arm(text))
+
+
 def arm_sources(text):
     """The explicit sources that an arm names, in order of first use."""
     return list(dict.fromkeys(name for stage in parse_arm(text) for name, _ in stage.parts))
@@ -61,6 +67,8 @@ class Candidates:
     scores: np.ndarray    # (n, C) float32, on the source's own scale
     positive: np.ndarray  # (n,) float32: the best score of a known positive among what was fetched, nan where none was
     dropped: dict         # reason -> how many fetched docs it removed
+    teacher: np.ndarray | None = None           # (n, C) float32: scores of a teacher, nan where it gave none
+    teacher_positive: np.ndarray | None = None  # (n,) float32: its score of the query's positive
 
 
 def from_search(collection, query_rows, found, *, source, depth):
@@ -70,7 +78,7 @@ def from_search(collection, query_rows, found, *, source, depth):
     copies = _repeats(np.where(rows >= 0, collection.docs.groups[rows], -1 - np.arange(rows.shape[1])))
     positive = np.where(is_positive, scores, -np.inf).max(1)
     keep = (rows >= 0) & ~is_positive & ~copies
-    front = np.argsort(~keep, axis=1, kind="stable")[:, :depth]                              # kept ones first, in order
+    front = np.argsort(~keep, axis=1, kind="stable")[:, :depth]                             # kept ones, in order
     kept = np.take_along_axis(keep, front, 1)
     docs = np.where(kept, np.take_along_axis(rows, front, 1), -1).astype(np.int32)
     dropped = {"positive": int(is_positive.sum()), "copy": int((copies & ~is_positive).sum()),
@@ -144,39 +152,54 @@ class Supply:
     """The negatives of one arm, step by step: which sources are active, when they are mined, what each query gets.
 
     `mine(source, picks, depth)` is the caller's: it returns Candidates of the train queries at positions `picks`, found
-    with BM25 or with the encoder as it stands. `upcoming(step)` gives the positions that the next steps visit: a refresh
-    mines only for those, so that refreshing often costs little more than refreshing once.
+    with BM25 or with the encoder as it stands. `upcoming(step, count)` gives the positions that `count` steps visit:
+    refresh mines only for those, so that refreshing often costs little more than refreshing once, and adore, which
+    mines anew at each step, only for that step's.
     """
 
-    def __init__(self, arm, *, steps, refresh_every, depth, seed, collection, qrels, mine, upcoming):
+    def __init__(self, arm, *, steps, refresh_every, depth, seed, collection, mine, upcoming):
         self.stages = parse_arm(arm)
         self.starts = [round(stage.begin * steps) for stage in self.stages]
         self.sources = arm_sources(arm)
-        self.refresh_every, self.depth, self.seed = refresh_every, depth, seed
-        self.collection, self.qrels = collection, qrels
+        self.steps, self.refresh_every, self.depth, self.seed = steps, refresh_every, depth, seed
+        self.collection, self.qrels = collection, collection.split("train")
         self._mine, self._upcoming = mine, upcoming
         self._lists = {}  # source -> (Candidates, (n_train,) position of each train query in them, -1 if not there)
+        self._mined_at = {}
 
-    def stage_at(self, step):
-        """The stage that `step` belongs to."""
-        return self.stages[max(i for i, start in enumerate(self.starts) if step >= start)]
+    def active(self, step):
+        """{source: K} of the stage that `step` belongs to."""
+        return dict(self.stages[max(i for i, start in enumerate(self.starts) if step >= start)].parts)
+
+    @property
+    def queue_size(self):
+        """The largest N of queue:N, 0 without one."""
+        return max(dict(stage.parts).get("queue", 0) for stage in self.stages)
+
+    def queued(self, queue, step):
+        """What make_batch() wants of the queue: (number of its source, its docs), or None while it plays no part."""
+        count = self.active(step).get("queue")
+        return (1 + self.sources.index("queue"), queue.docs) if count and len(queue.docs) else None
 
     def prepare(self, step):
         """Mine what is due at `step`; returns the sources that were mined."""
-        mined = []
-        for source, _ in self.stage_at(step).parts:
-            due = source in MINED and source not in self._lists
-            if source == "refresh":
-                due = due or (step - self._refreshed) >= self.refresh_every
-            if due:
-                picks = self._upcoming(step, self.refresh_every) if source == "refresh" else np.arange(len(self.qrels))
-                position = np.full(len(self.qrels), -1)
-                position[picks] = np.arange(len(picks))
-                self._lists[source] = self._mine(source, picks, self.depth), position
-                mined.append(source)
-            if due and source == "refresh":
-                self._refreshed = step
-        return mined
+        due = []
+        for source, count in self.active(step).items():
+            period = {"refresh": self.refresh_every, "adore": 1}.get(source)  # others are mined once
+            if source not in MINED or not (
+                    source not in self._lists or period and step >= self._mined_at[source] + period):
+                continue
+            if period:
+                picks = self._upcoming(step, min(period, self.steps - step))
+            else:
+                picks = np.arange(len(self.qrels))
+            position = np.full(len(self.qrels), -1)
+            position[picks] = np.arange(len(picks))
+            depth = count if source == "adore" else max(count, self.depth)
+            self._lists[source] = self._mine(source, picks, depth), position
+            self._mined_at[source] = step
+            due.append(source)
+        return due
 
     def describe(self, source):
         """Numbers of the last mining of a source: list lengths, scores, and what was dropped and why."""
@@ -184,11 +207,11 @@ class Supply:
 
     def draw(self, picks, *, step, epoch):
         """One (B, K) array of doc rows for each source of the arm, in the order of `sources`; (B, 0) while it rests."""
-        active = dict(self.stage_at(step).parts)
+        active = self.active(step)
         drawn = []
         for source in self.sources:
             count = active.get(source, 0)
-            if not count:
+            if not count or source == "queue":
                 drawn.append(np.empty((len(picks), 0), dtype=np.int32))
             elif source == "random":
                 drawn.append(random_docs(self.collection, self.qrels.queries[picks], count, seed=self.seed, epoch=epoch))
@@ -196,6 +219,58 @@ class Supply:
                 candidates, position = self._lists[source]
                 drawn.append(draw(candidates, position[picks], count, seed=self.seed, epoch=epoch))
         return drawn
+
+    def teacher(self, batch, picks):
+        """(B, N) teacher scores of the batch's docs from the file's records, nan where it has none."""
+        candidates, position = self._lists["file"]
+        at = position[picks]
+        scores = np.full(batch.invalid.shape, np.nan, dtype=np.float32)
+        groups = self.collection.docs.groups[candidates.docs[at]]                           # (B, C)
+        columns = np.minimum(np.searchsorted(batch.docs, groups), len(batch.docs) - 1)
+        rows, slots = np.nonzero((batch.docs[columns] == groups) & (candidates.docs[at] >= 0))
+        scores[rows, columns[rows, slots]] = candidates.teacher[at][rows, slots]
+        scores[np.arange(len(at)), batch.labels] = candidates.teacher_positive[at]
+        return scores
+
+    def state_dict(self):
+        """What a resumed run needs: the lists and when they were mined, as tensors and plain values."""
+        lists = {}
+        for source, (candidates, position) in self._lists.items():
+            fields = {f.name: getattr(candidates, f.name) for f in dataclasses.fields(candidates)}
+            lists[source] = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}, \
+                torch.from_numpy(position)
+        return {"lists": lists, "mined_at": dict(self._mined_at)}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        for source, (fields, position) in state["lists"].items():
+            fields = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in fields.items()}
+            self._lists[source] = Candidates(**fields), position.numpy()
+        self._mined_at = dict(state["mined_at"])
+
+
+class Queue:
+    """The last N docs that a momentum encoder embedded: negatives for later steps (MoCo, He et al. 2020)."""
+
+    def __init__(self, size, dim, *, device):
+        self.size = size
+        self.docs = np.empty(0, dtype=np.int32)                                              # (n,) oldest first
+        self.vectors = torch.empty(0, dim, device=device)                                    # (n, D)
+
+    def push(self, docs, vectors):
+        """Add a step's docs (n,) and vectors (n, D); a doc that is there is replaced, the oldest beyond N leave."""
+        keep = ~np.isin(self.docs, docs)
+        docs = np.concatenate([self.docs[keep], docs])[-self.size:]
+        self.vectors = torch.cat([self.vectors[torch.from_numpy(keep)], torch.from_numpy(vectors).to(self.vectors.device)])[-self.size:]
+        self.docs = docs
+
+    def state_dict(self):
+        """The queue as tensors."""
+        return {"docs": torch.from_numpy(self.docs), "vectors": self.vectors}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self.docs, self.vectors = state["docs"].numpy(), state["vectors"].to(self.vectors.device)
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -222,24 +297,30 @@ def load_candidates(path, collection, qrels):
         raise BadInput(f"{path}: mined on collection {header.get('collection_fingerprint')}, --data is "
                        f"{collection.fingerprint}; mine again on this collection")
     position = {row: i for i, row in enumerate(qrels.queries.tolist())}
-    lists = [{} for _ in position]  # doc row -> score, in the order of the file
+    lists = [{} for _ in position]  # doc row -> (score, teacher's score), in the order of the file
+    teacher_positive = np.full(len(lists), np.nan, dtype=np.float32)
     for number, record in rows:
         query, doc = collection.queries.row_of.get(record["qid"]), collection.docs.row_of.get(record["doc_id"])
         if query is None or doc is None:
             missing = record["qid"] if query is None else record["doc_id"]
             raise BadInput(f"{path}:{number}: {formats.shorten(missing)} is not in the collection")
-        if query in position and doc not in lists[position[query]]:  # two sources may propose one doc: the first counts
-            lists[position[query]][doc] = record["score"]
+        if query in position:
+            # two sources may propose one doc: the first counts
+            lists[position[query]].setdefault(doc, (record["score"], record.get("teacher_score")))
+            if record.get("teacher_positive_score") is not None:
+                teacher_positive[position[query]] = record["teacher_positive_score"]
     if not any(lists):
         raise BadInput(f"{path}: no negatives for the queries of this split")
     docs = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int32)
-    scores = np.full(docs.shape, np.nan, dtype=np.float32)
+    scores, teacher = (np.full(docs.shape, np.nan, dtype=np.float32) for _ in range(2))
     for i, found in enumerate(lists):
-        for j, (doc, score) in enumerate(found.items()):
-            docs[i, j], scores[i, j] = doc, np.nan if score is None else score
+        for j, (doc, values) in enumerate(found.items()):
+            docs[i, j] = doc
+            scores[i, j], teacher[i, j] = (np.nan if value is None else value for value in values)
     known = collection.known_positive(qrels.queries, docs)
     if known.any():
         i, j = np.argwhere(known)[0]
         raise BadInput(f"{path}: {collection.docs.ids[docs[i, j]]} is a positive of "
                        f"{collection.queries.ids[qrels.queries[i]]}; {known.sum()} such lines: mine again")
-    return Candidates("file", qrels.queries, docs, scores, np.full(len(lists), np.nan, dtype=np.float32), {})
+    return Candidates("file", qrels.queries, docs, scores, np.full(len(lists), np.nan, dtype=np.float32), {},
+                      teacher=teacher, teacher_positive=teacher_positive)

@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn", "matplotlib", "bm25s",
@@ -145,6 +146,11 @@ def uniform(*key):
     return (state >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
 
 
+def stream(*key):
+    """A 53-bit seed for another library's generator, as a pure function of `key`."""
+    return int(uniform(*key) * 2.0 ** 53)
+
+
 def permutation(n, *key):
     """A permutation of range(n) as a pure function of `key`."""
     return np.argsort(uniform(*key, np.arange(n)), kind="stable")
@@ -155,17 +161,26 @@ def permutation(n, *key):
 class Run:
     """A folder that records one command: config.json first, metrics.jsonl line by line, summary.json last.
 
-    metrics.jsonl holds only what the seed determines; what the clock says goes to timing.jsonl, so that two runs of
-    one configuration can be compared byte for byte.
+    metrics.jsonl holds only what the seed determines; what the clock says goes to timing.jsonl, so that two runs of one
+    configuration can be compared byte for byte. With several processes only the one that `writes` touches the disk.
     """
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
+    def __init__(self, path, *, writes=True):
+        self.path, self.writes = pathlib.Path(path), writes
 
     @classmethod
-    def create(cls, path, *, overwrite, config):
-        """Make the folder and write config.json; a folder that already holds something is refused."""
-        run = cls(path)
+    def create(cls, path, *, overwrite, resume=False, writes=True, config):
+        """Make the folder and write config.json.
+
+        A folder that already holds something is refused, unless `overwrite` replaces it or `resume` continues it, which
+        only the same settings on the same inputs may.
+        """
+        run = cls(path, writes=writes)
+        if not writes:
+            return run
+        if resume and (run.path / "config.json").exists():
+            refuse_changes(read_json(run.path / "config.json"), config, path)
+            return run
         if run.path.exists() and any(run.path.iterdir()):
             if not overwrite:
                 raise BadInput(f"{path} is not empty: choose another --name, or --overwrite it")
@@ -178,13 +193,51 @@ class Run:
 
     def log(self, record, *, file="metrics.jsonl"):
         """Append one object as one line."""
-        with open(self.path / file, "a", encoding="utf-8") as out:
-            out.write(json.dumps(record) + "\n")
+        if self.writes:
+            with open(self.path / file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(record) + "\n")
 
     def read_log(self, file="metrics.jsonl"):
         """Every object logged so far."""
         path = self.path / file
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def save_state(self, parts, values):
+        """Write state.pt: the state_dict() of each of `parts`, plain `values`, and how long the logs were."""
+        if not self.writes:
+            return
+        sizes = {path.name: path.stat().st_size for path in self.path.glob("*.jsonl")}
+        with atomic_path(self.path / "state.pt") as temporary:
+            torch.save({"parts": {name: part.state_dict() for name, part in parts.items()}, "values": values,
+                        "log_sizes": sizes}, temporary)
+
+    def load_state(self, parts):
+        """Put the parts back as state.pt has them, cut the logs to their length then; returns the values, or None."""
+        path = self.path / "state.pt"
+        state = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+        if self.writes:
+            for log in self.path.glob("*.jsonl"):
+                os.truncate(log, state["log_sizes"].get(log.name, 0) if state else 0)
+        if state is None:
+            return None
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        return state["values"]
+
+    def finish(self, summary):
+        """Write summary.json, which marks the run as whole, and drop what only an interrupted one needs."""
+        write_json(self.path / "summary.json", summary)
+        (self.path / "state.pt").unlink(missing_ok=True)
+
+
+def refuse_changes(then, now, path):
+    """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
+    free = {"overwrite", "resume", "name"}
+    for part in ("args", "inputs"):
+        for key in then[part].keys() | now[part].keys():
+            old, new = then[part].get(key), now[part].get(key)
+            if old != new and not (part == "args" and key in free):
+                raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: resume with what it began with")
 
 
 def non_default(args, parser):
@@ -247,6 +300,15 @@ class Clock:
             yield
         finally:
             self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
+
+    def state_dict(self):
+        """Seconds so far, for a run that is continued later."""
+        return {"total": self.total(), "spent": dict(self.spent)}
+
+    def load_state_dict(self, state):
+        """Count on from what state_dict() returned."""
+        self.start = time.perf_counter() - state["total"]
+        self.spent = dict(state["spent"])
 
     def total(self):
         """Seconds since the clock was made."""

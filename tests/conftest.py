@@ -12,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 from lib import data, model, run  # noqa: E402
 
@@ -20,11 +21,10 @@ TINY = pathlib.Path(__file__).parent / "tiny"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The cache folder of this session; nothing may reach for the network."""
+    """The cache folder of this session."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARDNEG_CACHE", str(folder))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield folder
 
 

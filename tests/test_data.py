@@ -196,14 +196,14 @@ def test_select_equals_slicing_by_hand(counts):
     ids = random.integers(1000, size=lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     numbers = random.integers(1, 9, size=len(ids)).astype(np.uint16) if counts else None
-    tokens = data.Tokens(ids, offsets, numbers)
+    tokens = data.Tokens(ids, offsets, numbers, kind="query")
     assert len(tokens) == 30 and tokens.lengths.tolist() == lengths.tolist()
     for rows in (np.arange(30), np.array([4, 4, 0, 29]), np.array([7]), random.integers(30, size=50)):
-        found_ids, found_offsets, found_counts = tokens.select(rows)
+        found_ids, found_offsets, found_counts, kind = tokens.select(rows)
         slices = [slice(offsets[row], offsets[row + 1]) for row in rows]
         assert found_ids.tolist() == [i for s in slices for i in ids[s]]
         assert found_offsets.tolist() == [0, *np.cumsum(lengths[rows]).tolist()]
-        assert found_ids.dtype == found_offsets.dtype == torch.int32
+        assert found_ids.dtype == found_offsets.dtype == torch.int32 and kind == "query"
         if counts:
             assert found_counts.tolist() == [n for s in slices for n in numbers[s]]
             assert found_counts.dtype == torch.float32
@@ -218,6 +218,7 @@ def test_tokens_are_made_once(tiny, counts):
     assert encoder.calls == 1
     second = data.tokenize(tiny.docs, encoder, "doc")
     assert encoder.calls == 1
+    assert first.kind == second.kind == "doc"
     assert (first.ids == second.ids).all() and (first.offsets == second.offsets).all()
     assert (first.counts is None and second.counts is None) if not counts else (first.counts == second.counts).all()
     words = tiny.docs.text(3).split()
@@ -243,7 +244,7 @@ def test_static_tokens_are_the_different_tokens_with_counts(tiny):
     encoder = make_encoder(tiny)
     tokens = data.tokenize(tiny.docs, encoder, "doc")
     for row in range(len(tiny.docs)):
-        ids, _, counts = tokens.select(np.array([row]))
+        ids, _, counts, _ = tokens.select(np.array([row]))
         encoded = encoder.tokenizer.encode(tiny.docs.text(row), add_special_tokens=False).ids
         assert dict(zip(ids.tolist(), counts.tolist())) == {i: encoded.count(i) for i in encoded}
 

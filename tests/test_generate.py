@@ -9,7 +9,8 @@ from lib.generate import extractive_answer, sentences
     ("The Moon raises the tides. Most coasts turn through both.", ["The Moon raises the tides.", "Most coasts turn through both."]),
     ("It is about 4.5 billion years old, they say.", ["It is about 4.5 billion years old, they say."]),
     ("A first paragraph of text\n\nand a\nsecond one, too.", ["A first paragraph of text", "and a second one, too."]),
-    ("Short. Also.", ["Short. Also."]),
+    ("Short. Also.", []),
+    ("Why does toast turn brown? Sugars react with amino acids.", ["Sugars react with amino acids."]),
 ])
 def test_sentences(text, wanted):
     assert sentences(text) == wanted

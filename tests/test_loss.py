@@ -89,6 +89,165 @@ def test_scores_are_float32_under_autocast():
     assert scores.dtype == torch.float32 and torch.equal(loss, wanted)
 
 
+# ---------------------------------------------------------------------------------------------------- options
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+def loop_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0, label_smoothing=0.0, debias=0.0,
+              mask_margin=None, guide=None, guide_margin=0.0):
+    """InfoNCE with the options of contrastive_loss, one query and one doc after the other."""
+    q, d, labels, invalid = (x.tolist() for x in (q_emb, d_emb, labels, invalid))
+    B, N, total = len(q), len(d), 0.0
+    for i in range(B):
+        own, positive = labels[i], dot(q[i], d[labels[i]])
+        negatives = []
+        for j in range(N):
+            margin = mask_margin is not None and dot(q[i], d[j]) > positive + mask_margin
+            guided = guide is not None and guide[i, j] > guide[i, own] - guide_margin
+            if j != own and not (invalid[i][j] or margin or guided):
+                negatives.append(dot(q[i], d[j]))
+        for j in range(B):
+            mine_suits_j = labels[j] == own or invalid[j][own]
+            theirs_suits_i = labels[j] == own or invalid[i][labels[j]]
+            if "d2q" in terms and not mine_suits_j:
+                negatives.append(dot(q[j], d[own]))
+            if "q2q" in terms and not (mine_suits_j or theirs_suits_i):
+                negatives.append(dot(q[i], q[j]))
+        if "d2d" in terms:
+            negatives += [dot(d[own], d[j]) for j in range(N) if j != own and not invalid[i][j]]
+        up = math.exp(positive / temperature)
+        powers = [math.exp(s / temperature + hardness * s) for s in negatives]
+        if debias:
+            corrected = (sum(powers) - debias * len(powers) * up) / (1 - debias)
+            total -= math.log(up / (up + max(corrected, len(powers) * math.exp(-1 / temperature))))
+            continue
+        log_softmax = [math.log(power / (up + sum(powers))) for power in (up, *powers)]
+        spread = sum(log_softmax[1:]) / max(1, len(powers))
+        total -= (1 - label_smoothing) * log_softmax[0] + label_smoothing * spread
+    return total / B
+
+
+def make_double(seed=0, B=5, N=12, D=6):
+    """A batch in double precision, where query 1 shares query 0's positive and doc labels[2] also answers query 3."""
+    q_emb, d_emb, labels, invalid, _ = make_batch(B, N, D, seed=seed)
+    labels = torch.tensor([4, 4, 0, 7, 9])
+    invalid[torch.arange(B), labels] = False
+    invalid[3, 0] = True
+    q_emb, d_emb = (torch.nn.functional.normalize(x.double(), dim=1) for x in (q_emb, d_emb))
+    return q_emb, d_emb, labels, invalid
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"terms": ("d2q",)}, {"terms": ("q2q",)}, {"terms": ("d2d",)}, {"terms": ("d2q", "q2q", "d2d")},
+    {"hardness": 3.0}, {"hardness": 3.0, "terms": ("q2q",)}, {"label_smoothing": 0.2}, {"label_smoothing": 0.2, "hardness": 2.0},
+    {"debias": 0.05}, {"debias": 0.6}, {"mask_margin": 0.0}, {"mask_margin": 0.3}, {"mask_margin": -0.3},
+    {"guide": True}, {"guide": True, "guide_margin": 0.4}, {"guide": True, "mask_margin": 0.1, "label_smoothing": 0.1},
+], ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_options_equal_a_double_loop(options, seed):
+    q_emb, d_emb, labels, invalid = make_double(seed)
+    if "guide" in options:
+        options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
+    loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
+    assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
+    assert torch.equal(scores, q_emb @ d_emb.T)
+    plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
+    assert not options or loss != plain
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"hardness": 3.0}, {"label_smoothing": 0.2}, {"debias": 0.05}, {"terms": ("d2q", "q2q", "d2d")}, {"mask_margin": 0.1},
+    {"triplet_margin": 0.2},
+], ids=str)
+def test_options_keep_the_mask(options):
+    q_emb, d_emb, labels, invalid = make_double()
+    column = 11
+    invalid[:, column] = True
+    d_emb.requires_grad_()
+    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)[0].backward()
+    assert (d_emb.grad[column] == 0).all() and d_emb.grad.isfinite().all() and d_emb.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"terms": ("d2q", "q2q", "d2d")}], ids=str)
+def test_a_low_temperature_stays_finite(options):
+    q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 4, seed=0)
+    q_emb = d_emb[labels].clone().requires_grad_()                         # similarities of 1, logits of 100
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **options)[0]
+    loss.backward()
+    assert loss.isfinite() and q_emb.grad.isfinite().all()
+
+
+def test_hardness_is_a_constant_for_the_gradient():
+    """Its gradient is that of importance weights exp(hardness * similarity) on the negatives (Robinson et al. 2021)."""
+    q_emb, d_emb, labels, invalid = make_double()
+    q_emb.requires_grad_()
+    scores = q_emb @ d_emb.T
+    weights = (2.0 * scores.detach()).exp().scatter(1, labels[:, None], 1.0).masked_fill(invalid, 0.0)
+    powers = weights * (scores / 0.3).exp()
+    positive = powers.gather(1, labels[:, None])[:, 0]
+    wanted = torch.autograd.grad((powers.sum(1).log() - positive.log()).mean(), q_emb)[0]
+    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, hardness=2.0)[0]
+    torch.testing.assert_close(torch.autograd.grad(found, q_emb)[0], wanted)
+
+
+def test_triplets():
+    q_emb, d_emb, labels, invalid = make_double()
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, triplet_margin=0.2)[0]
+    q, d = q_emb.tolist(), d_emb.tolist()
+    hinges = [max(0.0, 0.2 - dot(q[i], d[label]) + dot(q[i], d[j])) for i, label in enumerate(labels.tolist())
+              for j in range(12) if j != label and not invalid[i, j]]
+    assert loss.item() == pytest.approx(sum(hinges) / len(hinges), abs=1e-10)
+
+
+def test_matryoshka_is_the_mean_over_prefixes():
+    q_emb, d_emb, labels, invalid = make_double()
+    losses = []
+    for dim in (2, 4, 6):
+        q, d = (torch.nn.functional.normalize(x[:, :dim], dim=1) for x in (q_emb, d_emb))
+        losses.append(loop_loss(q, d, labels, invalid, temperature=0.3))
+    for dims in ((2, 4, 6), (6, 4, 2)):
+        loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, dims=dims)
+        assert loss.item() == pytest.approx(sum(losses) / 3, abs=1e-10)
+        assert torch.equal(scores, q_emb @ d_emb.T)
+
+
+def test_the_temperature_can_be_learned():
+    q_emb, d_emb, labels, invalid = make_double()
+    temperature = torch.tensor(0.3, dtype=torch.double, requires_grad=True)
+    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)[0].backward()
+    above, below = (loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3 + step) for step in (1e-5, -1e-5))
+    assert temperature.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["margin_mse", "kl"])
+def test_distillation(kind):
+    q_emb, d_emb, labels, invalid = make_double()
+    torch.manual_seed(1)
+    teacher = torch.randn(5, 12, dtype=torch.double)
+    teacher[torch.rand(5, 12) < 0.3] = math.nan
+    teacher[torch.arange(5), labels] = 1.0
+    teacher[4, labels[4]] = math.nan                                       # without its positive a row teaches nothing
+    taught = []
+    for i, label in enumerate(labels.tolist()):
+        known = [j for j in range(12) if not math.isnan(teacher[i, j]) and not math.isnan(teacher[i, label])]
+        scores = {j: dot(q_emb[i].tolist(), d_emb[j].tolist()) for j in known}
+        goal = {j: teacher[i, j].item() for j in known}
+        if kind == "margin_mse":
+            taught += [(scores[label] - scores[j] - goal[label] + goal[j]) ** 2 for j in known if j != label]
+        elif known:
+            sums = [sum(math.exp(goal[j]) for j in known), sum(math.exp(scores[j] / 0.3) for j in known)]
+            taught.append(sum(math.exp(goal[j]) / sums[0] * (goal[j] - math.log(sums[0]) - scores[j] / 0.3 + math.log(sums[1]))
+                              for j in known))
+    plain = loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3)
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, teacher=teacher, distill=kind,
+                            distill_weight=0.25)[0]
+    assert loss.item() == pytest.approx(0.75 * plain + 0.25 * sum(taught) / len(taught), abs=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------- statistics
+
 @pytest.mark.parametrize("seed", range(5))
 def test_batch_stats_equal_brute_force(seed):
     B, N, names = 6, 20, ("bm25", "refresh")

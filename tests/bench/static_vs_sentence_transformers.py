@@ -5,19 +5,20 @@
     python tests/bench/static_vs_sentence_transformers.py --data FOLDER --epochs 8 --batch_size 256 --dim 384
     python tests/bench/static_vs_sentence_transformers.py --parts encode mine --out bench.json
 
-Flags other than those below are train.py's (--data --epochs --batch_size --dim --seed --lr --temperature --ema ...),
-and so are their defaults. Both sides run in this process, on the CPU, with the same number of threads.
+Flags other than those below are train.py's (--data --epochs --batch_size --dim --seed --lr --temperature --ema ...), and
+so are their defaults. Both sides run in this process, on the CPU, with the same number of threads.
 
-train   in-batch negatives only: the same pairs in the same batches, the same tokenizer, initial vectors (token weights
-        folded into the table), temperature, AdamW, learning rates and float32; no evaluation, saving or logging. The
-        peer cannot keep token weights apart from vectors, average weights, or mask known positives; ours does all three.
-encode  the whole corpus with one encoder folder that both read.
-mine    --depth negatives for every training query, from texts on the peer's side, embedding included on both.
+train    in-batch negatives only. The same on both sides: pairs, batches and their order, tokenizer, initial vectors (our
+         token weights folded in), temperature, AdamW, learning rates, float32. Nothing is evaluated, saved or logged.
+         Only ours keeps token weights apart, masks known positives and averages weights: that is its time and its gain.
+encode   the whole corpus, with one folder that both sides load.
+mine     --depth negatives for every training query, embedding queries and corpus included.
 
-Our tokens are cached, as in every run but the first; lines with "+ tokenise" pay for tokenising all texts anew.
+Our tokens come from the cache, as in every run but the first; "+ tokenise" makes the tokens of all queries and docs anew.
+The peer gets texts that are in memory already; making its datasets is not timed.
 """
 import argparse
-import contextlib
+import copy
 import os
 import pathlib
 import statistics
@@ -48,21 +49,22 @@ except ImportError as error:
     sys.exit(f'error: this comparison needs its peer ({error}): pip install "sentence-transformers[train]"')
 
 PARTS = ("train", "encode", "mine")
-PEER_BATCHES = (32, 256)  # the default of SentenceTransformer.encode, and one that suits a small encoder
-WARM_UP = 3               # training steps on copies, before the clock starts
+PEER_BATCHES = (32, 256)  # texts per call of the peer's encoder: its default, and more; the faster one counts
+WARM_UP = 3               # training steps of each side before the clock starts
+COMPARED = 1000           # queries whose negatives are compared
 
 
 def parse_args():
-    """Our own flags, and train.py's settings for all the others."""
+    """Our own flags, and train.py's arguments for all the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="any of train, encode, mine; default: all")
-    add("--repeats", type=int, default=3, help="timings of encode and mine, sides in turn; the median counts")
-    add("--peer_lr", type=float, help="peak learning rate of the peer; default: --lr, ours")
-    add("--out", metavar="F", help="JSON file for the table, with settings and versions")
+    add("--repeats", type=int, default=3, help="rounds of encode and mine, sides in turn; the median counts")
+    add("--peer_lr", type=float, help="peak learning rate of the peer; default: ours, --lr")
+    add("--out", metavar="F", help="JSON file for the table, settings and versions")
     own, rest = parser.parse_known_args()
-    with mock.patch.object(sys, "argv", ["train.py", "--negatives", "in_batch", *rest]):
+    with mock.patch.object(sys, "argv", [sys.argv[0], "--negatives", "in_batch", *rest]):
         args, _ = train.parse_args()
     return own, args
 
@@ -71,55 +73,203 @@ def main():
     own, args = parse_args()
     collection = data.load_collection(args.data)
     encoder = train.make_encoder(args, collection, seed=args.seeds[0])
-    folder = pathlib.Path(tempfile.mkdtemp())
-    facts = {"data": collection.name, "docs": len(collection.docs), "train_queries": len(collection.split("train")),
-             "batch_size": args.batch_size, "epochs": args.epochs, "dim": args.dim, "vocab_size": len(encoder.weight),
-             "seed": args.seeds[0], "lr": args.lr, "peer_lr": own.peer_lr or args.lr, "temperature": args.temperature,
-             "ema": args.ema, "depth": args.depth, "torch_threads": torch.get_num_threads(),
-             "faiss_threads": faiss.omp_get_max_threads(), "cores": os.cpu_count()}
-    facts |= run.versions() | {"sentence-transformers": st.__version__, "datasets": datasets.__version__}
-    print("\n".join(f"   {name} = {value}" for name, value in facts.items()))
+    peer_lr = own.peer_lr or args.lr
+    settings = {"data": collection.name, "docs": len(collection.docs), "train_queries": len(collection.split("train")),
+                "vocab_size": len(encoder.weight), "seed": args.seeds[0], "peer_lr": peer_lr, "repeats": own.repeats}
+    settings |= {name: getattr(args, name) for name in ("batch_size", "epochs", "dim", "lr", "temperature", "ema", "depth")}
+    settings |= {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "faiss_threads": faiss.omp_get_max_threads()}
+    versions = run.versions() | {"sentence-transformers": st.__version__, "datasets": datasets.__version__}
+    for facts in (settings, versions):
+        print(", ".join(f"{name} {value}" for name, value in facts.items()))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if "train" in own.parts:
-            encoder, found = compare_training(args, collection, encoder, folder, peer_lr=facts["peer_lr"])
+            found, encoder = compare_training(args, collection, encoder, folder, peer_lr=peer_lr)
             rows += found
         model.save_encoder(encoder, folder / "encoder")
-        both = model.load_encoder(folder / "encoder"), st.SentenceTransformer(str(folder / "encoder"), device="cpu")
+        encoder = model.load_encoder(folder / "encoder")
+        peer = st.SentenceTransformer(str(folder / "encoder"), device="cpu")
         if "encode" in own.parts:
-            rows += compare_encoding(collection, *both, repeats=own.repeats)
+            rows += compare_encoding(collection, encoder, peer, folder, repeats=own.repeats)
         if "mine" in own.parts:
-            rows += compare_mining(collection, *both, depth=args.depth, repeats=own.repeats)
+            rows += compare_mining(collection, encoder, peer, folder, depth=args.depth, repeats=own.repeats)
     print_table(rows)
     if own.out:
-        run.write_json(own.out, {"settings": facts, "rows": rows})
+        run.write_json(own.out, {"settings": settings, "versions": versions, "rows": rows})
+        print(f"\nwrote   {own.out}")
 
 
 # ------------------------------------------------------------------------------------------------- training
 
 def compare_training(args, collection, encoder, folder, *, peer_lr):
     """Rows of the table, and our trained encoder."""
-    qrels, seed = collection.split("train"), args.seeds[0]
-    order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
+    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=args.seeds[0])
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
-    tokenise_s, (q_tokens, d_tokens) = tokenise_anew(collection, encoder)
-    table = (encoder.table * encoder.weight[:, None]).detach()
+    tokenise_s, tokens = timed(lambda: tokenise(collection, encoder, folder))
+    for count in (WARM_UP, steps):
+        ours_s, raw, averaged = train_ours(args, collection, encoder, tokens, order, steps=count)
+        peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
+    test = collection.queries.texts(collection.split("test").queries)
+    check = {f"ours {train.SELECT}": score(collection, *embed(averaged, collection, tokens, "test")),
+             "not averaged": score(collection, *embed(raw, collection, tokens, "test")),
+             "peer": score(collection, peer.encode(test, normalize_embeddings=True),
+                           peer.encode(collection.docs.texts(), batch_size=max(PEER_BATCHES), normalize_embeddings=True))}
+    return [row(f"train, {steps} steps", ours_s, peer_s, check), row("  + tokenise", ours_s + tokenise_s, peer_s)], averaged
 
-    def ours(steps):
-        seconds, trained, averaged = train_ours(args, collection, encoder, q_tokens, d_tokens, order, steps=steps)
-        return seconds, trained, averaged
 
-    def peer(steps):
-        start = StaticEmbedding(encoder.tokenizer, embedding_weights=table.clone())
-        return train_peer(args, collection, start, order, folder / "peer", steps=steps, lr=peer_lr)
+def train_ours(args, collection, encoder, tokens, order, *, steps):
+    """train.py's loop over in-batch negatives -> (seconds, encoder, encoder of averaged weights)."""
+    qrels, (q_tokens, d_tokens) = collection.split("train"), tokens
+    encoder = copy.deepcopy(encoder).train()
+    begin = time.perf_counter()
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
+    averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+    for step in range(steps):
+        picks = order.picks(step)
+        positives = data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
+        batch = data.make_batch(collection, qrels.queries[picks], positives, [])
+        labels, invalid = torch.from_numpy(batch.labels), torch.from_numpy(batch.invalid)
+        q_emb, d_emb = encoder(*q_tokens.select(batch.queries)), encoder(*d_tokens.select(batch.docs))  # (B, D), (N, D)
+        value, _ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
+        value.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * train.learning_rate(step, steps, args.warmup)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        averaged.update_parameters(encoder)
+    return time.perf_counter() - begin, encoder, averaged.module
 
-    ours(WARM_UP), peer(WARM_UP)
-    ours_s, raw, averaged = ours(steps)
-    peer_s, trained = peer(steps)
 
-    def test(embed_queries, embed_docs):
-        found = index.exact_search(embed_queries, embed_docs, train.RANKED)
-        return metrics.mean(metrics.score(collection, "test", *found))[train.SELECT]
+def train_peer(args, collection, encoder, order, folder, *, steps, lr):
+    """SentenceTransformerTrainer over the same batches, from the same vectors -> (seconds of its train(), model)."""
+    qrels = collection.split("train")
+    pairs = []
+    for step in range(steps):
+        picks = order.picks(step)
+        positives = data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
+        pairs.append(np.stack([qrels.queries[picks], positives], axis=1))                    # (B, 2)
+    pairs, rows = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(pairs[:, 0]), "doc": collection.docs.texts(pairs[:, 1])})
+    vectors = (encoder.table * encoder.weight[:, None]).detach().clone()
+    peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, embedding_weights=vectors)], device="cpu")
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=0.0, fused=True)
+    trainer = st.SentenceTransformerTrainer(
+        peer, train_dataset=dataset, loss=MultipleNegativesRankingLoss(peer, scale=1 / args.temperature),
+        optimizers=(optimizer, LambdaLR(optimizer, lambda step: train.learning_rate(step, steps, args.warmup))),
+        args=st.SentenceTransformerTrainingArguments(
+            output_dir=str(folder / "peer"), max_steps=steps, per_device_train_batch_size=order.batch_size, max_grad_norm=0.0,
+            use_cpu=True, disable_tqdm=True, report_to="none", eval_strategy="no", save_strategy="no", logging_strategy="no",
+            batch_sampler=lambda _, *, batch_size, drop_last, **rest: DefaultBatchSampler(
+                rows.tolist(), batch_size=batch_size, drop_last=drop_last)))
+    seconds, _ = timed(trainer.train)
+    assert trainer.state.global_step == steps, (trainer.state.global_step, steps)
+    return seconds, peer
 
-    return rows
+
+def score(collection, q_emb, d_emb):
+    """The measure by which train.py chooses, of exact search on the test split."""
+    return metrics.mean(metrics.score(collection, "test", *index.exact_search(q_emb, d_emb, train.RANKED)))[train.SELECT]
+
+
+# ------------------------------------------------------------------------------------------------- encoding
+
+def compare_encoding(collection, encoder, peer, folder, *, repeats):
+    """Rows of the table; the peer with the faster of its batch sizes."""
+    texts, d_tokens = collection.docs.texts(), data.tokenize(collection.docs, encoder, "doc")
+    sides = {"ours": lambda: model.embed(encoder, d_tokens),
+             "fresh": lambda: model.embed(encoder, tokenise(collection, encoder, folder)[1])}
+    sides |= {size: lambda size=size: peer.encode(texts, batch_size=size) for size in PEER_BATCHES}
+    seconds, vectors = race(sides, repeats=repeats)
+    size = min(PEER_BATCHES, key=seconds.get)
+    apart = ((vectors["ours"] - vectors[size]) ** 2).sum(1).max()  # 1 - apart / 2 is the cosine; docs without tokens agree
+    return [row("encode the corpus", seconds["ours"], seconds[size], {"lowest cosine": 1 - apart / 2, "peer's batch": size}),
+            row("  + tokenise", seconds["fresh"], seconds[size])]
+
+
+# --------------------------------------------------------------------------------------------------- mining
+
+def compare_mining(collection, encoder, peer, folder, *, depth, repeats):
+    """Rows of the table; the peer with the faster of its two searches."""
+    qrels, texts = collection.split("train"), collection.docs.texts()
+    pairs = [(query, doc) for i, query in enumerate(qrels.queries) for doc in qrels.positives(i)]
+    queries, docs = zip(*pairs)
+    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(queries), "doc": [texts[doc] for doc in docs]})
+    cached = data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
+
+    def ours(tokens):
+        found = index.exact_search(*embed(encoder, collection, tokens, "train"), depth + negatives.overfetch(collection))
+        return negatives.from_search(collection, qrels.queries, found, source="dense", depth=depth)
+
+    def theirs(use_faiss):  # n-tuple is the format that costs the peer least
+        return mine_hard_negatives(dataset, peer, corpus=texts, range_max=depth, num_negatives=depth, use_faiss=use_faiss,
+                                   output_format="n-tuple", batch_size=max(PEER_BATCHES), verbose=False)
+
+    seconds, mined = race({"ours": lambda: ours(cached), "fresh": lambda: ours(tokenise(collection, encoder, folder)),
+                           "torch": lambda: theirs(False), "faiss": lambda: theirs(True)}, repeats=repeats)
+    search = min("torch", "faiss", key=seconds.get)
+    check = {"negatives in common": overlap(collection, mined["ours"], mined[search], texts), "peer's search": search}
+    return [row(f"mine {depth} negatives", seconds["ours"], seconds[search], check),
+            row("  + tokenise", seconds["fresh"], seconds[search])]
+
+
+def overlap(collection, candidates, dataset, texts):
+    """Share of our negatives that the peer mined too for the same query; copies of a text are one."""
+    groups = collection.docs.groups
+    group_of = dict(zip(reversed(texts), reversed(groups.tolist())))
+    position = {text: i for i, text in enumerate(collection.queries.texts(candidates.queries))}
+    shares = []
+    for record in dataset.select(range(min(COMPARED, len(dataset)))):
+        ours = candidates.docs[position[record["query"]]]
+        ours = set(groups[ours[ours >= 0]].tolist())
+        theirs = {group_of[text] for name, text in record.items() if name.startswith("negative")}
+        shares.append(len(ours & theirs) / len(ours))
+    return statistics.mean(shares)
+
+
+# -------------------------------------------------------------------------------------------- shared helpers
+
+def tokenise(collection, encoder, folder):
+    """(tokens of all queries, tokens of all docs), made anew in an empty cache."""
+    with mock.patch.dict(os.environ, HARDNEG_CACHE=tempfile.mkdtemp(dir=folder)):
+        return data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
+
+
+def embed(encoder, collection, tokens, split):
+    """Our vectors of a split's queries and of the corpus."""
+    return model.embed(encoder, tokens[0], collection.split(split).queries), model.embed(encoder, tokens[1])
+
+
+def timed(function):
+    """(seconds, result) of one call."""
+    begin = time.perf_counter()
+    result = function()
+    return time.perf_counter() - begin, result
+
+
+def race(sides, *, repeats):
+    """Median seconds and last result by name; the sides run in turn, after a round that does not count."""
+    seconds, results = {name: [] for name in sides}, {}
+    for _ in range(repeats + 1):
+        for name, side in sides.items():
+            spent, results[name] = timed(side)
+            seconds[name].append(spent)
+    return {name: statistics.median(spent[1:]) for name, spent in seconds.items()}, results
+
+
+def row(task, ours_s, peer_s, check=None):
+    """One line of the table."""
+    return {"task": task, "ours_s": ours_s, "peer_s": peer_s, "ratio": peer_s / ours_s, "check": check or {}}
+
+
+def print_table(rows):
+    """Seconds of both sides, how many times ours the peer took, and what shows that the work was the same."""
+    print(f"\n{'task':24}{'ours s':>10}{'peer s':>10}{'peer / ours':>13}   check")
+    for r in rows:
+        check = ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+                          for name, value in r["check"].items())
+        print(f"{r['task']:24}{r['ours_s']:>10.2f}{r['peer_s']:>10.2f}{r['ratio']:>13.1f}   {check}")
+
+
+if __name__ == "__main__":
+    run.cli(main)

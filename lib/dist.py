@@ -1,0 +1,113 @@
+"""torch.distributed helpers; on one process each of them is the identity, so that scripts have no branches.
+
+Every process knows the whole batch as integers (its draw is a pure function of the seed), encodes the rows that are its
+own, and gathers the vectors of the others: process r of W owns rows r, r + W, r + 2W, ...
+"""
+import contextlib
+import os
+import sys
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+def start(device):
+    """Join the processes that torchrun started; returns the device of this one (cuda: one GPU each)."""
+    if "RANK" not in os.environ:
+        return torch.device(device)
+    if torch.device(device).type == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    if rank() > 0:  # one voice
+        sys.stdout = open(os.devnull, "w")
+        os.environ["TQDM_DISABLE"] = "1"
+    return torch.device(device)
+
+
+def stop():
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank():
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main():
+    """Whether this process writes files."""
+    return rank() == 0
+
+
+def barrier():
+    """Wait until all processes are here."""
+    if world() > 1:
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def main_first():
+    """Run the block on process 0 first, then on the others: what process 0 cached, they find."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def own(n):
+    """The rows of n that this process handles."""
+    return np.arange(rank(), n, world())
+
+
+def gather(part, n):
+    """All n rows from each process's own: part (n_own, ...) -> (n, ...). The own rows keep their gradient.
+
+    Each process computes the whole loss, so that the gradients of the parameters, summed over processes, are those of
+    one process with the whole batch: nothing is lost at the border.
+    """
+    if world() == 1:
+        return part
+    size = -(-n // world())
+    padded = part.new_zeros((size, *part.shape[1:]))  # collectives want equal shapes; n need not divide
+    padded[:len(part)] = part.detach()
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    rows = torch.stack(parts, 1).flatten(0, 1)[:n]  # row i * W + r is the i-th of process r
+    return rows.index_copy(0, torch.from_numpy(own(n)).to(part.device), part)
+
+
+def map_rows(function, rows):
+    """function(rows) -> arrays with a row for each of `rows`, or a tuple of such; each process does its share."""
+    if world() == 1:
+        return function(rows)
+    result = function(rows[own(len(rows))])
+    parts = result if isinstance(result, tuple) else (result,)
+    device = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+    gathered = tuple(gather(torch.from_numpy(np.ascontiguousarray(part)).to(device), len(rows)).cpu().numpy()
+                     for part in parts)
+    return gathered if isinstance(result, tuple) else gathered[0]
+
+
+def sum_gradients(parameters):
+    """Add up the gradients of all processes, in place, in one message."""
+    if world() == 1:
+        return
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.reshape(-1) for p in parameters])
+    dist.all_reduce(flat)
+    begin = 0
+    for p in parameters:
+        p.grad.copy_(flat[begin:begin + p.numel()].view_as(p))
+        begin += p.numel()

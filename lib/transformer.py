@@ -1,0 +1,292 @@
+"""Transformer encoders: any Hugging Face backbone, pooled, projected and normalised, in sentence-transformers layout."""
+import contextlib
+import copy
+import pathlib
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+
+from lib.run import BadInput, fingerprint, read_json, write_json
+
+POOLINGS = ("mean", "cls", "last")
+# sentence-transformers' names of the poolings, in today's and in yesterday's config files
+LEGACY_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+ST_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+ST_TYPE = "sentence_transformers.models."
+
+
+class Tower(nn.Module):
+    """A backbone, a pooling and, if wanted, a linear projection: padded token ids -> one vector per text."""
+
+    def __init__(self, backbone, *, pooling, projection=None):
+        super().__init__()
+        self.backbone, self.pooling, self.projection = backbone, pooling, projection
+
+    @property
+    def dim(self):
+        """D, the length of the vectors."""
+        return self.projection.out_features if self.projection else self.backbone.config.hidden_size
+
+    def forward(self, ids, lengths):
+        """ids (n, L) padded on the right, lengths (n,) -> (n, D)."""
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]              # (n, L)
+        # without padding no mask is needed, and attention takes its fastest path
+        attention_mask = None if int(lengths.min()) == ids.shape[1] else mask.long()
+        hidden = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state  # (n, L, H)
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        elif self.pooling == "last":
+            pooled = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
+        else:
+            pooled = (hidden.float() * mask[..., None]).sum(1) / lengths[:, None]
+        return self.projection(pooled) if self.projection else pooled
+
+
+class TransformerEncoder(nn.Module):
+    """Queries and docs through a shared tower or through one each, with prefixes and lengths of their own."""
+    kind = "transformer"
+
+    def __init__(self, query_tower, doc_tower, tokenizer, *, settings):
+        super().__init__()
+        self.query_tower = query_tower
+        self.doc_tower = doc_tower  # the same module when shared: its parameters are counted once
+        self.tokenizer, self.settings = tokenizer, settings
+        self.dtype = None  # of autocast; None computes in the weights' own precision
+        self.block_tokens = 2048  # tokens per forward pass: small enough for the cache of a CPU; set_device() raises it
+
+    @property
+    def dim(self):
+        """D, the length of the vectors."""
+        return self.doc_tower.dim
+
+    def set_device(self, device, dtype=None):
+        """Move to a device and choose autocast's dtype; on a GPU a forward pass takes more tokens at once."""
+        self.to(device)
+        self.dtype = dtype
+        if torch.device(device).type == "cuda":
+            self.block_tokens = 1 << 16
+        return self
+
+    def compile_backbone(self):
+        """torch.compile, in place: parameters keep their names."""
+        for tower in {self.query_tower, self.doc_tower}:
+            tower.backbone.compile(dynamic=True)
+
+    def checkpoint_activations(self):
+        """Recompute activations in the backward pass."""
+        for tower in {self.query_tower, self.doc_tower}:
+            tower.backbone.gradient_checkpointing_enable()
+
+    def forward(self, ids, offsets, counts=None, kind="doc"):
+        """ids (T,), offsets (n + 1,) -> (n, D). Texts are grouped by length, so that little is spent on padding."""
+        tower = self.query_tower if kind == "query" else self.doc_tower
+        device = next(tower.parameters()).device
+        lengths = offsets.diff().long()
+        by_length = torch.argsort(lengths, descending=True, stable=True)
+        texts = ids.long().split(lengths.tolist())
+        pooled = []
+        context = torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext()
+        with context:
+            for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
+                rows = by_length[part]
+                padded = nn.utils.rnn.pad_sequence([texts[i] for i in rows.tolist()], batch_first=True,
+                                                   padding_value=self.tokenizer.pad_token_id)
+                pooled.append(tower(padded.to(device), lengths[rows].to(device)).float())
+        vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
+        return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
+
+    def token_key(self, kind):
+        """Identifies how texts become tokens: equal keys, equal tokens."""
+        state = self.tokenizer.backend_tokenizer.to_str()
+        return fingerprint("transformer", state, self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"])
+
+    def tokenize(self, texts, kind="doc"):
+        """(ids (T,) int32, offsets (n + 1,) int64, None): prefix and text, cut at the length of this kind of text."""
+        prefix = self.settings[f"{kind}_prefix"]
+        encoded = self.tokenizer([prefix + text for text in texts], truncation=True,
+                                 max_length=self.settings[f"{kind}_length"], return_attention_mask=False,
+                                 return_token_type_ids=False)["input_ids"]
+        offsets = np.cumsum([0] + [len(ids) for ids in encoded])
+        flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int32, count=offsets[-1])
+        return flat, offsets, None
+
+    # ---------------------------------------------------------------------------------------------- files
+
+    def write(self, folder):
+        """Write the encoder's files: one tower as Transformer, Pooling, ..., two as a Router over both."""
+        tail = [("Normalize", "Normalize")] if self.settings["normalize"] else []
+        if self.query_tower is self.doc_tower:
+            parts = self._write_tower(self.doc_tower, folder, first="", prefix="")
+            write_json(folder / "modules.json", [
+                {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
+                for i, (path, kind) in enumerate(parts + [(f"{len(parts)}_{name}", kind) for name, kind in tail])])
+        else:
+            routes = {"query": self.query_tower, "document": self.doc_tower}
+            parts = {name: self._write_tower(tower, folder, first=f"{name}_0_Transformer", prefix=f"{name}_")
+                     for name, tower in routes.items()}
+            write_json(folder / "router_config.json", {
+                "types": {path: ST_TYPE + kind for route in parts.values() for path, kind in route},
+                "structure": {name: [path for path, _ in route] for name, route in parts.items()}, "parameters": {}})
+            write_json(folder / "modules.json", [
+                {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
+                for i, (path, kind) in enumerate([("", "Router")] + [("1_Normalize", "Normalize")] * len(tail))])
+        write_json(folder / "config_sentence_transformers.json", {
+            "prompts": {"query": self.settings["query_prefix"], "document": self.settings["doc_prefix"]},
+            "default_prompt_name": None, "similarity_fn_name": "cosine" if self.settings["normalize"] else "dot"})
+        write_json(folder / "settings.json", self.settings)
+
+    def _write_tower(self, tower, folder, *, first, prefix):
+        """Write one tower below `folder`; returns [(path, type)] of its modules."""
+        place = folder / first
+        backbone = tower.backbone
+        if hasattr(backbone, "merge_and_unload"):  # LoRA: what is saved are plain weights, which every reader takes
+            backbone = copy.deepcopy(backbone).merge_and_unload()
+        backbone = getattr(backbone, "_orig_mod", backbone)
+        backbone.save_pretrained(place)
+        self.tokenizer.save_pretrained(place)
+        longest = max(self.settings["query_length"], self.settings["doc_length"])
+        write_json(place / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+        parts = [(first, "Transformer"), (f"{prefix}1_Pooling", "Pooling")]
+        write_json(folder / parts[1][0] / "config.json", {
+            "word_embedding_dimension": backbone.config.hidden_size, "pooling_mode": ST_POOLING[tower.pooling],
+            "include_prompt": True})
+        if tower.projection:
+            parts.append((f"{prefix}2_Dense", "Dense"))
+            place = folder / parts[2][0]
+            write_json(place / "config.json", {
+                "in_features": tower.projection.in_features, "out_features": tower.projection.out_features,
+                "bias": False, "activation_function": "torch.nn.modules.linear.Identity"})
+            safetensors.torch.save_file({"linear.weight": tower.projection.weight.detach().float().cpu().contiguous()},
+                                        place / "model.safetensors")
+        return parts
+
+    @classmethod
+    def read(cls, source, *, overrides=None, separate_towers=False, from_config=False, projection=None, lora=None,
+             seed=0, attention="sdpa"):
+        """The encoder of a folder: ours, a sentence-transformers model, or a bare Hugging Face one.
+
+        overrides {setting: value} replaces what the folder says; from_config takes random weights drawn from `seed`;
+        projection adds a linear layer of that many outputs; lora trains low-rank updates of that rank (needs peft).
+        """
+        source = pathlib.Path(source)
+        torch.manual_seed(seed)
+        routes, settings, tokenizer = _read_layout(source)
+        settings |= overrides or {}
+        towers = {}
+        for name, layout in routes.items():
+            backbone = _load_backbone(layout["backbone"], from_config=from_config, attention=attention)
+            dense = layout["projection"] and _load_projection(layout["projection"])
+            towers[name] = Tower(backbone, pooling=settings.get("pooling") or layout["pooling"], projection=dense)
+        if separate_towers and len(towers) == 1:
+            towers["query"] = copy.deepcopy(towers["doc"])
+        towers.setdefault("query", towers["doc"])
+        for tower in set(towers.values()):
+            if projection:
+                tower.projection = nn.Linear(tower.backbone.config.hidden_size, projection, bias=False)
+            if lora:
+                tower.backbone = _with_lora(tower.backbone, rank=lora)
+        settings["pooling"] = towers["doc"].pooling
+        if tokenizer.pad_token is None:  # decoders often have none; what it is plays no part, since it is masked
+            tokenizer.pad_token = tokenizer.eos_token
+        limit = getattr(towers["doc"].backbone.config, "max_position_embeddings", None) or 1 << 30
+        for kind, default in (("query", 64), ("doc", 256)):
+            settings[f"{kind}_length"] = min(settings.get(f"{kind}_length") or default, limit)
+        return cls(towers["query"], towers["doc"], tokenizer, settings=settings)
+
+
+def _blocks(lengths, budget):
+    """Slices over texts sorted by falling length, each of at most `budget` padded tokens, or of one text."""
+    begin = 0
+    while begin < len(lengths):
+        count = max(1, budget // max(1, lengths[begin]))
+        yield slice(begin, begin + count)
+        begin += count
+
+
+def _read_layout(source):
+    """(towers {"doc": ..., maybe "query": ...}, settings, tokenizer) of a folder, from its configuration files."""
+    settings = {"query_prefix": "", "doc_prefix": "", "normalize": True}
+    if not (source / "config.json").exists() and not (source / "modules.json").exists():
+        raise BadInput(f"{source}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model")
+    if not (source / "modules.json").exists():
+        return {"doc": {"backbone": source, "pooling": "mean", "projection": None}}, settings, _load_tokenizer(source)
+    modules = [(source / m["path"], m["type"].rsplit(".", 1)[-1]) for m in read_json(source / "modules.json")]
+    settings["normalize"] = any(kind == "Normalize" for _, kind in modules)
+    if modules[0][1] == "Router":
+        config = read_json(source / "router_config.json")
+        routes = {{"query": "query", "document": "doc"}[name]:
+                  _read_tower([(source / path, config["types"][path].rsplit(".", 1)[-1]) for path in paths])
+                  for name, paths in config["structure"].items()}
+    else:
+        routes = {"doc": _read_tower([m for m in modules if m[1] != "Normalize"])}
+    prompts_file = source / "config_sentence_transformers.json"
+    prompts = (read_json(prompts_file).get("prompts") or {}) if prompts_file.exists() else {}
+    settings["query_prefix"] = prompts.get("query") or ""
+    settings["doc_prefix"] = prompts.get("document") or prompts.get("passage") or ""
+    backbone = routes["doc"]["backbone"]
+    tokenizer = _load_tokenizer(backbone)
+    sbert = backbone / "sentence_bert_config.json"
+    length = read_json(sbert).get("max_seq_length") if sbert.exists() else None
+    settings["query_length"] = settings["doc_length"] = length or min(tokenizer.model_max_length, 512)
+    if (source / "settings.json").exists():  # ours: separate lengths, which the layout has no place for
+        settings |= read_json(source / "settings.json")
+    return routes, settings, tokenizer
+
+
+def _read_tower(modules):
+    layout = {"backbone": modules[0][0], "pooling": "mean", "projection": None}
+    for path, kind in modules:
+        if kind == "Pooling":
+            config = read_json(path / "config.json")
+            modes = [name for key, name in LEGACY_POOLING.items() if config.get(key)]
+            if "pooling_mode" in config:
+                modes = [ours for ours, theirs in ST_POOLING.items() if theirs == config["pooling_mode"]]
+            if len(modes) != 1:
+                raise BadInput(f"{path}/config.json: a single pooling of {', '.join(POOLINGS)} is supported, found {config}")
+            if not config.get("include_prompt", True):
+                raise BadInput(f"{path}/config.json: include_prompt false (prompt left out of the pooling) is not supported")
+            layout["pooling"] = modes[0]
+        elif kind == "Dense":
+            layout["projection"] = path
+        elif kind != "Transformer":
+            raise BadInput(f"{path}: modules of type {kind} are not supported")
+    return layout
+
+
+def _load_tokenizer(folder):
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: no usable tokenizer ({str(error).splitlines()[0]})") from None
+
+
+def _load_backbone(folder, *, from_config, attention):
+    try:
+        if from_config:
+            config = transformers.AutoConfig.from_pretrained(folder)
+            return transformers.AutoModel.from_config(config, attn_implementation=attention)
+        return transformers.AutoModel.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+def _load_projection(folder):
+    config = read_json(folder / "config.json")
+    if not config["activation_function"].endswith("Identity") or config.get("bias", True):
+        raise BadInput(f"{folder}: a projection with bias or activation is not supported")
+    layer = nn.Linear(config["in_features"], config["out_features"], bias=False)
+    layer.weight.data.copy_(safetensors.torch.load_file(folder / "model.safetensors")["linear.weight"])
+    return layer
+
+
+def _with_lora(backbone, *, rank):
+    try:
+        import peft
+    except ImportError:
+        raise BadInput("--lora needs the package peft: pip install peft") from None
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return peft.get_peft_model(backbone, config)
