@@ -13,9 +13,11 @@ from lib.run import BadInput
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--run", required=True, help="run folder of train.py")
-    parser.add_argument("--data", help="collection: python (embedded) or a folder in BEIR layout; default: the run's own")
+    parser.add_argument("--data", help="collection: python (embedded) or a folder in BEIR layout; "
+                        "default: the run's own")
     parser.add_argument("--overwrite", action="store_true", help="replace the index if it exists")
     return parser.parse_args(), parser
 
@@ -29,8 +31,9 @@ def main():
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
+    size = round(len(collection.docs) * encoder.dim * 4e-6, 1)
     run.print_header(f"indexing {collection.name} with {folder}/encoder -> {target}", args, parser,
-                     {"docs": len(collection.docs), "dim": encoder.dim, "index_mb": round(len(collection.docs) * encoder.dim * 4e-6, 1)})
+                     {"docs": len(collection.docs), "dim": encoder.dim, "index_mb": size})
     clock = run.Clock()
     tokens = data.tokenize(collection.docs, encoder, "doc")
     with clock("embed"):
@@ -40,7 +43,8 @@ def main():
         "encoder_fingerprint": encoder.fingerprint, "kind": "flat inner product", "versions": run.versions()})
     print(f"embedded {len(d_emb):,} docs at {len(d_emb) / clock.spent['embed']:,.0f} docs/s (tokens cached)")
     data_flag = f" --data {spec}" if args.data else ""
-    print(f"\nwrote   {target}/: index.faiss, meta.json ({clock.total():.1f} s)\nnext    python evaluate.py --run {folder}{data_flag}")
+    print(f"\nwrote   {target}/: index.faiss, meta.json ({clock.total():.1f} s)"
+          f"\nnext    python evaluate.py --run {folder}{data_flag}")
 
 
 if __name__ == "__main__":

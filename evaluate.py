@@ -1,8 +1,8 @@
 """Measure a retriever on a split, or compare two that were measured.
 
-    python evaluate.py --run runs/R                              # the index that build_index.py made
-    python evaluate.py --retriever bm25 --data FOLDER            # the baseline
-    python evaluate.py --compare runs/A runs/B                   # paired test on the queries that both were measured on
+    python evaluate.py --run runs/R                         # the index that build_index.py made
+    python evaluate.py --retriever bm25 --data FOLDER       # the baseline
+    python evaluate.py --compare runs/A runs/B              # paired test on what both were measured on
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/.
 """
@@ -16,15 +16,19 @@ from lib.run import BadInput
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("--run", help="run folder whose encoder and index are measured")
     add("--retriever", choices=("dense", "bm25"), default="dense", help="dense needs --run; bm25 needs none")
-    add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, else python")
+    add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, "
+        "else python")
     add("--split", default="test", help="train, dev or test")
     add("--depth", type=int, default=100, help="docs ranked for each query; recall@100 needs 100")
-    add("--self_match", choices=("keep", "drop"), default="keep", help="drop: a doc whose id is the query's own is no result")
-    add("--compare", nargs=2, metavar=("A", "B"), help="two run folders, both measured on the same collection and split")
+    add("--self_match", choices=("keep", "drop"), default="keep",
+        help="drop: a doc whose id is the query's own is no result")
+    add("--compare", nargs=2, metavar=("A", "B"),
+        help="two run folders, both measured on the same collection and split")
     add("--measure", default="mrr@10", choices=metrics.MEASURES, help="what --compare draws")
     add("--seed", type=int, default=0, help="decides the resampling of --compare")
     add("--name", help="run folder below runs/ for --retriever bm25; default: COLLECTION-bm25")
@@ -41,10 +45,12 @@ def main():
     args, parser = parse_args()
     if args.compare:
         return compare(args)
-    spec = args.data or (run.read_json(pathlib.Path(args.run) / "config.json")["args"]["data"] if args.run else "python")
+    folder = pathlib.Path(args.run) if args.run else None
+    spec = args.data or (run.read_json(folder / "config.json")["args"]["data"] if folder else "python")
     collection = data.load_collection(spec)
     qrels = collection.split(args.split)
-    folder = pathlib.Path(args.run) if args.retriever == "dense" else pathlib.Path("runs") / (args.name or f"{collection.name}-bm25")
+    if args.retriever == "bm25":
+        folder = pathlib.Path("runs") / (args.name or f"{collection.name}-bm25")
     target = folder / "eval" / f"{collection.name}-{args.split}"
     if (target / "metrics.json").exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
@@ -58,25 +64,32 @@ def main():
         rows = np.where(rows == own, -1, rows)
     values = metrics.score(collection, args.split, scores, rows)
     mean = metrics.mean(values)
-    judged = np.array([np.isin(found[:10], qrels.docs[a:b]).sum() for found, a, b in zip(rows, qrels.indptr, qrels.indptr[1:])])
+    judged = np.array([np.isin(found[:10], qrels.docs[a:b]).sum()
+                       for found, a, b in zip(rows, qrels.indptr, qrels.indptr[1:])])
     qids = [collection.queries.ids[row] for row in qrels.queries]
-    result = {"mean": mean, "queries": len(values), "self_match": {"policy": args.self_match, "found": self_matches},
+    result = {"mean": mean, "queries": len(values),
+              "self_match": {"policy": args.self_match, "found": self_matches},
               "unjudged@10": float(1 - judged.mean() / np.maximum((rows[:, :10] >= 0).sum(1), 1).mean()),
-              "collection": collection.name, "collection_fingerprint": collection.fingerprint, "split": args.split,
-              "retriever": args.retriever, "depth": args.depth}
+              "collection": collection.name, "collection_fingerprint": collection.fingerprint,
+              "split": args.split, "retriever": args.retriever, "depth": args.depth}
     formats.write_run(target / "run.trec", qids, collection.docs.ids, rows, scores, tag=args.retriever)
     formats.write_per_query(target / "per_query.jsonl", values)
     run.write_json(target / "metrics.json", result)
-    plots.ranks(target / "ranks.png", first_relevant(rows, qrels), depth=args.depth, title=f"{args.retriever} on {target.name}")
+    plots.ranks(target / "ranks.png", first_relevant(rows, qrels), depth=args.depth,
+                title=f"{args.retriever} on {target.name}")
     print("  ".join(f"{name} {value:.4f}" for name, value in mean.items()) +
-          f"  | {len(values)} queries, self matches {self_matches} ({args.self_match}), unjudged@10 {result['unjudged@10']:.1%}")
+          f"  | {len(values)} queries, self matches {self_matches} ({args.self_match}), "
+          f"unjudged@10 {result['unjudged@10']:.1%}")
     print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, ranks.png ({clock.total():.1f} s)")
     data_flag = f" --data {args.data}" if args.data else ""
     if args.retriever == "bm25":
-        print(f"next    python evaluate.py --compare runs/R {folder}     # R: a run that was measured on {target.name}")
+        print(f"next    python evaluate.py --compare runs/R {folder}     "
+              f"# R: a run that was measured on {target.name}")
     else:
-        print(f'next    python rag_demo.py --run {folder}{data_flag} "{collection.queries.text(qrels.queries[0])}"\n'
-              f"        python evaluate.py --retriever bm25{data_flag or ('' if spec == 'python' else f' --data {spec}')} && "
+        question = collection.queries.text(qrels.queries[0])
+        bm25_flag = data_flag or ("" if spec == "python" else f" --data {spec}")
+        print(f'next    python rag_demo.py --run {folder}{data_flag} "{question}"\n'
+              f"        python evaluate.py --retriever bm25{bm25_flag} && "
               f"python evaluate.py --compare {folder} runs/{collection.name}-bm25")
 
 
@@ -85,8 +98,10 @@ def search(args, folder, collection, qrels):
     if args.retriever == "bm25":
         return index.BM25.load(collection.docs).search(collection.queries.texts(qrels.queries), args.depth)
     encoder = model.load_encoder(folder / "encoder")
-    found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint, collection=collection)
-    q_emb = model.embed(encoder, data.tokenize(collection.queries, encoder, "query"), qrels.queries, desc="embedding queries")
+    found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint,
+                             collection=collection)
+    tokens = data.tokenize(collection.queries, encoder, "query")
+    q_emb = model.embed(encoder, tokens, qrels.queries, desc="embedding queries")
     return found.search(q_emb, min(args.depth, len(collection.docs)))
 
 
@@ -103,16 +118,20 @@ def first_relevant(rows, qrels):
 def compare(args):
     """Paired tests between two measured runs, on every evaluation that both have."""
     a, b = map(pathlib.Path, args.compare)
-    evaluations = sorted({p.parent.name for p in a.glob("eval/*/per_query.jsonl")} & {p.parent.name for p in b.glob("eval/*/per_query.jsonl")})
+    measured = [{path.parent.name for path in folder.glob("eval/*/per_query.jsonl")} for folder in (a, b)]
+    evaluations = sorted(measured[0] & measured[1])
     if not evaluations:
-        raise BadInput(f"{a} and {b} have no evaluation in common; run evaluate.py on both, with the same --data and --split")
+        raise BadInput(f"{a} and {b} have no evaluation in common; run evaluate.py on both, "
+                       "with the same --data and --split")
     for evaluation in evaluations:
-        values = [formats.read_per_query(folder / "eval" / evaluation / "per_query.jsonl") for folder in (a, b)]
+        files = [folder / "eval" / evaluation / "per_query.jsonl" for folder in (a, b)]
+        values = [formats.read_per_query(file) for file in files]
         if values[0].keys() != values[1].keys():
-            raise BadInput(f"{evaluation}: {a} and {b} were measured on different queries; run evaluate.py --overwrite on both")
+            raise BadInput(f"{evaluation}: {a} and {b} were measured on different queries; "
+                           "run evaluate.py --overwrite on both")
         qids = list(values[0])
-        print(f"\n{evaluation}, {len(qids)} queries: A = {a}, B = {b}\n"
-              f"{'':12}{'A':>9}{'B':>9}{'A - B':>10}{'95 % interval':>22}{'p':>9}{'wins':>7}{'ties':>7}{'losses':>8}")
+        print(f"\n{evaluation}, {len(qids)} queries: A = {a}, B = {b}\n{'':12}{'A':>9}{'B':>9}{'A - B':>10}"
+              f"{'95 % interval':>22}{'p':>9}{'wins':>7}{'ties':>7}{'losses':>8}")
         for measure in metrics.MEASURES:
             x, y = (np.array([v[qid][measure] for qid in qids]) for v in values)
             t = metrics.paired_test(x, y, seed=args.seed)
@@ -122,7 +141,8 @@ def compare(args):
             if measure == args.measure:
                 path = a / "eval" / evaluation / f"against-{b.name}.png"
                 plots.differences(path, x - y, names=(a.name, b.name), measure=measure)
-        print(f"p: paired randomisation test, 10,000 rounds; interval: bootstrap over queries\n\nwrote   {path}")
+        print("p: paired randomisation test, 10,000 rounds; interval: bootstrap over queries\n\n"
+              f"wrote   {path}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Mine hard negatives: for every query of a split, docs that look relevant and are not known to be.
 
-    python mine_negatives.py                                       # BM25 and random, on the embedded collection
-    python mine_negatives.py --run runs/R --sources dense          # with a trained encoder, on the data it was trained on
+    python mine_negatives.py                                # BM25 and random, on the embedded collection
+    python mine_negatives.py --run runs/R --sources dense   # with a run's encoder, on the run's own data
     python mine_negatives.py --data FOLDER --sources bm25 random --depth 50
 
-Writes a JSONL file: a header that says how it was made, then a record for each candidate (qid, doc_id, source, rank,
-score, positive_score, round). `train.py --negatives file:4 --negatives_file F` trains on it.
+Writes a JSONL file: a header that says how it was made, then a record for each candidate (qid, doc_id,
+source, rank, score, positive_score, round). `train.py --negatives file:4 --negatives_file F` trains on it.
 """
 import argparse
 import pathlib
@@ -17,9 +17,11 @@ from lib.run import BadInput
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, else python")
+    add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, "
+        "else python")
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
     add("--sources", nargs="+", choices=("bm25", "random", "dense"), metavar="SOURCE",
@@ -39,31 +41,39 @@ def main():
     sources = args.sources or (["dense"] if args.run else ["bm25"])
     if "dense" in sources and not args.run:
         raise BadInput("the source dense needs --run R: the run whose encoder mines")
-    spec = args.data or (run.read_json(pathlib.Path(args.run) / "config.json")["args"]["data"] if args.run else "python")
+    trained = pathlib.Path(args.run) if args.run else None
+    spec = args.data or (run.read_json(trained / "config.json")["args"]["data"] if trained else "python")
     collection = data.load_collection(spec)
-    encoder = model.load_encoder(pathlib.Path(args.run) / "encoder") if args.run else None
-    folder = pathlib.Path("runs") / args.name if args.name else pathlib.Path(args.run or f"runs/{collection.name}-mined")
+    encoder = model.load_encoder(trained / "encoder") if trained else None
+    if args.name or not trained:
+        folder = pathlib.Path("runs") / (args.name or f"{collection.name}-mined")
+    else:
+        folder = trained
     path = folder / "negatives" / f"{collection.name}-{args.split}-{'+'.join(sources)}.jsonl"
     if path.exists() and not args.overwrite:
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
     qrels = collection.split(args.split)
     clock = run.Clock()
-    run.print_header(f"mining {', '.join(sources)} for {len(qrels)} {args.split} queries of {collection.name} "
-                     f"({len(collection.docs)} docs)", args, parser, {"overfetch": negatives.overfetch(collection)})
+    run.print_header(f"mining {', '.join(sources)} for {len(qrels)} {args.split} queries of "
+                     f"{collection.name} ({len(collection.docs)} docs)", args, parser,
+                     {"overfetch": negatives.overfetch(collection)})
     mined = [mine(source, collection, qrels, encoder, depth=args.depth, seed=args.seed) for source in sources]
-    header = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "split": args.split,
-              "sources": {c.source: negatives.describe(c) for c in mined},
-              "encoder_fingerprint": encoder.fingerprint if encoder else None, "depth": args.depth, "seed": args.seed,
-              "versions": run.versions()}
-    count = formats.write_negatives(path, header, (r for c in mined for r in negatives.records(c, collection)))
+    header = {"collection": collection.name, "collection_fingerprint": collection.fingerprint,
+              "split": args.split, "sources": {c.source: negatives.describe(c) for c in mined},
+              "encoder_fingerprint": encoder.fingerprint if encoder else None, "depth": args.depth,
+              "seed": args.seed, "versions": run.versions()}
+    records = (record for c in mined for record in negatives.records(c, collection))
+    count = formats.write_negatives(path, header, records)
     figure = path.with_suffix(".png")
     scored = {c.source: (c.scores.ravel(), c.positive) for c in mined if np.isfinite(c.scores).any()}
     if scored:
         plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
     print_table(mined)
     data_flag = "" if spec == "python" else f" --data {spec}"
-    print(f"\nwrote   {path} ({count:,} candidates, {clock.total():.1f} s)" + (f" and {figure.name}" if scored else "") +
-          f"\nnext    python train.py{data_flag} --negatives file:4 --negatives_file {path} --name {collection.name}-mined-negatives")
+    drawn = f" and {figure.name}" if scored else ""
+    print(f"\nwrote   {path} ({count:,} candidates, {clock.total():.1f} s){drawn}"
+          f"\nnext    python train.py{data_flag} --negatives file:4 --negatives_file {path} "
+          f"--name {collection.name}-mined-negatives")
 
 
 def mine(source, collection, qrels, encoder, *, depth, seed):
@@ -72,26 +82,30 @@ def mine(source, collection, qrels, encoder, *, depth, seed):
     if source == "random":
         return negatives.random_candidates(collection, rows, depth, seed=seed)
     if source == "bm25":
-        found = index.BM25.load(collection.docs).search(collection.queries.texts(rows), fetch, desc="mining bm25")
+        texts = collection.queries.texts(rows)
+        found = index.BM25.load(collection.docs).search(texts, fetch, desc="mining bm25")
     else:
-        q_emb = model.embed(encoder, data.tokenize(collection.queries, encoder, "query"), rows, desc="embedding queries")
-        found = index.exact_search(q_emb, model.embed(encoder, data.tokenize(collection.docs, encoder, "doc"),
-                                                      desc="embedding docs"), fetch)
+        queries = data.tokenize(collection.queries, encoder, "query")
+        docs = data.tokenize(collection.docs, encoder, "doc")
+        q_emb = model.embed(encoder, queries, rows, desc="embedding queries")
+        d_emb = model.embed(encoder, docs, desc="embedding docs")
+        found = index.exact_search(q_emb, d_emb, fetch)
     return negatives.from_search(collection, rows, found, source=source, depth=depth)
 
 
 def print_table(mined):
     """One line a source: yield, scores, and what was dropped and why."""
-    print(f"\n{'source':8}{'queries':>9}{'candidates':>12}{'shortest':>10}{'mean score':>12}{'positive':>10}{'above pos.':>12}   dropped")
+    print(f"\n{'source':8}{'queries':>9}{'candidates':>12}{'shortest':>10}{'mean score':>12}{'positive':>10}"
+          f"{'above pos.':>12}   dropped")
     for candidates in mined:
         d = negatives.describe(candidates)
         cells = ["-" if d[key] is None else f"{d[key]:.3f}" for key in ("mean_score", "mean_positive_score")]
         above = "-" if d["outscore_positive"] is None else f"{d['outscore_positive']:.1%}"
         dropped = ", ".join(f"{reason} {count:,}" for reason, count in d["dropped"].items()) or "-"
-        print(f"{candidates.source:8}{d['queries']:>9,}{d['candidates']:>12,}{d['shortest_list']:>10}{cells[0]:>12}{cells[1]:>10}"
-              f"{above:>12}   {dropped}")
-    print("positive = mean score of the best known positive, where it was among the docs fetched; above pos. = share of "
-          "candidates that outscore it")
+        print(f"{candidates.source:8}{d['queries']:>9,}{d['candidates']:>12,}{d['shortest_list']:>10}"
+              f"{cells[0]:>12}{cells[1]:>10}{above:>12}   {dropped}")
+    print("positive = mean score of the best known positive, where it was among the docs fetched; "
+          "above pos. = share of candidates that outscore it")
 
 
 if __name__ == "__main__":

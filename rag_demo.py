@@ -3,7 +3,8 @@
     python rag_demo.py --run runs/R "how do I parse a date string?"
     python rag_demo.py --run runs/R                                     # a prompt; an empty line ends it
 
-The answer is extractive: sentences of the docs found, nearest to the question. Nothing is invented, nothing is fetched.
+The answer is extractive: sentences of the docs found, nearest to the question. Nothing is invented, nothing
+is fetched.
 """
 import argparse
 import pathlib
@@ -14,7 +15,8 @@ from lib.run import BadInput
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     parser.add_argument("--run", required=True, help="run folder with an encoder and an index")
     parser.add_argument("--data", help="collection whose index is asked; default: the run's own")
@@ -30,17 +32,18 @@ def main():
     folder = pathlib.Path(args.run)
     collection = data.load_collection(args.data or run.read_json(folder / "config.json")["args"]["data"])
     encoder = model.load_encoder(folder / "encoder")
-    found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint, collection=collection)
+    found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint,
+                             collection=collection)
 
     def embed(texts, kind):
         return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind), kind=kind))
 
     def answer(question):
         scores, rows = found.search(embed([question], "query"), min(args.docs, len(collection.docs)))
-        docs = [collection.docs.record(row) for row in rows[0]]
-        show(docs, collection.docs.texts(rows[0]), [collection.docs.ids[row] for row in rows[0]], scores[0])
+        docs, texts = [collection.docs.record(row) for row in rows[0]], collection.docs.texts(rows[0])
+        show(docs, texts, [collection.docs.ids[row] for row in rows[0]], scores[0])
         # what a function is for stands in its docstring, where there is one; the doc itself is code
-        texts = [doc.get("metadata", {}).get("docstring") or text for doc, text in zip(docs, collection.docs.texts(rows[0]))]
+        texts = [doc.get("metadata", {}).get("docstring") or text for doc, text in zip(docs, texts)]
         reply = generate.extractive_answer(question, texts, scores[0], embed=embed)
         print(f"\n{textwrap.fill(reply.text, 100)}\n")
 

@@ -1,16 +1,17 @@
-"""Train a dense retriever with a contrastive loss and chosen negatives; report it beside BM25 and itself untrained.
+"""Train a dense retriever contrastively, on chosen negatives; report it beside BM25 and itself untrained.
 
-    python train.py                                                  # embedded collection, refreshed hard negatives
-    python train.py --data FOLDER --negatives bm25:4                 # your collection, in BEIR layout
-    python train.py --negatives in_batch random:4 bm25:4 refresh:4 --seeds 0 1 2     # an ablation: arms x seeds
-    python train.py --encoder NAME_OR_FOLDER --batch_size 512 --chunk_size 32        # a transformer, cached gradients
-    torchrun --nproc_per_node 8 train.py --encoder NAME_OR_FOLDER                    # the same batch, on 8 devices
+    python train.py                                          # embedded collection, refreshed hard negatives
+    python train.py --data FOLDER --negatives bm25:4         # your collection, in BEIR layout
+    python train.py --negatives in_batch random:4 bm25:4 refresh:4 --seeds 0 1 2     # ablation: arms x seeds
+    python train.py --encoder NAME_OR_FOLDER --batch_size 512 --chunk_size 32        # cached gradients
+    torchrun --nproc_per_node 8 train.py --encoder NAME_OR_FOLDER                    # same batch, 8 devices
 
-An arm is source:K, joined by + and staged by a comma, as in bm25:2+refresh:2 or random:4,refresh:4@0.3. Sources:
-in_batch (nothing explicit) | random:K | bm25:K | dense:K (mined once, by the model as its stage begins) | refresh:K
-(mined again and again) | adore:K (top K of the current query vectors over frozen docs, at every step) | queue:N (the
-last N docs, from the averaged encoder) | file:K (of mine_negatives.py). Every arm of a command starts from the same
-weights, sees the same queries in the same order and takes the same number of steps.
+An arm is source:K, joined by + and staged by a comma, as in bm25:2+refresh:2 or random:4,refresh:4@0.3.
+Sources: in_batch (nothing explicit) | random:K | bm25:K | dense:K (mined once, by the model as its stage
+begins) | refresh:K (mined again and again) | adore:K (top K of the current query vectors over frozen docs,
+at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (of mine_negatives.py).
+Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
+same number of steps.
 """
 import argparse
 import functools
@@ -31,55 +32,66 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument_group("what").add_argument
     add("--data", default="python", help="collection: python (embedded) or a folder in BEIR layout")
-    add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a "
-        "model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
+    add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or "
+        "a model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
     add("--negatives", nargs="+", default=["refresh:4"], metavar="ARM", help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
-    add("--seeds", "--seed", nargs="+", type=int, default=[0], metavar="S", help="weights, order, draws; or several")
+    add("--seeds", "--seed", nargs="+", type=int, default=[0], metavar="S",
+        help="weights, order, draws; or several")
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
     add = parser.add_argument_group("optimisation").add_argument
-    add("--batch_size", type=int, default=128, metavar="B", help="queries per step over all processes, each other's "
-        "negatives too")
-    add("--chunk_size", type=int, metavar="C", help="texts whose activations are kept at once; below --batch_size it "
-        "caches gradients: the same result in less memory, for one more forward pass")
+    add("--batch_size", type=int, default=128, metavar="B",
+        help="queries per step over all processes, each other's negatives too")
+    add("--chunk_size", type=int, metavar="C", help="texts whose activations are kept at once; below "
+        "--batch_size it caches gradients: the same result in less memory, for one more forward pass")
     add("--epochs", type=float, default=3.0, help="passes over the training queries")
     add("--steps", type=int, help="optimizer steps; takes the place of --epochs")
-    add("--lr", type=float, help="peak learning rate of AdamW, reached after --warmup, then linear to 0; default: "
-        "3e-3 for static, 3e-5 for transformers")
+    add("--lr", type=float, help="peak learning rate of AdamW, reached after --warmup, then linear to 0; "
+        "default: 3e-3 for static, 3e-5 for transformers")
     add("--warmup", type=float, default=0.05, help="share of the steps over which the learning rate rises")
     add("--weight_decay", type=float, default=0.0, help="AdamW's, on all parameters")
-    add("--max_grad_norm", type=float, default=0.0, help="longer gradients are shortened to this norm; 0: never")
-    add("--ema", type=float, default=0.98, help="decay per step of the averaged weights that mine, are evaluated and "
-        "saved; 0: the weights as they are")
+    add("--max_grad_norm", type=float, default=0.0,
+        help="longer gradients are shortened to this norm; 0: never")
+    add("--ema", type=float, default=0.98, help="decay per step of the averaged weights that mine, are "
+        "evaluated and saved; 0: the weights as they are")
     add = parser.add_argument_group("loss").add_argument
-    add("--temperature", type=float, default=0.06, help="divides similarities; the lower, the more the hardest count")
+    add("--temperature", type=float, default=0.06,
+        help="divides similarities; the lower, the more the hardest count")
     add("--learn_temperature", action="store_true", help="--temperature is only where it starts")
-    add("--terms", nargs="+", default=[], choices=loss.TERMS, help="more negatives: d2q other queries against the "
-        "positive, q2q other queries against the query, d2d other docs against the positive")
+    add("--terms", nargs="+", default=[], choices=loss.TERMS, help="more negatives: d2q other queries "
+        "against the positive, q2q other queries against the query, d2d other docs against the positive")
     add("--hardness", type=float, default=0.0, help="adds this times its similarity to each negative's logit")
     add("--label_smoothing", type=float, default=0.0, help="share of the target spread over the negatives")
     add("--debias", type=float, default=0.0, help="share of negatives assumed to be positives in truth")
-    add("--mask_margin", type=float, help="negatives that outscore their positive by more than this do not count")
-    add("--guide", metavar="NAME|FOLDER", help="encoder whose scores mask: negatives that it puts above the positive")
+    add("--mask_margin", type=float,
+        help="negatives that outscore their positive by more than this do not count")
+    add("--guide", metavar="NAME|FOLDER",
+        help="encoder whose scores mask: negatives that it puts above the positive")
     add("--guide_margin", type=float, default=0.0, help="... or above the positive's guide score minus this")
     add("--triplet_margin", type=float, help="hinge loss with this margin in place of InfoNCE")
     add("--dims", nargs="+", type=int, default=[], help="Matryoshka: train these prefixes of the vectors too")
-    add("--distill", choices=("margin_mse", "kl"), default="margin_mse", help="how to follow the teacher scores of "
-        "--negatives_file")
-    add("--distill_weight", type=float, default=0.0, help="share of distillation in the loss, the rest is contrastive")
+    add("--distill", choices=("margin_mse", "kl"), default="margin_mse",
+        help="how to follow the teacher scores of --negatives_file")
+    add("--distill_weight", type=float, default=0.0,
+        help="share of distillation in the loss, the rest is contrastive")
     add = parser.add_argument_group("negatives").add_argument
-    add("--depth", type=int, default=30, help="negatives are drawn uniformly from a query's best DEPTH candidates")
-    add("--refresh_every", type=int, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
+    add("--depth", type=int, default=30,
+        help="negatives are drawn uniformly from a query's best DEPTH candidates")
+    add("--refresh_every", type=int, metavar="STEPS",
+        help="steps between minings of refresh; default: half an epoch")
     add = parser.add_argument_group("static encoder").add_argument
     add("--dim", type=int, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=int, default=16_000, help="WordPiece tokens, learned from the training side")
-    add = parser.add_argument_group("transformer; what is not given is what the model says of itself").add_argument
-    add("--pooling", choices=("mean", "cls", "last"), help="how token vectors become one; mean if the model is bare")
+    group = parser.add_argument_group("transformer; what is not given is what the model says of itself")
+    add = group.add_argument
+    add("--pooling", choices=("mean", "cls", "last"),
+        help="how token vectors become one; mean if the model is bare")
     add("--normalize", choices=("on", "off"), help="unit vectors (cosine) or not (inner product)")
     add("--query_prefix", help="text put before each query")
     add("--doc_prefix", help="text put before each doc")
@@ -92,17 +104,19 @@ def parse_args():
     add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
     add = parser.add_argument_group("device and reports").add_argument
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
-    add("--precision", choices=PRECISIONS, help="of a transformer's autocast; default: bf16 on cuda, else fp32")
+    add("--precision", choices=PRECISIONS,
+        help="of a transformer's autocast; default: bf16 on cuda, else fp32")
     add("--compile", action="store_true", help="torch.compile the backbone; pays on long runs")
-    add("--eval_every", type=int, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")
+    add("--eval_every", type=int, metavar="STEPS",
+        help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
     return check_args(parser.parse_args()), parser
 
 
 def check_args(args):
     """The arguments, if they make sense together."""
-    for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every", "steps", "lr",
-                 "temperature", "epochs", "vocab_size"):
+    for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
+                 "steps", "lr", "temperature", "epochs", "vocab_size"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
     for name in ("ema", "warmup", "label_smoothing", "debias"):
@@ -111,7 +125,8 @@ def check_args(args):
     if not 0 <= args.distill_weight <= 1:
         raise BadInput(f"--distill_weight {args.distill_weight}: between 0 and 1")
     if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
-        raise BadInput("the source file:K and --negatives_file F come together: F holds what file:K draws from")
+        raise BadInput("the source file:K and --negatives_file F come together: "
+                       "F holds what file:K draws from")
     if args.distill_weight and not args.negatives_file:
         raise BadInput("--distill_weight needs --negatives_file F with teacher scores")
     return args
@@ -140,8 +155,8 @@ def main():
         summaries = []
         for number, (arm, seed) in enumerate(jobs, 1):
             print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
-            summaries.append(train(args, parser, collection, folder / f"{slug(arm)}-s{seed}", arm=arm, seed=seed,
-                                   device=device))
+            path = folder / f"{slug(arm)}-s{seed}"
+            summaries.append(train(args, parser, collection, path, arm=arm, seed=seed, device=device))
         if dist.is_main():
             ablation(folder, collection, summaries)
     dist.stop()
@@ -159,19 +174,23 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         retriever = Retriever(args, collection, encoder)
     order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
     plan = derive(args, encoder, order, device)
-    log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=run.record(
-        args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection)))
+    config = run.record(args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection))
+    log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
+                         config=config)
     run.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, plan | {
         "explicit_negatives_per_query": negatives.count_by_stage(arm), "docs": len(collection.docs)})
 
     retriever.place(device, PRECISIONS[plan["precision"]])
     steps, peak_lr = plan["steps"], plan["peak_lr"]
-    log_temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
-    trained = [p for p in encoder.parameters() if p.requires_grad] + [log_temperature] * args.learn_temperature
-    optimizer = torch.optim.AdamW(trained, lr=peak_lr, weight_decay=args.weight_decay, fused=device.type != "mps")
+    log_temperature = torch.tensor(math.log(args.temperature), device=device,
+                                   requires_grad=args.learn_temperature)
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    trained += [log_temperature] * args.learn_temperature
+    optimizer = torch.optim.AdamW(trained, lr=peak_lr, weight_decay=args.weight_decay,
+                                  fused=device.type != "mps")
     scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
-    supply = negatives.Supply(arm, steps=steps, refresh_every=plan["refresh_every"], depth=args.depth, seed=seed,
-                              collection=collection, mine=retriever.mine, upcoming=order.upcoming)
+    supply = negatives.Supply(arm, steps=steps, refresh_every=plan["refresh_every"], depth=args.depth,
+                              seed=seed, collection=collection, mine=retriever.mine, upcoming=order.upcoming)
     queue = negatives.Queue(supply.queue_size, encoder.dim, device=device)
     best = {"score": -math.inf}
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
@@ -182,7 +201,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         log_temperature.data.fill_(state["log_temperature"])
     with clock("evaluate"):
         if begin == 0:
-            best["untrained"] = {split: metrics.mean(retriever.evaluate(encoder, split)) for split in ("dev", "test")}
+            best["untrained"] = {split: metrics.mean(retriever.evaluate(encoder, split))
+                                 for split in ("dev", "test")}
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
 
     encoder.train()
@@ -195,11 +215,13 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         with clock("train"):
             epoch, picks = order.epoch(step), order.picks(step)
             positives = data.draw_positives(qrels, picks, seed=seed, epoch=epoch)
-            batch = data.make_batch(collection, qrels.queries[picks], positives,
-                                    supply.draw(picks, step=step, epoch=epoch), queue=supply.queued(queue, step))
+            drawn = supply.draw(picks, step=step, epoch=epoch)
+            batch = data.make_batch(collection, qrels.queries[picks], positives, drawn,
+                                    queue=supply.queued(queue, step))
             torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
-            value, scores = gradients(args, retriever, batch, queue, picks, supply, temperature=log_temperature.exp(),
-                                      cached=plan["cached_gradients"], scale=scaler.scale)
+            value, scores = gradients(args, retriever, batch, queue, picks, supply,
+                                      temperature=log_temperature.exp(), cached=plan["cached_gradients"],
+                                      scale=scaler.scale)
             if not torch.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value.item())
             dist.sum_gradients(trained)
@@ -229,7 +251,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                 dev = metrics.mean(retriever.evaluate(retriever.averaged.module, "dev"))
             log.log({"step": step + 1, "dev": dev})
             better = dev[SELECT] > best["score"]
-            bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}" + ("  best, saved" if better else ""))
+            verdict = "  best, saved" if better else ""
+            bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}{verdict}")
             if better:
                 best |= {"score": dev[SELECT], "step": step + 1, "dev": dev}
                 if dist.is_main():
@@ -240,8 +263,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     chosen = model.load_encoder(folder / "encoder").set_device(device, PRECISIONS[plan["precision"]])
     with clock("evaluate"):
         per_query = retriever.evaluate(chosen, "test")  # the one look at test
-    summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm, "seed": seed,
-               "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
+    summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm,
+               "seed": seed, "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
     summary |= {f"{name}_s": round(clock.spent[name], 1) for name in ("train", "mine", "evaluate")}
     summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1),
                 "peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": metrics.mean(per_query),
@@ -259,19 +282,21 @@ def derive(args, encoder, order, device):
     """What follows from the arguments: printed, recorded, and used by train() in their place."""
     precision = args.precision or ("bf16" if device.type == "cuda" else "fp32")
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return {"steps": steps, "steps_per_epoch": order.steps_per_epoch, "effective_batch": order.batch_size,
-            "train_queries": order.n, "refresh_every": args.refresh_every or max(1, order.steps_per_epoch // 2),
+            "train_queries": order.n,
+            "refresh_every": args.refresh_every or max(1, order.steps_per_epoch // 2),
             "eval_every": args.eval_every or order.steps_per_epoch,
             "peak_lr": args.lr or (3e-3 if encoder.kind == "static" else 3e-5),
             "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
             "precision": precision if encoder.kind == "transformer" else "fp32", "device": str(device),
-            "processes": dist.world(), "parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
+            "processes": dist.world(), "parameters": trained,
             "initial_weights": run.fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
             "query_order": run.fingerprint(*(order.picks(step) for step in range(steps)))}
 
 
 def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cached, scale):
-    """Forward and backward of one step; returns (loss, scores (B, N)). The gradients wait in the parameters."""
+    """Forward and backward of one step -> (loss, scores (B, N)). The gradients wait in the parameters."""
     device = temperature.device
     labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
     queued = invalid.shape[1] > len(batch.docs)
@@ -290,20 +315,21 @@ def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cach
         # ABLATION: another objective is another function of these tensors
         return loss.contrastive_loss(
             q_emb, d_emb, labels, invalid, temperature=temperature, terms=args.terms, hardness=args.hardness,
-            label_smoothing=args.label_smoothing, debias=args.debias, mask_margin=args.mask_margin, guide=guide,
-            guide_margin=args.guide_margin, triplet_margin=args.triplet_margin, dims=args.dims, teacher=teacher,
-            distill=args.distill, distill_weight=args.distill_weight)
+            label_smoothing=args.label_smoothing, debias=args.debias, mask_margin=args.mask_margin,
+            guide=guide, guide_margin=args.guide_margin, triplet_margin=args.triplet_margin, dims=args.dims,
+            teacher=teacher, distill=args.distill, distill_weight=args.distill_weight)
 
     sides = []
     for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
         rows = rows[dist.own(len(rows))]
         size = args.chunk_size if cached else max(1, len(rows))
-        sides.append([retriever.tokens[kind].select(rows[i:i + size]) for i in range(0, max(1, len(rows)), size)])
+        sides.append([retriever.tokens[kind].select(rows[i:i + size])
+                      for i in range(0, max(1, len(rows)), size)])
     return loss.backward(retriever.encoder, sides, loss_of, cached=cached, scale=scale)
 
 
 class Retriever:
-    """The encoder in training and its averaged twin, which mines, is evaluated and is saved; texts as tokens."""
+    """The encoder in training; its averaged twin, which mines, is evaluated and saved; texts as tokens."""
 
     def __init__(self, args, collection, encoder):
         self.args, self.collection, self.encoder = args, collection, encoder
@@ -322,9 +348,11 @@ class Retriever:
             self.encoder.checkpoint_activations()
         if self.args.guide:
             guide = model.load_encoder(self.args.guide).set_device(device, dtype)
-            self.guide = {kind: dist.map_rows(functools.partial(
-                model.embed, guide, data.tokenize(texts, guide, kind), desc="embedding with the guide"), np.arange(len(texts)))
-                for kind, texts in (("query", self.collection.queries), ("doc", self.collection.docs))}
+            self.guide = {}
+            for kind, texts in (("query", self.collection.queries), ("doc", self.collection.docs)):
+                embed = functools.partial(model.embed, guide, data.tokenize(texts, guide, kind),
+                                          desc="embedding with the guide")
+                self.guide[kind] = dist.map_rows(embed, np.arange(len(texts)))
 
     def guide_scores(self, query_rows, doc_rows):
         """(B, N) similarities by the guide."""
@@ -333,19 +361,22 @@ class Retriever:
     def embed(self, encoder, kind, rows=None):
         """Vectors of rows of the queries or of the docs, all by default, each process doing its share."""
         rows = np.arange(len(self.tokens[kind])) if rows is None else rows
-        return dist.map_rows(lambda own: model.embed(encoder, self.tokens[kind], own, desc=f"embedding {kind}s"), rows)
+        tokens, desc = self.tokens[kind], f"embedding {kind}s"
+        return dist.map_rows(lambda own: model.embed(encoder, tokens, own, desc=desc), rows)
 
     def search(self, encoder, query_rows, k, d_emb=None):
         """(scores, rows) of the k best docs of each query, exactly."""
-        q_emb, d_emb = self.embed(encoder, "query", query_rows), self.embed(encoder, "doc") if d_emb is None else d_emb
+        q_emb = self.embed(encoder, "query", query_rows)
+        d_emb = self.embed(encoder, "doc") if d_emb is None else d_emb
         return dist.map_rows(lambda own: index.exact_search(q_emb[own], d_emb, k), np.arange(len(q_emb)))
 
     def mine(self, source, picks, depth):
         """Candidates of a source for the train queries at positions `picks`."""
-        rows = self.collection.split("train").queries[picks]
+        qrels = self.collection.split("train")
+        rows = qrels.queries[picks]
         fetch = depth + negatives.overfetch(self.collection)
         if source == "file":
-            return negatives.load_candidates(self.args.negatives_file, self.collection, self.collection.split("train"))
+            return negatives.load_candidates(self.args.negatives_file, self.collection, qrels)
         if source == "bm25":
             return bm25_candidates(self.collection, depth)
         if source == "adore":
@@ -365,14 +396,15 @@ class Retriever:
 # --------------------------------------------------------------------------------------------------- encoder
 
 def make_encoder(args, collection, *, seed):
-    """The encoder to train: a new static one, with vocabulary and idf from the training side, or a given one."""
+    """The encoder to train: a new static one, vocabulary and idf from the training side, or a given one."""
     if args.encoder != "static":
-        given = {"query_prefix": args.query_prefix, "doc_prefix": args.doc_prefix, "query_length": args.query_length,
-                 "doc_length": args.doc_length, "pooling": args.pooling,
+        given = {"query_prefix": args.query_prefix, "doc_prefix": args.doc_prefix, "pooling": args.pooling,
+                 "query_length": args.query_length, "doc_length": args.doc_length,
                  "normalize": args.normalize and args.normalize == "on"}
         overrides = {name: value for name, value in given.items() if value is not None}
         return model.load_encoder(args.encoder, overrides=overrides, separate_towers=args.separate_towers,
-                                  from_config=args.from_config, projection=args.projection, lora=args.lora, seed=seed)
+                                  from_config=args.from_config, projection=args.projection, lora=args.lora,
+                                  seed=seed)
     qrels = collection.split("train")
     doc_rows = np.unique(qrels.docs[qrels.grades >= 1])  # docs of dev and test queries play no part
     sides = ((collection.queries, qrels.queries), (collection.docs, doc_rows))
@@ -428,7 +460,7 @@ def inputs(collection):
 
 
 def log_line(step, value, stats, rate):
-    """One line for people. For each source: negatives per query, share of them above the positive, share of gradient."""
+    """One line for people. By source: negatives per query, share above the positive, share of gradient."""
     sources = "  ".join(f"{name} {s['negatives']:.0f} above {s['above']:.1%} grad {s['gradient']:.0%}"
                         for name, s in stats["sources"].items() if s["negatives"])
     return (f"step {step:>5}  loss {value:.3f}  acc {stats['accuracy']:.2f}  pos {stats['positive']:.2f}  "
@@ -440,28 +472,33 @@ def stop_non_finite(log, collection, batch, step, value):
     path = log.path / "non_finite_batch.json"
     run.write_json(path, {"step": step, "qids": [collection.queries.ids[row] for row in batch.queries],
                           "doc_ids": [collection.docs.ids[row] for row in batch.docs]})
-    raise BadInput(f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; the batch is in {path}")
+    raise BadInput(f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; "
+                   f"the batch is in {path}")
 
 
 def print_table(summary):
     """The trained encoder beside what it must beat."""
-    rows = [("BM25", summary["bm25_dev"], summary["bm25"]), ("untrained", summary["untrained_dev"], summary["untrained"]),
+    rows = [("BM25", summary["bm25_dev"], summary["bm25"]),
+            ("untrained", summary["untrained_dev"], summary["untrained"]),
             (f"trained, {summary['negatives']}", summary["dev"], summary["test"])]
     print(f"\n{'':24}{'dev ' + SELECT:>12}" + "".join(f"{'test ' + name:>17}" for name in metrics.MEASURES))
     for label, dev, test in rows:
-        print(f"{label:24}{dev[SELECT]:>12.4f}" + "".join(f"{test[name]:>17.4f}" for name in metrics.MEASURES))
-    print(f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; training "
-          f"{summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), mining {summary['mine_s']} s, "
-          f"evaluation {summary['evaluate_s']} s, peak memory {summary['peak_rss_mb']:,.0f} MB")
+        cells = "".join(f"{test[name]:>17.4f}" for name in metrics.MEASURES)
+        print(f"{label:24}{dev[SELECT]:>12.4f}{cells}")
+    print(f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
+          f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
+          f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
+          f"peak memory {summary['peak_rss_mb']:,.0f} MB")
 
 
 def ablation(folder, collection, summaries):
     """Write ablation.{json,md,png}: each arm over its seeds, and its paired test against the first arm."""
     def per_query(summary):
-        return formats.read_per_query(folder / summary["name"] / "eval" / f"{collection.name}-test" / "per_query.jsonl")
-    result = {"collection": collection.name, "data": summaries[0]["data"], "encoder": summaries[0]["encoder"],
-              "steps": summaries[0]["steps"], "bm25": summaries[0]["bm25"], "untrained": summaries[0]["untrained"],
-              "arms": metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)}
+        path = folder / summary["name"] / "eval" / f"{collection.name}-test"
+        return formats.read_per_query(path / "per_query.jsonl")
+    arms = metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)
+    shared = ("data", "encoder", "steps", "bm25", "untrained")
+    result = {"collection": collection.name} | {key: summaries[0][key] for key in shared} | {"arms": arms}
     table = metrics.arms_table(result, measure=SELECT)
     run.write_json(folder / "ablation.json", result)
     run.write_text(folder / "ablation.md", table)

@@ -1,7 +1,7 @@
 """Collections: a corpus, queries and judgements by split; cached tokens; training batches.
 
-Text is read from memory-mapped JSONL files through offset tables, tokens from memory-mapped arrays: the training loop
-gathers integers and never touches text.
+Text is read from memory-mapped JSONL files through offset tables, tokens from memory-mapped arrays: the
+training loop gathers integers and never touches text.
 """
 import dataclasses
 import functools
@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import formats, pycode
-from lib.run import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, permutation, read_json, uniform, \
-    write_json
+from lib import formats, pycode, run
+from lib.run import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -25,7 +24,7 @@ class Texts:
 
     def __init__(self, path, *, ids, offsets, groups, fingerprint):
         self.path, self.ids, self.fingerprint = pathlib.Path(path), ids, fingerprint
-        self.groups = groups      # (n,) int32: the first row that holds the same text, so that copies share a number
+        self.groups = groups      # (n,) int32: the first row with the same text: copies share a number
         self._offsets = offsets   # (n, 2) int64: first byte and end of each record
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
@@ -54,7 +53,8 @@ class Texts:
     def load(cls, path):
         """Open and check a JSONL file; the check runs once for each content, its offset table is cached."""
         if not path.is_file():
-            raise BadInput(f"{path}: no such file; a collection is a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv")
+            raise BadInput(f"{path}: no such file; a collection is a folder with corpus.jsonl, queries.jsonl "
+                           "and qrels/*.tsv")
         if path.stat().st_size == 0:
             raise BadInput(f"{path}: the file is empty")
         content = fingerprint_file(path)
@@ -66,7 +66,8 @@ class Texts:
                 np.save(temporary / "offsets.npy", offsets)
                 np.save(temporary / "groups.npy", groups)
                 write_json(temporary / "ids.json", ids)
-        return cls(path, ids=read_json(folder / "ids.json"), offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        return cls(path, ids=read_json(folder / "ids.json"), offsets=offsets,
                    groups=np.load(folder / "groups.npy"), fingerprint=content)
 
     @staticmethod
@@ -87,7 +88,8 @@ class Texts:
                 ident, text = formats.check_text(formats.parse_object(text, path=path, number=number),
                                                  path=path, number=number)
                 if ident in seen:
-                    raise BadInput(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}; ids must differ')
+                    raise BadInput(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}; '
+                                   "ids must differ")
                 seen[ident] = number
                 # 16 bytes of hash per text instead of the text: a collision needs 2**64 docs
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -99,7 +101,7 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Qrels:
-    """Judgements of one split, by row. Query i of the split has entries indptr[i]:indptr[i+1] of `docs` and `grades`."""
+    """Judgements of one split, by row: query i has entries indptr[i]:indptr[i+1] of `docs` and `grades`."""
     queries: np.ndarray  # (Q,) int32 query rows, each with at least one positive
     indptr: np.ndarray   # (Q + 1,) int64
     docs: np.ndarray     # (J,) int32 doc rows
@@ -138,20 +140,22 @@ class Collection:
 
     @functools.cached_property
     def known(self):
-        """(indptr, groups): for each query row, the text groups of all docs known to be positive, in every split.
+        """(indptr, groups): for each query row, the text groups of all its known positives, in every split.
 
         Copies count: a copy of a positive is positive, and queries with equal text share their positives.
         """
-        pairs = [np.stack([np.repeat(q.queries, np.diff(q.indptr)), q.docs])[:, q.grades >= 1] for q in self.qrels.values()]
+        pairs = [np.stack([np.repeat(q.queries, np.diff(q.indptr)), q.docs])[:, q.grades >= 1]
+                 for q in self.qrels.values()]
         rows, docs = np.concatenate(pairs, axis=1).astype(np.int64)
-        pairs = np.unique(np.stack([self.queries.groups[rows], self.docs.groups[docs]]), axis=1)  # sorted by query
+        pairs = np.stack([self.queries.groups[rows], self.docs.groups[docs]])
+        pairs = np.unique(pairs, axis=1)  # sorted by query
         start = np.searchsorted(pairs[0], self.queries.groups)
         end = np.searchsorted(pairs[0], self.queries.groups, side="right")
         indptr = np.concatenate([[0], np.cumsum(end - start)])
         return indptr, pairs[1][_ranges(start, end)].astype(np.int32)
 
     def known_positive(self, query_rows, doc_rows):
-        """(n, C) bool: whether doc_rows[i, c] is known to be relevant to query_rows[i]. Rows of -1 give False."""
+        """(n, C) bool: whether doc_rows[i, c] is known as relevant to query_rows[i]; False for rows of -1."""
         indptr, groups = self.known
         base = len(self.docs)
         counts = np.diff(indptr)[query_rows]
@@ -194,8 +198,8 @@ def _load_qrels(path, queries, docs):
         first_line.setdefault(queries.row_of[qid], number)
     for row, judged in by_query.items():
         if all(grade < 1 for _, grade in judged):
-            raise BadInput(f"{path}:{first_line[row]}: query {queries.ids[row]} has no positive (score 1 or more); "
-                           "add one or delete its lines")
+            raise BadInput(f"{path}:{first_line[row]}: query {queries.ids[row]} has no positive "
+                           "(score 1 or more); add one or delete its lines")
     rows = sorted(by_query)
     judged = np.array([pair for row in rows for pair in by_query[row]], dtype=np.int32)
     indptr = np.cumsum([0] + [len(by_query[row]) for row in rows])
@@ -220,7 +224,7 @@ class Tokens:
         return np.diff(self.offsets)
 
     def select(self, rows):
-        """What an encoder's forward() takes, for `rows`: ids (T',), offsets (n' + 1,), counts (T',) or None, kind."""
+        """What an encoder's forward() takes: ids (T',), offsets (n' + 1,), counts (T',) or None, kind."""
         start, end = self.offsets[rows], self.offsets[np.asarray(rows) + 1]
         flat = _ranges(start, end)
         offsets = np.concatenate([[0], np.cumsum(end - start)]).astype(np.int32)
@@ -229,11 +233,12 @@ class Tokens:
 
 
 def tokenize(texts, encoder, kind, *, block=4096):
-    """Tokens of all of `texts` for `encoder`, as `kind` (query or doc); made once per (tokenizer, texts), then mapped."""
+    """Tokens of all of `texts` as `kind` (query or doc); made once per (tokenizer, texts), then mapped."""
     folder = cache_dir("tokens", fingerprint(encoder.token_key(kind), texts.fingerprint))
     if not folder.exists():
         parts = []
-        with tqdm(total=len(texts), unit="text", unit_scale=True, desc=f"tokenising {texts.path.name}", delay=1) as bar:
+        with tqdm(total=len(texts), unit="text", unit_scale=True, delay=1,
+                  desc=f"tokenising {texts.path.name}") as bar:
             for begin in range(0, len(texts), block):
                 rows = range(begin, min(begin + block, len(texts)))
                 parts.append(encoder.tokenize(texts.texts(rows), kind))
@@ -260,20 +265,22 @@ class Batch:
     docs: np.ndarray     # (N,) doc rows, no text twice
     labels: np.ndarray   # (B,) column of each query's positive
     invalid: np.ndarray  # (B, N) bool: known positives of the query, which must not count as negatives
-    source: np.ndarray   # (B, N) int8: 0 for docs that stand here for other queries, i + 1 for the i-th source of the arm
+    source: np.ndarray   # (B, N) int8: 0 for docs of other queries, i + 1 for the i-th source of the arm
 
 
 class QueryOrder:
     """Which training queries each step visits: a function of seed and step alone.
 
-    An epoch is a new permutation of the n queries, cut into batches; what does not fill a batch waits for a later epoch.
+    An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
+    epoch.
     """
 
     def __init__(self, n, *, batch_size, seed):
         self.n, self.seed = n, seed
         self.batch_size = min(batch_size, n)
         self.steps_per_epoch = n // self.batch_size
-        self._permutation = functools.lru_cache(maxsize=4)(lambda epoch: permutation(n, "order", seed, epoch))
+        self._permutation = functools.lru_cache(maxsize=4)(
+            lambda epoch: run.permutation(n, "order", seed, epoch))
 
     def epoch(self, step):
         """The epoch that a step belongs to."""
@@ -291,16 +298,17 @@ class QueryOrder:
 
 def draw_positives(qrels, picks, *, seed, epoch):
     """(B,) doc rows: one positive of each of the split's queries `picks`, drawn anew each epoch."""
-    draws = uniform("positive", seed, epoch, qrels.queries[picks])
+    draws = run.uniform("positive", seed, epoch, qrels.queries[picks])
     choices = [qrels.positives(i) for i in picks]
     return np.array([docs[int(u * len(docs))] for docs, u in zip(choices, draws)], dtype=np.int32)
 
 
 def make_batch(collection, query_rows, positives, negatives, *, queue=None):
-    """Assemble a Batch. positives (B,) doc rows; negatives: one (B, K) array of doc rows per source, -1 for none.
+    """Assemble a Batch. positives (B,) doc rows; negatives: for each source (B, K) doc rows, -1 for none.
 
-    A doc that is named more than once becomes one column, so that it is encoded once and counts once per denominator.
-    queue: (number of its source, (n,) doc rows whose vectors stand behind those of `docs`): they add n columns.
+    A doc that is named more than once becomes one column, so that it is encoded once and counts once per
+    denominator. queue: (number of its source, (n,) doc rows whose vectors stand behind those of `docs`): they
+    add n columns.
     """
     B = len(query_rows)
     groups = collection.docs.groups

@@ -1,7 +1,7 @@
 """torch.distributed helpers; on one process each of them is the identity, so that scripts have no branches.
 
-Every process knows the whole batch as integers (its draw is a pure function of the seed), encodes the rows that are its
-own, and gathers the vectors of the others: process r of W owns rows r, r + W, r + 2W, ...
+Every process knows the whole batch as integers (its draw is a pure function of the seed), encodes the rows
+that are its own, and gathers the vectors of the others: process r of W owns rows r, r + W, r + 2W, ...
 """
 import contextlib
 import os
@@ -71,8 +71,8 @@ def own(n):
 def gather(part, n):
     """All n rows from each process's own: part (n_own, ...) -> (n, ...). The own rows keep their gradient.
 
-    Each process computes the whole loss, so that the gradients of the parameters, summed over processes, are those of
-    one process with the whole batch: nothing is lost at the border.
+    Each process computes the whole loss, so that the gradients of the parameters, summed over processes, are
+    those of one process with the whole batch: nothing is lost at the border.
     """
     if world() == 1:
         return part
@@ -86,7 +86,7 @@ def gather(part, n):
 
 
 def map_rows(function, rows):
-    """function(rows) -> arrays with a row for each of `rows`, or a tuple of such; each process does its share."""
+    """function(rows), an array with a row for each of `rows` or a tuple of such; processes share the work."""
     if world() == 1:
         return function(rows)
     result = function(rows[own(len(rows))])

@@ -1,4 +1,4 @@
-"""Read and write the field's file formats, strictly: whatever is wrong is named with its file, line, value and fix."""
+"""Read and write the field's file formats, strictly: errors name the file, line, value and fix."""
 import json
 
 import numpy as np
@@ -9,7 +9,7 @@ QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
 def read_lines(path):
-    """(line number, text) of every line that is not blank. A byte order mark and CRLF endings are no part of the text."""
+    """(line number, text) of every line that is not blank, without byte order mark and line ending."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -46,17 +46,20 @@ def check_text(record, *, path, number):
     if not isinstance(ident, str):
         raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
     if not ident or ident.split() != [ident]:
-        raise BadInput(f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, which run files cannot hold')
+        raise BadInput(f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, '
+                       "which run files cannot hold")
     if not isinstance(text, str) or not isinstance(title, str):
-        raise BadInput(f'{path}:{number}: "text" of {ident} must be a string, found {shorten(json.dumps(text))}')
+        raise BadInput(f'{path}:{number}: "text" of {ident} must be a string, '
+                       f"found {shorten(json.dumps(text))}")
     text = f"{title} {text}".strip()
     if not text:
-        raise BadInput(f"{path}:{number}: {ident} has neither title nor text; fill it or delete the line and its qrels")
+        raise BadInput(f"{path}:{number}: {ident} has neither title nor text; "
+                       "fill it or delete the line and its qrels")
     return ident, text
 
 
 def read_qrels(path):
-    """[(qid, doc_id, grade, line number)] of a BEIR qrels file: header, then query-id, corpus-id, score with tabs."""
+    """[(qid, doc_id, grade, line number)] of a BEIR qrels file: header, then query-id, corpus-id, score."""
     rows, seen = [], {}
     for index, (number, line) in enumerate(read_lines(path)):
         fields = line.split("\t")
@@ -66,14 +69,16 @@ def read_qrels(path):
                                "query-id<TAB>corpus-id<TAB>score")
             continue
         if len(fields) != 3:
-            raise BadInput(f"{path}:{number}: 3 fields with tabs between are wanted, found {len(fields)}: {shorten(line)}")
+            raise BadInput(f"{path}:{number}: 3 fields with tabs between are wanted, "
+                           f"found {len(fields)}: {shorten(line)}")
         qid, doc_id, score = (field.strip() for field in fields)
         try:
             grade = int(score)
         except ValueError:
             raise BadInput(f"{path}:{number}: score {shorten(score)} is not an integer") from None
         if (qid, doc_id) in seen:
-            raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged on line {seen[qid, doc_id]} already; keep one")
+            raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged on line {seen[qid, doc_id]} already; "
+                           "keep one")
         seen[qid, doc_id] = number
         rows.append((qid, doc_id, grade, number))
     if not rows:
@@ -81,7 +86,7 @@ def read_qrels(path):
     return rows
 
 
-# ------------------------------------------------------------------------------------- rankings (TREC run files)
+# ---------------------------------------------------------------------------------- rankings (TREC run files)
 
 def write_run(path, qids, doc_ids, rows, scores, *, tag):
     """Write rankings as TREC's six columns. rows (Q, k) int, -1 where a list ends early; scores (Q, k)."""
@@ -98,7 +103,8 @@ def read_run(path):
     for number, line in read_lines(path):
         fields = line.split()
         if len(fields) != 6:
-            raise BadInput(f"{path}:{number}: 6 columns (qid Q0 doc_id rank score tag) are wanted, found {len(fields)}")
+            raise BadInput(f"{path}:{number}: 6 columns (qid Q0 doc_id rank score tag) are wanted, "
+                           f"found {len(fields)}")
         try:
             score = float(fields[4])
         except ValueError:
@@ -128,7 +134,7 @@ def read_per_query(path):
 # ------------------------------------------------------------------------------------- negatives
 
 def write_negatives(path, header, records):
-    """A JSONL file: the header on the first line, then one record per candidate. Returns how many were written."""
+    """A JSONL file: the header on the first line, then a record per candidate. Returns how many of them."""
     count = 0
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
         out.write(json.dumps({"header": header}, ensure_ascii=False) + "\n")

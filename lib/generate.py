@@ -13,7 +13,7 @@ class Answer:
 
 
 def sentences(text, *, shortest=20, longest=400):
-    """The statements of a text: sentences of `shortest` characters or more, cut at `longest`, no questions."""
+    """A text's statements: sentences of `shortest` characters or more, cut at `longest`, no questions."""
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n\s*\n|\s-\s(?=[A-Z])", text)
     parts = [re.sub(r"\s+", " ", part).strip() for part in parts]
     return [part[:longest] for part in parts if len(part) >= shortest and not part.endswith("?")]
@@ -22,8 +22,8 @@ def sentences(text, *, shortest=20, longest=400):
 def extractive_answer(question, docs, scores, *, embed, count=2):
     """Answer with the `count` sentences of the retrieved docs that are nearest to the question.
 
-    docs (list of text) and scores (k,) best first; `embed(texts, kind)` gives unit vectors. A sentence is worth its own
-    similarity to the question plus its doc's, so that a stray match in a poor doc does not win.
+    docs (list of text) and scores (k,) best first; `embed(texts, kind)` gives unit vectors. A sentence is
+    worth its own similarity to the question plus its doc's, so that a stray match in a poor doc does not win.
     """
     pool = [(number, order, sentence) for number, doc in enumerate(docs, 1)
             for order, sentence in enumerate(sentences(doc) or [doc[:400]])]

@@ -39,9 +39,11 @@ def load_index(folder, *, encoder_fingerprint, collection):
     if not (folder / "meta.json").exists():
         raise BadInput(f"{folder}: no index; make it with build_index.py")
     meta = read_json(folder / "meta.json")
-    for key, wanted in (("encoder_fingerprint", encoder_fingerprint), ("corpus_fingerprint", collection.docs.fingerprint)):
+    for key, wanted in (("encoder_fingerprint", encoder_fingerprint),
+                        ("corpus_fingerprint", collection.docs.fingerprint)):
         if meta[key] != wanted:
-            raise BadInput(f"{folder}: the index was made with {key} {meta[key]}, this one is {wanted}; build it again")
+            raise BadInput(f"{folder}: the index was made with {key} {meta[key]}, this one is {wanted}; "
+                           "build it again")
     index = faiss.read_index(str(folder / "index.faiss"))
     if index.ntotal != len(collection.docs):
         raise BadInput(f"{folder}: {index.ntotal} vectors for {len(collection.docs)} docs; build it again")

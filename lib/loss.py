@@ -1,7 +1,7 @@
 """The contrastive loss: pure functions of embeddings.
 
-Letters: B queries, N docs, D dimensions. Every doc is scored against every query; `invalid` (B, N) is True where a doc
-must not count as a negative of a query; `labels` (B,) is the column of each query's positive.
+Letters: B queries, N docs, D dimensions. Every doc is scored against every query; `invalid` (B, N) is True
+where a doc must not count as a negative of a query; `labels` (B,) is the column of each query's positive.
 """
 import torch
 import torch.nn.functional as F
@@ -9,27 +9,29 @@ import torch.nn.functional as F
 TERMS = ("d2q", "q2q", "d2d")
 
 
-def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0, label_smoothing=0.0,
-                     debias=0.0, mask_margin=None, guide=None, guide_margin=0.0, triplet_margin=None, dims=(),
-                     teacher=None, distill="margin_mse", distill_weight=0.0):
+def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0,
+                     label_smoothing=0.0, debias=0.0, mask_margin=None, guide=None, guide_margin=0.0,
+                     triplet_margin=None, dims=(), teacher=None, distill="margin_mse", distill_weight=0.0):
     """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores).
 
-    q_emb (B, D), d_emb (N, D) -> a scalar, and the similarities (B, N), detached, for statistics. Scores and softmax are
-    float32 or better whatever the autocast: in half precision a gap below 1e-3 would vanish. Everything but the
-    temperature is off by default:
+    q_emb (B, D), d_emb (N, D) -> a scalar, and the similarities (B, N), detached, for statistics. Scores and
+    softmax are float32 or better whatever the autocast: in half precision a gap below 1e-3 would vanish.
+    Everything but the temperature is off by default:
 
     temperature      divides the similarities; a tensor that requires a gradient is learned
-    terms            more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): d2q other queries against the
-                     positive doc, q2q other queries against the query, d2d other docs against the positive doc
+    terms            more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): d2q other queries
+                     against the positive doc, q2q other queries against the query, d2d other docs against the
+                     positive doc
     hardness         alpha: adds alpha * similarity, without its gradient, to the logit of each negative
     label_smoothing  share of the target that is spread evenly over the negatives
-    debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020, eq. 8)
+    debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020,
+                     eq. 8)
     mask_margin      negatives that score above their positive by more than this do not count
-    guide            (B, N) scores of another encoder: negatives whose guide score is above the positive's guide score
-                     minus guide_margin do not count (GISTEmbed, Solatorio 2024)
+    guide            (B, N) scores of another encoder: negatives whose guide score is above the positive's
+                     guide score minus guide_margin do not count (GISTEmbed, Solatorio 2024)
     triplet_margin   instead of InfoNCE, the mean of max(0, margin - positive + negative) over all negatives
-    dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the vectors,
-                     normalised anew
+    dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the
+                     vectors, normalised anew
     teacher          (B, N) scores of a teacher, nan where it has none; mixed in with distill_weight as
                      distill = margin_mse (Hofstätter et al. 2020) or kl
     """
@@ -40,14 +42,14 @@ def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), ha
             q, d = q_emb, d_emb
             if dim < q_emb.shape[1]:
                 q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
-            scores = q @ d.T                                                                # (B, N)
+            scores = q @ d.T                                                            # (B, N)
             off = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin)
             if triplet_margin is not None:
                 value = triplet(scores, labels, off, margin=triplet_margin)
             else:
-                value = info_nce(scores, labels, off, temperature=temperature, hardness=hardness, debias=debias,
-                                 label_smoothing=label_smoothing,
-                                 extra=extra_terms(q, d, scores, labels, invalid, terms))
+                extra = extra_terms(q, d, scores, labels, invalid, terms)
+                value = info_nce(scores, labels, off, temperature=temperature, hardness=hardness,
+                                 debias=debias, label_smoothing=label_smoothing, extra=extra)
             if distill_weight:
                 taught = distillation(scores, labels, teacher, kind=distill, temperature=temperature)
                 value = (1 - distill_weight) * value + distill_weight * taught
@@ -58,21 +60,22 @@ def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), ha
 
 
 def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smoothing, extra):
-    """Mean over queries of -log softmax at the positive. scores (B, N); off (B, N); extra: [(similarities, off)]."""
+    """Mean over queries of -log softmax at the positive. scores, off (B, N); extra: [(similarities, off)]."""
     rows = torch.arange(len(scores), device=scores.device)
     is_positive = F.one_hot(labels, scores.shape[1]).bool()
-    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)                           # (B, N')
+    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)                       # (B, N')
     off = torch.cat([off & ~is_positive, *(o for _, o in extra)], 1)
     is_negative = ~off
     is_negative[rows, labels] = False
     logits = similarities / temperature + hardness * similarities.detach() * is_negative
     logits = logits.masked_fill(off, float("-inf"))
-    positive = logits[rows, labels]                                                         # (B,)
+    positive = logits[rows, labels]                                                     # (B,)
     if debias:
         count = is_negative.sum(1)
         negatives = logits.masked_fill(~is_negative, float("-inf")).logsumexp(1).exp()
         corrected = (negatives - debias * count * positive.exp()) / (1 - debias)
-        floor = count * torch.exp(-1 / torch.as_tensor(temperature, device=scores.device))  # the least a sum can be
+        # the least that the sum can be
+        floor = count * torch.exp(-1 / torch.as_tensor(temperature, device=scores.device))
         return (torch.log(positive.exp() + torch.maximum(corrected, floor)) - positive).mean()
     log_probs = logits.log_softmax(1)
     value = -log_probs[rows, labels]
@@ -87,7 +90,7 @@ def extra_terms(q, d, scores, labels, invalid, terms):
     rows = torch.arange(len(q), device=q.device)
     extra = []
     # query j may not stand against query i where i's positive is relevant to j too: then they mean the same
-    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T                      # (B, B)
+    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T                  # (B, B)
     if "d2q" in terms:
         extra.append((scores[:, labels].T, same))
     if "q2q" in terms:
@@ -100,7 +103,7 @@ def extra_terms(q, d, scores, labels, invalid, terms):
 
 
 def likely_positive(scores, labels, mask_margin, guide, guide_margin):
-    """(B, N) bool: negatives that look relevant, by the scores themselves or by a guide's; never the positive."""
+    """(B, N) bool: negatives that look relevant by the scores themselves or a guide's; never the positive."""
     rows = torch.arange(len(scores), device=scores.device)
     off = torch.zeros_like(scores, dtype=torch.bool)
     if mask_margin is not None:
@@ -121,7 +124,7 @@ def triplet(scores, labels, off, *, margin):
 
 
 def distillation(scores, labels, teacher, *, kind, temperature):
-    """How far the scores are from a teacher's, over the docs that the teacher scored. teacher (B, N), nan for none."""
+    """How far the scores are from a teacher's, where it scored. teacher (B, N), nan for none."""
     rows = torch.arange(len(scores), device=scores.device)
     known = ~teacher.isnan() & ~teacher[rows, labels].isnan()[:, None]
     if not known.any():
@@ -129,22 +132,23 @@ def distillation(scores, labels, teacher, *, kind, temperature):
     if kind == "margin_mse":
         student_margin = scores[rows, labels][:, None] - scores
         teacher_margin = teacher[rows, labels][:, None] - teacher
-        known[rows, labels] = False                                                         # its margin is 0 by definition
+        known[rows, labels] = False  # its margin is 0 by definition
         return ((student_margin - teacher_margin)[known] ** 2).mean() if known.any() else scores.sum() * 0.0
     student = (scores / temperature).masked_fill(~known, float("-inf"))
     target = teacher.masked_fill(~known, float("-inf")).softmax(1)
     some = known.any(1)
-    return F.kl_div(student[some].log_softmax(1).masked_fill(~known[some], 0.0), target[some], reduction="none") \
-        .sum(1).mean()
+    log_probs = student[some].log_softmax(1).masked_fill(~known[some], 0.0)
+    return F.kl_div(log_probs, target[some], reduction="none").sum(1).mean()
 
 
 def backward(forward, sides, loss_of, *, cached, scale=lambda value: value):
-    """Gradients of one step, with all activations kept or, `cached`, with those of one chunk (GradCache, Gao et al. 2021).
+    """Gradients of a step, keeping all activations or, `cached`, one chunk's (GradCache, Gao et al. 2021).
 
-    forward(*chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two lists;
-    loss_of(q_emb, d_emb) -> (loss, scores). Cached: (1) vectors without a graph; (2) the loss and its gradient with
-    respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and backward with the
-    gradient of (2). The gradient is the same; memory stays that of a chunk, for one more forward pass.
+    forward(*chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two
+    lists; loss_of(q_emb, d_emb) -> (loss, scores). Cached: (1) vectors without a graph; (2) the loss and its
+    gradient with respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and
+    backward with the gradient of (2). The gradient is the same; memory stays that of a chunk, for one more
+    forward pass.
     """
     if not cached:
         value, scores = loss_of(*(torch.cat([forward(*chunk) for chunk in side]) for side in sides))
@@ -184,20 +188,22 @@ def _set_random_state(state):
 
 
 def batch_stats(scores, labels, invalid, source, names, *, temperature):
-    """What a batch taught, as plain numbers: accuracy, mean scores, and for each source of negatives its part.
+    """What a batch taught, as plain numbers: accuracy, mean scores, and the part of each source of negatives.
 
-    scores (B, N), labels (B,), invalid (B, N), source (B, N) int, 0 for docs of other queries ("in_batch"), i + 1 for
-    names[i]. For each source: negatives per query in the denominator, share of them that outscore the positive, and
-    share of the softmax mass on negatives, which is their share of the gradient with respect to the scores.
+    scores (B, N), labels (B,), invalid (B, N), source (B, N) int, 0 for docs of other queries ("in_batch"),
+    i + 1 for names[i]. For each source: negatives per query in the denominator, share of them that outscore
+    the positive, and share of the softmax mass on negatives, which is their share of the gradient with
+    respect to the scores.
     """
     rows = torch.arange(len(scores), device=scores.device)
-    positive = scores[rows, labels][:, None]                                                # (B, 1)
+    positive = scores[rows, labels][:, None]                                            # (B, 1)
     negative = ~invalid
     negative[rows, labels] = False
     hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
     weight = torch.softmax((scores / temperature).masked_fill(invalid, float("-inf")), 1) * negative
     above = (scores > positive) & negative
-    stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(), "positive": positive.mean().item(),
+    stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
+             "positive": positive.mean().item(),
              "hardest": hardest[hardest.isfinite()].mean().item(), "sources": {}}
     for number, name in enumerate(("in_batch", *names)):
         mine = negative & (source == number)

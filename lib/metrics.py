@@ -1,4 +1,4 @@
-"""Retrieval measures, exactly trec_eval's (through ir_measures), and paired tests on their per-query values."""
+"""Retrieval measures, exactly trec_eval's (through ir_measures), and paired tests on per-query values."""
 import ir_measures
 import numpy as np
 from ir_measures import RR, R, nDCG
@@ -16,8 +16,9 @@ def to_rankings(qids, doc_ids, rows, scores):
 def per_query(rankings, qrels):
     """{qid: {measure: value}} for every judged query with a positive; one that is not ranked scores 0.
 
-    rankings {qid: {doc_id: score}}, qrels {qid: {doc_id: grade}}. As in trec_eval, order is by score (float32) and then
-    by doc_id, both descending; relevant is grade >= 1; nDCG's gain is the grade, its discount log2(rank + 1).
+    rankings {qid: {doc_id: score}}, qrels {qid: {doc_id: grade}}. As in trec_eval, order is by score
+    (float32) and then by doc_id, both descending; relevant is grade >= 1; nDCG's gain is the grade, its
+    discount log2(rank + 1).
     """
     judged = {qid: grades for qid, grades in qrels.items() if max(grades.values()) >= 1}
     values = {qid: dict.fromkeys(MEASURES, 0.0) for qid in judged}
@@ -30,12 +31,12 @@ def per_query(rankings, qrels):
             values[qid][names[str(measure)]] = value
     for found in values.values():
         rank_inverse = found.pop("rr", 0.0)
-        found["mrr@10"] = rank_inverse if rank_inverse >= 0.1 else 0.0  # trec_eval's reciprocal rank has no cut-off
+        found["mrr@10"] = rank_inverse if rank_inverse >= 0.1 else 0.0  # trec_eval's has no cut-off
     return values
 
 
 def score(collection, split, scores, rows):
-    """per_query() of a search for the queries of a split: scores (Q, k) and doc rows (Q, k), as searches return them."""
+    """per_query() of a search for the queries of a split: scores (Q, k) and doc rows (Q, k), as found."""
     qids = [collection.queries.ids[row] for row in collection.split(split).queries]
     return per_query(to_rankings(qids, collection.docs.ids, rows, scores), collection.qrels_dict(split))
 
@@ -48,8 +49,9 @@ def mean(values):
 def paired_test(a, b, *, seed, rounds=10_000):
     """Compare two arrays (Q,) of per-query values, query by query.
 
-    Returns the mean difference a - b, a 95 % bootstrap interval, the two-sided p of a paired randomisation test (signs of
-    the differences flipped at random; Smucker, Allan & Carterette, CIKM 2007), and how many queries a wins, ties, loses.
+    Returns the mean difference a - b, a 95 % bootstrap interval, the two-sided p of a paired randomisation
+    test (signs of the differences flipped at random; Smucker, Allan & Carterette, CIKM 2007), and how many
+    queries a wins, ties, loses.
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     generator = np.random.Generator(np.random.Philox(seed))
@@ -62,15 +64,16 @@ def paired_test(a, b, *, seed, rounds=10_000):
         picks = generator.integers(0, len(difference), size=(100, len(difference)))
         means.append(difference[picks].mean(1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return {"difference": float(observed), "low": float(low), "high": float(high), "p": float((extreme + 1) / (rounds + 1)),
+    return {"difference": float(observed), "low": float(low), "high": float(high),
+            "p": float((extreme + 1) / (rounds + 1)),
             "wins": int((difference > 0).sum()), "ties": int((difference == 0).sum()),
             "losses": int((difference < 0).sum()), "queries": len(difference)}
 
 
 def compare_arms(runs, *, measure):
-    """One row per arm from (summary, per-query values) of every run: its values by seed and its test against the first.
+    """One row per arm from (summary, per-query values) of every run: its values by seed, its paired test.
 
-    The paired test compares queries, each averaged over the arm's seeds.
+    The test is against the first arm; it compares queries, each averaged over the arm's seeds.
     """
     arms = {}
     for summary, values in runs:
@@ -78,7 +81,7 @@ def compare_arms(runs, *, measure):
     rows, first = [], None
     for arm, of_arm in arms.items():
         summaries, values = zip(*of_arm)
-        by_query = np.mean([[v[qid][measure] for qid in values[0]] for v in values], axis=0)               # (Q,)
+        by_query = np.mean([[v[qid][measure] for qid in values[0]] for v in values], axis=0)    # (Q,)
         row = {"arm": arm, "seeds": [s["seed"] for s in summaries],
                "test": {name: [s["test"][name] for s in summaries] for name in MEASURES}}
         row |= {key: float(np.mean([s[key] for s in summaries])) for key in ("train_s", "mine_s")}
@@ -91,10 +94,10 @@ def compare_arms(runs, *, measure):
 
 
 def arms_table(result, *, measure):
-    """compare_arms() as a Markdown table: means over seeds, and for `measure` the deviation and the paired test."""
+    """compare_arms() as a Markdown table: means over seeds, for `measure` also deviation and paired test."""
     first = result["arms"][0]
-    head = ["negatives", *(f"test {name}" for name in MEASURES), f"{measure} against {first['arm']} (95 % interval, p)",
-            "training s", "mining s"]
+    head = ["negatives", *(f"test {name}" for name in MEASURES),
+            f"{measure} against {first['arm']} (95 % interval, p)", "training s", "mining s"]
     lines = [head, ["---"] * len(head)]
     for name in ("bm25", "untrained"):
         lines.append([f"*{name}*", *(f"{result[name][m]:.4f}" for m in MEASURES), "", "", ""])
@@ -102,10 +105,13 @@ def arms_table(result, *, measure):
         cells = {name: f"{np.mean(values):.4f}" for name, values in row["test"].items()}
         if len(row["seeds"]) > 1:
             cells[measure] += f" ± {np.std(row['test'][measure], ddof=1):.4f}"
-        test = row.get("against_first")
-        against = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p = {test['p']:.4f}" if test else ""
+        against = ""
+        if test := row.get("against_first"):
+            against = (f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], "
+                       f"p = {test['p']:.4f}")
         lines.append([row["arm"], *cells.values(), against, f"{row['train_s']:.0f}", f"{row['mine_s']:.0f}"])
     seeds = len(first["seeds"])
-    note = (f"{result['collection']}, {result['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; ± is the standard deviation "
-            "over seeds; the paired randomisation test compares queries, each averaged over the seeds.")
+    note = (f"{result['collection']}, {result['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; "
+            "± is the standard deviation over seeds; "
+            "the paired randomisation test compares queries, each averaged over the seeds.")
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + f"\n{note}\n"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lib.run import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
 from lib.transformer import TransformerEncoder
 
-# a word ends where camelCase turns a corner, so that "getHTTPResponse" and "get http response" share their words
+# a word ends where camelCase turns a corner: "getHTTPResponse" and "get http response" share their words
 CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
 
 
@@ -26,7 +26,8 @@ def train_wordpiece(texts, *, vocab_size):
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))
     tokenizer.normalizer = normalizers.Sequence([
         normalizers.Replace(tokenizers.Regex(CAMEL_CASE), " "),
-        normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True)])
+        normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True,
+                                   lowercase=True)])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[^\W_]+"), "removed", invert=True)
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
                                         special_tokens=["[PAD]", "[UNK]"])
@@ -47,8 +48,8 @@ def load_or_train_wordpiece(texts, *, vocab_size, key):
 class StaticEncoder(nn.Module):
     """A bag of tokens: the normalised sum of one learned vector per token, each scaled by a learned weight.
 
-    It trains from scratch in a minute on a laptop and embeds tens of thousands of docs per second, which makes it the
-    instrument for comparing negatives; what it cannot see is word order.
+    It trains from scratch in a minute on a laptop and embeds tens of thousands of docs per second, which
+    makes it the instrument for comparing negatives; what it cannot see is word order.
     """
     kind = "static"
     block_tokens = 1 << 15  # embed() takes 8 times as many tokens per call: enough to keep all cores busy
@@ -61,7 +62,7 @@ class StaticEncoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab))
 
     def init_weights(self, *, seed, idf):
-        """Random directions from `seed`; token weights start at idf (V,), so that untrained scores resemble TF-IDF."""
+        """Random directions from `seed`; weights start at idf (V,): untrained scores resemble TF-IDF."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.table.normal_(0.0, self.dim ** -0.5, generator=generator)
@@ -78,14 +79,14 @@ class StaticEncoder(nn.Module):
         """Nothing to recompute: a bag keeps no activations worth the name."""
 
     def forward(self, ids, offsets, counts, kind="doc"):
-        """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors, for both kinds of text."""
+        """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors, for any kind."""
         ids, offsets, counts = (x.to(self.table.device) for x in (ids, offsets, counts))
-        weights = self.weight[ids] * counts                                                   # (T,)
+        weights = self.weight[ids] * counts                                             # (T,)
         bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
-        return F.normalize(bags, dim=-1)                                                      # (n, D)
+        return F.normalize(bags, dim=-1)                                                # (n, D)
 
     def token_key(self, kind):
-        """Identifies how texts become tokens: equal keys, equal tokens. Both kinds of text are treated alike here."""
+        """Identifies how texts become tokens: equal keys, equal tokens. Both kinds of text are alike here."""
         return fingerprint("static-bags", self.tokenizer.to_str())
 
     def tokenize(self, texts, kind="doc"):
@@ -94,12 +95,13 @@ class StaticEncoder(nn.Module):
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int64, count=lengths.sum())
         vocab = self.table.shape[0]
-        keys, counts = np.unique(np.repeat(np.arange(len(texts)), lengths) * vocab + flat, return_counts=True)
+        owners = np.repeat(np.arange(len(texts)), lengths)
+        keys, counts = np.unique(owners * vocab + flat, return_counts=True)
         offsets = np.searchsorted(keys, np.arange(len(texts) + 1) * vocab)
         return (keys % vocab).astype(np.int32), offsets, np.minimum(counts, 65535).astype(np.uint16)
 
     def write(self, folder):
-        """Write the encoder's files: weights folded into the table, which is what sentence-transformers reads."""
+        """Write the encoder's files: weights folded into the table, which sentence-transformers reads."""
         folded = (self.table * self.weight[:, None]).detach().float().cpu().contiguous()
         safetensors.torch.save_file({"embedding.weight": folded}, folder / "model.safetensors")
         self.tokenizer.save(str(folder / "tokenizer.json"))
@@ -107,7 +109,8 @@ class StaticEncoder(nn.Module):
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"},
             {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}])
         (folder / "1_Normalize").mkdir()
-        write_json(folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+        write_json(folder / "config_sentence_transformers.json",
+                   {"prompts": {}, "similarity_fn_name": "cosine"})
 
     @classmethod
     def read(cls, folder):
@@ -115,7 +118,8 @@ class StaticEncoder(nn.Module):
         table = safetensors.torch.load_file(folder / "model.safetensors")["embedding.weight"]
         encoder = cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), dim=table.shape[1])
         if encoder.table.shape != table.shape:
-            raise BadInput(f"{folder}: {table.shape[0]} vectors for {encoder.table.shape[0]} tokens; the files do not belong together")
+            raise BadInput(f"{folder}: {table.shape[0]} vectors for {encoder.table.shape[0]} tokens; "
+                           "the files do not belong together")
         with torch.no_grad():
             encoder.table.copy_(table)
             encoder.weight.fill_(1.0)
@@ -134,9 +138,9 @@ def save_encoder(encoder, folder):
 
 
 def load_encoder(source, **options):
-    """The encoder of a folder or of a hub's name, with `.fingerprint` set: ours, sentence-transformers' or Hugging Face's.
+    """The encoder of a folder or hub name, with `.fingerprint`: ours, sentence-transformers', Hugging Face's.
 
-    `options` are TransformerEncoder.read()'s. BadInput if one of our folders was changed after it was written.
+    `options` are TransformerEncoder.read()'s. BadInput if a folder of ours was changed after it was written.
     """
     folder = _local_folder(source)
     fingerprint = _fingerprint_folder(folder)
@@ -157,8 +161,8 @@ def load_encoder(source, **options):
 
 
 def _is_static(folder):
-    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else [{"type": ""}]
-    return modules[0]["type"].endswith("StaticEmbedding")
+    path = folder / "modules.json"
+    return path.exists() and read_json(path)[0]["type"].endswith("StaticEmbedding")
 
 
 def _local_folder(source):
@@ -171,23 +175,26 @@ def _local_folder(source):
         return pathlib.Path(huggingface_hub.snapshot_download(
             str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise BadInput(f"{source}: neither a folder nor to be had from the hub ({type(error).__name__})") from None
+        reason = type(error).__name__
+        raise BadInput(f"{source}: neither a folder nor to be had from the hub ({reason})") from None
 
 
 def _fingerprint_folder(folder):
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
+    files = sorted(p for p in folder.rglob("*")
+                   if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
     return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
 
 
 @torch.inference_mode()
 def embed(encoder, tokens, rows=None, *, desc=None):
-    """Vectors of `rows` of `tokens` (all by default) -> (n, D) float32 array. The one loop in which texts are embedded.
+    """Vectors of `rows` of `tokens` (all by default), (n, D) float32. The one loop that embeds texts.
 
-    Texts are visited in order of length, so that a block holds little padding, and returned in the order asked for.
+    Texts are visited in order of length, so that a block holds little padding, and returned in the order
+    asked for.
     """
     rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
     lengths = tokens.lengths[rows]
-    by_length = np.argsort(-lengths, kind="stable")                    # longest first: memory peaks at the start
+    by_length = np.argsort(-lengths, kind="stable")  # longest first: memory peaks at the start
     block = np.cumsum(np.maximum(lengths[by_length], 1)) // (8 * encoder.block_tokens)
     cuts = np.flatnonzero(np.diff(block)) + 1
     out = np.empty((len(rows), encoder.dim), dtype=np.float32)

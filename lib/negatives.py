@@ -1,4 +1,4 @@
-"""Negatives: the grammar of arms, candidate lists and the records they are written as, and the draw for each step."""
+"""Negatives: the grammar of arms, candidate lists and their records in files, and the draw for each step."""
 import dataclasses
 import re
 
@@ -20,7 +20,7 @@ class Stage:
 
 
 def parse_arm(text):
-    """The stages of an arm: `bm25:2+refresh:2`, or staged `random:4,refresh:4@0.3`; `in_batch` adds nothing explicit."""
+    """The stages of an arm, as in `bm25:2+refresh:2` or `random:4,refresh:4@0.3`; `in_batch` has no parts."""
     stages = []
     for piece in text.split(","):
         body, _, begin = piece.partition("@")
@@ -28,10 +28,12 @@ def parse_arm(text):
         for part in body.split("+"):
             match = re.fullmatch(r"(\w+)(?::(\d+))?", part)
             if not match or match[1] not in SOURCES:
-                raise BadInput(f"--negatives {text}: {part!r} is no source; write source:K with one of {', '.join(SOURCES)}")
+                raise BadInput(f"--negatives {text}: {part!r} is no source; "
+                               f"write source:K with one of {', '.join(SOURCES)}")
             count = int(match[2] or 0)
             if (match[1] == "in_batch") != (match[2] is None) or (match[2] and not count):
-                raise BadInput(f"--negatives {text}: {part!r}; in_batch takes no number, every other source at least 1")
+                raise BadInput(f"--negatives {text}: {part!r}; "
+                               "in_batch takes no number, every other source at least 1")
             if match[1] != "in_batch":
                 parts.append((match[1], count))
         if len({name for name, _ in parts}) < len(parts):
@@ -40,8 +42,10 @@ def parse_arm(text):
             fraction = float(begin or 0.0)
         except ValueError:
             fraction = -1.0
-        if not 0.0 <= fraction < 1.0 or (stages and fraction <= stages[-1].begin) or (not stages and fraction > 0):
-            raise BadInput(f"--negatives {text}: stages begin at rising fractions below 1, the first at 0; found @{begin}")
+        rises = fraction > stages[-1].begin if stages else fraction == 0
+        if not 0.0 <= fraction < 1.0 or not rises:
+            raise BadInput(f"--negatives {text}: stages begin at rising fractions below 1, the first at 0; "
+                           f"found @{begin}")
         stages.append(Stage(fraction, tuple(parts)))
     return stages
 
@@ -65,26 +69,27 @@ class Candidates:
     queries: np.ndarray   # (n,) query rows
     docs: np.ndarray      # (n, C) int32 doc rows
     scores: np.ndarray    # (n, C) float32, on the source's own scale
-    positive: np.ndarray  # (n,) float32: the best score of a known positive among what was fetched, nan where none was
+    positive: np.ndarray  # (n,) float32: best score of a known positive that was fetched, nan where none was
     dropped: dict         # reason -> how many fetched docs it removed
     teacher: np.ndarray | None = None           # (n, C) float32: scores of a teacher, nan where it gave none
     teacher_positive: np.ndarray | None = None  # (n,) float32: its score of the query's positive
 
 
 def from_search(collection, query_rows, found, *, source, depth):
-    """Candidates from the (scores, rows) of a search that fetched `depth` + overfetch() docs or the whole corpus."""
+    """Candidates from the (scores, rows) of a search that fetched `depth` + overfetch() docs, or all docs."""
     scores, rows = found
     is_positive = collection.known_positive(query_rows, rows)
     copies = _repeats(np.where(rows >= 0, collection.docs.groups[rows], -1 - np.arange(rows.shape[1])))
     positive = np.where(is_positive, scores, -np.inf).max(1)
     keep = (rows >= 0) & ~is_positive & ~copies
-    front = np.argsort(~keep, axis=1, kind="stable")[:, :depth]                             # kept ones, in order
+    front = np.argsort(~keep, axis=1, kind="stable")[:, :depth]                        # kept ones, in order
     kept = np.take_along_axis(keep, front, 1)
     docs = np.where(kept, np.take_along_axis(rows, front, 1), -1).astype(np.int32)
     dropped = {"positive": int(is_positive.sum()), "copy": int((copies & ~is_positive).sum()),
                "below the depth": int(keep.sum() - kept.sum())}
-    candidates = Candidates(source, query_rows, docs, np.where(kept, np.take_along_axis(scores, front, 1), np.nan),
-                            np.where(np.isfinite(positive), positive, np.nan), dropped)
+    scores = np.where(kept, np.take_along_axis(scores, front, 1), np.nan)
+    positive = np.where(np.isfinite(positive), positive, np.nan)
+    candidates = Candidates(source, query_rows, docs, scores, positive, dropped)
     assert not collection.known_positive(query_rows, docs).any(), "a positive was mined as a negative"
     return candidates
 
@@ -104,7 +109,7 @@ def _repeats(values):
 
 
 def random_docs(collection, query_rows, count, *, seed, epoch):
-    """(n, count) doc rows drawn uniformly, no positive and no doc twice in a row; -1 where the corpus is too small."""
+    """(n, count) doc rows drawn uniformly, no positive, no doc twice; -1 where the corpus is too small."""
     spare = 8 + overfetch(collection)
     draws = uniform("random", seed, epoch, query_rows[:, None], np.arange(count + spare))
     rows = (draws * len(collection.docs)).astype(np.int32)
@@ -121,10 +126,11 @@ def random_candidates(collection, query_rows, depth, *, seed):
 
 
 def draw(candidates, picks, count, *, seed, epoch):
-    """(B, count) doc rows: for each of `picks` (positions in the candidate lists) uniformly, without replacement."""
-    docs = candidates.docs[picks]                                                            # (B, C)
-    keys = uniform(candidates.source, seed, epoch, candidates.queries[picks][:, None], np.arange(docs.shape[1]))
-    keys[docs < 0] = 2.0                                                                     # behind every real candidate
+    """(B, count) doc rows of the lists at positions `picks`, drawn uniformly, without replacement."""
+    docs = candidates.docs[picks]                                                  # (B, C)
+    query_rows = candidates.queries[picks][:, None]
+    keys = uniform(candidates.source, seed, epoch, query_rows, np.arange(docs.shape[1]))
+    keys[docs < 0] = 2.0                                                           # behind all real ones
     chosen = np.argsort(keys, axis=1, kind="stable")[:, :count]
     out = np.full((len(picks), count), -1, dtype=np.int32)
     out[:, :chosen.shape[1]] = np.take_along_axis(docs, chosen, 1)
@@ -149,12 +155,12 @@ def _mean(values):
 # ---------------------------------------------------------------------------------------------------- supply
 
 class Supply:
-    """The negatives of one arm, step by step: which sources are active, when they are mined, what each query gets.
+    """The negatives of one arm, step by step: which sources are active, when they are mined, who gets what.
 
-    `mine(source, picks, depth)` is the caller's: it returns Candidates of the train queries at positions `picks`, found
-    with BM25 or with the encoder as it stands. `upcoming(step, count)` gives the positions that `count` steps visit:
-    refresh mines only for those, so that refreshing often costs little more than refreshing once, and adore, which
-    mines anew at each step, only for that step's.
+    `mine(source, picks, depth)` is the caller's: it returns Candidates of the train queries at positions
+    `picks`, found with BM25 or with the encoder as it stands. `upcoming(step, count)` gives the positions
+    that `count` steps visit: refresh mines only for those, so that refreshing often costs little more than
+    refreshing once, and adore, which mines anew at each step, only for that step's.
     """
 
     def __init__(self, arm, *, steps, refresh_every, depth, seed, collection, mine, upcoming):
@@ -164,8 +170,8 @@ class Supply:
         self.steps, self.refresh_every, self.depth, self.seed = steps, refresh_every, depth, seed
         self.collection, self.qrels = collection, collection.split("train")
         self._mine, self._upcoming = mine, upcoming
-        self._lists = {}  # source -> (Candidates, (n_train,) position of each train query in them, -1 if not there)
-        self._mined_at = {}
+        self._lists = {}     # source -> (Candidates, (n_train,) position of each train query in them or -1)
+        self._mined_at = {}  # source -> step
 
     def active(self, step):
         """{source: K} of the stage that `step` belongs to."""
@@ -177,7 +183,7 @@ class Supply:
         return max(dict(stage.parts).get("queue", 0) for stage in self.stages)
 
     def queued(self, queue, step):
-        """What make_batch() wants of the queue: (number of its source, its docs), or None while it plays no part."""
+        """What make_batch() wants of the queue: (number of its source, its docs), or None while it rests."""
         count = self.active(step).get("queue")
         return (1 + self.sources.index("queue"), queue.docs) if count and len(queue.docs) else None
 
@@ -206,15 +212,16 @@ class Supply:
         return describe(self._lists[source][0])
 
     def draw(self, picks, *, step, epoch):
-        """One (B, K) array of doc rows for each source of the arm, in the order of `sources`; (B, 0) while it rests."""
+        """One (B, K) array of doc rows for each source, in the order of `sources`; (B, 0) while it rests."""
         active = self.active(step)
+        query_rows = self.qrels.queries[picks]
         drawn = []
         for source in self.sources:
             count = active.get(source, 0)
             if not count or source == "queue":
                 drawn.append(np.empty((len(picks), 0), dtype=np.int32))
             elif source == "random":
-                drawn.append(random_docs(self.collection, self.qrels.queries[picks], count, seed=self.seed, epoch=epoch))
+                drawn.append(random_docs(self.collection, query_rows, count, seed=self.seed, epoch=epoch))
             else:
                 candidates, position = self._lists[source]
                 drawn.append(draw(candidates, position[picks], count, seed=self.seed, epoch=epoch))
@@ -225,7 +232,7 @@ class Supply:
         candidates, position = self._lists["file"]
         at = position[picks]
         scores = np.full(batch.invalid.shape, np.nan, dtype=np.float32)
-        groups = self.collection.docs.groups[candidates.docs[at]]                           # (B, C)
+        groups = self.collection.docs.groups[candidates.docs[at]]                       # (B, C)
         columns = np.minimum(np.searchsorted(batch.docs, groups), len(batch.docs) - 1)
         rows, slots = np.nonzero((batch.docs[columns] == groups) & (candidates.docs[at] >= 0))
         scores[rows, columns[rows, slots]] = candidates.teacher[at][rows, slots]
@@ -237,8 +244,8 @@ class Supply:
         lists = {}
         for source, (candidates, position) in self._lists.items():
             fields = {f.name: getattr(candidates, f.name) for f in dataclasses.fields(candidates)}
-            lists[source] = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}, \
-                torch.from_numpy(position)
+            fields = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+            lists[source] = fields, torch.from_numpy(position)
         return {"lists": lists, "mined_at": dict(self._mined_at)}
 
     def load_state_dict(self, state):
@@ -254,15 +261,15 @@ class Queue:
 
     def __init__(self, size, dim, *, device):
         self.size = size
-        self.docs = np.empty(0, dtype=np.int32)                                              # (n,) oldest first
-        self.vectors = torch.empty(0, dim, device=device)                                    # (n, D)
+        self.docs = np.empty(0, dtype=np.int32)                                         # (n,) oldest first
+        self.vectors = torch.empty(0, dim, device=device)                               # (n, D)
 
     def push(self, docs, vectors):
-        """Add a step's docs (n,) and vectors (n, D); a doc that is there is replaced, the oldest beyond N leave."""
+        """Add a step's docs (n,) and vectors (n, D); a doc that is there is replaced, the oldest leave."""
         keep = ~np.isin(self.docs, docs)
-        docs = np.concatenate([self.docs[keep], docs])[-self.size:]
-        self.vectors = torch.cat([self.vectors[torch.from_numpy(keep)], torch.from_numpy(vectors).to(self.vectors.device)])[-self.size:]
-        self.docs = docs
+        vectors = torch.from_numpy(vectors).to(self.vectors.device)
+        self.vectors = torch.cat([self.vectors[torch.from_numpy(keep)], vectors])[-self.size:]
+        self.docs = np.concatenate([self.docs[keep], docs])[-self.size:]
 
     def state_dict(self):
         """The queue as tensors."""
@@ -281,8 +288,9 @@ def records(candidates, collection, *, round=0):
         positive = candidates.positive[i]
         for rank, (doc, score) in enumerate(zip(candidates.docs[i], candidates.scores[i]), 1):
             if doc >= 0:
-                yield {"qid": collection.queries.ids[row], "doc_id": collection.docs.ids[doc], "source": candidates.source,
-                       "rank": rank, "score": round_score(score), "positive_score": round_score(positive), "round": round}
+                yield {"qid": collection.queries.ids[row], "doc_id": collection.docs.ids[doc],
+                       "source": candidates.source, "rank": rank, "score": round_score(score),
+                       "positive_score": round_score(positive), "round": round}
 
 
 def round_score(score):
@@ -291,7 +299,7 @@ def round_score(score):
 
 
 def load_candidates(path, collection, qrels):
-    """Candidates from a negatives file, with one list for each train query; BadInput if it was made for other data."""
+    """Candidates from a negatives file, a list per train query; BadInput if it was made for other data."""
     header, rows = formats.read_negatives(path)
     if header.get("collection_fingerprint") != collection.fingerprint:
         raise BadInput(f"{path}: mined on collection {header.get('collection_fingerprint')}, --data is "
@@ -300,7 +308,8 @@ def load_candidates(path, collection, qrels):
     lists = [{} for _ in position]  # doc row -> (score, teacher's score), in the order of the file
     teacher_positive = np.full(len(lists), np.nan, dtype=np.float32)
     for number, record in rows:
-        query, doc = collection.queries.row_of.get(record["qid"]), collection.docs.row_of.get(record["doc_id"])
+        query = collection.queries.row_of.get(record["qid"])
+        doc = collection.docs.row_of.get(record["doc_id"])
         if query is None or doc is None:
             missing = record["qid"] if query is None else record["doc_id"]
             raise BadInput(f"{path}:{number}: {formats.shorten(missing)} is not in the collection")

@@ -1,21 +1,22 @@
-"""Every figure, each a function of plain data. Readable in black and white: marks and dashes differ, not only colours."""
+"""Every figure, each a function of plain data; readable in black and white: marks and dashes differ too."""
+from contextlib import contextmanager
+
 import matplotlib
 
 matplotlib.use("Agg")  # no display is needed, and none is opened
 import matplotlib.pyplot as plt
 import numpy as np
 
-from contextlib import contextmanager
-
-STYLES = [("#1b4965", "o", "-"), ("#ca6702", "s", "--"), ("#5f8d4e", "^", "-."), ("#9b2226", "D", ":"), ("#6d597a", "v", "-"),
-          ("#555555", "P", "--")]
+STYLES = [("#1b4965", "o", "-"), ("#ca6702", "s", "--"), ("#5f8d4e", "^", "-."), ("#9b2226", "D", ":"),
+          ("#6d597a", "v", "-"), ("#555555", "P", "--")]
 
 
 @contextmanager
 def figure(path, columns=1, *, width=5.2, height=3.6):
     """Yield the axes of a figure and write it, whole or not at all, when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig, axes = plt.subplots(1, columns, figsize=(width * columns, height), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, columns, figsize=(width * columns, height), layout="constrained",
+                             squeeze=False)
     for ax in axes[0]:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
@@ -30,66 +31,75 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
 
 
 def training(path, log, *, title):
-    """Three panels from the lines of metrics.jsonl: the loss, the dev measure, and the hardness of negatives by source."""
+    """Three panels from the lines of metrics.jsonl: the loss, the dev measure, the hardness by source."""
     lines = [line for line in log if "loss" in line]
     evals = [line for line in log if "dev" in line]
     with figure(path, 3, width=4.4) as (left, middle, right):
         left.plot([x["step"] for x in lines], [x["loss"] for x in lines], color=STYLES[0][0])
         left.set(xlabel="step", ylabel="contrastive loss (nats)", title=title)
-        middle.plot([x["step"] for x in evals], [x["dev"]["mrr@10"] for x in evals], color=STYLES[0][0], marker="o")
+        middle.plot([x["step"] for x in evals], [x["dev"]["mrr@10"] for x in evals], color=STYLES[0][0],
+                    marker="o")
         middle.set(xlabel="step", ylabel="dev MRR@10", title="the checkpoint is the highest point")
         for name, (colour, mark, dash) in zip(lines[0]["sources"], STYLES):
             seen = [x for x in lines if x["sources"][name]["negatives"]]
-            right.plot([x["step"] for x in seen], [100 * x["sources"][name]["above"] for x in seen], color=colour,
-                       linestyle=dash, marker=mark, markersize=3, label=name)
-        right.set(xlabel="step", ylabel="negatives above their positive (%)", title="hardness by source", ylim=(0, None))
+            right.plot([x["step"] for x in seen], [100 * x["sources"][name]["above"] for x in seen],
+                       color=colour, linestyle=dash, marker=mark, markersize=3, label=name)
+        right.set(xlabel="step", ylabel="negatives above their positive (%)", title="hardness by source",
+                  ylim=(0, None))
         right.legend(frameon=False)
 
 
 def ablation(path, result, *, measure):
-    """The test measure by arm: a point per seed, a bar at their mean; BM25 and the untrained encoder as lines."""
+    """The test measure by arm: a point per seed, a bar at their mean; BM25 and the untrained as lines."""
     arms = result["arms"]
     with figure(path, width=6.4, height=1.4 + 0.5 * len(arms)) as ax:
         for y, row in enumerate(arms):
             values = row["test"][measure]
             ax.plot([np.mean(values)] * 2, [y - 0.28, y + 0.28], color=STYLES[0][0], linewidth=2.5)
-            ax.plot(values, [y] * len(values), linestyle="", marker="o", markersize=6, markerfacecolor="white",
-                    markeredgecolor=STYLES[0][0])
-            ax.annotate(f"{np.mean(values):.3f}", (max(values), y), xytext=(9, 0), textcoords="offset points", va="center")
+            ax.plot(values, [y] * len(values), linestyle="", marker="o", markersize=6,
+                    markerfacecolor="white", markeredgecolor=STYLES[0][0])
+            ax.annotate(f"{np.mean(values):.3f}", (max(values), y), xytext=(9, 0), textcoords="offset points",
+                        va="center")
         for name, dash in (("bm25", "--"), ("untrained", ":")):
             ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
-        ax.set(yticks=range(len(arms)), yticklabels=[row["arm"] for row in arms], ylim=(len(arms) - 0.4, -0.6),
-               xlabel=f"test {measure.upper()}", title=f"{result['collection']}, {result['steps']} steps: "
-               "o one seed, | their mean")
+        ax.set(yticks=range(len(arms)), yticklabels=[row["arm"] for row in arms],
+               ylim=(len(arms) - 0.4, -0.6), xlabel=f"test {measure.upper()}",
+               title=f"{result['collection']}, {result['steps']} steps: o one seed, | their mean")
         ax.margins(x=0.12)
         ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0))
 
 
 def score_histogram(path, scores, *, title):
-    """One panel per source: scores of its candidates beside those of the positives. scores {source: (candidates, positives)}."""
+    """One panel per source: scores {source: (of its candidates, of the positives)} as two histograms."""
     with figure(path, len(scores), width=4.4) as axes:
         for ax, (source, (candidates, positives)) in zip(np.atleast_1d(axes), scores.items()):
             values = [candidates[np.isfinite(candidates)], positives[np.isfinite(positives)]]
             edges = np.histogram_bin_edges(np.concatenate(values), bins=40)
             for part, label, (colour, _, dash) in zip(values, ("candidates", "positives"), STYLES):
-                ax.hist(part, bins=edges, density=True, histtype="step", color=colour, linestyle=dash, linewidth=1.6, label=label)
-            ax.set(xlabel=f"score by {source}", ylabel="density", title=title if ax is np.atleast_1d(axes)[0] else "")
+                ax.hist(part, bins=edges, density=True, histtype="step", color=colour, linestyle=dash,
+                        linewidth=1.6, label=label)
+            ax.set(xlabel=f"score by {source}", ylabel="density",
+                   title=title if ax is np.atleast_1d(axes)[0] else "")
             ax.legend(frameon=False)
 
 
 def ranks(path, first_ranks, *, depth, title):
-    """How far down the first relevant doc stands: cumulative share of queries by rank. first_ranks (Q,), inf if not found."""
+    """How far down the first relevant doc is: share of queries by rank. first_ranks (Q,), inf for none."""
     with figure(path) as ax:
         ranks = np.arange(1, depth + 1)
-        ax.step(ranks, [100 * np.mean(first_ranks <= rank) for rank in ranks], where="post", color=STYLES[0][0])
-        ax.set(xscale="log", xlabel="rank k", ylabel="queries with a relevant doc in the top k (%)", ylim=(0, 100), title=title)
+        shares = [100 * np.mean(first_ranks <= rank) for rank in ranks]
+        ax.step(ranks, shares, where="post", color=STYLES[0][0])
+        ax.set(xscale="log", xlabel="rank k", ylabel="queries with a relevant doc in the top k (%)",
+               ylim=(0, 100), title=title)
 
 
 def differences(path, difference, *, names, measure):
     """Per-query differences a - b, sorted: where a wins, where b does, and how many queries tie."""
     values = np.sort(difference)[::-1]
     with figure(path, width=6) as ax:
-        ax.fill_between(np.arange(len(values)), values, step="mid", color=STYLES[0][0], alpha=0.5, linewidth=0)
+        ax.fill_between(np.arange(len(values)), values, step="mid", color=STYLES[0][0], alpha=0.5,
+                        linewidth=0)
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(xlabel="queries, sorted by difference", ylabel=f"{measure.upper()} of {names[0]} minus {names[1]}",
+        ax.set(xlabel="queries, sorted by difference",
+               ylabel=f"{measure.upper()} of {names[0]} minus {names[1]}",
                title=f"{(values > 0).sum()} better, {(values == 0).sum()} equal, {(values < 0).sum()} worse")

@@ -1,7 +1,8 @@
-"""The embedded collection: documented functions of the standard library and of the packages this project installs.
+"""The embedded collection: documented functions of the standard library and of the installed packages.
 
-The task is CodeSearchNet's (Husain et al. 2019): the first sentence of a docstring is the query, the function without
-its docstring is the doc. The result is a folder in BEIR layout, so that nothing else in the project knows about it.
+The task is CodeSearchNet's (Husain et al. 2019): the first sentence of a docstring is the query, the function
+without its docstring is the doc. The result is a folder in BEIR layout, so that nothing else in the project
+knows about it.
 """
 import ast
 import hashlib
@@ -28,7 +29,8 @@ MODULES = {"torch": "torch", "transformers": "transformers", "tokenizers": "toke
            "scipy": "scipy", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "bm25s": "bm25s",
            "ir_measures": "ir_measures", "tqdm": "tqdm", "safetensors": "safetensors", "faiss": "faiss-cpu",
            "huggingface_hub": "huggingface-hub", "joblib": "joblib", "networkx": "networkx"}
-LEFT_OUT = {"test", "tests", "testing", "_testing", "idle_test", "lib2to3", "site-packages", "_vendor", "vendored"}
+LEFT_OUT = {"test", "tests", "testing", "_testing", "idle_test", "lib2to3", "site-packages", "_vendor",
+            "vendored"}
 GENERATED = ("transformers/models/", "faiss/swigfaiss")  # made by scripts: near-copies of one another
 
 
@@ -43,7 +45,8 @@ def _files():
         for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(root).parts
             inside = "/".join((name, *parts) if name else parts)
-            if not LEFT_OUT & set(parts[:-1]) and not parts[-1].startswith("test_") and not inside.startswith(GENERATED):
+            left_out = LEFT_OUT & set(parts[:-1]) or parts[-1].startswith("test_")
+            if not left_out and not inside.startswith(GENERATED):
                 yield path, inside
 
 
@@ -73,7 +76,7 @@ def _parse(job):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(source)
-    except (SyntaxError, UnicodeDecodeError, ValueError):  # templates, and files of another Python: counted by build()
+    except (SyntaxError, UnicodeDecodeError, ValueError):  # templates, another Python's: build() counts them
         return None
     lines = source.splitlines()
     module = inside[:-3].removesuffix("/__init__").replace("/", ".")
@@ -119,7 +122,8 @@ def build():
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # spawn, not fork: a caller may have started threads (torch, tokenizers) that a fork would leave locked
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        parsed = list(tqdm(pool.map(_parse, jobs, chunksize=32), total=len(jobs), unit="file", desc="reading Python source"))
+        parsed = list(tqdm(pool.map(_parse, jobs, chunksize=32), total=len(jobs), unit="file",
+                           desc="reading Python source"))
     seen_queries, seen_bodies, kept = set(), set(), []
     for record in sorted(r for records in parsed if records for r in records):
         name, query, body = record[:3]
@@ -131,7 +135,8 @@ def build():
         kept.append(record)
     with run.atomic_path(folder) as temporary:
         _write(temporary, kept)
-        run.write_json(temporary / "versions.json", versions | {"files": len(jobs), "unreadable": parsed.count(None)})
+        run.write_json(temporary / "versions.json",
+                       versions | {"files": len(jobs), "unreadable": parsed.count(None)})
     return folder
 
 
@@ -142,7 +147,8 @@ def _write(folder, records):
             open(folder / "queries.jsonl", "w", encoding="utf-8") as queries:
         for row, (name, query, body, docstring, file, line) in enumerate(records):
             metadata = {"name": name, "file": file, "line": line, "docstring": docstring}
-            corpus.write(json.dumps({"_id": f"d{row}", "title": "", "text": body, "metadata": metadata}) + "\n")
+            doc = {"_id": f"d{row}", "title": "", "text": body, "metadata": metadata}
+            corpus.write(json.dumps(doc) + "\n")
             queries.write(json.dumps({"_id": f"q{row}", "text": query}) + "\n")
             qrels[_split(name)].append(f"q{row}\td{row}\t1")
     for split, rows in qrels.items():

@@ -1,4 +1,4 @@
-"""Run folders, records of configuration, metric logs, counter-based randomness, fingerprints, atomic writes."""
+"""Run folders, configuration records, metric logs, counter-based randomness, fingerprints, atomic writes."""
 import contextlib
 import hashlib
 import importlib.metadata
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn", "matplotlib", "bm25s",
-            "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors")
+PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn",
+            "matplotlib", "bm25s", "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors")
 
 
 class BadInput(ValueError):
-    """A mistake in the user's files or flags. The message names the place, the value and the fix, on one line."""
+    """A mistake in the user's files or flags. The message names place, value and fix, on one line."""
 
 
 def cli(main):
@@ -33,9 +33,10 @@ def cli(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: files that were already reported are whole, nothing else was kept", file=sys.stderr)
+        print("interrupted: files that were already reported are whole, nothing else was kept",
+              file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output left (`| head`); what we write to files was not affected
+    except BrokenPipeError:  # the reader of our output left (`| head`); our files were not affected
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -43,7 +44,7 @@ def cli(main):
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary sibling of `path` that takes its place only if the block succeeds. Files and folders."""
+    """Yield a temporary sibling of `path` (file or folder) that takes its place if the block succeeds."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
@@ -132,8 +133,9 @@ def _mix(x):
 def uniform(*key):
     """Uniform numbers in [0, 1) as a pure function of `key`: integers and integer arrays, broadcast together.
 
-    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its own key:
-    not on the batch, the process or the order of calls. A string names a stream, so that two uses never share numbers.
+    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its
+    own key: not on the batch, the process or the order of calls. A string names a stream, so that two uses
+    never share numbers.
     """
     with np.errstate(over="ignore"):
         state = np.uint64(0x9E3779B97F4A7C15)
@@ -161,8 +163,9 @@ def permutation(n, *key):
 class Run:
     """A folder that records one command: config.json first, metrics.jsonl line by line, summary.json last.
 
-    metrics.jsonl holds only what the seed determines; what the clock says goes to timing.jsonl, so that two runs of one
-    configuration can be compared byte for byte. With several processes only the one that `writes` touches the disk.
+    metrics.jsonl holds only what the seed determines; what the clock says goes to timing.jsonl, so that two
+    runs of one configuration can be compared byte for byte. With several processes only the one that `writes`
+    touches the disk.
     """
 
     def __init__(self, path, *, writes=True):
@@ -172,8 +175,8 @@ class Run:
     def create(cls, path, *, overwrite, resume=False, writes=True, config):
         """Make the folder and write config.json.
 
-        A folder that already holds something is refused, unless `overwrite` replaces it or `resume` continues it, which
-        only the same settings on the same inputs may.
+        A folder that already holds something is refused, unless `overwrite` replaces it or `resume` continues
+        it, which only the same settings on the same inputs may.
         """
         run = cls(path, writes=writes)
         if not writes:
@@ -200,7 +203,8 @@ class Run:
     def read_log(self, file="metrics.jsonl"):
         """Every object logged so far."""
         path = self.path / file
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
 
     def save_state(self, parts, values):
         """Write state.pt: the state_dict() of each of `parts`, plain `values`, and how long the logs were."""
@@ -212,7 +216,7 @@ class Run:
                         "log_sizes": sizes}, temporary)
 
     def load_state(self, parts):
-        """Put the parts back as state.pt has them, cut the logs to their length then; returns the values, or None."""
+        """Put the parts back as state.pt has them, cut the logs to match; returns the values, or None."""
         path = self.path / "state.pt"
         state = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
         if self.writes:
@@ -237,7 +241,8 @@ def refuse_changes(then, now, path):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)
             if old != new and not (part == "args" and key in free):
-                raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: resume with what it began with")
+                raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: "
+                               "resume with what it began with")
 
 
 def non_default(args, parser):
@@ -247,8 +252,8 @@ def non_default(args, parser):
 
 def record(args, parser, *, derived, inputs):
     """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
-    return {"args": vars(args), "non_default": non_default(args, parser), "derived": derived, "inputs": inputs,
-            "versions": versions(), "source": source_state(), "argv": shlex.join(sys.argv)}
+    return {"args": vars(args), "non_default": non_default(args, parser), "derived": derived,
+            "inputs": inputs, "versions": versions(), "source": source_state(), "argv": shlex.join(sys.argv)}
 
 
 def versions():
@@ -261,9 +266,10 @@ def versions():
 
 
 def source_state():
-    """The commit that the scripts stand at and the patch of what was edited since; None outside a git checkout."""
+    """The commit that the scripts stand at and the patch of later edits; None outside a git checkout."""
     def git(*command):
-        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, errors="replace")
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True,
+                              errors="replace")
         return done.stdout if done.returncode == 0 else None
     try:
         commit = git("rev-parse", "HEAD")

@@ -1,4 +1,7 @@
-"""Transformer encoders: any Hugging Face backbone, pooled, projected and normalised, in sentence-transformers layout."""
+"""Transformer encoders: any Hugging Face backbone, pooled, projected and normalised.
+
+Folders are in sentence-transformers layout.
+"""
 import contextlib
 import copy
 import pathlib
@@ -14,7 +17,8 @@ from lib.run import BadInput, fingerprint, read_json, write_json
 
 POOLINGS = ("mean", "cls", "last")
 # sentence-transformers' names of the poolings, in today's and in yesterday's config files
-LEGACY_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+LEGACY_POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls",
+                  "pooling_mode_lasttoken": "last"}
 ST_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 ST_TYPE = "sentence_transformers.models."
 
@@ -56,7 +60,7 @@ class TransformerEncoder(nn.Module):
         self.doc_tower = doc_tower  # the same module when shared: its parameters are counted once
         self.tokenizer, self.settings = tokenizer, settings
         self.dtype = None  # of autocast; None computes in the weights' own precision
-        self.block_tokens = 2048  # tokens per forward pass: small enough for the cache of a CPU; set_device() raises it
+        self.block_tokens = 2048  # per forward pass: small enough for a CPU's cache; set_device() raises it
 
     @property
     def dim(self):
@@ -82,7 +86,7 @@ class TransformerEncoder(nn.Module):
             tower.backbone.gradient_checkpointing_enable()
 
     def forward(self, ids, offsets, counts=None, kind="doc"):
-        """ids (T,), offsets (n + 1,) -> (n, D). Texts are grouped by length, so that little is spent on padding."""
+        """ids (T,), offsets (n + 1,) -> (n, D). Texts are grouped by length, to spend little on padding."""
         tower = self.query_tower if kind == "query" else self.doc_tower
         device = next(tower.parameters()).device
         lengths = offsets.diff().long()
@@ -102,10 +106,11 @@ class TransformerEncoder(nn.Module):
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens."""
         state = self.tokenizer.backend_tokenizer.to_str()
-        return fingerprint("transformer", state, self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"])
+        prefix, length = self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"]
+        return fingerprint("transformer", state, prefix, length)
 
     def tokenize(self, texts, kind="doc"):
-        """(ids (T,) int32, offsets (n + 1,) int64, None): prefix and text, cut at the length of this kind of text."""
+        """(ids (T,) int32, offsets (n + 1,) int64, None): prefix and text, cut at the length of this kind."""
         prefix = self.settings[f"{kind}_prefix"]
         encoded = self.tokenizer([prefix + text for text in texts], truncation=True,
                                  max_length=self.settings[f"{kind}_length"], return_attention_mask=False,
@@ -123,27 +128,31 @@ class TransformerEncoder(nn.Module):
             parts = self._write_tower(self.doc_tower, folder, first="", prefix="")
             write_json(folder / "modules.json", [
                 {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
-                for i, (path, kind) in enumerate(parts + [(f"{len(parts)}_{name}", kind) for name, kind in tail])])
+                for i, (path, kind) in enumerate(parts + [(f"{len(parts)}_{name}", kind)
+                                                          for name, kind in tail])])
         else:
             routes = {"query": self.query_tower, "document": self.doc_tower}
             parts = {name: self._write_tower(tower, folder, first=f"{name}_0_Transformer", prefix=f"{name}_")
                      for name, tower in routes.items()}
             write_json(folder / "router_config.json", {
                 "types": {path: ST_TYPE + kind for route in parts.values() for path, kind in route},
-                "structure": {name: [path for path, _ in route] for name, route in parts.items()}, "parameters": {}})
+                "structure": {name: [path for path, _ in route] for name, route in parts.items()},
+                "parameters": {}})
             write_json(folder / "modules.json", [
                 {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
-                for i, (path, kind) in enumerate([("", "Router")] + [("1_Normalize", "Normalize")] * len(tail))])
+                for i, (path, kind) in enumerate([("", "Router")]
+                                                 + [("1_Normalize", "Normalize")] * len(tail))])
         write_json(folder / "config_sentence_transformers.json", {
             "prompts": {"query": self.settings["query_prefix"], "document": self.settings["doc_prefix"]},
-            "default_prompt_name": None, "similarity_fn_name": "cosine" if self.settings["normalize"] else "dot"})
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine" if self.settings["normalize"] else "dot"})
         write_json(folder / "settings.json", self.settings)
 
     def _write_tower(self, tower, folder, *, first, prefix):
         """Write one tower below `folder`; returns [(path, type)] of its modules."""
         place = folder / first
         backbone = tower.backbone
-        if hasattr(backbone, "merge_and_unload"):  # LoRA: what is saved are plain weights, which every reader takes
+        if hasattr(backbone, "merge_and_unload"):  # LoRA: plain weights are saved, which every reader takes
             backbone = copy.deepcopy(backbone).merge_and_unload()
         backbone = getattr(backbone, "_orig_mod", backbone)
         backbone.save_pretrained(place)
@@ -152,25 +161,26 @@ class TransformerEncoder(nn.Module):
         write_json(place / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
         parts = [(first, "Transformer"), (f"{prefix}1_Pooling", "Pooling")]
         write_json(folder / parts[1][0] / "config.json", {
-            "word_embedding_dimension": backbone.config.hidden_size, "pooling_mode": ST_POOLING[tower.pooling],
-            "include_prompt": True})
+            "word_embedding_dimension": backbone.config.hidden_size,
+            "pooling_mode": ST_POOLING[tower.pooling], "include_prompt": True})
         if tower.projection:
             parts.append((f"{prefix}2_Dense", "Dense"))
             place = folder / parts[2][0]
             write_json(place / "config.json", {
                 "in_features": tower.projection.in_features, "out_features": tower.projection.out_features,
                 "bias": False, "activation_function": "torch.nn.modules.linear.Identity"})
-            safetensors.torch.save_file({"linear.weight": tower.projection.weight.detach().float().cpu().contiguous()},
-                                        place / "model.safetensors")
+            weight = tower.projection.weight.detach().float().cpu().contiguous()
+            safetensors.torch.save_file({"linear.weight": weight}, place / "model.safetensors")
         return parts
 
     @classmethod
-    def read(cls, source, *, overrides=None, separate_towers=False, from_config=False, projection=None, lora=None,
-             seed=0, attention="sdpa"):
+    def read(cls, source, *, overrides=None, separate_towers=False, from_config=False, projection=None,
+             lora=None, seed=0, attention="sdpa"):
         """The encoder of a folder: ours, a sentence-transformers model, or a bare Hugging Face one.
 
-        overrides {setting: value} replaces what the folder says; from_config takes random weights drawn from `seed`;
-        projection adds a linear layer of that many outputs; lora trains low-rank updates of that rank (needs peft).
+        overrides {setting: value} replaces what the folder says; from_config takes random weights drawn from
+        `seed`; projection adds a linear layer of that many outputs; lora trains low-rank updates of that rank
+        (needs peft).
         """
         source = pathlib.Path(source)
         torch.manual_seed(seed)
@@ -180,7 +190,8 @@ class TransformerEncoder(nn.Module):
         for name, layout in routes.items():
             backbone = _load_backbone(layout["backbone"], from_config=from_config, attention=attention)
             dense = layout["projection"] and _load_projection(layout["projection"])
-            towers[name] = Tower(backbone, pooling=settings.get("pooling") or layout["pooling"], projection=dense)
+            pooling = settings.get("pooling") or layout["pooling"]
+            towers[name] = Tower(backbone, pooling=pooling, projection=dense)
         if separate_towers and len(towers) == 1:
             towers["query"] = copy.deepcopy(towers["doc"])
         towers.setdefault("query", towers["doc"])
@@ -190,7 +201,7 @@ class TransformerEncoder(nn.Module):
             if lora:
                 tower.backbone = _with_lora(tower.backbone, rank=lora)
         settings["pooling"] = towers["doc"].pooling
-        if tokenizer.pad_token is None:  # decoders often have none; what it is plays no part, since it is masked
+        if tokenizer.pad_token is None:  # as in many decoders; what it is plays no part, since it is masked
             tokenizer.pad_token = tokenizer.eos_token
         limit = getattr(towers["doc"].backbone.config, "max_position_embeddings", None) or 1 << 30
         for kind, default in (("query", 64), ("doc", 256)):
@@ -208,12 +219,14 @@ def _blocks(lengths, budget):
 
 
 def _read_layout(source):
-    """(towers {"doc": ..., maybe "query": ...}, settings, tokenizer) of a folder, from its configuration files."""
+    """(towers {"doc": ..., maybe "query": ...}, settings, tokenizer), from a folder's configuration files."""
     settings = {"query_prefix": "", "doc_prefix": "", "normalize": True}
     if not (source / "config.json").exists() and not (source / "modules.json").exists():
-        raise BadInput(f"{source}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model")
+        raise BadInput(f"{source}: neither config.json nor modules.json: not a Hugging Face or "
+                       "sentence-transformers model")
     if not (source / "modules.json").exists():
-        return {"doc": {"backbone": source, "pooling": "mean", "projection": None}}, settings, _load_tokenizer(source)
+        bare = {"backbone": source, "pooling": "mean", "projection": None}
+        return {"doc": bare}, settings, _load_tokenizer(source)
     modules = [(source / m["path"], m["type"].rsplit(".", 1)[-1]) for m in read_json(source / "modules.json")]
     settings["normalize"] = any(kind == "Normalize" for _, kind in modules)
     if modules[0][1] == "Router":
@@ -246,9 +259,11 @@ def _read_tower(modules):
             if "pooling_mode" in config:
                 modes = [ours for ours, theirs in ST_POOLING.items() if theirs == config["pooling_mode"]]
             if len(modes) != 1:
-                raise BadInput(f"{path}/config.json: a single pooling of {', '.join(POOLINGS)} is supported, found {config}")
+                raise BadInput(f"{path}/config.json: a single pooling of {', '.join(POOLINGS)} is supported, "
+                               f"found {config}")
             if not config.get("include_prompt", True):
-                raise BadInput(f"{path}/config.json: include_prompt false (prompt left out of the pooling) is not supported")
+                raise BadInput(f"{path}/config.json: include_prompt false (prompt left out of the pooling) "
+                               "is not supported")
             layout["pooling"] = modes[0]
         elif kind == "Dense":
             layout["projection"] = path
@@ -269,7 +284,8 @@ def _load_backbone(folder, *, from_config, attention):
         if from_config:
             config = transformers.AutoConfig.from_pretrained(folder)
             return transformers.AutoModel.from_config(config, attn_implementation=attention)
-        return transformers.AutoModel.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+        return transformers.AutoModel.from_pretrained(folder, attn_implementation=attention,
+                                                      dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
 

@@ -1,4 +1,5 @@
-"""A cache of their own for all tests, the collection tests/tiny, small made-up collections, and calls of the scripts."""
+"""What tests share: a cache of their own, collections, encoders, and calls of the scripts."""
+
 import importlib
 import json
 import os
@@ -7,14 +8,17 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+# read once, on import: no network, and no threads that wait for one another over such small work
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
-from lib import data, model, run  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from lib import data, index, model, run  # noqa: E402
 
 TINY = pathlib.Path(__file__).parent / "tiny"
 
@@ -54,16 +58,18 @@ def write_collection(folder, docs, queries, qrels):
 
 @pytest.fixture(scope="session")
 def crowded(tmp_path_factory):
-    """50 docs with 20 different texts, 30 queries with 18: many copies, 0 to 5 positives a query, grades 0 to 2."""
+    """50 docs with 20 texts, 30 queries with 18: many copies, 0 to 5 positives a query, grades 0 to 2."""
     random = np.random.default_rng(5)
     docs = {f"d{i}": f"doc text {random.integers(20)}" for i in range(50)}
     queries = {f"q{i}": f"query text {random.integers(18)}" for i in range(30)}
     qrels = {"train": [], "dev": []}
-    for i in range(28):                                     # q28 and q29 are judged nowhere
+    for i in range(28):  # q28 and q29 are judged nowhere
         judged = random.choice(50, size=random.integers(1, 6), replace=False)
         grades = [1, *random.integers(0, 3, size=len(judged) - 1)]
         qrels["train" if i % 3 else "dev"] += [(f"q{i}", f"d{d}", g) for d, g in zip(judged, grades)]
-    return data.load_collection(write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels))
+    return data.load_collection(
+        write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels)
+    )
 
 
 @pytest.fixture(params=["tiny", "crowded"])
@@ -86,29 +92,83 @@ def known_by_text(collection):
 
 def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
     """An untrained static encoder whose vocabulary comes from the collection's docs."""
-    encoder = model.StaticEncoder(model.train_wordpiece(collection.docs.texts(), vocab_size=vocab_size), dim=dim)
+    encoder = model.StaticEncoder(
+        model.train_wordpiece(collection.docs.texts(), vocab_size=vocab_size), dim=dim
+    )
     weights = 0.5 + run.uniform("idf", np.arange(len(encoder.weight)))
     encoder.init_weights(seed=seed, idf=weights)
     return encoder
 
 
+def embed_texts(encoder, texts, kind="doc"):
+    """Vectors (n, D) of texts that belong to no collection."""
+    return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind), kind=kind))
+
+
+@pytest.fixture(scope="session")
+def bert(tiny, tmp_path_factory):
+    """The folder of a bare Hugging Face model: a BERT of two small layers with random weights and dropout."""
+    place = tmp_path_factory.mktemp("bert")
+    words = sorted({word for text in tiny.docs.texts() for word in index.words(text)})
+    (place / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]), encoding="utf-8"
+    )
+    tokenizer = transformers.BertTokenizerFast(str(place / "vocab.txt"), model_max_length=64)
+    torch.manual_seed(0)
+    backbone = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=64,
+        )
+    )
+    tokenizer.save_pretrained(place)
+    backbone.save_pretrained(place)
+    return place
+
+
 def call(script, *flags, cwd, stdin=""):
     """Run a script of the project in the folder `cwd`; its return code, stdout and stderr."""
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=240,
-                          env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """A function that runs a script in this process, wants exit code 2, and returns the one line on stderr."""
-    def check(script, *flags, cwd=tmp_path):
+def launch(monkeypatch):
+    """A function that runs a script in this process from the folder `cwd`; returns its exit code."""
+
+    def start(script, *flags, cwd):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        with pytest.raises(SystemExit) as stopped:
+        try:
             run.cli(importlib.import_module(script.removesuffix(".py")).main)
+        except SystemExit as stopped:
+            return stopped.code
+        return 0
+
+    return start
+
+
+@pytest.fixture
+def refused(launch, tmp_path, capsys):
+    """A function that runs a script, wants exit code 2, and returns the one line on stderr."""
+
+    def check(script, *flags, cwd=tmp_path):
+        code = launch(script, *flags, cwd=cwd)
         errors = capsys.readouterr().err
-        assert stopped.value.code == 2
+        assert code == 2
         assert errors.startswith("error: ") and errors.count("\n") == 1 and "Traceback" not in errors, errors
         return errors
+
     return check

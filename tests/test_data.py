@@ -1,21 +1,25 @@
 """Collections good and bad, tokens, the order of queries, and batches."""
+
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import known_by_text, make_encoder, write_collection
-
 from lib import data
 from lib.run import BadInput
+
+from conftest import known_by_text, make_encoder, write_collection
 
 
 def line_replaced(number, text):
     """A function of a file's bytes that puts `text` (str or bytes) in place of line `number`."""
+
     def change(content):
         lines = content.split(b"\n")
         lines[number - 1] = text if isinstance(text, bytes) else text.encode()
         return b"\n".join(lines)
+
     return change
 
 
@@ -52,11 +56,17 @@ BAD = {
     "empty doc": (CORPUS, line_replaced(4, document("c04", " ")), [":4:", "c04", "neither title nor text"]),
     "text is a number": (CORPUS, line_replaced(4, document("c04", 12)), [":4:", "c04", "12"]),
     "no text": (CORPUS, line_replaced(4, '{"_id": "c04", "title": "Bread"}'), [":4:", "c04", "null"]),
-    "title is a list": (CORPUS, line_replaced(4, '{"_id": "c04", "title": ["Bread"], "text": "x"}'),
-                        [":4:", "c04", "title", "Bread"]),
+    "title is a list": (
+        CORPUS,
+        line_replaced(4, '{"_id": "c04", "title": ["Bread"], "text": "x"}'),
+        [":4:", "c04", "title", "Bread"],
+    ),
     "half a surrogate pair": (CORPUS, line_replaced(4, document("c04", "\ud83d")), [":4:", "c04"]),
-    "corpus in Latin-1": (CORPUS, line_replaced(7, '{"_id": "c07", "text": "140 °C"}'.encode("latin-1")),
-                          [":7:", "UTF-8", "0xb0"]),
+    "corpus in Latin-1": (
+        CORPUS,
+        line_replaced(7, '{"_id": "c07", "text": "140 °C"}'.encode("latin-1")),
+        [":7:", "UTF-8", "0xb0"],
+    ),
     "qrels in Latin-1": (QRELS, line_replaced(3, "q02\tcafé\t1".encode("latin-1")), [":3:", "UTF-8", "0xe9"]),
     "unknown query": (QRELS, appended("q99\tc01\t1"), [":46:", "q99", QUERIES]),
     "unknown doc": (QRELS, line_replaced(2, "q01\tc99\t1"), [":2:", "c99", CORPUS]),
@@ -98,13 +108,16 @@ def test_a_folder_without_qrels_is_refused(folder, tmp_path):
         data.load_collection(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("change", [
-    pytest.param(lambda content: b"\xef\xbb\xbf" + content, id="byte order mark"),
-    pytest.param(lambda content: content.replace(b"\n", b"\r\n"), id="CRLF"),
-    pytest.param(lambda content: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"), id="both"),
-    pytest.param(lambda content: content.replace(b"\n", b"\n\n"), id="blank lines"),
-    pytest.param(lambda content: content.rstrip(b"\n"), id="no newline at the end"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda content: b"\xef\xbb\xbf" + content, id="byte order mark"),
+        pytest.param(lambda content: content.replace(b"\n", b"\r\n"), id="CRLF"),
+        pytest.param(lambda content: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"), id="both"),
+        pytest.param(lambda content: content.replace(b"\n", b"\n\n"), id="blank lines"),
+        pytest.param(lambda content: content.rstrip(b"\n"), id="no newline at the end"),
+    ],
+)
 def test_line_ends_and_marks_are_no_part_of_the_text(folder, tiny, change):
     for path in folder.rglob("*.*"):
         path.write_bytes(change(path.read_bytes()))
@@ -120,7 +133,7 @@ def test_tiny_as_it_is(tiny):
     assert (tiny.name, len(tiny.docs), len(tiny.queries)) == ("tiny", 40, 60)
     assert {split: len(tiny.split(split)) for split in data.SPLITS} == {"train": 36, "dev": 12, "test": 12}
     assert tiny.docs.text(tiny.docs.row_of["c05"]).startswith("Mayonnaise Mayonnaise is an emulsion")
-    assert tiny.docs.text(tiny.docs.row_of["c10"]).startswith("Egg whites")              # no title, no space
+    assert tiny.docs.text(tiny.docs.row_of["c10"]).startswith("Egg whites")  # no title, no space
     assert tiny.qrels_dict("train")["q04"] == {"c04": 1, "c06": 0}
     with pytest.raises(BadInput, match="no split 'all'"):
         tiny.split("all")
@@ -152,13 +165,18 @@ def test_known_positive_equals_brute_force(collection):
     random = np.random.default_rng(0)
     queries = random.integers(len(collection.queries), size=200)
     docs = random.integers(-1, len(collection.docs), size=(200, 15))
-    wanted = [[doc >= 0 and collection.docs.text(doc) in known.get(collection.queries.text(query), ()) for doc in row]
-              for query, row in zip(queries, docs)]
+    wanted = [
+        [
+            doc >= 0 and collection.docs.text(doc) in known.get(collection.queries.text(query), ())
+            for doc in row
+        ]
+        for query, row in zip(queries, docs)
+    ]
     assert (collection.known_positive(queries, docs) == wanted).all() and np.any(wanted)
 
 
 def test_a_positive_of_another_split_and_a_copy_are_known(tiny):
-    asked_in_train = tiny.queries.row_of["q18"]                            # q40 asks the same in dev, judged on a12
+    asked_in_train = tiny.queries.row_of["q18"]  # q40 asks the same in dev, judged on a12
     rows = np.array([[tiny.docs.row_of["a08"], tiny.docs.row_of["a12"], tiny.docs.row_of["a01"], -1]])
     assert tiny.known_positive(np.array([asked_in_train]), rows).tolist() == [[True, True, False, False]]
 
@@ -171,6 +189,7 @@ def test_the_fingerprint_follows_the_content(folder, tiny):
 
 
 # -------------------------------------------------------------------------------------------------- tokens
+
 
 class CountingEncoder:
     """Tokens are the lengths of words; counts how often it is asked."""
@@ -220,7 +239,11 @@ def test_tokens_are_made_once(tiny, counts):
     assert encoder.calls == 1
     assert first.kind == second.kind == "doc"
     assert (first.ids == second.ids).all() and (first.offsets == second.offsets).all()
-    assert (first.counts is None and second.counts is None) if not counts else (first.counts == second.counts).all()
+    assert (
+        (first.counts is None and second.counts is None)
+        if not counts
+        else (first.counts == second.counts).all()
+    )
     words = tiny.docs.text(3).split()
     assert second.select(np.array([3]))[0].tolist() == [len(word) for word in words]
 
@@ -250,6 +273,7 @@ def test_static_tokens_are_the_different_tokens_with_counts(tiny):
 
 
 # ------------------------------------------------------------------------------------------------- batches
+
 
 def test_order_is_a_function_of_seed_and_step():
     order = data.QueryOrder(36, batch_size=8, seed=3)
@@ -295,9 +319,13 @@ def test_drawn_positives(crowded):
     assert seen == [set(qrels.positives(i).tolist()) for i in range(len(qrels))]
 
 
-def check_batch(collection, query_rows, positives, negatives):
+def check_batch(collection, query_rows, positives, negatives, queue=None):
     """Make a batch and compare all of it with loops over texts; returns it."""
-    batch = data.make_batch(collection, query_rows, positives, negatives)
+    whole = data.make_batch(collection, query_rows, positives, negatives, queue=queue)
+    own = len(whole.docs)
+    batch = dataclasses.replace(whole, invalid=whole.invalid[:, :own], source=whole.source[:, :own])
+    if queue:
+        check_queued(collection, whole, *queue)
     known, text = known_by_text(collection), collection.docs.text
     columns = [text(doc) for doc in batch.docs]
     named = [[text(doc) for part in negatives for doc in part[i] if doc >= 0] for i in range(len(query_rows))]
@@ -310,20 +338,39 @@ def check_batch(collection, query_rows, positives, negatives):
         for j, column in enumerate(columns):
             is_known = column in known.get(collection.queries.text(query), ())
             assert batch.invalid[i, j] == (is_known and j != batch.labels[i])
-            by = {number for number, part in enumerate(negatives, 1)
-                  if any(doc >= 0 and text(doc) == column for doc in part[i])}
+            by = {
+                number
+                for number, part in enumerate(negatives, 1)
+                if any(doc >= 0 and text(doc) == column for doc in part[i])
+            }
             assert batch.source[i, j] in (by or {0})
-    return batch
+    return whole
+
+
+def check_queued(collection, batch, number, queued):
+    """The last columns are the queue's: invalid where known to be positive or in the batch itself."""
+    known, text, own = known_by_text(collection), collection.docs.text, len(batch.docs)
+    assert batch.invalid.shape == batch.source.shape == (len(batch.queries), own + len(queued))
+    assert (batch.source[:, own:] == number).all()
+    here = {text(doc) for doc in batch.docs}
+    for i, query in enumerate(batch.queries):
+        suits = known.get(collection.queries.text(query), set())
+        assert batch.invalid[i, own:].tolist() == [text(doc) in suits | here for doc in queued]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_batches_equal_brute_force(collection, seed):
     random = np.random.default_rng(seed)
     qrels = collection.split("train")
-    picks = random.permutation(len(qrels))[:random.integers(1, 14)]
+    picks = random.permutation(len(qrels))[: random.integers(1, 14)]
     positives = data.draw_positives(qrels, picks, seed=seed, epoch=0)
-    negatives = [random.integers(-1, len(collection.docs), size=(len(picks), count)) for count in random.integers(0, 5, size=2)]
+    negatives = [
+        random.integers(-1, len(collection.docs), size=(len(picks), count))
+        for count in random.integers(0, 5, size=2)
+    ]
     check_batch(collection, qrels.queries[picks], positives, negatives)
+    queued = np.unique(collection.docs.groups[random.integers(len(collection.docs), size=9)])
+    check_batch(collection, qrels.queries[picks], positives, negatives, queue=(2, random.permutation(queued)))
 
 
 def test_in_batch_positives_of_the_same_query_text_are_masked(tiny):
@@ -331,11 +378,11 @@ def test_in_batch_positives_of_the_same_query_text_are_masked(tiny):
     positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a08", "a12", "a01")])
     batch = check_batch(tiny, queries, positives, [])
     assert len(batch.docs) == 2 and batch.labels[0] == batch.labels[1] != batch.labels[2]
-    assert not batch.invalid.any()                             # the shared column is the label of both, a01 is free
+    assert not batch.invalid.any()  # the shared column is the label of both, a01 is free
 
 
 def test_other_positives_of_a_query_are_masked(tiny):
-    queries = np.array([tiny.queries.row_of[qid] for qid in ("q14", "q19", "q12")])     # a09 answers q14 and q19
+    queries = np.array([tiny.queries.row_of[qid] for qid in ("q14", "q19", "q12")])  # a09 answers q14 and q19
     positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a03", "a09", "a01")])
     batch = check_batch(tiny, queries, positives, [])
     assert batch.invalid.sum() == 1 and batch.invalid[0, batch.labels[1]]
@@ -368,9 +415,13 @@ def test_a_batch_of_one_query(tiny):
 
 
 def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
-    folder = write_collection(tmp_path / "made", {"a": "one", "b": "two", "c": "three", "d": "two"},
-                              {"q": "which?", "r": "what?"}, {"train": [("q", "a", 1), ("q", "b", 2), ("r", "c", 1)]})
+    folder = write_collection(
+        tmp_path / "made",
+        {"a": "one", "b": "two", "c": "three", "d": "two"},
+        {"q": "which?", "r": "what?"},
+        {"train": [("q", "a", 1), ("q", "b", 2), ("r", "c", 1)]},
+    )
     made = data.load_collection(folder)
-    batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), [np.array([[3], [1]])])       # d is a copy of b
+    batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), [np.array([[3], [1]])])  # d is a copy of b
     assert batch.docs.tolist() == [0, 1, 2]
     assert batch.invalid.tolist() == [[False, True, False], [False, False, False]]

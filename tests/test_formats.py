@@ -1,7 +1,7 @@
 """Run files, per-query files, and messages."""
+
 import numpy as np
 import pytest
-
 from lib import formats
 from lib.run import BadInput
 
@@ -14,12 +14,20 @@ def test_run_files_give_back_what_was_written(tmp_path):
     assert path.read_text().splitlines()[0].split() == ["q1", "Q0", "c", "1", "1.25", "bm25"]
     found = formats.read_run(path)
     assert {qid: {doc: np.float32(score) for doc, score in docs.items()} for qid, docs in found.items()} == {
-        "q1": {"c": scores[0, 0], "a": scores[0, 1]}, "007": {"b": scores[1, 0]}}
+        "q1": {"c": scores[0, 0], "a": scores[0, 1]},
+        "007": {"b": scores[1, 0]},
+    }
 
 
-@pytest.mark.parametrize("line, value", [
-    ("q1 Q0 a 1 0.5", "found 5"), ("q1 Q0 a 1 high tag", "'high'"), ("q1 Q0 a 1 nan tag", "nan"), ("q1 Q0 b 1 0.5 tag", "b"),
-])
+@pytest.mark.parametrize(
+    "line, value",
+    [
+        ("q1 Q0 a 1 0.5", "found 5"),
+        ("q1 Q0 a 1 high tag", "'high'"),
+        ("q1 Q0 a 1 nan tag", "nan"),
+        ("q1 Q0 b 1 0.5 tag", "b"),
+    ],
+)
 def test_bad_run_files(tmp_path, line, value):
     (tmp_path / "run.trec").write_text(f"q1 Q0 b 1 0.9 tag\n\n{line}\n")
     with pytest.raises(BadInput, match=rf"run\.trec:3: .*{value}"):

@@ -1,14 +1,15 @@
 """Exact search, FAISS indexes on disk, and BM25 against a hand-written one."""
+
 import math
 from collections import Counter
 
 import faiss
 import numpy as np
 import pytest
-from conftest import write_collection
-
 from lib import data, index, run
 from lib.run import BadInput
+
+from conftest import write_collection
 
 
 def vectors(n, dim=8, *, seed=0):
@@ -30,8 +31,11 @@ def test_exact_search_equals_argsort(queries, docs, k):
 @pytest.fixture
 def saved(tiny, tmp_path):
     """The folder of an index of 40 vectors, said to be of tests/tiny."""
-    index.save_index(index.build_index(vectors(40)), tmp_path / "index",
-                     {"encoder_fingerprint": "e" * 16, "corpus_fingerprint": tiny.docs.fingerprint})
+    index.save_index(
+        index.build_index(vectors(40)),
+        tmp_path / "index",
+        {"encoder_fingerprint": "e" * 16, "corpus_fingerprint": tiny.docs.fingerprint},
+    )
     return tmp_path / "index"
 
 
@@ -66,15 +70,20 @@ def test_no_index_is_refused(tiny, tmp_path):
         index.load_index(tmp_path / "none", encoder_fingerprint="e" * 16, collection=tiny)
 
 
-@pytest.mark.parametrize("text, wanted", [
-    ("The Moon's gravity", ["the", "moon", "s", "gravity"]),
-    ("getHTTPResponse", ["get", "http", "response"]),
-    ("parse_date_string(fmt2)", ["parse", "date", "string", "fmt", "2"]),
-    ("HTTPServer2Go", ["http", "server", "2", "go"]),
-    ("MAX_SIZE", ["max", "size"]),
-    ("11 km, 4,000", ["11", "km", "4", "000"]),
-    ("water", ["water"]), ("", []), ("?!", []),
-])
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("The Moon's gravity", ["the", "moon", "s", "gravity"]),
+        ("getHTTPResponse", ["get", "http", "response"]),
+        ("parse_date_string(fmt2)", ["parse", "date", "string", "fmt", "2"]),
+        ("HTTPServer2Go", ["http", "server", "2", "go"]),
+        ("MAX_SIZE", ["max", "size"]),
+        ("11 km, 4,000", ["11", "km", "4", "000"]),
+        ("water", ["water"]),
+        ("", []),
+        ("?!", []),
+    ],
+)
 def test_words(text, wanted):
     assert index.words(text) == wanted
 
@@ -103,11 +112,13 @@ def test_bm25_equals_a_double_loop(tiny):
     scores, rows = index.BM25.load(tiny.docs).search(queries, 40)
     for i, query in enumerate(queries):
         wanted = np.array(bm25_loop(docs, query))
-        order = [row for row in sorted(range(40), key=lambda row: (-round(wanted[row], 5), row)) if wanted[row] > 0]
+        order = [
+            row for row in sorted(range(40), key=lambda row: (-round(wanted[row], 5), row)) if wanted[row] > 0
+        ]
         found = rows[i][rows[i] >= 0].tolist()
         assert found == order, query
-        np.testing.assert_allclose(scores[i][:len(found)], wanted[found], rtol=1e-4)
-        assert (rows[i][len(found):] == -1).all() and (scores[i][len(found):] == 0).all()
+        np.testing.assert_allclose(scores[i][: len(found)], wanted[found], rtol=1e-4)
+        assert (rows[i][len(found) :] == -1).all() and (scores[i][len(found) :] == 0).all()
 
 
 def test_bm25_cuts_at_k(tiny):
@@ -127,7 +138,13 @@ def test_bm25_finds_nothing_without_a_shared_word(tiny, query):
 
 
 def test_bm25_of_a_corpus_with_a_doc_without_words(tmp_path):
-    made = data.load_collection(write_collection(tmp_path / "made", {"a": "!!!", "b": "red fox", "c": "red hen"},
-                                                 {"q": "fox"}, {"test": [("q", "b", 1)]}))
+    made = data.load_collection(
+        write_collection(
+            tmp_path / "made",
+            {"a": "!!!", "b": "red fox", "c": "red hen"},
+            {"q": "fox"},
+            {"test": [("q", "b", 1)]},
+        )
+    )
     scores, rows = index.BM25.load(made.docs).search(["red fox"], 3)
     assert rows.tolist() == [[1, 2, -1]] and scores[0, 0] > scores[0, 1] > 0

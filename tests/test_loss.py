@@ -1,10 +1,10 @@
 """The loss against a plain double loop, its masks, and the statistics of a batch."""
+
 import math
 
 import pytest
 import torch
-
-from lib.loss import batch_stats, contrastive_loss
+from lib.loss import backward, batch_stats, contrastive_loss
 
 
 def make_batch(B, N, D, *, seed, masked=0.2):
@@ -38,14 +38,16 @@ def test_loss_equals_a_double_loop(B, N, masked, temperature):
     wanted = -sum(math.log(row[label]) for row, label in zip(softmax, labels.tolist())) / B
     assert loss.item() == pytest.approx(wanted, abs=1e-5, rel=1e-5)
     assert scores.shape == (B, N) and not scores.requires_grad
-    assert scores[0, 0].item() == pytest.approx(sum(a * b for a, b in zip(q_emb[0].tolist(), d_emb[0].tolist())), abs=1e-6)
+    assert scores[0, 0].item() == pytest.approx(
+        sum(a * b for a, b in zip(q_emb[0].tolist(), d_emb[0].tolist())), abs=1e-6
+    )
 
 
 def test_gradient_equals_the_formula():
     q_emb, d_emb, labels, invalid, _ = make_batch(5, 11, 8, seed=3)
     q_emb.requires_grad_(), d_emb.requires_grad_()
     contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)[0].backward()
-    error = torch.tensor(loop_softmax(q_emb, d_emb, invalid, 0.1))                           # (B, N)
+    error = torch.tensor(loop_softmax(q_emb, d_emb, invalid, 0.1))  # (B, N)
     error[torch.arange(5), labels] -= 1
     error = error / (5 * 0.1)
     torch.testing.assert_close(q_emb.grad, error @ d_emb.detach(), atol=1e-5, rtol=1e-4)
@@ -76,9 +78,18 @@ def test_one_masked_pair_gets_no_gradient_while_its_neighbours_do():
     gradients = []
     for query in range(3):
         docs = d_emb.clone().requires_grad_()
-        contrastive_loss(q_emb[[query]], docs, labels[[query]], invalid[[query]], temperature=0.1)[0].backward()
+        contrastive_loss(q_emb[[query]], docs, labels[[query]], invalid[[query]], temperature=0.1)[
+            0
+        ].backward()
         gradients.append(docs.grad[4].abs().sum().item())
     assert gradients[0] == 0 and gradients[1] > 0 and gradients[2] > 0
+
+
+def test_the_positive_counts_even_where_the_mask_names_it():
+    q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 8, seed=4)
+    wanted = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)[0]
+    invalid[torch.arange(4), labels] = True
+    assert contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)[0] == wanted
 
 
 def test_scores_are_float32_under_autocast():
@@ -91,12 +102,26 @@ def test_scores_are_float32_under_autocast():
 
 # ---------------------------------------------------------------------------------------------------- options
 
+
 def dot(a, b):
     return sum(x * y for x, y in zip(a, b))
 
 
-def loop_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0, label_smoothing=0.0, debias=0.0,
-              mask_margin=None, guide=None, guide_margin=0.0):
+def loop_loss(
+    q_emb,
+    d_emb,
+    labels,
+    invalid,
+    *,
+    temperature,
+    terms=(),
+    hardness=0.0,
+    label_smoothing=0.0,
+    debias=0.0,
+    mask_margin=None,
+    guide=None,
+    guide_margin=0.0,
+):
     """InfoNCE with the options of contrastive_loss, one query and one doc after the other."""
     q, d, labels, invalid = (x.tolist() for x in (q_emb, d_emb, labels, invalid))
     B, N, total = len(q), len(d), 0.0
@@ -130,7 +155,7 @@ def loop_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=
 
 
 def make_double(seed=0, B=5, N=12, D=6):
-    """A batch in double precision, where query 1 shares query 0's positive and doc labels[2] also answers query 3."""
+    """Double precision; queries 0 and 1 share their positive, that of query 2 also answers query 3."""
     q_emb, d_emb, labels, invalid, _ = make_batch(B, N, D, seed=seed)
     labels = torch.tensor([4, 4, 0, 7, 9])
     invalid[torch.arange(B), labels] = False
@@ -139,28 +164,56 @@ def make_double(seed=0, B=5, N=12, D=6):
     return q_emb, d_emb, labels, invalid
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"terms": ("d2q",)}, {"terms": ("q2q",)}, {"terms": ("d2d",)}, {"terms": ("d2q", "q2q", "d2d")},
-    {"hardness": 3.0}, {"hardness": 3.0, "terms": ("q2q",)}, {"label_smoothing": 0.2}, {"label_smoothing": 0.2, "hardness": 2.0},
-    {"debias": 0.05}, {"debias": 0.6}, {"mask_margin": 0.0}, {"mask_margin": 0.3}, {"mask_margin": -0.3},
-    {"guide": True}, {"guide": True, "guide_margin": 0.4}, {"guide": True, "mask_margin": 0.1, "label_smoothing": 0.1},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"terms": ("d2q",)},
+        {"terms": ("q2q",)},
+        {"terms": ("d2d",)},
+        {"terms": ("d2q", "q2q", "d2d")},
+        {"hardness": 3.0},
+        {"hardness": 3.0, "terms": ("q2q",)},
+        {"label_smoothing": 0.2},
+        {"label_smoothing": 0.2, "hardness": 2.0},
+        {"debias": 0.05},
+        {"debias": 0.6},
+        {"mask_margin": 0.0},
+        {"mask_margin": 0.3},
+        {"mask_margin": -0.3},
+        {"guide": True},
+        {"guide": True, "guide_margin": 0.4},
+        {"guide": True, "mask_margin": 0.1, "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_options_equal_a_double_loop(options, seed):
     q_emb, d_emb, labels, invalid = make_double(seed)
     if "guide" in options:
         options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
     loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
-    assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
+    assert loss.item() == pytest.approx(
+        loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7
+    )
     assert torch.equal(scores, q_emb @ d_emb.T)
     plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
     assert not options or loss != plain
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"hardness": 3.0}, {"label_smoothing": 0.2}, {"debias": 0.05}, {"terms": ("d2q", "q2q", "d2d")}, {"mask_margin": 0.1},
-    {"triplet_margin": 0.2},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hardness": 3.0},
+        {"label_smoothing": 0.2},
+        {"debias": 0.05},
+        {"terms": ("d2q", "q2q", "d2d")},
+        {"mask_margin": 0.1},
+        {"triplet_margin": 0.2},
+    ],
+    ids=str,
+)
 def test_options_keep_the_mask(options):
     q_emb, d_emb, labels, invalid = make_double()
     column = 11
@@ -170,17 +223,19 @@ def test_options_keep_the_mask(options):
     assert (d_emb.grad[column] == 0).all() and d_emb.grad.isfinite().all() and d_emb.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"terms": ("d2q", "q2q", "d2d")}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"terms": ("d2q", "q2q", "d2d")}], ids=str
+)
 def test_a_low_temperature_stays_finite(options):
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 4, seed=0)
-    q_emb = d_emb[labels].clone().requires_grad_()                         # similarities of 1, logits of 100
+    q_emb = d_emb[labels].clone().requires_grad_()  # similarities of 1, logits of 100
     loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **options)[0]
     loss.backward()
     assert loss.isfinite() and q_emb.grad.isfinite().all()
 
 
 def test_hardness_is_a_constant_for_the_gradient():
-    """Its gradient is that of importance weights exp(hardness * similarity) on the negatives (Robinson et al. 2021)."""
+    """As with importance weights exp(hardness * similarity) on the negatives (Robinson et al. 2021)."""
     q_emb, d_emb, labels, invalid = make_double()
     q_emb.requires_grad_()
     scores = q_emb @ d_emb.T
@@ -196,8 +251,12 @@ def test_triplets():
     q_emb, d_emb, labels, invalid = make_double()
     loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, triplet_margin=0.2)[0]
     q, d = q_emb.tolist(), d_emb.tolist()
-    hinges = [max(0.0, 0.2 - dot(q[i], d[label]) + dot(q[i], d[j])) for i, label in enumerate(labels.tolist())
-              for j in range(12) if j != label and not invalid[i, j]]
+    hinges = [
+        max(0.0, 0.2 - dot(q[i], d[label]) + dot(q[i], d[j]))
+        for i, label in enumerate(labels.tolist())
+        for j in range(12)
+        if j != label and not invalid[i, j]
+    ]
     assert loss.item() == pytest.approx(sum(hinges) / len(hinges), abs=1e-10)
 
 
@@ -217,7 +276,9 @@ def test_the_temperature_can_be_learned():
     q_emb, d_emb, labels, invalid = make_double()
     temperature = torch.tensor(0.3, dtype=torch.double, requires_grad=True)
     contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)[0].backward()
-    above, below = (loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3 + step) for step in (1e-5, -1e-5))
+    above, below = (
+        loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3 + step) for step in (1e-5, -1e-5)
+    )
     assert temperature.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-5)
 
 
@@ -228,7 +289,7 @@ def test_distillation(kind):
     teacher = torch.randn(5, 12, dtype=torch.double)
     teacher[torch.rand(5, 12) < 0.3] = math.nan
     teacher[torch.arange(5), labels] = 1.0
-    teacher[4, labels[4]] = math.nan                                       # without its positive a row teaches nothing
+    teacher[4, labels[4]] = math.nan  # without its positive a row teaches nothing
     taught = []
     for i, label in enumerate(labels.tolist()):
         known = [j for j in range(12) if not math.isnan(teacher[i, j]) and not math.isnan(teacher[i, label])]
@@ -238,15 +299,66 @@ def test_distillation(kind):
             taught += [(scores[label] - scores[j] - goal[label] + goal[j]) ** 2 for j in known if j != label]
         elif known:
             sums = [sum(math.exp(goal[j]) for j in known), sum(math.exp(scores[j] / 0.3) for j in known)]
-            taught.append(sum(math.exp(goal[j]) / sums[0] * (goal[j] - math.log(sums[0]) - scores[j] / 0.3 + math.log(sums[1]))
-                              for j in known))
+            taught.append(
+                sum(
+                    math.exp(goal[j])
+                    / sums[0]
+                    * (goal[j] - math.log(sums[0]) - scores[j] / 0.3 + math.log(sums[1]))
+                    for j in known
+                )
+            )
     plain = loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3)
-    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, teacher=teacher, distill=kind,
-                            distill_weight=0.25)[0]
+    loss = contrastive_loss(
+        q_emb, d_emb, labels, invalid, temperature=0.3, teacher=teacher, distill=kind, distill_weight=0.25
+    )[0]
     assert loss.item() == pytest.approx(0.75 * plain + 0.25 * sum(taught) / len(taught), abs=1e-9)
 
 
+# ------------------------------------------------------------------------------------------- cached gradients
+
+
+@pytest.mark.parametrize("sizes", [([7], [11]), ([3, 3, 1], [4, 4, 3]), ([1] * 7, [11])], ids=str)
+def test_cached_gradients_are_the_gradients(sizes):
+    """Dropout included: the second forward pass of a chunk must drop what the first one dropped."""
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.4), torch.nn.Linear(8, 6))
+    sides = [[(part,) for part in torch.randn(sum(size), 5).split(size)] for size in sizes]
+    labels, invalid = torch.arange(7), torch.rand(7, 11) < 0.2
+    temperature = torch.tensor(0.3, requires_grad=True)
+
+    def loss_of(q_emb, d_emb):
+        return contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)
+
+    found = []
+    for cached in (False, True):
+        torch.manual_seed(1)
+        value, scores = backward(encoder, sides, loss_of, cached=cached)
+        parameters = [*encoder.parameters(), temperature]
+        found.append((value, scores, [p.grad for p in parameters], torch.rand(1)))
+        for p in parameters:
+            p.grad = None
+    torch.testing.assert_close(found[0], found[1])
+    assert not found[1][0].requires_grad and all(grad.abs().sum() > 0 for grad in found[1][2])
+
+
+def test_gradients_can_be_scaled():
+    encoder = torch.nn.Linear(5, 6)
+    sides = [[(torch.randn(4, 5),)], [(torch.randn(2, 5),), (torch.randn(3, 5),)]]
+
+    def loss_of(q_emb, d_emb):
+        return contrastive_loss(q_emb, d_emb, torch.arange(4), torch.zeros(4, 5, dtype=bool), temperature=0.5)
+
+    grads = []
+    for cached, factor in ((False, 1), (False, 64), (True, 64)):
+        encoder.zero_grad()
+        backward(encoder, sides, loss_of, cached=cached, scale=lambda value, factor=factor: value * factor)
+        grads.append(encoder.weight.grad / factor)
+    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(grads[0], grads[2])
+
+
 # ------------------------------------------------------------------------------------------------- statistics
+
 
 @pytest.mark.parametrize("seed", range(5))
 def test_batch_stats_equal_brute_force(seed):
@@ -289,10 +401,34 @@ def test_gradient_share_is_the_share_that_autograd_finds():
         assert stats["sources"][name]["gradient"] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_only_higher_scores_are_above():
+    scores = torch.tensor([[0.5, 0.5, 0.6, 0.4]])
+    stats = batch_stats(
+        scores,
+        torch.tensor([0]),
+        torch.zeros(1, 4, dtype=bool),
+        torch.zeros(1, 4, dtype=torch.int8),
+        (),
+        temperature=0.1,
+    )
+    assert stats["sources"]["in_batch"]["above"] == pytest.approx(1 / 3)
+    stats = batch_stats(
+        scores[:, :2],
+        torch.tensor([0]),
+        torch.zeros(1, 2, dtype=bool),
+        torch.zeros(1, 2, dtype=torch.int8),
+        (),
+        temperature=0.1,
+    )
+    assert stats["accuracy"] == 1 and stats["sources"]["in_batch"]["above"] == 0
+
+
 def test_a_source_without_negatives_counts_nothing():
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 8, 8, seed=0)
     _, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
-    stats = batch_stats(scores, labels, invalid, torch.zeros(4, 8, dtype=torch.int8), ("random",), temperature=0.1)
+    stats = batch_stats(
+        scores, labels, invalid, torch.zeros(4, 8, dtype=torch.int8), ("random",), temperature=0.1
+    )
     assert stats["sources"]["random"] == {"negatives": 0, "above": 0, "gradient": 0}
     assert stats["sources"]["in_batch"]["gradient"] == pytest.approx(1)
 
@@ -302,6 +438,8 @@ def test_batch_stats_stay_finite(case):
     own = torch.eye(3, dtype=bool)
     invalid = ~own if case == "all negatives masked" else torch.zeros(3, 3, dtype=bool)
     scores = torch.where(own, 1.0, -1.0)
-    stats = batch_stats(scores, torch.arange(3), invalid, torch.zeros(3, 3, dtype=torch.int8), (), temperature=0.01)
+    stats = batch_stats(
+        scores, torch.arange(3), invalid, torch.zeros(3, 3, dtype=torch.int8), (), temperature=0.01
+    )
     numbers = [stats["accuracy"], stats["positive"], stats["hardest"], *stats["sources"]["in_batch"].values()]
     assert all(number is None or math.isfinite(number) for number in numbers), stats

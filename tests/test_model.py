@@ -1,13 +1,14 @@
 """The static encoder: its vectors by hand, the embed loop, and what is saved."""
+
 import numpy as np
 import pytest
 import safetensors.torch
 import tokenizers
 import torch
-from conftest import make_encoder
-
 from lib import data, model, run
 from lib.run import BadInput
+
+from conftest import embed_texts, make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,6 @@ def by_hand(encoder, text):
     return total / np.linalg.norm(total)
 
 
-def embed_texts(encoder, texts):
-    return model.embed(encoder, data.Tokens(*encoder.tokenize(texts)))
-
-
 def test_vectors_equal_a_weighted_sum_by_hand(encoder, tiny):
     texts = [*tiny.docs.texts(), "the the the Sun of the Sun"]
     found = embed_texts(encoder, texts)
@@ -44,7 +41,9 @@ def test_vectors_equal_a_weighted_sum_by_hand(encoder, tiny):
 def test_embed_gives_the_order_asked_for_whatever_the_block(encoder, tiny, block_tokens, monkeypatch):
     monkeypatch.setattr(encoder, "block_tokens", block_tokens)
     tokens = data.tokenize(tiny.docs, encoder, "doc")
-    one_by_one = np.concatenate([encoder(*tokens.select(np.array([row]))).detach().numpy() for row in range(40)])
+    one_by_one = np.concatenate(
+        [encoder(*tokens.select(np.array([row]))).detach().numpy() for row in range(40)]
+    )
     np.testing.assert_allclose(model.embed(encoder, tokens), one_by_one, atol=1e-6)
     rows = np.array([7, 3, 39, 3, 0])
     np.testing.assert_allclose(model.embed(encoder, tokens, rows), one_by_one[rows], atol=1e-6)
@@ -80,10 +79,15 @@ def test_gradients_reach_table_and_weights_of_the_tokens_alone(encoder, tiny):
         assert set(torch.nonzero(grad).flatten().tolist()) == set(ids.tolist())
 
 
-@pytest.mark.parametrize("text, same", [
-    ("getHTTPResponse", "get http response"), ("snake_case_name", "snake case name"), ("Café-au-LAIT!", "cafe au lait"),
-    ("a  b\tc\n", "a b c"),
-])
+@pytest.mark.parametrize(
+    "text, same",
+    [
+        ("getHTTPResponse", "get http response"),
+        ("snake_case_name", "snake case name"),
+        ("Café-au-LAIT!", "cafe au lait"),
+        ("a  b\tc\n", "a b c"),
+    ],
+)
 def test_words_of_the_tokenizer(encoder, text, same):
     tokens = [encoder.tokenizer.encode(t, add_special_tokens=False).ids for t in (text, same)]
     assert tokens[0] == tokens[1] != []
@@ -100,7 +104,9 @@ def test_the_vocabulary_is_trained_once_for_a_key(tiny):
 
 def test_saved_and_loaded_encoders_give_the_same_vectors(encoder, saved, tiny):
     loaded = model.load_encoder(saved)
-    np.testing.assert_allclose(embed_texts(loaded, tiny.docs.texts()), embed_texts(encoder, tiny.docs.texts()), atol=1e-6)
+    np.testing.assert_allclose(
+        embed_texts(loaded, tiny.docs.texts()), embed_texts(encoder, tiny.docs.texts()), atol=1e-6
+    )
     assert loaded.dim == 16 and not loaded.training
     assert loaded.fingerprint == run.read_json(saved / "encoder.json")["fingerprint"]
     assert loaded.token_key("doc") == encoder.token_key("doc")
@@ -109,7 +115,7 @@ def test_saved_and_loaded_encoders_give_the_same_vectors(encoder, saved, tiny):
 def test_saving_twice_gives_the_same_fingerprint(encoder, saved, tmp_path):
     model.save_encoder(encoder, tmp_path / "again")
     assert model.load_encoder(tmp_path / "again").fingerprint == model.load_encoder(saved).fingerprint
-    model.save_encoder(model.load_encoder(saved), saved)                   # over itself
+    model.save_encoder(model.load_encoder(saved), saved)  # over itself
     assert model.load_encoder(saved).fingerprint == model.load_encoder(tmp_path / "again").fingerprint
 
 
@@ -120,7 +126,9 @@ def test_saved_files_mean_what_sentence_transformers_reads(saved, encoder, tiny)
     table = safetensors.torch.load_file(saved / "model.safetensors")["embedding.weight"]
     tokenizer = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
     texts = tiny.queries.texts()
-    means = torch.stack([table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0) for text in texts])
+    means = torch.stack(
+        [table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0) for text in texts]
+    )
     wanted = torch.nn.functional.normalize(means, dim=1)
     np.testing.assert_allclose(embed_texts(encoder, texts), wanted, atol=1e-5)
 

@@ -1,10 +1,10 @@
 """The embedded collection's parts, on a folder of made-up source files."""
+
 import ast
 import pathlib
 import types
 
 import pytest
-
 from lib import data, pycode, run
 
 SOURCE = '''"""A module."""
@@ -72,20 +72,29 @@ def parsed(tmp_path):
 
 
 def test_functions_that_take_part(parsed):
-    assert set(parsed) == {"pkg.sub.m.visible", "pkg.sub.m.Reader.size", "pkg.sub.m.Reader.fetch", "pkg.sub.m.guarded"}
+    assert set(parsed) == {
+        "pkg.sub.m.visible",
+        "pkg.sub.m.Reader.size",
+        "pkg.sub.m.Reader.fetch",
+        "pkg.sub.m.guarded",
+    }
 
 
 def test_queries_are_first_sentences(parsed):
     assert {name.rsplit(".", 1)[1]: record[1] for name, record in parsed.items()} == {
-        "visible": "Open the file at path and return its content", "size": "Number of bytes that were read so far",
-        "fetch": "Fetch the next block of the stream", "guarded": "Say whether the value is above zero"}
+        "visible": "Open the file at path and return its content",
+        "size": "Number of bytes that were read so far",
+        "fetch": "Fetch the next block of the stream",
+        "guarded": "Say whether the value is above zero",
+    }
 
 
 def test_bodies_hold_the_code_without_the_docstring(parsed):
-    assert parsed["pkg.sub.m.visible"][2] == ('def visible(path, *, mode="r"):\n    with open(path, mode) as file:\n'
-                                              "        return file.read()")
+    assert parsed["pkg.sub.m.visible"][2] == (
+        'def visible(path, *, mode="r"):\n    with open(path, mode) as file:\n        return file.read()'
+    )
     assert parsed["pkg.sub.m.guarded"][2] == "def guarded(x):\n    return x > 0"
-    for name, query, body, docstring, _, _ in parsed.values():
+    for _, query, body, docstring, _, _ in parsed.values():
         tree = ast.parse(body)
         assert ast.get_docstring(tree.body[0]) is None and query not in body and docstring not in body
 
@@ -107,22 +116,32 @@ def test_unreadable_files_give_none(tmp_path, content):
     assert pycode._parse((tmp_path / "m.py", "m.py")) is None
 
 
-@pytest.mark.parametrize("docstring, wanted", [
-    ("Return the sum.", "Return the sum"),
-    ("Return the sum. Of all numbers.", "Return the sum"),
-    ("Return the sum, e.g. of numbers, of all.", "Return the sum, e.g. of numbers, of all"),
-    ("\n    Return the\n    sum of x.\n\n    Parameters\n", "Return the sum of x"),
-    ("Like :class:`~torch.nn.Linear`, but ``lazy``.", "Like torch.nn.Linear, but lazy"),
-    ("Is it there? Yes or no.", "Is it there?"),
-])
+@pytest.mark.parametrize(
+    "docstring, wanted",
+    [
+        ("Return the sum.", "Return the sum"),
+        ("Return the sum. Of all numbers.", "Return the sum"),
+        ("Return the sum, e.g. of numbers, of all.", "Return the sum, e.g. of numbers, of all"),
+        ("\n    Return the\n    sum of x.\n\n    Parameters\n", "Return the sum of x"),
+        ("Like :class:`~torch.nn.Linear`, but ``lazy``.", "Like torch.nn.Linear, but lazy"),
+        ("Is it there? Yes or no.", "Is it there?"),
+    ],
+)
 def test_first_sentences(docstring, wanted):
     assert pycode._first_sentence(docstring) == wanted
 
 
-@pytest.mark.parametrize("name, split", [
-    ("json.loads", "train"), ("os.path.join", "train"), ("statistics.median", "train"), ("shutil.copytree", "dev"),
-    ("torch.nn.functional.softmax", "test"), ("numpy.argsort", "test"),
-])
+@pytest.mark.parametrize(
+    "name, split",
+    [
+        ("json.loads", "train"),
+        ("os.path.join", "train"),
+        ("statistics.median", "train"),
+        ("shutil.copytree", "dev"),
+        ("torch.nn.functional.softmax", "test"),
+        ("numpy.argsort", "test"),
+    ],
+)
 def test_splits_are_fixed_by_the_name(name, split):
     assert pycode._split(name) == split
 
@@ -130,37 +149,73 @@ def test_splits_are_fixed_by_the_name(name, split):
 def test_splits_are_80_10_10():
     splits = [pycode._split(f"module{i}.function") for i in range(5000)]
     assert splits.count("train") == pytest.approx(4000, abs=150)
-    assert splits.count("dev") == pytest.approx(500, abs=100) and splits.count("test") == pytest.approx(500, abs=100)
+    assert splits.count("dev") == pytest.approx(500, abs=100)
+    assert splits.count("test") == pytest.approx(500, abs=100)
 
 
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
-    """A standard library of two files, a package with files that take part and files that do not; no third package."""
-    files = ["std/a.py", "std/test/b.py", "std/test_c.py", "std/site-packages/d.py", "lib/pkg/__init__.py", "lib/pkg/z.py",
-             "lib/pkg/sub/y.py", "lib/pkg/tests/x.py", "lib/pkg/generated/w.py", "lib/pkg/note.txt"]
+    """A made-up standard library and a package, with files that take part and files that do not."""
+    files = [
+        "std/a.py",
+        "std/test/b.py",
+        "std/test_c.py",
+        "std/site-packages/d.py",
+        "lib/pkg/__init__.py",
+        "lib/pkg/z.py",
+        "lib/pkg/sub/y.py",
+        "lib/pkg/tests/x.py",
+        "lib/pkg/generated/w.py",
+        "lib/pkg/note.txt",
+    ]
     for number, name in enumerate(files):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(SOURCE if name == "lib/pkg/z.py" else
-                        f'def f{number}(x):\n    """Add {number} to the value of x."""\n    return x + {number}\n')
-    (tmp_path / "std/many.py").write_text("\n".join(
-        f'def many{i}(x):\n    """Add {i} thousand to x."""\n    return x + {i}000\n' for i in range(30)))
+        path.write_text(
+            SOURCE
+            if name == "lib/pkg/z.py"
+            else f'def f{number}(x):\n    """Add {number} to the value of x."""\n    return x + {number}\n'
+        )
+    (tmp_path / "std/many.py").write_text(
+        "\n".join(
+            f'def many{i}(x):\n    """Add {i} thousand to x."""\n    return x + {i}000\n' for i in range(30)
+        )
+    )
     (tmp_path / "std/copy.py").write_text('def g(x):\n    """add 0 to the value of X."""\n    return 5 * x\n')
     (tmp_path / "std/broken.py").write_text("def f(:\n")
 
     def find_spec(name):
-        return types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")]) if name == "pkg" else None
+        return (
+            types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")])
+            if name == "pkg"
+            else None
+        )
+
     monkeypatch.setattr(pycode, "MODULES", {"pkg": "pkg", "absent": "absent"})
     monkeypatch.setattr(pycode, "GENERATED", ("pkg/generated/",))
-    monkeypatch.setattr(pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std")))
-    monkeypatch.setattr(pycode, "importlib", types.SimpleNamespace(
-        util=types.SimpleNamespace(find_spec=find_spec), metadata=pycode.importlib.metadata))
+    monkeypatch.setattr(
+        pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std"))
+    )
+    monkeypatch.setattr(
+        pycode,
+        "importlib",
+        types.SimpleNamespace(
+            util=types.SimpleNamespace(find_spec=find_spec), metadata=pycode.importlib.metadata
+        ),
+    )
     return tmp_path
 
 
 def test_files_that_take_part(roots):
     assert [inside for _, inside in pycode._files()] == [
-        "a.py", "broken.py", "copy.py", "many.py", "pkg/__init__.py", "pkg/sub/y.py", "pkg/z.py"]
+        "a.py",
+        "broken.py",
+        "copy.py",
+        "many.py",
+        "pkg/__init__.py",
+        "pkg/sub/y.py",
+        "pkg/z.py",
+    ]
     assert all(path.is_file() for path, _ in pycode._files())
 
 
@@ -187,8 +242,15 @@ def test_the_collection_as_built(roots, monkeypatch):
     names = [built.docs.record(row)["metadata"]["name"] for row in range(len(built.docs))]
     assert names == sorted(names)
     assert {name for name in names if "many" not in name} == {
-        "a.f0", "pkg.f4", "pkg.sub.y.f6", "pkg.z.visible", "pkg.z.Reader.size", "pkg.z.Reader.fetch", "pkg.z.guarded"}
-    assert built.name == "python" and len(built.queries) == len(names) == 37     # copy.g asks what a.f0 asks
+        "a.f0",
+        "pkg.f4",
+        "pkg.sub.y.f6",
+        "pkg.z.visible",
+        "pkg.z.Reader.size",
+        "pkg.z.Reader.fetch",
+        "pkg.z.guarded",
+    }
+    assert built.name == "python" and len(built.queries) == len(names) == 37  # copy.g asks what a.f0 asks
     for split, qrels in built.qrels.items():
         for i, query in enumerate(qrels.queries):
             (doc,) = qrels.positives(i)

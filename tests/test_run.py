@@ -1,10 +1,11 @@
 """Randomness by key, atomic writes, fingerprints, run folders, exit codes."""
+
 import argparse
 import json
 
 import numpy as np
 import pytest
-
+import torch
 from lib import run
 from lib.run import BadInput, Run, atomic_path, fingerprint, permutation, uniform
 
@@ -23,13 +24,20 @@ def test_uniform_takes_any_integer_type(dtype):
     assert (uniform(1, np.arange(100, dtype=dtype)) == [uniform(1, i) for i in range(100)]).all()
 
 
-@pytest.mark.parametrize("first, second", [
-    (("a", 1, 2), ("b", 1, 2)), (("a", 1, 2), ("a", 2, 1)), ((0, 0), (0,)), ((0, 1), (1, 0)), (("a", 1), ("a", -1)),
-])
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (("a", 1, 2), ("b", 1, 2)),
+        (("a", 1, 2), ("a", 2, 1)),
+        ((0, 0), (0,)),
+        ((0, 1), (1, 0)),
+        (("a", 1), ("a", -1)),
+    ],
+)
 def test_streams_differ(first, second):
     numbers = [uniform(*key, np.arange(2000)) for key in (first, second)]
     assert (numbers[0] != numbers[1]).all()
-    assert abs(np.corrcoef(*numbers)[0, 1]) < 0.08                         # 3.5 standard errors of independent numbers
+    assert abs(np.corrcoef(*numbers)[0, 1]) < 0.08  # 3.5 standard errors of independent numbers
 
 
 @pytest.mark.parametrize("key", [("a",), ("order", 0, 0), ("order", 1, 0), (7, 7)])
@@ -37,8 +45,14 @@ def test_uniform_is_roughly_uniform(key):
     numbers = uniform(*key, np.arange(100_000))
     assert numbers.min() >= 0 and numbers.max() < 1
     counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
-    assert ((counts - 2000) ** 2 / 2000).sum() < 96                       # chi-square, 49 degrees: p = 0.0001
+    assert ((counts - 2000) ** 2 / 2000).sum() < 96  # chi-square, 49 degrees: p = 0.0001
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.015
+
+
+def test_stream_seeds_other_generators():
+    seeds = [run.stream("dropout", seed, step) for seed in range(5) for step in range(5)]
+    assert len(set(seeds)) == 25 and all(isinstance(seed, int) and 0 <= seed < 2**53 for seed in seeds)
+    assert run.stream("dropout", 3, 4) == seeds[3 * 5 + 4]
 
 
 def test_permutation():
@@ -47,10 +61,11 @@ def test_permutation():
     assert orders[0] != orders[1] != orders[2] and orders[1] == permutation(50, "order", 0, 1).tolist()
     assert permutation(1, 0).tolist() == [0]
     first = [permutation(10, epoch)[0] for epoch in range(1000)]
-    assert np.bincount(first, minlength=10).min() > 60                    # 100 each
+    assert np.bincount(first, minlength=10).min() > 60  # 100 each
 
 
 # ---------------------------------------------------------------------------------------------------- files
+
 
 def test_a_file_appears_only_when_the_block_succeeds(tmp_path):
     path = tmp_path / "new" / "a.txt"
@@ -77,6 +92,7 @@ def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
             (temporary / "deep" / text).write_text(text)
             if fail:
                 raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
         write("first", fail=True)
     assert list(tmp_path.iterdir()) == []
@@ -107,12 +123,33 @@ def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
 
 # -------------------------------------------------------------------------------------------- fingerprints
 
+
 def test_fingerprints_tell_values_apart():
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     changed = array.copy()
     changed[2, 3] += 1e-6
-    values = [("a",), ("b",), ("a", "b"), ("ab",), (b"ab",), (["a", "b"],), (1,), (1.5,), ("1",), (None,), ({"a": 1},), ({"a": 2},),
-              (array,), (changed,), (array.reshape(4, 3),), (array.astype(np.float64),), (array, array), ()]
+    values = [
+        ("a",),
+        ("b",),
+        ("a", "b"),
+        ("ab",),
+        (b"ab",),
+        (b"a", b"bc"),
+        (b"ab", b"c"),
+        (["a", "b"],),
+        (1,),
+        (1.5,),
+        ("1",),
+        (None,),
+        ({"a": 1},),
+        ({"a": 2},),
+        (array,),
+        (changed,),
+        (array.reshape(4, 3),),
+        (array.astype(np.float64),),
+        (array, array),
+        (),
+    ]
     prints = [fingerprint(*value) for value in values]
     assert len(set(prints)) == len(prints) and all(len(found) == 16 for found in prints)
 
@@ -126,7 +163,7 @@ def test_fingerprints_of_equal_values_are_equal():
 
 def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    first.write_bytes(bytes(5_000_000))                                    # more than one block
+    first.write_bytes(bytes(5_000_000))  # more than one block
     second.write_bytes(bytes(5_000_000))
     assert run.fingerprint_file(first) == run.fingerprint_file(second)
     second.write_bytes(bytes(4_999_999) + b"\x01")
@@ -134,6 +171,7 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- run folders
+
 
 def test_a_run_folder_that_holds_something_is_refused(tmp_path):
     path = tmp_path / "runs" / "r"
@@ -156,6 +194,84 @@ def test_an_empty_run_folder_is_taken(tmp_path):
     assert (tmp_path / "r" / "config.json").exists()
 
 
+def config_of(**args):
+    """What run.record() would say of these arguments."""
+    return {"args": {"name": None, "overwrite": False, "resume": False} | args, "inputs": {"collection": "x"}}
+
+
+def test_resuming_keeps_what_is_there(tmp_path):
+    log = Run.create(tmp_path / "r", overwrite=False, config=config_of(lr=1, dims=[4, 2]))
+    log.log({"step": 0})
+    again = Run.create(
+        tmp_path / "r",
+        overwrite=False,
+        resume=True,
+        config=config_of(lr=1, dims=[4, 2], resume=True, name="r"),
+    )
+    assert again.read_log() == [{"step": 0}]
+    fresh = Run.create(tmp_path / "new", overwrite=False, resume=True, config=config_of(lr=1))
+    assert (fresh.path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, wanted",
+    [
+        ({"lr": 2}, "lr 1, now it is 2"),
+        ({"dims": [4]}, r"dims \[4, 2\], now it is \[4\]"),
+        ({"steps": 3}, "steps None, now it is 3"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(tmp_path, changes, wanted):
+    Run.create(tmp_path / "r", overwrite=False, config=config_of(lr=1, dims=[4, 2]))
+    with pytest.raises(BadInput, match=f"r was begun with {wanted}"):
+        Run.create(
+            tmp_path / "r",
+            overwrite=False,
+            resume=True,
+            config=config_of(**({"lr": 1, "dims": [4, 2]} | changes)),
+        )
+
+
+def test_resuming_on_other_inputs_is_refused(tmp_path):
+    Run.create(tmp_path / "r", overwrite=False, config=config_of())
+    with pytest.raises(BadInput, match="collection x, now it is y"):
+        Run.create(
+            tmp_path / "r", overwrite=False, resume=True, config=config_of() | {"inputs": {"collection": "y"}}
+        )
+
+
+def test_a_state_gives_back_parts_values_and_logs(tmp_path):
+    log = Run.create(tmp_path / "r", overwrite=False, config=config_of())
+    layer, clock = torch.nn.Linear(3, 2), run.Clock()
+    weight = layer.weight.detach().clone()
+    with clock("train"):
+        pass
+    log.log({"step": 0})
+    log.save_state({"layer": layer, "clock": clock}, {"step": 1, "best": {"score": 0.5}})
+    log.log({"step": 1})
+    log.log({"late": True}, file="timing.jsonl")
+    torch.nn.init.zeros_(layer.weight)
+    other = run.Clock()
+    assert log.load_state({"layer": layer, "clock": other}) == {"step": 1, "best": {"score": 0.5}}
+    assert torch.equal(layer.weight, weight) and other.spent == clock.spent
+    assert log.read_log() == [{"step": 0}] and log.read_log("timing.jsonl") == []
+    log.finish({"done": 1})
+    assert run.read_json(log.path / "summary.json") == {"done": 1} and not (log.path / "state.pt").exists()
+
+
+def test_without_a_state_logs_begin_anew(tmp_path):
+    log = Run.create(tmp_path / "r", overwrite=False, config=config_of())
+    log.log({"step": 0})
+    assert log.load_state({}) is None and log.read_log() == []
+
+
+def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
+    log = Run.create(tmp_path / "r", overwrite=False, writes=False, config=config_of())
+    log.log({"step": 0})
+    log.save_state({}, {})
+    assert not (tmp_path / "r").exists()
+
+
 def make_parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float, default=0.1)
@@ -165,22 +281,36 @@ def make_parser():
     return parser
 
 
-@pytest.mark.parametrize("argv, wanted", [
-    ([], {}), (["--lr", "0.1", "--arms", "a"], {}), (["--lr", "0.2"], {"lr": 0.2}),
-    (["--arms", "a", "b", "--name", "x", "--overwrite"], {"arms": ["a", "b"], "name": "x", "overwrite": True}),
-])
+@pytest.mark.parametrize(
+    "argv, wanted",
+    [
+        ([], {}),
+        (["--lr", "0.1", "--arms", "a"], {}),
+        (["--lr", "0.2"], {"lr": 0.2}),
+        (
+            ["--arms", "a", "b", "--name", "x", "--overwrite"],
+            {"arms": ["a", "b"], "name": "x", "overwrite": True},
+        ),
+    ],
+)
 def test_non_default(argv, wanted, capsys):
     parser = make_parser()
     args = parser.parse_args(argv)
     assert run.non_default(args, parser) == wanted
     run.print_header("title", args, parser, {"steps": 7})
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "== title" and printed[-1].split() == ["steps", "=", "7"] and len(printed) == 2 + len(wanted)
+    assert (
+        printed[0] == "== title"
+        and printed[-1].split() == ["steps", "=", "7"]
+        and len(printed) == 2 + len(wanted)
+    )
 
 
 def test_a_record_says_how_a_run_was_made():
     parser = make_parser()
-    record = run.record(parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"})
+    record = run.record(
+        parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"}
+    )
     assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "argv"}
     assert record["args"] == {"lr": 1.0, "arms": ["a"], "name": None, "overwrite": False}
     assert record["non_default"] == {"lr": 1.0} and record["derived"] == {"steps": 3}
@@ -188,12 +318,17 @@ def test_a_record_says_how_a_run_was_made():
     json.dumps(record)
 
 
-@pytest.mark.parametrize("error, code, message", [
-    (BadInput("a.tsv:3: wrong"), 2, "error: a.tsv:3: wrong\n"), (KeyboardInterrupt(), 130, "interrupted"),
-])
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (BadInput("a.tsv:3: wrong"), 2, "error: a.tsv:3: wrong\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
 def test_exit_codes(error, code, message, capsys):
     def fail():
         raise error
+
     with pytest.raises(SystemExit) as stopped:
         run.cli(fail)
     assert stopped.value.code == code and capsys.readouterr().err.startswith(message)
@@ -202,6 +337,7 @@ def test_exit_codes(error, code, message, capsys):
 def test_programmers_errors_keep_their_traceback():
     def fail():
         raise IndexError("programmer")
+
     with pytest.raises(IndexError):
         run.cli(fail)
     run.cli(lambda: None)

@@ -1,13 +1,14 @@
 """Every script through the shell on tests/tiny, once for each thing that it can do; bad input; flags."""
+
 import ast
 import json
 import re
 import shutil
 
 import pytest
-from conftest import ROOT, TINY, call
-
 from lib import formats, metrics, negatives, run
+
+from conftest import ROOT, TINY, call
 
 SCRIPTS = ("train.py", "mine_negatives.py", "build_index.py", "evaluate.py", "rag_demo.py")
 SMALL = ("--steps", 4, "--batch_size", 8, "--dim", 32, "--vocab_size", 500, "--log_every", 1)
@@ -32,7 +33,11 @@ def done(desk, script, *flags, stdin=""):
 
 def train(desk, name, *arms, **flags):
     """Train on tiny; stdout."""
-    more = [part for key, value in flags.items() for part in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))]
+    more = [
+        part
+        for key, value in flags.items()
+        for part in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))
+    ]
     return done(desk, "train.py", "--data", "tiny", "--negatives", *arms, "--name", name, *SMALL, *more)
 
 
@@ -63,19 +68,44 @@ def mined(desk):
 
 def json_lines(path):
     """The objects of a JSONL file; NaN and infinity are no JSON."""
+
     def no_constant(name):
         raise AssertionError(f"{path.name} holds {name}")
-    return [json.loads(line, parse_constant=no_constant) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    return [
+        json.loads(line, parse_constant=no_constant) for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def check_run(folder, arm, *, sources, seed=0):
     """All that one training must leave in its folder."""
     summary, config = (run.read_json(folder / name) for name in ("summary.json", "config.json"))
-    assert {"name", "data", "encoder", "negatives", "seed", "steps", "wall_s", "train_s", "mine_s", "queries_per_s",
-            "peak_rss_mb", "dev", "test", "bm25"} <= set(summary)
-    assert (summary["name"], summary["negatives"], summary["seed"], summary["steps"]) == (folder.name, arm, seed, 4)
+    assert {
+        "name",
+        "data",
+        "encoder",
+        "negatives",
+        "seed",
+        "steps",
+        "wall_s",
+        "train_s",
+        "mine_s",
+        "queries_per_s",
+        "peak_rss_mb",
+        "dev",
+        "test",
+        "bm25",
+    } <= set(summary)
+    assert (summary["name"], summary["negatives"], summary["seed"], summary["steps"]) == (
+        folder.name,
+        arm,
+        seed,
+        4,
+    )
     for split in ("dev", "test", "bm25"):
-        assert set(summary[split]) == set(metrics.MEASURES) and all(0 <= value <= 1 for value in summary[split].values())
+        assert set(summary[split]) == set(metrics.MEASURES) and all(
+            0 <= value <= 1 for value in summary[split].values()
+        )
     assert {"args", "non_default", "derived", "inputs", "versions", "argv"} <= set(config)
     assert config["derived"]["steps_per_epoch"] == 4 and config["args"]["batch_size"] == 8
     assert config["non_default"]["dim"] == 32 and "lr" not in config["non_default"]
@@ -90,18 +120,30 @@ def check_run(folder, arm, *, sources, seed=0):
     assert metrics.mean(per_query) == pytest.approx(summary["test"])
     assert (folder / "plots" / "training.png").read_bytes().startswith(PNG)
     assert {"encoder.json", "model.safetensors", "tokenizer.json", "modules.json"} <= {
-        path.name for path in (folder / "encoder").iterdir()}
+        path.name for path in (folder / "encoder").iterdir()
+    }
     assert not list(folder.rglob("*.tmp"))
     return config, lines
 
 
 # ------------------------------------------------------------------------------------------------------ train
 
+
 def test_train_in_stages(desk, trained):
-    _, lines = check_run(desk / "runs/staged", "random:2,bm25:1+refresh:2@0.5", sources=["random", "bm25", "refresh"])
-    assert [(line["step"], line["mined"]) for line in lines if "mined" in line] == [(2, "bm25"), (2, "refresh"), (3, "refresh")]
+    _, lines = check_run(
+        desk / "runs/staged", "random:2,bm25:1+refresh:2@0.5", sources=["random", "bm25", "refresh"]
+    )
+    assert [(line["step"], line["mined"]) for line in lines if "mined" in line] == [
+        (2, "bm25"),
+        (2, "refresh"),
+        (3, "refresh"),
+    ]
     assert [line["step"] for line in lines if "dev" in line] == [2, 4]
-    counts = [{name: found["negatives"] for name, found in line["sources"].items()} for line in lines if "loss" in line]
+    counts = [
+        {name: found["negatives"] for name, found in line["sources"].items()}
+        for line in lines
+        if "loss" in line
+    ]
     assert all(count["random"] > 0 and count["bm25"] == count["refresh"] == 0 for count in counts[:2])
     assert all(count["random"] == 0 and count["bm25"] > 0 and count["refresh"] > 0 for count in counts[2:])
     assert trained.rstrip().endswith("python build_index.py --run runs/staged")
@@ -109,7 +151,12 @@ def test_train_in_stages(desk, trained):
 
 def test_train_again_gives_the_same_bytes(desk, trained):
     train(desk, "again", "random:2,bm25:1+refresh:2@0.5", refresh_every=1, eval_every=2)
-    for file in ("metrics.jsonl", "encoder/model.safetensors", "encoder/tokenizer.json", "eval/tiny-test/per_query.jsonl"):
+    for file in (
+        "metrics.jsonl",
+        "encoder/model.safetensors",
+        "encoder/tokenizer.json",
+        "eval/tiny-test/per_query.jsonl",
+    ):
         assert (desk / "runs/again" / file).read_bytes() == (desk / "runs/staged" / file).read_bytes(), file
 
 
@@ -132,20 +179,26 @@ def test_an_ablation(desk):
     table = (folder / "ablation.md").read_text(encoding="utf-8")
     assert table.strip() in printed and "| in_batch |" in table and "| refresh:2 |" in table
     assert (folder / "ablation.png").read_bytes().startswith(PNG)
-    for key in ("initial_weights", "query_order"):             # arms differ in their negatives alone, seeds in all
+    for key in ("initial_weights", "query_order"):  # arms differ in their negatives alone, seeds in all
         found = {run_of: config["derived"][key] for run_of, config in configs.items()}
         assert found["in_batch", 0] == found["refresh:2", 0] != found["in_batch", 1] == found["refresh:2", 1]
 
 
 # ------------------------------------------------------------------------------------------------------- mine
 
+
 def test_mine_and_train_on_what_was_mined(desk, mined, tiny):
     path = desk / "runs/tiny-mined/negatives/tiny-train-bm25+random.jsonl"
     header, records = formats.read_negatives(path)
     records = [record for _, record in records]
-    assert header["collection_fingerprint"] == tiny.fingerprint and set(header["sources"]) == {"bm25", "random"}
+    assert header["collection_fingerprint"] == tiny.fingerprint and set(header["sources"]) == {
+        "bm25",
+        "random",
+    }
     assert (header["split"], header["depth"], header["seed"]) == ("train", 10, 0)
-    assert {record["qid"] for record in records if record["source"] == "random"} == set(tiny.qrels_dict("train"))
+    assert {record["qid"] for record in records if record["source"] == "random"} == set(
+        tiny.qrels_dict("train")
+    )
     assert max(record["rank"] for record in records) == 10
     for record in records:
         assert tiny.qrels_dict("train")[record["qid"]].get(record["doc_id"], 0) < 1
@@ -159,7 +212,10 @@ def test_mine_with_an_encoder(desk, trained, tiny):
     done(desk, "mine_negatives.py", "--run", "runs/staged", "--split", "dev", "--depth", 5)
     path = desk / "runs/staged/negatives/tiny-dev-dense.jsonl"
     header, _ = formats.read_negatives(path)
-    assert header["encoder_fingerprint"] == run.read_json(desk / "runs/staged/encoder/encoder.json")["fingerprint"]
+    assert (
+        header["encoder_fingerprint"]
+        == run.read_json(desk / "runs/staged/encoder/encoder.json")["fingerprint"]
+    )
     loaded = negatives.load_candidates(path, tiny, tiny.split("dev"))
     assert loaded.docs.shape == (12, 5) and (loaded.docs >= 0).all()
     assert (loaded.scores[:, :-1] >= loaded.scores[:, 1:]).all()
@@ -167,10 +223,13 @@ def test_mine_with_an_encoder(desk, trained, tiny):
 
 # ----------------------------------------------------------------------------------------- index and evaluate
 
+
 def test_build_index(desk, indexed):
     meta = run.read_json(desk / "runs/staged/index/tiny/meta.json")
     assert (meta["docs"], meta["dim"], meta["collection"]) == (40, 32, "tiny")
-    assert meta["encoder_fingerprint"] == run.read_json(desk / "runs/staged/encoder/encoder.json")["fingerprint"]
+    assert (
+        meta["encoder_fingerprint"] == run.read_json(desk / "runs/staged/encoder/encoder.json")["fingerprint"]
+    )
     assert indexed.rstrip().endswith("python evaluate.py --run runs/staged")
 
 
@@ -192,7 +251,9 @@ def test_evaluate_agrees_with_the_look_at_test_after_training(desk, evaluated):
     bm25 = run.read_json(desk / "runs/tiny-bm25/eval/tiny-test/metrics.json")
     dense = run.read_json(desk / "runs/staged/eval/tiny-test/metrics.json")
     assert bm25["mean"] == pytest.approx(summary["bm25"])
-    assert dense["mean"] == pytest.approx(summary["test"], abs=0.02)      # without the doc that has the query's own id
+    assert dense["mean"] == pytest.approx(
+        summary["test"], abs=0.02
+    )  # without the doc that has the query's own id
 
 
 def test_a_doc_with_the_querys_own_id_can_be_dropped(desk, evaluated):
@@ -203,9 +264,14 @@ def test_a_doc_with_the_querys_own_id_can_be_dropped(desk, evaluated):
 
 def test_compare(desk, evaluated):
     printed = done(desk, "evaluate.py", "--compare", "runs/staged", "runs/tiny-bm25", "--measure", "ndcg@10")
-    table = {line.split()[0]: line.split() for line in printed.splitlines() if line.startswith(metrics.MEASURES)}
+    table = {
+        line.split()[0]: line.split() for line in printed.splitlines() if line.startswith(metrics.MEASURES)
+    }
     assert list(table) == list(metrics.MEASURES)
-    means = [run.read_json(desk / folder / "eval/tiny-test/metrics.json")["mean"] for folder in ("runs/staged", "runs/tiny-bm25")]
+    means = [
+        run.read_json(desk / folder / "eval/tiny-test/metrics.json")["mean"]
+        for folder in ("runs/staged", "runs/tiny-bm25")
+    ]
     for name, (_, a, b, difference, *_) in table.items():
         assert [float(a), float(b)] == pytest.approx([mean[name] for mean in means], abs=5e-5)
         assert float(difference) == pytest.approx(means[0][name] - means[1][name], abs=5e-5)
@@ -214,12 +280,15 @@ def test_compare(desk, evaluated):
 
 # -------------------------------------------------------------------------------------------------------- ask
 
+
 def check_answer(desk, tiny, printed, qid, *, count):
-    """The docs shown for a query of the test split are the best ones of evaluate.py; the answer cites some of them."""
+    """The docs shown are the best ones of evaluate.py for this query; the answer cites some of them."""
     ranking = formats.read_run(desk / "runs/staged/eval/tiny-test/run.trec")[qid]
     best = sorted(ranking, key=ranking.get, reverse=True)[:count]
     shown = re.findall(r"^\[(\d+)\] (-?[\d.]+)  (\S+)  (.*)$", printed, flags=re.MULTILINE)
-    assert [(number, doc_id) for number, _, doc_id, _ in shown] == [(str(i), doc_id) for i, doc_id in enumerate(best, 1)]
+    assert [(number, doc_id) for number, _, doc_id, _ in shown] == [
+        (str(i), doc_id) for i, doc_id in enumerate(best, 1)
+    ]
     for _, score, doc_id, place in shown:
         assert float(score) == pytest.approx(ranking[doc_id], abs=6e-4)
         assert place.strip() == tiny.docs.record(tiny.docs.row_of[doc_id])["title"]
@@ -228,13 +297,23 @@ def check_answer(desk, tiny, printed, qid, *, count):
 
 
 def test_ask_one_question(desk, evaluated, tiny):
-    printed = done(desk, "rag_demo.py", "--run", "runs/staged", "--docs", 3, tiny.queries.text(tiny.queries.row_of["q49"]))
+    printed = done(
+        desk,
+        "rag_demo.py",
+        "--run",
+        "runs/staged",
+        "--docs",
+        3,
+        tiny.queries.text(tiny.queries.row_of["q49"]),
+    )
     check_answer(desk, tiny, printed, "q49", count=3)
 
 
 def test_ask_at_the_prompt(desk, evaluated, tiny):
     questions = [tiny.queries.text(tiny.queries.row_of[qid]) for qid in ("q53", "q56")]
-    printed = done(desk, "rag_demo.py", "--run", "runs/staged", stdin="\n".join(questions) + "\n\nnot asked\n")
+    printed = done(
+        desk, "rag_demo.py", "--run", "runs/staged", stdin="\n".join(questions) + "\n\nnot asked\n"
+    )
     greeting, first, second, rest = printed.split("> ")
     assert "40 docs of tiny" in greeting and not rest.strip()
     check_answer(desk, tiny, first, "q53", count=5)
@@ -246,8 +325,16 @@ def test_ask_at_the_prompt(desk, evaluated, tiny):
 BAD = [
     ("train.py", ["--data", "tiny", "--negatives", "bm24:4"], ["--negatives bm24:4"]),
     ("train.py", ["--data", "tiny", "--negatives", "file:4"], ["file:K", "--negatives_file"]),
-    ("train.py", ["--data", "tiny", "--negatives", "bm25:4", "--negatives_file", "x"], ["file:K", "--negatives_file"]),
-    ("train.py", ["--data", "tiny", "--negatives", "file:4", "--negatives_file", "none.jsonl"], ["none.jsonl: no such file"]),
+    (
+        "train.py",
+        ["--data", "tiny", "--negatives", "bm25:4", "--negatives_file", "x"],
+        ["file:K", "--negatives_file"],
+    ),
+    (
+        "train.py",
+        ["--data", "tiny", "--negatives", "file:4", "--negatives_file", "none.jsonl"],
+        ["none.jsonl: no such file"],
+    ),
     ("train.py", ["--data", "tiny", "--negatives", "in_batch", "in_batch"], ["twice"]),
     ("train.py", ["--data", "nowhere"], ["--data nowhere"]),
     ("train.py", ["--data", "tiny", "--encoder", "nowhere"], ["nowhere"]),
@@ -278,7 +365,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("script, flags, wanted", BAD, ids=[" ".join([script, *flags]) for script, flags, _ in BAD])
+@pytest.mark.parametrize(
+    "script, flags, wanted", BAD, ids=[" ".join([script, *flags]) for script, flags, _ in BAD]
+)
 def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, folder, script, flags, wanted):
     shutil.copytree(folder, tmp_path / "no-dev")
     (tmp_path / "no-dev/qrels/dev.tsv").unlink()
@@ -291,15 +380,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, folder, scr
     assert {path.name for path in tmp_path.iterdir()} == {"tiny", "no-dev", "runs"}
 
 
-@pytest.mark.parametrize("script, flags, wanted", [
-    ("train.py", ["--data", "tiny", "--name", "staged"], "runs/staged is not empty"),
-    ("mine_negatives.py", ["--data", "tiny", "--sources", "bm25", "random"], "bm25+random.jsonl exists"),
-    ("build_index.py", ["--run", "runs/staged"], "runs/staged/index/tiny exists"),
-    ("evaluate.py", ["--run", "runs/staged"], "runs/staged/eval/tiny-test exists"),
-    ("evaluate.py", ["--retriever", "bm25", "--data", "tiny"], "runs/tiny-bm25/eval/tiny-test exists"),
-    ("rag_demo.py", ["--run", "runs/staged", "--data", "other"], "no index"),
-    ("evaluate.py", ["--run", "runs/staged", "--data", "other"], "no index"),
-])
+@pytest.mark.parametrize(
+    "script, flags, wanted",
+    [
+        ("train.py", ["--data", "tiny", "--name", "staged"], "runs/staged is not empty"),
+        ("mine_negatives.py", ["--data", "tiny", "--sources", "bm25", "random"], "bm25+random.jsonl exists"),
+        ("build_index.py", ["--run", "runs/staged"], "runs/staged/index/tiny exists"),
+        ("evaluate.py", ["--run", "runs/staged"], "runs/staged/eval/tiny-test exists"),
+        ("evaluate.py", ["--retriever", "bm25", "--data", "tiny"], "runs/tiny-bm25/eval/tiny-test exists"),
+        ("rag_demo.py", ["--run", "runs/staged", "--data", "other"], "no index"),
+        ("evaluate.py", ["--run", "runs/staged", "--data", "other"], "no index"),
+    ],
+)
 def test_what_exists_is_kept(refused, desk, evaluated, mined, script, flags, wanted):
     if not (desk / "other").exists():
         shutil.copytree(desk / "tiny", desk / "other")
@@ -310,27 +402,44 @@ def test_what_exists_is_kept(refused, desk, evaluated, mined, script, flags, wan
 
 def test_bad_input_through_the_shell(desk):
     result = call("train.py", "--data", "tiny", "--negatives", "nonsense:4", cwd=desk)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith("error: --negatives nonsense:4")
+    assert (
+        result.returncode == 2
+        and result.stderr.count("\n") == 1
+        and result.stderr.startswith("error: --negatives nonsense:4")
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ flags
 
+
 def flags_of(script):
     """(source, [(names, has help)]) of a script's arguments, from its syntax tree."""
     source = (ROOT / script).read_text(encoding="utf-8")
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
-             and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("add", "add_argument")
-             and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)]
-    return source, [([arg.value for arg in node.args], any(k.arg == "help" and k.value.value for k in node.keywords))
-                    for node in calls]
+    calls = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("add", "add_argument")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    ]
+    return source, [
+        ([arg.value for arg in node.args], any(k.arg == "help" and k.value.value for k in node.keywords))
+        for node in calls
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_read_and_has_help(script):
     source, found = flags_of(script)
     assert len(found) >= 3
-    read = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name) and node.value.id == "args"}
+    read = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and getattr(node.value, "attr", getattr(node.value, "id", "")) == "args"
+    }
     for names, has_help in found:
         assert names[0].lstrip("-") in read, f"{script} never reads {names[0]}"
         assert has_help, f"{script}: {names[0]} has no help"

@@ -1,21 +1,22 @@
-"""Time the static encoder against sentence-transformers' on the same work: training, embedding a corpus, mining.
+"""Time the static encoder against sentence-transformers' on the same work: training, encoding, mining.
 
     pip install "sentence-transformers[train]"                      # the peer; nothing else here needs it
     python tests/bench/static_vs_sentence_transformers.py           # embedded collection, train.py's settings
     python tests/bench/static_vs_sentence_transformers.py --data FOLDER --epochs 8 --batch_size 256 --dim 384
     python tests/bench/static_vs_sentence_transformers.py --parts encode mine --out bench.json
 
-Flags other than those below are train.py's (--data --epochs --batch_size --dim --seed --lr --temperature --ema ...), and
-so are their defaults. Both sides run in this process, on the CPU, with the same number of threads.
+All other flags and their defaults are train.py's: --data --epochs --batch_size --dim --seed --lr --depth ...
+Both sides run in this process, on the CPU, with the same number of threads.
 
-train    in-batch negatives only. The same on both sides: pairs, batches and their order, tokenizer, initial vectors (our
-         token weights folded in), temperature, AdamW, learning rates, float32. Nothing is evaluated, saved or logged.
-         Only ours keeps token weights apart, masks known positives and averages weights: that is its time and its gain.
+train    in-batch negatives only. The same on both sides: pairs, batches and their order, tokenizer, initial
+         vectors (our token weights folded in), temperature, AdamW, learning rates, float32; nothing is
+         evaluated, saved or logged. Only ours learns token weights, masks known positives, averages weights.
 encode   the whole corpus, with one folder that both sides load.
 mine     --depth negatives for every training query, embedding queries and corpus included.
 
-Our tokens come from the cache, as in every run but the first; "+ tokenise" makes the tokens of all queries and docs anew.
-The peer gets texts that are in memory already; making its datasets is not timed.
+Our tokens come from the cache, as in every run but the first; the peer tokenises as it goes. "+ tokenise" makes
+all our tokens anew, queries' and docs', so that both sides begin with text. The peer's texts are in memory and
+its datasets are made before the clock starts.
 """
 import argparse
 import copy
@@ -51,16 +52,17 @@ except ImportError as error:
 PARTS = ("train", "encode", "mine")
 PEER_BATCHES = (32, 256)  # texts per call of the peer's encoder: its default, and more; the faster one counts
 WARM_UP = 3               # training steps of each side before the clock starts
-COMPARED = 1000           # queries whose negatives are compared
+COMPARED = 1000           # records whose negatives are compared
 
 
 def parse_args():
     """Our own flags, and train.py's arguments for all the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="any of train, encode, mine; default: all")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="of train, encode, mine")
     add("--repeats", type=int, default=3, help="rounds of encode and mine, sides in turn; the median counts")
+    add("--threads", type=int, help="of torch, faiss and the tokenizer; default: what they choose themselves")
     add("--peer_lr", type=float, help="peak learning rate of the peer; default: ours, --lr")
     add("--out", metavar="F", help="JSON file for the table, settings and versions")
     own, rest = parser.parse_known_args()
@@ -71,16 +73,22 @@ def parse_args():
 
 def main():
     own, args = parse_args()
+    if own.threads:
+        os.environ["RAYON_NUM_THREADS"] = str(own.threads)  # the tokenizer's, read at its first batch
+        torch.set_num_threads(own.threads)
+        faiss.omp_set_num_threads(own.threads)
     collection = data.load_collection(args.data)
     encoder = train.make_encoder(args, collection, seed=args.seeds[0])
     peer_lr = own.peer_lr or args.lr
-    settings = {"data": collection.name, "docs": len(collection.docs), "train_queries": len(collection.split("train")),
-                "vocab_size": len(encoder.weight), "seed": args.seeds[0], "peer_lr": peer_lr, "repeats": own.repeats}
-    settings |= {name: getattr(args, name) for name in ("batch_size", "epochs", "dim", "lr", "temperature", "ema", "depth")}
-    settings |= {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "faiss_threads": faiss.omp_get_max_threads()}
+    settings = {"data": collection.name, "docs": len(collection.docs),
+                "train_queries": len(collection.split("train")), "vocab_size": len(encoder.weight),
+                **{name: getattr(args, name) for name in
+                   ("batch_size", "epochs", "steps", "dim", "lr", "warmup", "temperature", "ema", "depth")},
+                "peer_lr": peer_lr, "seed": args.seeds[0], "repeats": own.repeats, "cores": os.cpu_count(),
+                "torch_threads": torch.get_num_threads(), "faiss_threads": faiss.omp_get_max_threads()}
     versions = run.versions() | {"sentence-transformers": st.__version__, "datasets": datasets.__version__}
     for facts in (settings, versions):
-        print(", ".join(f"{name} {value}" for name, value in facts.items()))
+        print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -110,12 +118,14 @@ def compare_training(args, collection, encoder, folder, *, peer_lr):
     for count in (WARM_UP, steps):
         ours_s, raw, averaged = train_ours(args, collection, encoder, tokens, order, steps=count)
         peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
-    test = collection.queries.texts(collection.split("test").queries)
-    check = {f"ours {train.SELECT}": score(collection, *embed(averaged, collection, tokens, "test")),
-             "not averaged": score(collection, *embed(raw, collection, tokens, "test")),
-             "peer": score(collection, peer.encode(test, normalize_embeddings=True),
-                           peer.encode(collection.docs.texts(), batch_size=max(PEER_BATCHES), normalize_embeddings=True))}
-    return [row(f"train, {steps} steps", ours_s, peer_s, check), row("  + tokenise", ours_s + tokenise_s, peer_s)], averaged
+    texts = collection.queries.texts(collection.split("test").queries), collection.docs.texts()
+    found = [peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts]
+    check = {f"test {train.SELECT} ours": score(collection, *embed(averaged, collection, tokens, "test")),
+             "ours not averaged": score(collection, *embed(raw, collection, tokens, "test")),
+             "peer": score(collection, *found)}
+    rows = [row(f"train, {steps} steps", ours_s, peer_s, check),
+            row("  + tokenise", ours_s + tokenise_s, peer_s)]
+    return rows, averaged
 
 
 def train_ours(args, collection, encoder, tokens, order, *, steps):
@@ -126,11 +136,11 @@ def train_ours(args, collection, encoder, tokens, order, *, steps):
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
     averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
     for step in range(steps):
-        picks = order.picks(step)
-        positives = data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
+        picks, positives = draw(qrels, order, step)
         batch = data.make_batch(collection, qrels.queries[picks], positives, [])
         labels, invalid = torch.from_numpy(batch.labels), torch.from_numpy(batch.invalid)
-        q_emb, d_emb = encoder(*q_tokens.select(batch.queries)), encoder(*d_tokens.select(batch.docs))  # (B, D), (N, D)
+        q_emb = encoder(*q_tokens.select(batch.queries))                                     # (B, D)
+        d_emb = encoder(*d_tokens.select(batch.docs))                                        # (N, D)
         value, _ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
         value.backward()
         for group in optimizer.param_groups:
@@ -142,48 +152,58 @@ def train_ours(args, collection, encoder, tokens, order, *, steps):
 
 
 def train_peer(args, collection, encoder, order, folder, *, steps, lr):
-    """SentenceTransformerTrainer over the same batches, from the same vectors -> (seconds of its train(), model)."""
+    """SentenceTransformerTrainer over the same batches and initial vectors -> (seconds of train(), model)."""
     qrels = collection.split("train")
-    pairs = []
-    for step in range(steps):
-        picks = order.picks(step)
-        positives = data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
-        pairs.append(np.stack([qrels.queries[picks], positives], axis=1))                    # (B, 2)
-    pairs, rows = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
-    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(pairs[:, 0]), "doc": collection.docs.texts(pairs[:, 1])})
+    picks, docs = map(np.concatenate, zip(*(draw(qrels, order, step) for step in range(steps))))
+    pairs = np.stack([qrels.queries[picks], docs], axis=1)                 # (steps * B, 2)
+    pairs, visits = np.unique(pairs, axis=0, return_inverse=True)          # (P, 2), (steps * B,) rows of them
+    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(pairs[:, 0]),
+                                          "doc": collection.docs.texts(pairs[:, 1])})
     vectors = (encoder.table * encoder.weight[:, None]).detach().clone()
-    peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, embedding_weights=vectors)], device="cpu")
+    peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, vectors)], device="cpu")
     optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=0.0, fused=True)
+    schedule = LambdaLR(optimizer, lambda step: train.learning_rate(step, steps, args.warmup))
+
+    def same_batches(_, *, batch_size, drop_last, **others):
+        return DefaultBatchSampler(visits.tolist(), batch_size=batch_size, drop_last=drop_last)
+
+    settings = st.SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "peer"), max_steps=steps, per_device_train_batch_size=order.batch_size,
+        batch_sampler=same_batches, max_grad_norm=0.0, use_cpu=True, disable_tqdm=True, report_to="none",
+        eval_strategy="no", save_strategy="no", logging_strategy="no")
     trainer = st.SentenceTransformerTrainer(
-        peer, train_dataset=dataset, loss=MultipleNegativesRankingLoss(peer, scale=1 / args.temperature),
-        optimizers=(optimizer, LambdaLR(optimizer, lambda step: train.learning_rate(step, steps, args.warmup))),
-        args=st.SentenceTransformerTrainingArguments(
-            output_dir=str(folder / "peer"), max_steps=steps, per_device_train_batch_size=order.batch_size, max_grad_norm=0.0,
-            use_cpu=True, disable_tqdm=True, report_to="none", eval_strategy="no", save_strategy="no", logging_strategy="no",
-            batch_sampler=lambda _, *, batch_size, drop_last, **rest: DefaultBatchSampler(
-                rows.tolist(), batch_size=batch_size, drop_last=drop_last)))
+        peer, settings, dataset, loss=MultipleNegativesRankingLoss(peer, scale=1 / args.temperature),
+        optimizers=(optimizer, schedule))
     seconds, _ = timed(trainer.train)
     assert trainer.state.global_step == steps, (trainer.state.global_step, steps)
     return seconds, peer
 
 
+def draw(qrels, order, step):
+    """(B,) positions in the split and (B,) doc rows of a step's pairs."""
+    picks = order.picks(step)
+    return picks, data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
+
+
 def score(collection, q_emb, d_emb):
     """The measure by which train.py chooses, of exact search on the test split."""
-    return metrics.mean(metrics.score(collection, "test", *index.exact_search(q_emb, d_emb, train.RANKED)))[train.SELECT]
+    found = index.exact_search(q_emb, d_emb, train.RANKED)
+    return metrics.mean(metrics.score(collection, "test", *found))[train.SELECT]
 
 
 # ------------------------------------------------------------------------------------------------- encoding
 
 def compare_encoding(collection, encoder, peer, folder, *, repeats):
     """Rows of the table; the peer with the faster of its batch sizes."""
-    texts, d_tokens = collection.docs.texts(), data.tokenize(collection.docs, encoder, "doc")
+    texts, (_, d_tokens) = collection.docs.texts(), cached_tokens(collection, encoder)
     sides = {"ours": lambda: model.embed(encoder, d_tokens),
              "fresh": lambda: model.embed(encoder, tokenise(collection, encoder, folder)[1])}
     sides |= {size: lambda size=size: peer.encode(texts, batch_size=size) for size in PEER_BATCHES}
     seconds, vectors = race(sides, repeats=repeats)
     size = min(PEER_BATCHES, key=seconds.get)
-    apart = ((vectors["ours"] - vectors[size]) ** 2).sum(1).max()  # 1 - apart / 2 is the cosine; docs without tokens agree
-    return [row("encode the corpus", seconds["ours"], seconds[size], {"lowest cosine": 1 - apart / 2, "peer's batch": size}),
+    apart = np.square(vectors["ours"] - vectors[size]).sum(1).max()  # a text without tokens is 0 for both
+    check = {"lowest cosine": float(1 - apart / 2), "peer's batch": size}
+    return [row("encode the corpus", seconds["ours"], seconds[size], check),
             row("  + tokenise", seconds["fresh"], seconds[size])]
 
 
@@ -194,34 +214,38 @@ def compare_mining(collection, encoder, peer, folder, *, depth, repeats):
     qrels, texts = collection.split("train"), collection.docs.texts()
     pairs = [(query, doc) for i, query in enumerate(qrels.queries) for doc in qrels.positives(i)]
     queries, docs = zip(*pairs)
-    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(queries), "doc": [texts[doc] for doc in docs]})
-    cached = data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
+    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(queries),
+                                          "doc": [texts[doc] for doc in docs]})
+    cached = cached_tokens(collection, encoder)
 
     def ours(tokens):
-        found = index.exact_search(*embed(encoder, collection, tokens, "train"), depth + negatives.overfetch(collection))
+        vectors = embed(encoder, collection, tokens, "train")
+        found = index.exact_search(*vectors, depth + negatives.overfetch(collection))
         return negatives.from_search(collection, qrels.queries, found, source="dense", depth=depth)
 
-    def theirs(use_faiss):  # n-tuple is the format that costs the peer least
-        return mine_hard_negatives(dataset, peer, corpus=texts, range_max=depth, num_negatives=depth, use_faiss=use_faiss,
-                                   output_format="n-tuple", batch_size=max(PEER_BATCHES), verbose=False)
+    def theirs(use_faiss):  # of its formats, n-tuple costs the least
+        return mine_hard_negatives(dataset, peer, corpus=texts, range_max=depth, num_negatives=depth,
+                                   use_faiss=use_faiss, output_format="n-tuple", batch_size=max(PEER_BATCHES),
+                                   verbose=False)
 
-    seconds, mined = race({"ours": lambda: ours(cached), "fresh": lambda: ours(tokenise(collection, encoder, folder)),
+    seconds, mined = race({"ours": lambda: ours(cached),
+                           "fresh": lambda: ours(tokenise(collection, encoder, folder)),
                            "torch": lambda: theirs(False), "faiss": lambda: theirs(True)}, repeats=repeats)
     search = min("torch", "faiss", key=seconds.get)
-    check = {"negatives in common": overlap(collection, mined["ours"], mined[search], texts), "peer's search": search}
+    shared = overlap(collection, mined["ours"], mined[search], texts)
+    check = {"negatives in common": shared, "peer's search": search}
     return [row(f"mine {depth} negatives", seconds["ours"], seconds[search], check),
             row("  + tokenise", seconds["fresh"], seconds[search])]
 
 
 def overlap(collection, candidates, dataset, texts):
     """Share of our negatives that the peer mined too for the same query; copies of a text are one."""
-    groups = collection.docs.groups
-    group_of = dict(zip(reversed(texts), reversed(groups.tolist())))
+    groups = collection.docs.groups.tolist()
+    group_of = dict(zip(texts, groups))
     position = {text: i for i, text in enumerate(collection.queries.texts(candidates.queries))}
     shares = []
     for record in dataset.select(range(min(COMPARED, len(dataset)))):
-        ours = candidates.docs[position[record["query"]]]
-        ours = set(groups[ours[ours >= 0]].tolist())
+        ours = {groups[doc] for doc in candidates.docs[position[record["query"]]] if doc >= 0}
         theirs = {group_of[text] for name, text in record.items() if name.startswith("negative")}
         shares.append(len(ours & theirs) / len(ours))
     return statistics.mean(shares)
@@ -232,12 +256,18 @@ def overlap(collection, candidates, dataset, texts):
 def tokenise(collection, encoder, folder):
     """(tokens of all queries, tokens of all docs), made anew in an empty cache."""
     with mock.patch.dict(os.environ, HARDNEG_CACHE=tempfile.mkdtemp(dir=folder)):
-        return data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
+        return cached_tokens(collection, encoder)
+
+
+def cached_tokens(collection, encoder):
+    """(tokens of all queries, tokens of all docs), from the cache if they are there."""
+    return data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
 
 
 def embed(encoder, collection, tokens, split):
     """Our vectors of a split's queries and of the corpus."""
-    return model.embed(encoder, tokens[0], collection.split(split).queries), model.embed(encoder, tokens[1])
+    q_tokens, d_tokens = tokens
+    return model.embed(encoder, q_tokens, collection.split(split).queries), model.embed(encoder, d_tokens)
 
 
 def timed(function):
@@ -263,12 +293,12 @@ def row(task, ours_s, peer_s, check=None):
 
 
 def print_table(rows):
-    """Seconds of both sides, how many times ours the peer took, and what shows that the work was the same."""
-    print(f"\n{'task':24}{'ours s':>10}{'peer s':>10}{'peer / ours':>13}   check")
+    """Seconds of both sides, their ratio, and what shows that both did the same work."""
+    print(f"\n{'task':24}{'ours s':>10}{'peer s':>10}{'ratio':>8}   check")
     for r in rows:
         check = ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                           for name, value in r["check"].items())
-        print(f"{r['task']:24}{r['ours_s']:>10.2f}{r['peer_s']:>10.2f}{r['ratio']:>13.1f}   {check}")
+        print(f"{r['task']:24}{r['ours_s']:>10.2f}{r['peer_s']:>10.2f}{r['ratio']:>8.1f}   {check}")
 
 
 if __name__ == "__main__":

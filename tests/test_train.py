@@ -1,0 +1,235 @@
+"""The training loop: gradients in chunks and over two processes, interruption, encoders, losses."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from lib import dist, run
+
+from conftest import ROOT, TINY
+
+SMALL = ("--data", "tiny", "--batch_size", 7, "--dim", 16, "--vocab_size", 400, "--log_every", 1)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder to work in: the collection at tiny/, runs at runs/."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(TINY, folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def train(launch, desk):
+    """A function that trains in this process, checks the exit code, and returns the run folder."""
+
+    def start(name, *flags, steps=6, code=0):
+        assert launch("train.py", *SMALL, "--steps", steps, "--name", name, *flags, cwd=desk) == code
+        return desk / "runs" / name
+
+    return start
+
+
+def losses(folder):
+    """The loss of every step of a run."""
+    return [line["loss"] for line in run.Run(folder).read_log() if "loss" in line]
+
+
+def first_gradients(main):
+    """Run `main`; the gradients that AdamW got at its first step, one tensor per parameter."""
+    seen, original = [], torch.optim.AdamW.step
+
+    def step(self, *rest, **kwargs):
+        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return original(self, *rest, **kwargs)
+
+    torch.optim.AdamW.step = step
+    try:
+        main()
+    finally:
+        torch.optim.AdamW.step = original
+    return seen[0]
+
+
+# ---------------------------------------------------------------------------------- chunks and processes
+
+ARM = ("--negatives", "bm25:1+refresh:2", "--learn_temperature")
+
+
+def test_chunks_give_the_same_gradients(train):
+    whole, *chunks = (
+        first_gradients(lambda size=size: train(f"chunks-{size}", *ARM, "--chunk_size", size, steps=1))
+        for size in (100, 1, 3)
+    )
+    for found in chunks:
+        torch.testing.assert_close(found, whole)
+
+
+def run_pair(flags, desk):
+    """Train with two processes as torchrun would start them; each leaves its gradients in the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    pair = []
+    for rank in ("0", "1"):
+        variables = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        variables["PYTHONPATH"] = str(ROOT)
+        command = [sys.executable, __file__, *map(str, flags)]
+        pair.append(subprocess.Popen(command, cwd=desk, env=os.environ | variables))
+    try:
+        return [process.wait(timeout=120) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+
+
+def test_two_processes_train_like_one(train, desk):
+    assert run_pair([*SMALL, "--steps", 6, "--name", "pair", *ARM], desk) == [0, 0]
+    wanted = first_gradients(lambda: train("single", *ARM))
+    for rank in (0, 1):
+        found = torch.load(desk / f"gradients-{rank}.pt")
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+    logs = [run.Run(desk / "runs" / name).read_log() for name in ("pair", "single")]
+    assert [line.keys() for line in logs[0]] == [line.keys() for line in logs[1]]
+    assert losses(desk / "runs/pair") == pytest.approx(losses(desk / "runs/single"), rel=1e-3)
+    assert (desk / "runs/pair/summary.json").exists()
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_one_process_owns_everything(n):
+    part = torch.randn(n, 3, requires_grad=True)
+    assert dist.own(n).tolist() == list(range(n)) and dist.gather(part, n) is part
+    assert dist.rank() == 0 and dist.world() == 1 and dist.is_main()
+    assert dist.map_rows(lambda rows: rows * 2, dist.own(n)).tolist() == [2 * i for i in range(n)]
+
+
+# ---------------------------------------------------------------------------------------------- interrupt
+
+
+@pytest.mark.parametrize(
+    "arm", ["in_batch", "random:1,bm25:1+refresh:2@0.3", "dense:2", "queue:20", "adore:2"]
+)
+def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm):
+    name = arm.replace(":", "-")
+    flags = ("--negatives", arm, "--eval_every", 2, "--refresh_every", 2)
+    whole = train(f"{name}-whole", *flags)
+    with monkeypatch.context() as patch:
+        steps = iter(range(100))
+
+        def interrupt(parameters):
+            if next(steps) == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(dist, "sum_gradients", interrupt)
+        cut = train(f"{name}-cut", *flags, code=130)
+    assert (cut / "state.pt").exists() and not (cut / "summary.json").exists()
+    train(f"{name}-cut", *flags, "--resume")
+    for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
+    assert (cut / "summary.json").exists() and not (cut / "state.pt").exists()
+
+
+def test_a_finished_run_is_not_trained_again(train):
+    folder = train("finished", "--negatives", "in_batch")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    train("finished", "--negatives", "in_batch", "--resume")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_resuming_with_other_settings_is_refused(train, capsys):
+    folder = train("settings", "--negatives", "in_batch")
+    (folder / "summary.json").unlink()
+    train("settings", "--negatives", "in_batch", "--lr", 0.5, "--resume", code=2)
+    assert "settings was begun with lr None, now it is 0.5" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- encoders, losses
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--chunk_size", 3, "--query_prefix", "ask: ", "--doc_length", 16],
+        ["--separate_towers", "--projection", 8, "--pooling", "cls", "--normalize", "off"],
+        ["--from_config", "--gradient_checkpointing", "--max_grad_norm", 1.0, "--weight_decay", 0.1],
+    ],
+    ids=str,
+)
+def test_train_a_transformer(train, launch, desk, bert, flags):
+    folder = train("bert", "--negatives", "refresh:1", "--encoder", bert, *flags, "--overwrite", steps=2)
+    summary = run.read_json(folder / "summary.json")
+    assert len(losses(folder)) == summary["steps"] == 2
+    assert launch("build_index.py", "--run", "runs/bert", cwd=desk) == 0
+    assert launch("evaluate.py", "--run", "runs/bert", cwd=desk) == 0
+    evaluated = run.read_json(folder / "eval/tiny-test/metrics.json")["mean"]
+    assert evaluated == pytest.approx(summary["test"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_train_a_trained_static_encoder_further(train, seed):
+    first = train("first", "--negatives", "in_batch", "--overwrite")
+    second = train("second", "--encoder", first / "encoder", "--seed", seed, "--overwrite")
+    untrained = run.read_json(second / "summary.json")["untrained"]
+    assert untrained == pytest.approx(run.read_json(first / "summary.json")["test"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--terms", "d2q", "q2q", "d2d"],
+        ["--hardness", 2.0],
+        ["--debias", 0.1],
+        ["--label_smoothing", 0.1],
+        ["--mask_margin", 0.1],
+        ["--triplet_margin", 0.2],
+        ["--dims", 4, 16],
+        ["--temperature", 0.5],
+        ["--guide", "runs/guide/encoder", "--guide_margin", 0.1],
+    ],
+    ids=str,
+)
+def test_options_of_the_loss_reach_it(train, flags):
+    if "--guide" in flags:
+        train("guide", "--negatives", "in_batch", steps=1)
+    arm = ("--negatives", "queue:9+random:1", "--overwrite")
+    plain = losses(train("plain", *arm, steps=2))
+    found = losses(train("option", *arm, *flags, steps=2))
+    assert all(a != b for a, b in zip(found, plain)) and len(found) == 2
+
+
+@pytest.fixture(scope="module")
+def taught(tiny, tmp_path_factory):
+    """A negatives file with the scores of a teacher: for each train query the docs c01 and c02."""
+    path = tmp_path_factory.mktemp("taught") / "negatives.jsonl"
+    scores = {"score": 1.0, "teacher_score": 1.5, "teacher_positive_score": 9.5}
+    lines = [{"header": {"collection_fingerprint": tiny.fingerprint}}]
+    for qid, judged in tiny.qrels_dict("train").items():
+        lines += [
+            {"qid": qid, "doc_id": doc_id, "source": "made"} | scores
+            for doc_id in ("c01", "c02")
+            if judged.get(doc_id, 0) < 1
+        ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["margin_mse", "kl"])
+@pytest.mark.parametrize("arm, begin", [("file:1", 0), ("in_batch,file:1@0.5", 3)])
+def test_distillation_from_a_file(train, taught, kind, arm, begin):
+    flags = ("--negatives", arm, "--negatives_file", taught, "--overwrite")
+    plain = losses(train("alone", *flags))
+    found = losses(train("pupil", *flags, "--distill", kind, "--distill_weight", 0.5))
+    assert found[begin] != plain[begin]
+    assert begin == 0 or found[:begin] == plain[:begin]  # nothing to follow before the file's stage
+
+
+if __name__ == "__main__":
+    from train import main
+
+    torch.save(first_gradients(lambda: run.cli(main)), pathlib.Path(f"gradients-{os.environ['RANK']}.pt"))
