@@ -5,7 +5,6 @@
 
 The index lies under the encoder that made it, runs/R/index/COLLECTION/, with the fingerprints of both.
 """
-import argparse
 import pathlib
 
 from lib import data, index, model, run
@@ -13,11 +12,11 @@ from lib.run import BadInput
 
 
 def parse_args():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = run.parser(__doc__)
     parser.add_argument("--run", required=True, help="run folder of train.py")
     parser.add_argument("--data", help="collection: python (embedded) or a folder in BEIR layout; "
                         "default: the run's own")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: cuda where there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace the index if it exists")
     return parser.parse_args(), parser
 
@@ -25,9 +24,9 @@ def parse_args():
 def main():
     args, parser = parse_args()
     folder = pathlib.Path(args.run)
-    spec = args.data or run.read_json(folder / "config.json")["args"]["data"]
+    spec = args.data or run.recorded(folder)["args"]["data"]
     collection = data.load_collection(spec)
-    encoder = model.load_encoder(folder / "encoder")
+    encoder = model.load_encoder(folder / "encoder").set_device(model.pick_device(args.device))
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")

@@ -6,8 +6,8 @@
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/.
 """
-import argparse
 import pathlib
+import shlex
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from lib.run import BadInput
 
 
 def parse_args():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = run.parser(__doc__)
     add = parser.add_argument
     add("--run", help="run folder whose encoder and index are measured")
     add("--retriever", choices=("dense", "bm25"), default="dense", help="dense needs --run; bm25 needs none")
@@ -32,6 +31,7 @@ def parse_args():
     add("--measure", default="mrr@10", choices=metrics.MEASURES, help="what --compare draws")
     add("--seed", type=int, default=0, help="decides the resampling of --compare")
     add("--name", help="run folder below runs/ for --retriever bm25; default: COLLECTION-bm25")
+    add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace an evaluation that exists")
     args = parser.parse_args()
     if not args.compare and args.retriever == "dense" and not args.run:
@@ -46,7 +46,7 @@ def main():
     if args.compare:
         return compare(args)
     folder = pathlib.Path(args.run) if args.run else None
-    spec = args.data or (run.read_json(folder / "config.json")["args"]["data"] if folder else "python")
+    spec = args.data or (run.recorded(folder)["args"]["data"] if folder else "python")
     collection = data.load_collection(spec)
     qrels = collection.split(args.split)
     if args.retriever == "bm25":
@@ -57,11 +57,13 @@ def main():
     run.print_header(f"{args.retriever} on {collection.name}, {args.split}", args, parser,
                      {"queries": len(qrels), "docs": len(collection.docs)})
     clock = run.Clock()
-    scores, rows = search(args, folder, collection, qrels)
+    dropping = args.self_match == "drop"
+    scores, rows = search(args, folder, collection, qrels, args.depth + dropping)
     own = np.array([[collection.docs.row_of.get(collection.queries.ids[row], -2)] for row in qrels.queries])
     self_matches = int((rows == own).sum())
-    if args.self_match == "drop":
-        rows = np.where(rows == own, -1, rows)
+    if dropping:  # one doc more was fetched, so that what is left is as deep
+        front = np.argsort(rows == own, axis=1, kind="stable")[:, :args.depth]
+        scores, rows = np.take_along_axis(scores, front, 1), np.take_along_axis(rows, front, 1)
     values = metrics.score(collection, args.split, scores, rows)
     mean = metrics.mean(values)
     judged = np.array([np.isin(found[:10], qrels.docs[a:b]).sum()
@@ -86,23 +88,23 @@ def main():
         print(f"next    python evaluate.py --compare runs/R {folder}     "
               f"# R: a run that was measured on {target.name}")
     else:
-        question = collection.queries.text(qrels.queries[0])
+        question = shlex.quote(collection.queries.text(qrels.queries[0]))
         bm25_flag = data_flag or ("" if spec == "python" else f" --data {spec}")
-        print(f'next    python rag_demo.py --run {folder}{data_flag} "{question}"\n'
+        print(f'next    python rag_demo.py --run {folder}{data_flag} {question}\n'
               f"        python evaluate.py --retriever bm25{bm25_flag} && "
               f"python evaluate.py --compare {folder} runs/{collection.name}-bm25")
 
 
-def search(args, folder, collection, qrels):
+def search(args, folder, collection, qrels, k):
     """(scores, rows) of the split's queries, from BM25 or from the run's index."""
     if args.retriever == "bm25":
-        return index.BM25.load(collection.docs).search(collection.queries.texts(qrels.queries), args.depth)
-    encoder = model.load_encoder(folder / "encoder")
+        return index.BM25.load(collection.docs).search(collection.queries.texts(qrels.queries), k)
+    encoder = model.load_encoder(folder / "encoder").set_device(model.pick_device(args.device))
     found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint,
                              collection=collection)
     tokens = data.tokenize(collection.queries, encoder, "query")
     q_emb = model.embed(encoder, tokens, qrels.queries, desc="embedding queries")
-    return found.search(q_emb, min(args.depth, len(collection.docs)))
+    return found.search(q_emb, min(k, len(collection.docs)))
 
 
 def first_relevant(rows, qrels):

@@ -1,13 +1,12 @@
 """Mine hard negatives: for every query of a split, docs that look relevant and are not known to be.
 
-    python mine_negatives.py                                # BM25 and random, on the embedded collection
+    python mine_negatives.py                                # BM25, on the embedded collection
     python mine_negatives.py --run runs/R --sources dense   # with a run's encoder, on the run's own data
     python mine_negatives.py --data FOLDER --sources bm25 random --depth 50
 
 Writes a JSONL file: a header that says how it was made, then a record for each candidate (qid, doc_id,
 source, rank, score, positive_score, round). `train.py --negatives file:4 --negatives_file F` trains on it.
 """
-import argparse
 import pathlib
 
 import numpy as np
@@ -17,8 +16,7 @@ from lib.run import BadInput
 
 
 def parse_args():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = run.parser(__doc__)
     add = parser.add_argument
     add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, "
         "else python")
@@ -29,6 +27,7 @@ def parse_args():
     add("--depth", type=int, default=30, help="candidates to keep for each query and source")
     add("--seed", type=int, default=0, help="decides what the source random draws")
     add("--name", help="folder below runs/ to write to; default: the folder of --run, else COLLECTION-mined")
+    add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
     if args.depth <= 0:
@@ -42,9 +41,11 @@ def main():
     if "dense" in sources and not args.run:
         raise BadInput("the source dense needs --run R: the run whose encoder mines")
     trained = pathlib.Path(args.run) if args.run else None
-    spec = args.data or (run.read_json(trained / "config.json")["args"]["data"] if trained else "python")
+    spec = args.data or (run.recorded(trained)["args"]["data"] if trained else "python")
     collection = data.load_collection(spec)
-    encoder = model.load_encoder(trained / "encoder") if trained else None
+    encoder = None
+    if trained:
+        encoder = model.load_encoder(trained / "encoder").set_device(model.pick_device(args.device))
     if args.name or not trained:
         folder = pathlib.Path("runs") / (args.name or f"{collection.name}-mined")
     else:

@@ -6,7 +6,6 @@
 The answer is extractive: sentences of the docs found, nearest to the question. Nothing is invented, nothing
 is fetched.
 """
-import argparse
 import pathlib
 import textwrap
 
@@ -15,11 +14,11 @@ from lib.run import BadInput
 
 
 def parse_args():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = run.parser(__doc__)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     parser.add_argument("--run", required=True, help="run folder with an encoder and an index")
     parser.add_argument("--data", help="collection whose index is asked; default: the run's own")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: cuda where there is one")
     parser.add_argument("--docs", type=int, default=5, help="docs to retrieve for a question")
     args = parser.parse_args()
     if args.docs <= 0:
@@ -30,8 +29,8 @@ def parse_args():
 def main():
     args = parse_args()
     folder = pathlib.Path(args.run)
-    collection = data.load_collection(args.data or run.read_json(folder / "config.json")["args"]["data"])
-    encoder = model.load_encoder(folder / "encoder")
+    collection = data.load_collection(args.data or run.recorded(folder)["args"]["data"])
+    encoder = model.load_encoder(folder / "encoder").set_device(model.pick_device(args.device))
     found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint,
                              collection=collection)
 
@@ -64,7 +63,8 @@ def show(docs, texts, ids, scores):
     """The retrieved docs, best first: score, id, where it comes from, and how it begins."""
     for number, (doc, text, ident, score) in enumerate(zip(docs, texts, ids, scores), 1):
         meta = doc.get("metadata", {})
-        place = f"{meta['name']}  ({meta['file']}:{meta['line']})" if "file" in meta else doc.get("title", "")
+        known = {"name", "file", "line"} <= meta.keys()
+        place = f"{meta['name']}  ({meta['file']}:{meta['line']})" if known else doc.get("title", "")
         print(f"\n[{number}] {score:.3f}  {ident}  {place}")
         print(textwrap.indent(textwrap.shorten(text, 240, placeholder=" ..."), "    "))
 

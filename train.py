@@ -13,7 +13,7 @@ at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
-import argparse
+import dataclasses
 import functools
 import math
 import pathlib
@@ -32,8 +32,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_args():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = run.parser(__doc__)
     add = parser.add_argument_group("what").add_argument
     add("--data", default="python", help="collection: python (embedded) or a folder in BEIR layout")
     add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or "
@@ -110,13 +109,34 @@ def parse_args():
     add("--eval_every", type=int, metavar="STEPS",
         help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
-    return check_args(parser.parse_args()), parser
+    args = parser.parse_args()
+    check_args(args, run.non_default(args, parser))
+    return args, parser
 
 
-def check_args(args):
-    """The arguments, if they make sense together."""
+TRANSFORMER_ONLY = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length",
+                    "projection", "separate_towers", "from_config", "lora", "gradient_checkpointing",
+                    "precision", "compile")
+
+
+def check_args(args, given):
+    """BadInput if the arguments do not make sense together; `given` are those that are not the default."""
+    if unused := [name for name in TRANSFORMER_ONLY if name in given and args.encoder == "static"]:
+        raise BadInput(f"--{unused[0]} does nothing for --encoder static: leave it out, or name a transformer")
+    if unused := [name for name in ("dim", "vocab_size") if name in given and args.encoder != "static"]:
+        raise BadInput(f"--{unused[0]} shapes a new static encoder: leave it out here")
+    if args.triplet_margin is not None:
+        if unused := [name for name in ("terms", "hardness", "label_smoothing", "debias") if name in given]:
+            raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
+    if args.debias and args.label_smoothing:
+        raise BadInput("--label_smoothing plays no part with --debias")
+    if args.guide_margin and not args.guide:
+        raise BadInput("--guide_margin needs --guide")
+    if args.name and {"", ".", ".."} & set(args.name.split("/")):
+        raise BadInput(f"--name {args.name}: a folder below runs/, such as first-try")
     for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
-                 "steps", "lr", "temperature", "epochs", "vocab_size"):
+                 "steps", "lr", "temperature", "epochs", "vocab_size", "projection", "lora", "query_length",
+                 "doc_length"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
     for name in ("ema", "warmup", "label_smoothing", "debias"):
@@ -127,16 +147,21 @@ def check_args(args):
     if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
         raise BadInput("the source file:K and --negatives_file F come together: "
                        "F holds what file:K draws from")
-    if args.distill_weight and not args.negatives_file:
-        raise BadInput("--distill_weight needs --negatives_file F with teacher scores")
-    return args
+    stages = [dict(stage.parts) for arm in args.negatives for stage in negatives.parse_arm(arm)]
+    if args.distill_weight and not all("file" in stage for stage in stages):
+        raise BadInput("--distill_weight needs file:K in every stage of every arm: it holds the teacher's scores")
 
 
 def main():
     args, parser = parse_args()
-    device = dist.start(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = dist.start(model.pick_device(args.device))
     with dist.main_first():
         collection = data.load_collection(args.data)
+    for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
+        collection.split(split)
+    if args.negatives_file:
+        file_candidates(args.negatives_file, collection, args.depth,
+                        needs_teacher=bool(args.distill_weight))
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
     if len(set(jobs)) < len(jobs):
         raise BadInput("--negatives or --seeds name the same run twice")
@@ -174,27 +199,27 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         retriever = Retriever(args, collection, encoder)
     order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
     plan = derive(args, encoder, order, device)
+    retriever.place(device, PRECISIONS[plan["precision"]])
     config = run.record(args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection))
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                          config=config)
     run.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, plan | {
         "explicit_negatives_per_query": negatives.count_by_stage(arm), "docs": len(collection.docs)})
 
-    retriever.place(device, PRECISIONS[plan["precision"]])
     steps, peak_lr = plan["steps"], plan["peak_lr"]
     log_temperature = torch.tensor(math.log(args.temperature), device=device,
                                    requires_grad=args.learn_temperature)
     trained = [p for p in encoder.parameters() if p.requires_grad]
-    trained += [log_temperature] * args.learn_temperature
-    optimizer = torch.optim.AdamW(trained, lr=peak_lr, weight_decay=args.weight_decay,
-                                  fused=device.type != "mps")
+    groups = [{"params": trained, "weight_decay": args.weight_decay}]
+    groups += [{"params": [log_temperature], "weight_decay": 0.0}] * args.learn_temperature
+    optimizer = torch.optim.AdamW(groups, lr=peak_lr, fused=device.type != "mps")
     scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
     supply = negatives.Supply(arm, steps=steps, refresh_every=plan["refresh_every"], depth=args.depth,
                               seed=seed, collection=collection, mine=retriever.mine, upcoming=order.upcoming)
     queue = negatives.Queue(supply.queue_size, encoder.dim, device=device)
     best = {"score": -math.inf}
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
-             "supply": supply, "queue": queue, "clock": clock}
+             "supply": supply, "queue": queue, "retriever": retriever, "clock": clock}
     begin = 0
     if args.resume and (state := log.load_state(parts)):
         begin, best = state["step"], state["best"]
@@ -219,12 +244,12 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             batch = data.make_batch(collection, qrels.queries[picks], positives, drawn,
                                     queue=supply.queued(queue, step))
             torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
-            value, scores = gradients(args, retriever, batch, queue, picks, supply,
+            value, scores, off = gradients(args, retriever, batch, queue, picks, supply,
                                       temperature=log_temperature.exp(), cached=plan["cached_gradients"],
                                       scale=scaler.scale)
             if not torch.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value.item())
-            dist.sum_gradients(trained)
+            dist.sum_gradients(trained)  # not the temperature's: each process has all of it
             for group in optimizer.param_groups:
                 group["lr"] = peak_lr * learning_rate(step, steps, args.warmup)
             if args.max_grad_norm:
@@ -239,10 +264,10 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         bar.update()
         if step % args.log_every == 0 or step + 1 == steps:
             temperature = log_temperature.exp().item()
-            stats = loss.batch_stats(scores, *(torch.from_numpy(x).to(device) for x in (
-                batch.labels, batch.invalid, batch.source)), supply.sources, temperature=temperature)
-            log.log({"step": step, "epoch": epoch, "loss": value.item(), "lr": group["lr"],
-                     "temperature": temperature} | stats)
+            labels, source = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.source))
+            stats = loss.batch_stats(scores, labels, off, source, supply.sources, temperature=temperature)
+            log.log({"step": step, "epoch": epoch, "loss": value.item(),
+                     "lr": optimizer.param_groups[0]["lr"], "temperature": temperature} | stats)
             rate = (step + 1) * len(picks) / clock.spent["train"]
             log.log({"step": step, "queries_per_s": rate, "seconds": clock.total()}, file="timing.jsonl")
             bar.write(log_line(step, value.item(), stats, rate))
@@ -296,13 +321,16 @@ def derive(args, encoder, order, device):
 
 
 def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cached, scale):
-    """Forward and backward of one step -> (loss, scores (B, N)). The gradients wait in the parameters."""
+    """Forward and backward of one step; the gradients wait in the parameters.
+
+    Returns the loss, the scores (B, N), and (B, N) bool: what did not count as a negative.
+    """
     device = temperature.device
     labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
-    queued = invalid.shape[1] > len(batch.docs)
+    queued = invalid.shape[1] - len(batch.docs)
     guide = teacher = None
     if retriever.guide:
-        docs = np.concatenate([batch.docs, queue.docs]) if queued else batch.docs
+        docs = np.concatenate([batch.docs, queue.docs[-queued:]]) if queued else batch.docs
         guide = torch.from_numpy(retriever.guide_scores(batch.queries, docs)).to(device)
     if args.distill_weight:
         teacher = torch.from_numpy(supply.teacher(batch, picks)).to(device)
@@ -311,7 +339,7 @@ def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cach
         q_emb = dist.gather(q_own, len(batch.queries))                                      # (B, D)
         d_emb = dist.gather(d_own, len(batch.docs))                                         # (N, D)
         if queued:
-            d_emb = torch.cat([d_emb, queue.vectors])
+            d_emb = torch.cat([d_emb, queue.vectors[-queued:]])
         # ABLATION: another objective is another function of these tensors
         return loss.contrastive_loss(
             q_emb, d_emb, labels, invalid, temperature=temperature, terms=args.terms, hardness=args.hardness,
@@ -325,7 +353,9 @@ def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cach
         size = args.chunk_size if cached else max(1, len(rows))
         sides.append([retriever.tokens[kind].select(rows[i:i + size])
                       for i in range(0, max(1, len(rows)), size)])
-    return loss.backward(retriever.encoder, sides, loss_of, cached=cached, scale=scale)
+    value, scores = loss.backward(retriever.encoder, sides, loss_of, cached=cached, scale=scale)
+    likely = loss.likely_positive(scores, labels, args.mask_margin, guide, args.guide_margin)
+    return value, scores, invalid | likely
 
 
 class Retriever:
@@ -354,6 +384,14 @@ class Retriever:
                                           desc="embedding with the guide")
                 self.guide[kind] = dist.map_rows(embed, np.arange(len(texts)))
 
+    def state_dict(self):
+        """The frozen docs of adore, if there are any."""
+        return {source: torch.from_numpy(vectors) for source, vectors in self.frozen.items()}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self.frozen = {source: vectors.numpy() for source, vectors in state.items()}
+
     def guide_scores(self, query_rows, doc_rows):
         """(B, N) similarities by the guide."""
         return self.guide["query"][query_rows] @ self.guide["doc"][doc_rows].T
@@ -376,7 +414,8 @@ class Retriever:
         rows = qrels.queries[picks]
         fetch = depth + negatives.overfetch(self.collection)
         if source == "file":
-            return negatives.load_candidates(self.args.negatives_file, self.collection, qrels)
+            return file_candidates(self.args.negatives_file, self.collection, depth,
+                                   needs_teacher=bool(self.args.distill_weight))
         if source == "bm25":
             return bm25_candidates(self.collection, depth)
         if source == "adore":
@@ -420,7 +459,7 @@ def make_encoder(args, collection, *, seed):
 def learning_rate(step, steps, warmup):
     """Share of the peak: a linear rise over `warmup` of the steps, then linear to 0."""
     rise = warmup * steps
-    return min((step + 1) / rise if rise else 1.0, (steps - step) / (steps - rise))
+    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / (steps - rise))
 
 
 # -------------------------------------------------------------------------------------------------- baseline
@@ -430,6 +469,16 @@ def bm25_scores(collection, split):
     """Per-query values of BM25 on a split, the same for every run of a command."""
     rows = collection.split(split).queries
     return metrics.score(collection, split, *bm25_search(collection, rows, RANKED))
+
+
+@functools.lru_cache(maxsize=1)
+def file_candidates(path, collection, depth, *, needs_teacher):
+    """The candidates of --negatives_file, the first `depth` of each query."""
+    found = negatives.load_candidates(path, collection, collection.split("train"))
+    if needs_teacher and np.isnan(found.teacher).all():
+        raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
+    return dataclasses.replace(found, docs=found.docs[:, :depth], scores=found.scores[:, :depth],
+                               teacher=found.teacher[:, :depth])
 
 
 @functools.lru_cache(maxsize=1)
@@ -470,7 +519,8 @@ def log_line(step, value, stats, rate):
 def stop_non_finite(log, collection, batch, step, value):
     """End the run, leaving the batch that broke it for inspection."""
     path = log.path / "non_finite_batch.json"
-    run.write_json(path, {"step": step, "qids": [collection.queries.ids[row] for row in batch.queries],
+    if log.writes:
+        run.write_json(path, {"step": step, "qids": [collection.queries.ids[row] for row in batch.queries],
                           "doc_ids": [collection.docs.ids[row] for row in batch.docs]})
     raise BadInput(f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; "
                    f"the batch is in {path}")
@@ -499,6 +549,7 @@ def ablation(folder, collection, summaries):
     arms = metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)
     shared = ("data", "encoder", "steps", "bm25", "untrained")
     result = {"collection": collection.name} | {key: summaries[0][key] for key in shared} | {"arms": arms}
+    result["untrained"] = {m: float(np.mean([s["untrained"][m] for s in summaries])) for m in metrics.MEASURES}
     table = metrics.arms_table(result, measure=SELECT)
     run.write_json(folder / "ablation.json", result)
     run.write_text(folder / "ablation.md", table)

@@ -4,12 +4,15 @@ Every process knows the whole batch as integers (its draw is a pure function of 
 that are its own, and gathers the vectors of the others: process r of W owns rows r, r + W, r + 2W, ...
 """
 import contextlib
+import datetime
+import functools
 import os
 import sys
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 
 def start(device):
@@ -19,10 +22,12 @@ def start(device):
     if torch.device(device).type == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    # gloo for what lies in memory; hours, because process 0 may be reading a large corpus
+    backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=12))
     if rank() > 0:  # one voice
         sys.stdout = open(os.devnull, "w")
-        os.environ["TQDM_DISABLE"] = "1"
+        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     return torch.device(device)
 
 
@@ -91,9 +96,8 @@ def map_rows(function, rows):
         return function(rows)
     result = function(rows[own(len(rows))])
     parts = result if isinstance(result, tuple) else (result,)
-    device = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
-    gathered = tuple(gather(torch.from_numpy(np.ascontiguousarray(part)).to(device), len(rows)).cpu().numpy()
-                     for part in parts)
+    tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+    gathered = tuple(gather(tensor, len(rows)).numpy() for tensor in tensors)
     return gathered if isinstance(result, tuple) else gathered[0]
 
 

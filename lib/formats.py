@@ -15,8 +15,8 @@ def read_lines(path):
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error}); convert it, for example with iconv -t utf-8") from None
 
@@ -158,5 +158,8 @@ def read_negatives(path):
             record = parse_object(line, path=path, number=number)
             if missing := [key for key in wanted if key not in record]:
                 raise BadInput(f"{path}:{number}: no {missing[0]!r} in {shorten(line)}")
+            for key in ("score", "teacher_score", "teacher_positive_score"):
+                if not isinstance(record.get(key), (int, float, type(None))):
+                    raise BadInput(f"{path}:{number}: {key} {shorten(record[key])} is not a number")
             yield number, record
     return header, records()

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from lib.run import BadInput, atomic_path, cache_dir, read_json, write_json
+from lib.run import BadInput, atomic_path, cache_dir, fingerprint, read_json, write_json
 
 
 def exact_search(q_emb, d_emb, k):
@@ -69,7 +69,8 @@ class BM25:
     @classmethod
     def load(cls, texts):
         """The BM25 index of a corpus, built once and cached by the corpus's content."""
-        folder = cache_dir("bm25", texts.fingerprint)
+        key = fingerprint(texts.fingerprint, WORD.pattern, bm25s.__version__)
+        folder = cache_dir("bm25", key)
         if not folder.exists():
             ids, vocabulary = [], {}
             for row in tqdm(range(len(texts)), unit="doc", unit_scale=True, desc="BM25 index", delay=1):

@@ -38,7 +38,7 @@ def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), ha
     with torch.autocast(q_emb.device.type, enabled=False):
         q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
         values, full_scores = [], None
-        for dim in dims or (q_emb.shape[1],):
+        for dim in sorted({*dims, q_emb.shape[1]}):
             q, d = q_emb, d_emb
             if dim < q_emb.shape[1]:
                 q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
@@ -71,12 +71,11 @@ def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smooth
     logits = logits.masked_fill(off, float("-inf"))
     positive = logits[rows, labels]                                                     # (B,)
     if debias:
-        count = is_negative.sum(1)
-        negatives = logits.masked_fill(~is_negative, float("-inf")).logsumexp(1).exp()
-        corrected = (negatives - debias * count * positive.exp()) / (1 - debias)
-        # the least that the sum can be
-        floor = count * torch.exp(-1 / torch.as_tensor(temperature, device=scores.device))
-        return (torch.log(positive.exp() + torch.maximum(corrected, floor)) - positive).mean()
+        count, top = is_negative.sum(1), logits.detach().amax(1)  # relative to the top, nothing overflows
+        negatives = (logits - top[:, None]).masked_fill(~is_negative, float("-inf")).exp().sum(1)
+        corrected = (negatives - debias * count * (positive - top).exp()) / (1 - debias)
+        floor = count * (-1 / torch.as_tensor(temperature, device=scores.device) - top).exp()  # cosines of -1
+        return (torch.log((positive - top).exp() + torch.maximum(corrected, floor)) - (positive - top)).mean()
     log_probs = logits.log_softmax(1)
     value = -log_probs[rows, labels]
     if label_smoothing:
@@ -190,8 +189,8 @@ def _set_random_state(state):
 def batch_stats(scores, labels, invalid, source, names, *, temperature):
     """What a batch taught, as plain numbers: accuracy, mean scores, and the part of each source of negatives.
 
-    scores (B, N), labels (B,), invalid (B, N), source (B, N) int, 0 for docs of other queries ("in_batch"),
-    i + 1 for names[i]. For each source: negatives per query in the denominator, share of them that outscore
+    scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
+    queries ("in_batch"), i + 1 for names[i]. For each source: negatives per query in the denominator, share of them that outscore
     the positive, and share of the softmax mass on negatives, which is their share of the gradient with
     respect to the scores.
     """
@@ -204,7 +203,8 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     above = (scores > positive) & negative
     stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
              "positive": positive.mean().item(),
-             "hardest": hardest[hardest.isfinite()].mean().item(), "sources": {}}
+             "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
+             "sources": {}}
     for number, name in enumerate(("in_batch", *names)):
         mine = negative & (source == number)
         count = mine.sum().item()

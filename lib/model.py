@@ -137,32 +137,37 @@ def save_encoder(encoder, folder):
                                                 "fingerprint": _fingerprint_folder(temporary)})
 
 
-def load_encoder(source, **options):
+def pick_device(requested):
+    """The torch.device of `--device`, by default cuda where there is one; BadInput if it is not to be had."""
+    device = torch.device(requested or ("cuda" if torch.cuda.is_available() else "cpu"))
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type):
+        raise BadInput(f"--device {requested}: not available here")
+    return device
+
+
+def load_encoder(source, *, seed=0, **options):
     """The encoder of a folder or hub name, with `.fingerprint`: ours, sentence-transformers', Hugging Face's.
 
     `options` are TransformerEncoder.read()'s. BadInput if a folder of ours was changed after it was written.
     """
     folder = _local_folder(source)
-    fingerprint = _fingerprint_folder(folder)
+    found = _fingerprint_folder(folder)
     if (folder / "encoder.json").exists():
         info = read_json(folder / "encoder.json")
-        if fingerprint != info["fingerprint"]:
+        if found != info["fingerprint"]:
             raise BadInput(f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give "
-                           f"{fingerprint}: they were changed after training")
-    if _is_static(folder):
+                           f"{found}: they were changed after training")
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else []
+    if modules and modules[0]["type"].endswith("StaticEmbedding"):
         if any(options.values()):
             flags = ", ".join(name for name, value in options.items() if value)
             raise BadInput(f"{folder}: a static encoder takes no {flags}")
-        encoder = StaticEncoder.read(folder)
+        encoder = StaticEncoder.read(folder / modules[0]["path"])
     else:
-        encoder = TransformerEncoder.read(folder, **options)
-    encoder.fingerprint = fingerprint
+        encoder = TransformerEncoder.read(folder, seed=seed, **options)
+    encoder.fingerprint = found
     return encoder.eval()
-
-
-def _is_static(folder):
-    path = folder / "modules.json"
-    return path.exists() and read_json(path)[0]["type"].endswith("StaticEmbedding")
 
 
 def _local_folder(source):
@@ -193,6 +198,8 @@ def embed(encoder, tokens, rows=None, *, desc=None):
     asked for.
     """
     rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    if not len(rows):
+        return np.empty((0, encoder.dim), dtype=np.float32)
     lengths = tokens.lengths[rows]
     by_length = np.argsort(-lengths, kind="stable")  # longest first: memory peaks at the start
     block = np.cumsum(np.maximum(lengths[by_length], 1)) // (8 * encoder.block_tokens)

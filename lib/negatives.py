@@ -185,7 +185,7 @@ class Supply:
     def queued(self, queue, step):
         """What make_batch() wants of the queue: (number of its source, its docs), or None while it rests."""
         count = self.active(step).get("queue")
-        return (1 + self.sources.index("queue"), queue.docs) if count and len(queue.docs) else None
+        return (1 + self.sources.index("queue"), queue.docs[-count:]) if count and len(queue.docs) else None
 
     def prepare(self, step):
         """Mine what is due at `step`; returns the sources that were mined."""

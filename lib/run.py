@@ -1,4 +1,5 @@
 """Run folders, configuration records, metric logs, counter-based randomness, fingerprints, atomic writes."""
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -33,7 +34,7 @@ def cli(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: files that were already reported are whole, nothing else was kept",
+        print("interrupted: what was reported as written is whole; train.py continues with --resume",
               file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left (`| head`); our files were not affected
@@ -84,8 +85,8 @@ def read_json(path):
     """The value of a JSON file; BadInput if it is missing or broken."""
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from None
 
@@ -186,7 +187,9 @@ class Run:
             return run
         if run.path.exists() and any(run.path.iterdir()):
             if not overwrite:
-                raise BadInput(f"{path} is not empty: choose another --name, or --overwrite it")
+                raise BadInput(f"{path} is not empty: choose another --name, --overwrite or --resume it")
+            if not (run.path / "config.json").exists():
+                raise BadInput(f"{path} is no run of ours (no config.json): choose another --name")
             for name in ("summary.json", "config.json"):  # a half-deleted run must not look whole
                 (run.path / name).unlink(missing_ok=True)
             shutil.rmtree(run.path)
@@ -236,13 +239,28 @@ class Run:
 
 def refuse_changes(then, now, path):
     """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
-    free = {"overwrite", "resume", "name"}
-    for part in ("args", "inputs"):
+    # a run's own arm and seed are among the derived numbers
+    free = {"overwrite", "resume", "name", "negatives", "seeds"}
+    for part in ("args", "inputs", "derived"):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)
             if old != new and not (part == "args" and key in free):
                 raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: "
                                "resume with what it began with")
+
+
+def parser(doc):
+    """An argument parser that shows a script's docstring as it stands and completes no abbreviation."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                   allow_abbrev=False)
+
+
+def recorded(folder):
+    """config.json of a run folder; BadInput if there is no run."""
+    path = pathlib.Path(folder) / "config.json"
+    if not path.exists():
+        raise BadInput(f"{folder}: no run of train.py (no config.json)")
+    return read_json(path)
 
 
 def non_default(args, parser):

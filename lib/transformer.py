@@ -4,6 +4,7 @@ Folders are in sentence-transformers layout.
 """
 import contextlib
 import copy
+import json
 import pathlib
 
 import numpy as np
@@ -75,21 +76,27 @@ class TransformerEncoder(nn.Module):
             self.block_tokens = 1 << 16
         return self
 
+    def _towers(self):
+        return dict.fromkeys((self.query_tower, self.doc_tower))  # each once, in a fixed order
+
     def compile_backbone(self):
         """torch.compile, in place: parameters keep their names."""
-        for tower in {self.query_tower, self.doc_tower}:
+        for tower in self._towers():
             tower.backbone.compile(dynamic=True)
 
     def checkpoint_activations(self):
         """Recompute activations in the backward pass."""
-        for tower in {self.query_tower, self.doc_tower}:
+        for tower in self._towers():
             tower.backbone.gradient_checkpointing_enable()
+            tower.backbone.enable_input_require_grads()  # with LoRA the embeddings would ask for none
 
     def forward(self, ids, offsets, counts=None, kind="doc"):
         """ids (T,), offsets (n + 1,) -> (n, D). Texts are grouped by length, to spend little on padding."""
         tower = self.query_tower if kind == "query" else self.doc_tower
         device = next(tower.parameters()).device
         lengths = offsets.diff().long()
+        if not len(lengths):  # a process without texts: no rows, but part of the graph
+            return next(tower.parameters()).sum() * torch.zeros(0, self.dim, device=device)
         by_length = torch.argsort(lengths, descending=True, stable=True)
         texts = ids.long().split(lengths.tolist())
         pooled = []
@@ -105,7 +112,8 @@ class TransformerEncoder(nn.Module):
 
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens."""
-        state = self.tokenizer.backend_tokenizer.to_str()
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        state.update(truncation=None, padding=None)  # what the last call left there
         prefix, length = self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"]
         return fingerprint("transformer", state, prefix, length)
 
@@ -115,6 +123,7 @@ class TransformerEncoder(nn.Module):
         encoded = self.tokenizer([prefix + text for text in texts], truncation=True,
                                  max_length=self.settings[f"{kind}_length"], return_attention_mask=False,
                                  return_token_type_ids=False)["input_ids"]
+        self.tokenizer.backend_tokenizer.no_truncation()  # or it would be saved with the encoder
         offsets = np.cumsum([0] + [len(ids) for ids in encoded])
         flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int32, count=offsets[-1])
         return flat, offsets, None
@@ -154,7 +163,6 @@ class TransformerEncoder(nn.Module):
         backbone = tower.backbone
         if hasattr(backbone, "merge_and_unload"):  # LoRA: plain weights are saved, which every reader takes
             backbone = copy.deepcopy(backbone).merge_and_unload()
-        backbone = getattr(backbone, "_orig_mod", backbone)
         backbone.save_pretrained(place)
         self.tokenizer.save_pretrained(place)
         longest = max(self.settings["query_length"], self.settings["doc_length"])
@@ -192,18 +200,18 @@ class TransformerEncoder(nn.Module):
             dense = layout["projection"] and _load_projection(layout["projection"])
             pooling = settings.get("pooling") or layout["pooling"]
             towers[name] = Tower(backbone, pooling=pooling, projection=dense)
-        if separate_towers and len(towers) == 1:
+            if projection:
+                towers[name].projection = nn.Linear(backbone.config.hidden_size, projection, bias=False)
+            if lora:
+                towers[name].backbone = _with_lora(backbone, rank=lora)
+        if separate_towers and len(towers) == 1:  # after the projection: both begin in one space
             towers["query"] = copy.deepcopy(towers["doc"])
         towers.setdefault("query", towers["doc"])
-        for tower in set(towers.values()):
-            if projection:
-                tower.projection = nn.Linear(tower.backbone.config.hidden_size, projection, bias=False)
-            if lora:
-                tower.backbone = _with_lora(tower.backbone, rank=lora)
         settings["pooling"] = towers["doc"].pooling
         if tokenizer.pad_token is None:  # as in many decoders; what it is plays no part, since it is masked
             tokenizer.pad_token = tokenizer.eos_token
         limit = getattr(towers["doc"].backbone.config, "max_position_embeddings", None) or 1 << 30
+        limit = min(limit, tokenizer.model_max_length)
         for kind, default in (("query", 64), ("doc", 256)):
             settings[f"{kind}_length"] = min(settings.get(f"{kind}_length") or default, limit)
         return cls(towers["query"], towers["doc"], tokenizer, settings=settings)
@@ -274,16 +282,20 @@ def _read_tower(modules):
 
 def _load_tokenizer(folder):
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder}: no usable tokenizer ({str(error).splitlines()[0]})") from None
+    if not tokenizer.is_fast:
+        raise BadInput(f"{folder}: a fast tokenizer (tokenizer.json) is needed")
+    return tokenizer
 
 
 def _load_backbone(folder, *, from_config, attention):
     try:
         if from_config:
             config = transformers.AutoConfig.from_pretrained(folder)
-            return transformers.AutoModel.from_config(config, attn_implementation=attention)
+            return transformers.AutoModel.from_config(config, attn_implementation=attention,
+                                                      dtype=torch.float32)
         return transformers.AutoModel.from_pretrained(folder, attn_implementation=attention,
                                                       dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+
 from lib import data, index, model, run  # noqa: E402
 
 TINY = pathlib.Path(__file__).parent / "tiny"

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import known_by_text, make_encoder, write_collection
+
 from lib import data
 from lib.run import BadInput
-
-from conftest import known_by_text, make_encoder, write_collection
 
 
 def line_replaced(number, text):

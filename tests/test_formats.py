@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lib import formats
 from lib.run import BadInput
 

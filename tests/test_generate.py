@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lib.generate import extractive_answer, sentences
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 import faiss
 import numpy as np
 import pytest
+from conftest import write_collection
+
 from lib import data, index, run
 from lib.run import BadInput
-
-from conftest import write_collection
 
 
 def vectors(n, dim=8, *, seed=0):

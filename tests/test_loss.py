@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from lib.loss import backward, batch_stats, contrastive_loss
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import pytrec_eval
+
 from lib import metrics
 from lib.metrics import MEASURES, paired_test, per_query
 

@@ -5,10 +5,10 @@ import pytest
 import safetensors.torch
 import tokenizers
 import torch
+from conftest import embed_texts, make_encoder
+
 from lib import data, model, run
 from lib.run import BadInput
-
-from conftest import embed_texts, make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,12 @@ def test_gradients_reach_table_and_weights_of_the_tokens_alone(encoder, tiny):
 def test_words_of_the_tokenizer(encoder, text, same):
     tokens = [encoder.tokenizer.encode(t, add_special_tokens=False).ids for t in (text, same)]
     assert tokens[0] == tokens[1] != []
+
+
+def test_the_same_texts_give_the_same_vocabulary(tiny):
+    texts = tiny.docs.texts()
+    trained = {model.train_wordpiece(texts, vocab_size=400).to_str() for _ in range(5)}
+    assert len(trained) == 1
 
 
 def test_the_vocabulary_is_trained_once_for_a_key(tiny):

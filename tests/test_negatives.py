@@ -6,11 +6,11 @@ import types
 import numpy as np
 import pytest
 import torch
+from conftest import known_by_text
+
 from lib import data, formats, index, negatives
 from lib.negatives import Candidates, Queue, Stage, Supply, parse_arm
 from lib.run import BadInput
-
-from conftest import known_by_text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lib import plots
 
 PNG = b"\x89PNG\r\n\x1a\n"

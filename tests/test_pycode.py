@@ -5,6 +5,7 @@ import pathlib
 import types
 
 import pytest
+
 from lib import data, pycode, run
 
 SOURCE = '''"""A module."""

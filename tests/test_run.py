@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from lib import run
 from lib.run import BadInput, Run, atomic_path, fingerprint, permutation, uniform
 

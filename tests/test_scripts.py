@@ -6,9 +6,9 @@ import re
 import shutil
 
 import pytest
-from lib import formats, metrics, negatives, run
-
 from conftest import ROOT, TINY, call
+
+from lib import formats, metrics, negatives, run
 
 SCRIPTS = ("train.py", "mine_negatives.py", "build_index.py", "evaluate.py", "rag_demo.py")
 SMALL = ("--steps", 4, "--batch_size", 8, "--dim", 32, "--vocab_size", 500, "--log_every", 1)
@@ -149,7 +149,8 @@ def test_train_in_stages(desk, trained):
     assert trained.rstrip().endswith("python build_index.py --run runs/staged")
 
 
-def test_train_again_gives_the_same_bytes(desk, trained):
+def test_train_again_gives_the_same_bytes(desk, trained, monkeypatch, tmp_path):
+    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path))  # nothing that the first run computed is there
     train(desk, "again", "random:2,bm25:1+refresh:2@0.5", refresh_every=1, eval_every=2)
     for file in (
         "metrics.jsonl",

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 import torch
-from lib import dist, run
-
 from conftest import ROOT, TINY
+
+from lib import dist, run
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--dim", 16, "--vocab_size", 400, "--log_every", 1)
 
@@ -117,7 +117,7 @@ def test_one_process_owns_everything(n):
 )
 def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm):
     name = arm.replace(":", "-")
-    flags = ("--negatives", arm, "--eval_every", 2, "--refresh_every", 2)
+    flags = ("--negatives", arm, "--eval_every", 2, "--refresh_every", 2, "--lr", 0.05)
     whole = train(f"{name}-whole", *flags)
     with monkeypatch.context() as patch:
         steps = iter(range(100))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import embed_texts
+
 from lib import model, run
 from lib.run import BadInput
-
-from conftest import embed_texts
 
 TEXTS = [
     "Which spice is the most expensive by weight?",
