@@ -122,7 +122,7 @@ TRANSFORMER_ONLY = ("pooling", "normalize", "query_prefix", "doc_prefix", "query
 def check_args(args, given):
     """BadInput if the arguments do not make sense together; `given` are those that are not the default."""
     if unused := [name for name in TRANSFORMER_ONLY if name in given and args.encoder == "static"]:
-        raise BadInput(f"--{unused[0]} does nothing for --encoder static: leave it out, or name a transformer")
+        raise BadInput(f"--{unused[0]} does nothing for --encoder static: leave it out")
     if unused := [name for name in ("dim", "vocab_size") if name in given and args.encoder != "static"]:
         raise BadInput(f"--{unused[0]} shapes a new static encoder: leave it out here")
     if args.triplet_margin is not None:
@@ -149,7 +149,7 @@ def check_args(args, given):
                        "F holds what file:K draws from")
     stages = [dict(stage.parts) for arm in args.negatives for stage in negatives.parse_arm(arm)]
     if args.distill_weight and not all("file" in stage for stage in stages):
-        raise BadInput("--distill_weight needs file:K in every stage of every arm: it holds the teacher's scores")
+        raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
 
 
 def main():
@@ -549,7 +549,8 @@ def ablation(folder, collection, summaries):
     arms = metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)
     shared = ("data", "encoder", "steps", "bm25", "untrained")
     result = {"collection": collection.name} | {key: summaries[0][key] for key in shared} | {"arms": arms}
-    result["untrained"] = {m: float(np.mean([s["untrained"][m] for s in summaries])) for m in metrics.MEASURES}
+    result["untrained"] = {name: float(np.mean([s["untrained"][name] for s in summaries]))
+                           for name in metrics.MEASURES}
     table = metrics.arms_table(result, measure=SELECT)
     run.write_json(folder / "ablation.json", result)
     run.write_text(folder / "ablation.md", table)

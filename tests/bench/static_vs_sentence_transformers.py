@@ -5,7 +5,6 @@
     python tests/bench/static_vs_sentence_transformers.py --data FOLDER --epochs 8 --batch_size 256 --dim 384
     python tests/bench/static_vs_sentence_transformers.py --parts encode mine --out bench.json
 
-All other flags and their defaults are train.py's: --data --epochs --batch_size --dim --seed --lr --depth ...
 Both sides run in this process, on the CPU, with the same number of threads.
 
 train    in-batch negatives only. The same on both sides: pairs, batches and their order, tokenizer, initial
@@ -14,9 +13,9 @@ train    in-batch negatives only. The same on both sides: pairs, batches and the
 encode   the whole corpus, with one folder that both sides load.
 mine     --depth negatives for every training query, embedding queries and corpus included.
 
-Our tokens come from the cache, as in every run but the first; the peer tokenises as it goes. "+ tokenise" makes
-all our tokens anew, queries' and docs', so that both sides begin with text. The peer's texts are in memory and
-its datasets are made before the clock starts.
+Our tokens come from the cache, as in every run but the first; the peer tokenises as it goes. "+ tokenise"
+makes all our tokens anew, queries' and docs', so that both sides begin with text. The peer's texts are in
+memory, and its datasets made, before the clock starts.
 """
 import argparse
 import copy
@@ -50,25 +49,28 @@ except ImportError as error:
     sys.exit(f'error: this comparison needs its peer ({error}): pip install "sentence-transformers[train]"')
 
 PARTS = ("train", "encode", "mine")
+OF_TRAIN = ("data", "epochs", "batch_size", "dim", "seed", "lr", "temperature", "ema", "depth")  # its flags
 PEER_BATCHES = (32, 256)  # texts per call of the peer's encoder: its default, and more; the faster one counts
 WARM_UP = 3               # training steps of each side before the clock starts
 COMPARED = 1000           # records whose negatives are compared
 
 
 def parse_args():
-    """Our own flags, and train.py's arguments for all the others."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Our own flags, and train.py's arguments: its defaults but for what is given here."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
+    for name in OF_TRAIN:
+        add(f"--{name}", metavar="X", help="as in train.py, with its default")
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="of train, encode, mine")
     add("--repeats", type=int, default=3, help="rounds of encode and mine, sides in turn; the median counts")
     add("--threads", type=int, help="of torch, faiss and the tokenizer; default: what they choose themselves")
     add("--peer_lr", type=float, help="peak learning rate of the peer; default: ours, --lr")
     add("--out", metavar="F", help="JSON file for the table, settings and versions")
-    own, rest = parser.parse_known_args()
-    with mock.patch.object(sys, "argv", [sys.argv[0], "--negatives", "in_batch", *rest]):
-        args, _ = train.parse_args()
-    return own, args
+    own = parser.parse_args()
+    given = [f"--{name}={getattr(own, name)}" for name in OF_TRAIN if getattr(own, name) is not None]
+    with mock.patch.object(sys, "argv", [sys.argv[0], "--negatives", "in_batch", *given]):
+        return own, train.parse_args()[0]
 
 
 def main():
@@ -79,13 +81,16 @@ def main():
         faiss.omp_set_num_threads(own.threads)
     collection = data.load_collection(args.data)
     encoder = train.make_encoder(args, collection, seed=args.seeds[0])
-    peer_lr = own.peer_lr or args.lr
-    settings = {"data": collection.name, "docs": len(collection.docs),
-                "train_queries": len(collection.split("train")), "vocab_size": len(encoder.weight),
-                **{name: getattr(args, name) for name in
-                   ("batch_size", "epochs", "steps", "dim", "lr", "warmup", "temperature", "ema", "depth")},
-                "peer_lr": peer_lr, "seed": args.seeds[0], "repeats": own.repeats, "cores": os.cpu_count(),
-                "torch_threads": torch.get_num_threads(), "faiss_threads": faiss.omp_get_max_threads()}
+    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=args.seeds[0])
+    plan = train.derive(args, encoder, order, torch.device("cpu"))
+    peer_lr = own.peer_lr or plan["peak_lr"]
+    of_train = ("epochs", "dim", "temperature", "warmup", "ema", "depth")
+    settings = {name: getattr(args, name) for name in of_train}
+    settings |= {"data": collection.name, "docs": len(collection.docs), "train_queries": order.n,
+                 "vocab_size": len(encoder.weight), "seed": order.seed, "batch_size": order.batch_size,
+                 "steps": plan["steps"], "lr": plan["peak_lr"], "peer_lr": peer_lr, "repeats": own.repeats,
+                 "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(),
+                 "faiss_threads": faiss.omp_get_max_threads()}
     versions = run.versions() | {"sentence-transformers": st.__version__, "datasets": datasets.__version__}
     for facts in (settings, versions):
         print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
@@ -93,7 +98,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if "train" in own.parts:
-            found, encoder = compare_training(args, collection, encoder, folder, peer_lr=peer_lr)
+            found, encoder = compare_training(args, collection, encoder, order, plan, folder, peer_lr=peer_lr)
             rows += found
         model.save_encoder(encoder, folder / "encoder")
         encoder = model.load_encoder(folder / "encoder")
@@ -110,13 +115,12 @@ def main():
 
 # ------------------------------------------------------------------------------------------------- training
 
-def compare_training(args, collection, encoder, folder, *, peer_lr):
+def compare_training(args, collection, encoder, order, plan, folder, *, peer_lr):
     """Rows of the table, and our trained encoder."""
-    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=args.seeds[0])
-    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    steps, lr = plan["steps"], plan["peak_lr"]
     tokenise_s, tokens = timed(lambda: tokenise(collection, encoder, folder))
     for count in (WARM_UP, steps):
-        ours_s, raw, averaged = train_ours(args, collection, encoder, tokens, order, steps=count)
+        ours_s, raw, averaged = train_ours(args, collection, encoder, tokens, order, steps=count, lr=lr)
         peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
     texts = collection.queries.texts(collection.split("test").queries), collection.docs.texts()
     found = [peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts]
@@ -128,12 +132,12 @@ def compare_training(args, collection, encoder, folder, *, peer_lr):
     return rows, averaged
 
 
-def train_ours(args, collection, encoder, tokens, order, *, steps):
+def train_ours(args, collection, encoder, tokens, order, *, steps, lr):
     """train.py's loop over in-batch negatives -> (seconds, encoder, encoder of averaged weights)."""
     qrels, (q_tokens, d_tokens) = collection.split("train"), tokens
     encoder = copy.deepcopy(encoder).train()
     begin = time.perf_counter()
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=args.weight_decay, fused=True)
     averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
     for step in range(steps):
         picks, positives = draw(qrels, order, step)
@@ -144,7 +148,7 @@ def train_ours(args, collection, encoder, tokens, order, *, steps):
         value, _ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
         value.backward()
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * train.learning_rate(step, steps, args.warmup)
+            group["lr"] = lr * train.learning_rate(step, steps, args.warmup)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         averaged.update_parameters(encoder)
@@ -161,7 +165,7 @@ def train_peer(args, collection, encoder, order, folder, *, steps, lr):
                                           "doc": collection.docs.texts(pairs[:, 1])})
     vectors = (encoder.table * encoder.weight[:, None]).detach().clone()
     peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, vectors)], device="cpu")
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=args.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, lambda step: train.learning_rate(step, steps, args.warmup))
 
     def same_batches(_, *, batch_size, drop_last, **others):
