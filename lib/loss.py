@@ -199,7 +199,8 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     negative = ~invalid
     negative[rows, labels] = False
     hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
-    weight = torch.softmax((scores / temperature).masked_fill(invalid, float("-inf")), 1) * negative
+    logits = (scores.double() / temperature).masked_fill(invalid, float("-inf"))  # float32 would reach 0
+    weight = torch.softmax(logits, 1) * negative
     above = (scores > positive) & negative
     stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
              "positive": positive.mean().item(),
