@@ -190,9 +190,9 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     """What a batch taught, as plain numbers: accuracy, mean scores, and the part of each source of negatives.
 
     scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
-    queries ("in_batch"), i + 1 for names[i]. For each source: negatives per query in the denominator, share of
-    them that outscore the positive, share of the softmax mass on negatives, which is their share of the
-    gradient with respect to the scores.
+    queries ("in_batch"), i + 1 for names[i]. For each source: negatives per query in the denominator, the
+    share of them that outscore the positive, and the share of the softmax mass on negatives, which is their
+    share of the gradient with respect to the scores.
     """
     rows = torch.arange(len(scores), device=scores.device)
     positive = scores[rows, labels][:, None]                                            # (B, 1)

@@ -89,8 +89,9 @@ def ranks(path, first_ranks, *, depth, title):
         ranks = np.arange(1, depth + 1)
         shares = [100 * np.mean(first_ranks <= rank) for rank in ranks]
         ax.step(ranks, shares, where="post", color=STYLES[0][0])
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= depth]
         ax.set(xscale="log", xlabel="rank k", ylabel="queries with a relevant doc in the top k (%)",
-               ylim=(0, 100), title=title)
+               ylim=(0, 100), title=title, xticks=ticks, xticklabels=ticks)
 
 
 def differences(path, difference, *, names, measure):

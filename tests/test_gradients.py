@@ -1,4 +1,4 @@
-"""The same gradient however it is computed: cached chunk by chunk, with every option of the loss, in float64."""
+"""The same gradient however it is computed: chunk by chunk, with every option of the loss, in float64."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ B, N = 6, 11
 
 @pytest.fixture(scope="module")
 def step(bert, tiny):
-    """A function that computes one step's gradients: of a BERT with dropout, in float64, in chunks of 4 texts."""
+    """A function that computes the gradients of a step: a BERT with dropout, float64, chunks of 4 texts."""
     encoder = model.load_encoder(bert).double().train()
     sides = []
     for kind, texts, count in (("query", tiny.queries, B), ("doc", tiny.docs, N)):
