@@ -81,7 +81,7 @@ class StaticEncoder(nn.Module):
     def forward(self, ids, offsets, counts, kind="doc"):
         """ids (T,) int32, offsets (n + 1,) int32, counts (T,) float -> (n, D) unit vectors, for any kind."""
         ids, offsets, counts = (x.to(self.table.device) for x in (ids, offsets, counts))
-        weights = self.weight[ids] * counts                                             # (T,)
+        weights = self.weight.index_select(0, ids) * counts                                             # (T,)
         bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
         return F.normalize(bags, dim=-1)                                                # (n, D)
 
