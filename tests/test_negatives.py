@@ -329,16 +329,16 @@ def test_a_supply_goes_on_where_another_stopped(tiny, tmp_path):
     whole, order, _ = make_supply(arm, tiny)
     stopped, _, _ = make_supply(arm, tiny)
     wanted = play(whole, order)
-    assert play(stopped, order, steps=7) == wanted[:7]
+    assert play(stopped, order, steps=6) == wanted[:6]
     torch.save(stopped.state_dict(), tmp_path / "state.pt")
     again, _, calls = make_supply(arm, tiny)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     draws = [
-        [supply.draw(order.picks(6), step=6, epoch=1)[i].tolist() for i in range(3)]
+        [supply.draw(order.picks(5), step=5, epoch=1)[i].tolist() for i in range(3)]
         for supply in (stopped, again)
     ]
     assert draws[0] == draws[1] and again.describe("bm25") == stopped.describe("bm25")
-    assert [again.prepare(step) for step in range(7, 12)] == [mined for mined, _ in wanted[7:]]
+    assert [again.prepare(step) for step in range(6, 12)] == [mined for mined, _ in wanted[6:]]
     assert [call.source for call in calls] == ["refresh", "refresh"]
 
 
@@ -504,7 +504,7 @@ def test_a_file_without_a_header_is_refused(tiny, tmp_path, content, wanted):
 
 
 def test_files_without_use_are_refused(tiny, mined, tmp_path):
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(BadInput, match=r"none\.jsonl: .*[Nn]o such file"):
         negatives.load_candidates(tmp_path / "none.jsonl", tiny, tiny.split("train"))
     write(tmp_path / "n.jsonl", tiny, *mined)
     with pytest.raises(BadInput, match="no negatives for the queries"):

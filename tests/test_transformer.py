@@ -52,6 +52,13 @@ def test_the_block_changes_nothing(bert, block_tokens):
     np.testing.assert_allclose(embed_texts(encoder, TEXTS[::-1])[::-1], wanted, atol=1e-5)
 
 
+def test_forward_keeps_the_order_of_its_texts(bert):
+    encoder = load(bert)
+    ids, offsets, _ = encoder.tokenize(TEXTS)
+    found = encoder(torch.from_numpy(ids), torch.from_numpy(offsets)).detach()
+    np.testing.assert_allclose(found, [by_hand(bert, text) for text in TEXTS], atol=1e-5)
+
+
 def test_prefixes_and_lengths_belong_to_their_kind(bert):
     encoder = load(bert, query_prefix="Sun : ", doc_prefix="Moon : ", query_length=8, doc_length=5)
     for kind, prefix, length in (("query", "Sun : ", 8), ("doc", "Moon : ", 5)):

@@ -1,0 +1,182 @@
+"""Time a transformer encoder against sentence-transformers on the same work: encoding, and a training step.
+
+    pip install sentence-transformers                               # the peer; nothing else here needs it
+    python tests/bench/transformer_vs_sentence_transformers.py --model FOLDER --data FOLDER
+
+Each side runs in a process of its own, so that peak memory is its own; the sides alternate, and the medians are
+reported. Same weights, texts, lengths and outputs (the lowest cosine is printed); tokenising is timed on neither
+side. The share of peak is that of a 2048-cube float32 matrix product, measured in the same run.
+
+encode   --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32
+train    steps of --batch_size queries with one positive and one negative each, 128 tokens: forward, in-batch and
+         explicit negatives, backward, AdamW; dropout as the model has it
+"""
+import argparse
+import json
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from lib import data, loss, model  # noqa: E402
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a sentence-transformers model")
+    parser.add_argument("--data", required=True, help="folder in BEIR layout")
+    parser.add_argument("--docs", type=int, default=512, help="docs to encode")
+    parser.add_argument("--doc_length", type=int, default=256, help="tokens of a doc when encoding")
+    parser.add_argument("--batch_size", type=int, default=32, help="queries of a training step")
+    parser.add_argument("--steps", type=int, default=4, help="training steps that are timed, after one that is not")
+    parser.add_argument("--repeats", type=int, default=3, help="times that each side runs, in turn")
+    parser.add_argument("--chunk_size", type=int, help="cached gradients for ours, in chunks of this many texts")
+    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("encode", "train"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if args.side:
+        return {"encode": encode, "train": train}[args.part](args)
+    peak = matrix_product_rate()
+    print(f"2048-cube float32 matrix product: {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    work = pathlib.Path(args.out or "/tmp")
+    for part in ("encode", "train"):
+        results = {"ours": [], "peer": []}
+        for repeat in range(args.repeats):
+            for side in results:
+                command = [sys.executable, *sys.argv, "--side", side, "--part", part, "--out", str(work / f"{side}.npy")]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(done.stderr)
+                results[side].append(json.loads(done.stdout.splitlines()[-1]))
+        seconds = {side: statistics.median(r["seconds"] for r in found) for side, found in results.items()}
+        flops = results["ours"][0]["flops"]
+        print(f"\n{part}: {results['ours'][0]['items']} {results['ours'][0]['unit']}")
+        for side, found in results.items():
+            print(f"  {side}  {found[0]['items'] / seconds[side]:8.1f} {found[0]['unit']}/s  "
+                  f"{flops / seconds[side] / peak:4.0%} of the matrix product  peak {found[0]['peak_mb']:,.0f} MB")
+        print(f"  ratio {seconds['peer'] / seconds['ours']:.2f}x, memory "
+              f"{results['ours'][0]['peak_mb'] / results['peer'][0]['peak_mb']:.2f}x")
+        if part == "encode":
+            ours, peer = (np.load(work / f"{side}.npy") for side in results)
+            print(f"  lowest cosine {(ours * peer).sum(1).min():.6f}")
+
+
+def matrix_product_rate():
+    """FLOP/s of a float32 matrix product, the best of some."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    best = 0.0
+    for _ in range(8):
+        begin = time.perf_counter()
+        a @ b
+        best = max(best, 2 * 2048 ** 3 / (time.perf_counter() - begin))
+    return best
+
+
+def forward_flops(backbone, lengths):
+    """Multiply-adds times two of the linear layers and of attention for texts of these lengths."""
+    linear = sum(p.numel() for name, p in backbone.named_parameters() if p.ndim == 2 and "embedding" not in name)
+    attention = 4 * backbone.config.hidden_size * backbone.config.num_hidden_layers
+    return sum(2 * linear * n + attention * n * n for n in lengths)
+
+
+def report(*, seconds, items, unit, flops):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(json.dumps({"seconds": seconds, "items": items, "unit": unit, "flops": flops, "peak_mb": peak}))
+
+
+def encode(args):
+    collection = data.load_collection(args.data)
+    texts = collection.docs.texts(np.linspace(0, len(collection.docs) - 1, args.docs).astype(int))
+    encoder = model.load_encoder(args.model, overrides={"doc_length": args.doc_length})
+    tokens = data.Tokens(*encoder.tokenize(texts, "doc"))
+    flops = forward_flops(encoder.doc_tower.backbone, tokens.lengths)
+    if args.side == "ours":
+        model.embed(encoder, tokens, range(32))
+        begin = time.perf_counter()
+        vectors = model.embed(encoder, tokens)
+    else:
+        from sentence_transformers import SentenceTransformer
+        peer = SentenceTransformer(args.model, device="cpu")
+        peer.max_seq_length = args.doc_length
+        peer.encode(texts[:32])
+        begin = time.perf_counter()
+        peer.tokenize(texts)
+        tokenising = time.perf_counter() - begin
+        begin = time.perf_counter() + tokenising
+        vectors = peer.encode(texts, batch_size=32, normalize_embeddings=True)
+    report(seconds=time.perf_counter() - begin, items=len(texts), unit="docs", flops=flops)
+    np.save(args.out, vectors)
+
+
+def train(args):
+    torch.manual_seed(0)
+    collection = data.load_collection(args.data)
+    qrels = collection.split("train")
+    steps, B = args.steps + 1, args.batch_size
+    q_rows = qrels.queries[:steps * B]
+    positives = np.array([qrels.positives(i)[0] for i in range(steps * B)])
+    named = np.concatenate([positives, (positives + 7919) % len(collection.docs)])           # and one negative each
+    encoder = model.load_encoder(args.model, overrides={"doc_length": 128, "query_length": 128})
+    q_tokens = data.Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
+    d_tokens = data.Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
+    lengths = [*q_tokens.lengths[B:], *d_tokens.lengths[B:steps * B], *d_tokens.lengths[steps * B + B:]]
+    flops = 3 * forward_flops(encoder.doc_tower.backbone, lengths)
+    step = ours_step(args, encoder, q_tokens, d_tokens) if args.side == "ours" else \
+        peer_step(args, collection.queries.texts(q_rows), collection.docs.texts(named))
+    step(0)
+    begin = time.perf_counter()
+    for number in range(1, steps):
+        step(number)
+    report(seconds=time.perf_counter() - begin, items=args.steps * B, unit="queries", flops=flops)
+
+
+def ours_step(args, encoder, q_tokens, d_tokens):
+    B, n = args.batch_size, (args.steps + 1) * args.batch_size
+    optimizer = torch.optim.AdamW(encoder.train().parameters(), lr=2e-5, fused=True)
+    labels, invalid = torch.arange(B), torch.zeros(B, 2 * B, dtype=torch.bool)
+
+    def loss_of(q_emb, d_emb):
+        return loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.05)
+
+    def step(number):
+        rows = np.arange(number * B, number * B + B)
+        size = args.chunk_size or 2 * B
+        sides = [[tokens.select(part[i:i + size]) for i in range(0, len(part), size)]
+                 for tokens, part in ((q_tokens, rows), (d_tokens, np.concatenate([rows, n + rows])))]
+        loss.backward(encoder, sides, loss_of, cached=bool(args.chunk_size))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step
+
+
+def peer_step(args, queries, docs):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    peer = SentenceTransformer(args.model, device="cpu")
+    peer.max_seq_length = 128
+    B, n = args.batch_size, (args.steps + 1) * args.batch_size
+    objective = MultipleNegativesRankingLoss(peer, scale=20.0)
+    optimizer = torch.optim.AdamW(peer.train().parameters(), lr=2e-5, fused=True)
+    columns = [[peer.tokenize(texts[i:i + B]) for i in range(0, n, B)] for texts in (queries, docs[:n], docs[n:])]
+
+    def step(number):
+        objective([dict(column[number]) for column in columns], None).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step
+
+
+if __name__ == "__main__":
+    main()
