@@ -64,6 +64,7 @@ def main():
     if dropping:  # one doc more was fetched, so that what is left is as deep
         front = np.argsort(rows == own, axis=1, kind="stable")[:, :args.depth]
         scores, rows = np.take_along_axis(scores, front, 1), np.take_along_axis(rows, front, 1)
+        rows = np.where(rows == own, -1, rows)
     values = metrics.score(collection, args.split, scores, rows)
     mean = metrics.mean(values)
     judged = np.array([np.isin(found[:10], qrels.docs[a:b]).sum()

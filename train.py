@@ -448,8 +448,9 @@ def make_encoder(args, collection, *, seed):
     qrels = collection.split("train")
     doc_rows = np.unique(qrels.docs[qrels.grades >= 1])  # docs of dev and test queries play no part
     sides = ((collection.queries, qrels.queries), (collection.docs, doc_rows))
-    tokenizer = model.load_or_train_wordpiece((texts.text(row) for texts, rows in sides for row in rows),
-                                              vocab_size=args.vocab_size, key=collection.fingerprint)
+    tokenizer = model.load_or_train_wordpiece(
+        lambda: (texts.text(row) for texts, rows in sides for row in rows),
+        vocab_size=args.vocab_size, key=collection.fingerprint)
     encoder = model.StaticEncoder(tokenizer, dim=args.dim)
     ids = data.tokenize(collection.docs, encoder, "doc").select(doc_rows)[0]
     document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.weight))

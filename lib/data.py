@@ -81,10 +81,7 @@ class Texts:
                 bar.update(len(line))
                 if not line.strip():
                     continue
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise BadInput(f"{path}:{number}: not UTF-8 ({error})") from None
+                text = formats.decode_line(line, path=path, number=number)
                 ident, text = formats.check_text(formats.parse_object(text, path=path, number=number),
                                                  path=path, number=number)
                 if ident in seen:

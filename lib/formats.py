@@ -11,14 +11,20 @@ QRELS_HEADER = ("query-id", "corpus-id", "score")
 def read_lines(path):
     """(line number, text) of every line that is not blank, without byte order mark and line ending."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, line.rstrip("\r\n")
+                    yield number, decode_line(line, path=path, number=number)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def decode_line(line, *, path, number):
+    """The text of one line of a UTF-8 file, given as bytes."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error}); convert it, for example with iconv -t utf-8") from None
+        raise BadInput(f"{path}:{number}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
 
 
 def parse_object(line, *, path, number):
@@ -48,10 +54,14 @@ def check_text(record, *, path, number):
     if not ident or ident.split() != [ident]:
         raise BadInput(f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, '
                        "which run files cannot hold")
-    if not isinstance(text, str) or not isinstance(title, str):
-        raise BadInput(f'{path}:{number}: "text" of {ident} must be a string, '
-                       f"found {shorten(json.dumps(text))}")
+    for key, value in (("title", title), ("text", text)):
+        if not isinstance(value, str):
+            raise BadInput(f'{path}:{number}: "{key}" of {ident} must be a string, '
+                           f"found {shorten(json.dumps(value))}")
     text = f"{title} {text}".strip()
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise BadInput(f"{path}:{number}: {ident} holds half a surrogate pair (\\ud800 to \\udfff alone); "
+                       "write the whole character")
     if not text:
         raise BadInput(f"{path}:{number}: {ident} has neither title nor text; "
                        "fill it or delete the line and its qrels")
@@ -158,6 +168,9 @@ def read_negatives(path):
             record = parse_object(line, path=path, number=number)
             if missing := [key for key in wanted if key not in record]:
                 raise BadInput(f"{path}:{number}: no {missing[0]!r} in {shorten(line)}")
+            for key in ("qid", "doc_id"):
+                if not isinstance(record[key], str):
+                    raise BadInput(f"{path}:{number}: {key} is {shorten(record[key])}; ids are strings")
             for key in ("score", "teacher_score", "teacher_positive_score"):
                 if not isinstance(record.get(key), (int, float, type(None))):
                     raise BadInput(f"{path}:{number}: {key} {shorten(record[key])} is not a number")

@@ -52,7 +52,7 @@ def load_index(folder, *, encoder_fingerprint, collection):
 
 # ------------------------------------------------------------------------------------------------------ BM25
 
-WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+")
+WORD = re.compile(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+|\d+")  # [^\W\d_A-Z]: letters but A to Z
 
 
 def words(text):

@@ -22,22 +22,36 @@ CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
 
 
 def train_wordpiece(texts, *, vocab_size):
-    """A WordPiece tokenizer trained on an iterable of texts: lower case, accents off, punctuation dropped."""
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))
+    """A WordPiece tokenizer: lower case, accents off, punctuation dropped. texts() yields the texts, each time anew.
+
+    The library numbers the pieces inside of words in an order that changes from process to process, and breaks ties
+    by number. Naming them beforehand, in the order of the alphabet, makes equal texts give equal vocabularies.
+    """
+    def train(size, pieces):
+        tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+        special = ["[PAD]", "[UNK]", *pieces]
+        trainer = trainers.WordPieceTrainer(vocab_size=size, min_frequency=2, show_progress=False,
+                                            special_tokens=special)
+        tokenizer.train_from_iterator(texts(), trainer)
+        return tokenizer.get_vocab()
+    alphabet = sorted(token for token in train(1, []) if token.startswith("##"))
+    vocab = train(vocab_size, alphabet)
+    return _wordpiece(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=64))
+
+
+def _wordpiece(wordpiece):
+    tokenizer = tokenizers.Tokenizer(wordpiece)
     tokenizer.normalizer = normalizers.Sequence([
         normalizers.Replace(tokenizers.Regex(CAMEL_CASE), " "),
         normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True,
                                    lowercase=True)])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[^\W_]+"), "removed", invert=True)
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False,
-                                        special_tokens=["[PAD]", "[UNK]"])
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def load_or_train_wordpiece(texts, *, vocab_size, key):
     """train_wordpiece(), cached by `key`, which must identify the texts."""
-    path = cache_dir("wordpiece", fingerprint(key, vocab_size, CAMEL_CASE) + ".json")
+    path = cache_dir("wordpiece", fingerprint(key, vocab_size, _wordpiece(models.WordPiece()).to_str()) + ".json")
     if not path.exists():
         tokenizer = train_wordpiece(texts, vocab_size=vocab_size)
         with atomic_path(path) as temporary:

@@ -94,7 +94,7 @@ def known_by_text(collection):
 def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
     """An untrained static encoder whose vocabulary comes from the collection's docs."""
     encoder = model.StaticEncoder(
-        model.train_wordpiece(collection.docs.texts(), vocab_size=vocab_size), dim=dim
+        model.train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim
     )
     weights = 0.5 + run.uniform("idf", np.arange(len(encoder.weight)))
     encoder.init_weights(seed=seed, idf=weights)

@@ -95,15 +95,15 @@ def test_words_of_the_tokenizer(encoder, text, same):
 
 def test_the_same_texts_give_the_same_vocabulary(tiny):
     texts = tiny.docs.texts()
-    trained = {model.train_wordpiece(texts, vocab_size=400).to_str() for _ in range(5)}
+    trained = {model.train_wordpiece(lambda: texts, vocab_size=400).to_str() for _ in range(5)}
     assert len(trained) == 1
 
 
 def test_the_vocabulary_is_trained_once_for_a_key(tiny):
     texts = tiny.docs.texts()
-    first = model.load_or_train_wordpiece(texts, vocab_size=300, key="test")
-    again = model.load_or_train_wordpiece(iter(()), vocab_size=300, key="test")
-    other = model.load_or_train_wordpiece(texts, vocab_size=200, key="test")
+    first = model.load_or_train_wordpiece(lambda: texts, vocab_size=300, key="test")
+    again = model.load_or_train_wordpiece(lambda: iter(()), vocab_size=300, key="test")
+    other = model.load_or_train_wordpiece(lambda: texts, vocab_size=200, key="test")
     assert first.to_str() == again.to_str() != other.to_str()
     assert first.get_vocab_size() <= 300 and other.get_vocab_size() <= 200
 

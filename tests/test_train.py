@@ -59,6 +59,28 @@ def first_gradients(main):
     return seen[0]
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_training_learns_what_it_is_shown(train, launch, desk, ema):
+    folder = train(
+        "learns",
+        "--negatives",
+        "random:1",
+        "--ema",
+        ema,
+        "--lr",
+        0.03,
+        "--eval_every",
+        60,
+        "--overwrite",
+        steps=60,
+    )
+    found = losses(folder)
+    assert sum(found[-5:]) < 0.2 * sum(found[:5])
+    assert launch("build_index.py", "--run", "runs/learns", cwd=desk) == 0
+    assert launch("evaluate.py", "--run", "runs/learns", "--split", "train", cwd=desk) == 0
+    assert run.read_json(folder / "eval/tiny-train/metrics.json")["mean"]["mrr@10"] > 0.9
+
+
 # ---------------------------------------------------------------------------------- chunks and processes
 
 ARM = ("--negatives", "bm25:1+refresh:2", "--learn_temperature")
