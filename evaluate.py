@@ -50,7 +50,7 @@ def main():
     collection = data.load_collection(spec)
     qrels = collection.split(args.split)
     if args.retriever == "bm25":
-        folder = pathlib.Path("runs") / (args.name or f"{collection.name}-bm25")
+        folder = run.run_path(args.name or f"{collection.name}-bm25")
     target = folder / "eval" / f"{collection.name}-{args.split}"
     if (target / "metrics.json").exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")

@@ -47,7 +47,7 @@ def main():
     if trained:
         encoder = model.load_encoder(trained / "encoder").set_device(model.pick_device(args.device))
     if args.name or not trained:
-        folder = pathlib.Path("runs") / (args.name or f"{collection.name}-mined")
+        folder = run.run_path(args.name or f"{collection.name}-mined")
     else:
         folder = trained
     path = folder / "negatives" / f"{collection.name}-{args.split}-{'+'.join(sources)}.jsonl"

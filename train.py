@@ -13,21 +13,17 @@ at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
-import dataclasses
-import functools
 import math
-import pathlib
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from lib import data, dist, formats, index, loss, metrics, model, negatives, plots, run
+from lib import data, dist, formats, loss, metrics, model, negatives, plots, run
+from lib.retriever import Retriever, bm25_scores, file_candidates
 from lib.run import BadInput
 
 SELECT = "mrr@10"  # the dev measure that chooses the checkpoint
-RANKED = 100       # docs ranked per query when evaluating: the deepest cut-off of metrics.MEASURES
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -132,8 +128,6 @@ def check_args(args, given):
         raise BadInput("--label_smoothing plays no part with --debias")
     if args.guide_margin and not args.guide:
         raise BadInput("--guide_margin needs --guide")
-    if args.name and {"", ".", ".."} & set(args.name.split("/")):
-        raise BadInput(f"--name {args.name}: a folder below runs/, such as first-try")
     for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
                  "steps", "lr", "temperature", "epochs", "vocab_size", "projection", "lora", "query_length",
                  "doc_length"):
@@ -165,16 +159,15 @@ def main():
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
     if len(set(jobs)) < len(jobs):
         raise BadInput("--negatives or --seeds name the same run twice")
-    root = pathlib.Path("runs")
     if len(jobs) == 1:
         (arm, seed), = jobs
-        folder = root / (args.name or f"{collection.name}-{slug(arm)}-s{seed}")
+        folder = run.run_path(args.name or f"{collection.name}-{slug(arm)}-s{seed}")
         summary = train(args, parser, collection, folder, arm=arm, seed=seed, device=device)
         print_table(summary)
         print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/training.png, summary.json"
               f"\nnext    python build_index.py --run {folder}")
     else:
-        folder = root / (args.name or f"{collection.name}-ablation")
+        folder = run.run_path(args.name or f"{collection.name}-ablation")
         run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                        config=run.record(args, parser, derived={}, inputs=inputs(collection)))
         summaries = []
@@ -196,10 +189,12 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     qrels = collection.split("train")
     with dist.main_first():
         encoder = make_encoder(args, collection, seed=seed)
-        retriever = Retriever(args, collection, encoder)
+        retriever = Retriever(collection, encoder, negatives_file=args.negatives_file,
+                              needs_teacher=bool(args.distill_weight))
     order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
     plan = derive(args, encoder, order, device)
-    retriever.place(device, PRECISIONS[plan["precision"]])
+    retriever.place(device, PRECISIONS[plan["precision"]], ema=args.ema, compile=args.compile,
+                    checkpoint=args.gradient_checkpointing, guide=args.guide)
     config = run.record(args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection))
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                          config=config)
@@ -359,80 +354,6 @@ def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cach
     return value, scores, invalid | likely
 
 
-class Retriever:
-    """The encoder in training; its averaged twin, which mines, is evaluated and saved; texts as tokens."""
-
-    def __init__(self, args, collection, encoder):
-        self.args, self.collection, self.encoder = args, collection, encoder
-        self.tokens = {"query": data.tokenize(collection.queries, encoder, "query"),
-                       "doc": data.tokenize(collection.docs, encoder, "doc")}
-        self.averaged = self.guide = None
-        self.frozen = {}  # adore: the docs as the averaged encoder saw them when the source began
-
-    def place(self, device, dtype):
-        """Move to the device, make the averaged twin, compile, and embed the collection with the guide."""
-        self.encoder.set_device(device, dtype)
-        self.averaged = AveragedModel(self.encoder, multi_avg_fn=get_ema_multi_avg_fn(self.args.ema))
-        if self.args.compile:
-            self.encoder.compile_backbone()
-        if self.args.gradient_checkpointing:
-            self.encoder.checkpoint_activations()
-        if self.args.guide:
-            guide = model.load_encoder(self.args.guide).set_device(device, dtype)
-            self.guide = {}
-            for kind, texts in (("query", self.collection.queries), ("doc", self.collection.docs)):
-                embed = functools.partial(model.embed, guide, data.tokenize(texts, guide, kind),
-                                          desc="embedding with the guide")
-                self.guide[kind] = dist.map_rows(embed, np.arange(len(texts)))
-
-    def state_dict(self):
-        """The frozen docs of adore, if there are any."""
-        return {source: torch.from_numpy(vectors) for source, vectors in self.frozen.items()}
-
-    def load_state_dict(self, state):
-        """Continue from what state_dict() returned."""
-        self.frozen = {source: vectors.numpy() for source, vectors in state.items()}
-
-    def guide_scores(self, query_rows, doc_rows):
-        """(B, N) similarities by the guide."""
-        return self.guide["query"][query_rows] @ self.guide["doc"][doc_rows].T
-
-    def embed(self, encoder, kind, rows=None):
-        """Vectors of rows of the queries or of the docs, all by default, each process doing its share."""
-        rows = np.arange(len(self.tokens[kind])) if rows is None else rows
-        tokens, desc = self.tokens[kind], f"embedding {kind}s"
-        return dist.map_rows(lambda own: model.embed(encoder, tokens, own, desc=desc), rows)
-
-    def search(self, encoder, query_rows, k, d_emb=None):
-        """(scores, rows) of the k best docs of each query, exactly."""
-        q_emb = self.embed(encoder, "query", query_rows)
-        d_emb = self.embed(encoder, "doc") if d_emb is None else d_emb
-        return dist.map_rows(lambda own: index.exact_search(q_emb[own], d_emb, k), np.arange(len(q_emb)))
-
-    def mine(self, source, picks, depth):
-        """Candidates of a source for the train queries at positions `picks`."""
-        qrels = self.collection.split("train")
-        rows = qrels.queries[picks]
-        fetch = depth + negatives.overfetch(self.collection)
-        if source == "file":
-            return file_candidates(self.args.negatives_file, self.collection, depth,
-                                   needs_teacher=bool(self.args.distill_weight))
-        if source == "bm25":
-            return bm25_candidates(self.collection, depth)
-        if source == "adore":
-            if "adore" not in self.frozen:
-                self.frozen["adore"] = self.embed(self.averaged.module, "doc")
-            found = self.search(self.encoder, rows, fetch, self.frozen["adore"])
-        else:
-            found = self.search(self.averaged.module, rows, fetch)
-        return negatives.from_search(self.collection, rows, found, source=source, depth=depth)
-
-    def evaluate(self, encoder, split):
-        """Per-query values of a split, by exact search."""
-        found = self.search(encoder, self.collection.split(split).queries, RANKED)
-        return metrics.score(self.collection, split, *found)
-
-
 # --------------------------------------------------------------------------------------------------- encoder
 
 def make_encoder(args, collection, *, seed):
@@ -462,40 +383,6 @@ def learning_rate(step, steps, warmup):
     """Share of the peak: a linear rise over `warmup` of the steps, then linear to 0."""
     rise = warmup * steps
     return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / (steps - rise))
-
-
-# -------------------------------------------------------------------------------------------------- baseline
-
-@functools.lru_cache(maxsize=4)
-def bm25_scores(collection, split):
-    """Per-query values of BM25 on a split, the same for every run of a command."""
-    rows = collection.split(split).queries
-    return metrics.score(collection, split, *bm25_search(collection, rows, RANKED))
-
-
-@functools.lru_cache(maxsize=1)
-def file_candidates(path, collection, depth, *, needs_teacher):
-    """The candidates of --negatives_file, the first `depth` of each query."""
-    found = negatives.load_candidates(path, collection, collection.split("train"))
-    if needs_teacher and np.isnan(found.teacher).all():
-        raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
-    return dataclasses.replace(found, docs=found.docs[:, :depth], scores=found.scores[:, :depth],
-                               teacher=found.teacher[:, :depth])
-
-
-@functools.lru_cache(maxsize=1)
-def bm25_candidates(collection, depth):
-    """BM25's candidates for all train queries."""
-    rows = collection.split("train").queries
-    found = bm25_search(collection, rows, depth + negatives.overfetch(collection))
-    return negatives.from_search(collection, rows, found, source="bm25", depth=depth)
-
-
-def bm25_search(collection, query_rows, k):
-    """(scores, rows) of the k best docs of each query."""
-    with dist.main_first():
-        bm25 = index.BM25.load(collection.docs)
-    return dist.map_rows(lambda own: bm25.search(collection.queries.texts(own), k), query_rows)
 
 
 # --------------------------------------------------------------------------------------------------- reports

@@ -179,7 +179,8 @@ def load_collection(spec):
     qrels = {split: _load_qrels(path, queries, docs) for split, path in files.items() if path.is_file()}
     if not qrels:
         raise BadInput(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there")
-    parts = [docs.fingerprint, queries.fingerprint, *(fingerprint_file(files[split]) for split in qrels)]
+    parts = [docs.fingerprint, queries.fingerprint]
+    parts += [part for split in qrels for part in (split, fingerprint_file(files[split]))]
     name = "python" if spec == "python" else folder.resolve().name
     return Collection(name, docs, queries, qrels, fingerprint(parts))
 

@@ -22,10 +22,11 @@ CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
 
 
 def train_wordpiece(texts, *, vocab_size):
-    """A WordPiece tokenizer: lower case, accents off, punctuation dropped. texts() yields the texts, each time anew.
+    """A WordPiece tokenizer: lower case, accents off, punctuation dropped. texts() yields the texts anew.
 
-    The library numbers the pieces inside of words in an order that changes from process to process, and breaks ties
-    by number. Naming them beforehand, in the order of the alphabet, makes equal texts give equal vocabularies.
+    The library numbers the pieces inside of words in an order that changes from process to process, and
+    breaks ties by number. Naming them beforehand, in the order of the alphabet, makes equal texts give equal
+    vocabularies.
     """
     def train(size, pieces):
         tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"))
@@ -51,7 +52,8 @@ def _wordpiece(wordpiece):
 
 def load_or_train_wordpiece(texts, *, vocab_size, key):
     """train_wordpiece(), cached by `key`, which must identify the texts."""
-    path = cache_dir("wordpiece", fingerprint(key, vocab_size, _wordpiece(models.WordPiece()).to_str()) + ".json")
+    rules = _wordpiece(models.WordPiece()).to_str()
+    path = cache_dir("wordpiece", fingerprint(key, vocab_size, rules) + ".json")
     if not path.exists():
         tokenizer = train_wordpiece(texts, vocab_size=vocab_size)
         with atomic_path(path) as temporary:

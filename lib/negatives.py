@@ -96,7 +96,9 @@ def from_search(collection, query_rows, found, *, source, depth):
 
 def overfetch(collection):
     """How many docs a search must fetch beyond the depth so that dropping positives leaves enough."""
-    return int(np.diff(collection.known[0]).max())
+    indptr, groups = collection.known
+    copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
+    return int(np.add.reduceat(copies[groups], indptr[:-1][np.diff(indptr) > 0]).max())
 
 
 def _repeats(values):
@@ -127,6 +129,7 @@ def random_candidates(collection, query_rows, depth, *, seed):
 
 def draw(candidates, picks, count, *, seed, epoch):
     """(B, count) doc rows of the lists at positions `picks`, drawn uniformly, without replacement."""
+    assert (picks >= 0).all(), "a query that was not mined for"
     docs = candidates.docs[picks]                                                  # (B, C)
     query_rows = candidates.queries[picks][:, None]
     keys = uniform(candidates.source, seed, epoch, query_rows, np.arange(docs.shape[1]))

@@ -249,6 +249,13 @@ def refuse_changes(then, now, path):
                                "resume with what it began with")
 
 
+def run_path(name):
+    """runs/NAME; BadInput if the name leads out of runs/."""
+    if {"", ".", ".."} & set(name.split("/")):
+        raise BadInput(f"--name {name}: a folder below runs/, such as first-try")
+    return pathlib.Path("runs") / name
+
+
 def parser(doc):
     """An argument parser that shows a script's docstring as it stands and completes no abbreviation."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -87,7 +87,7 @@ class TransformerEncoder(nn.Module):
     def checkpoint_activations(self):
         """Recompute activations in the backward pass."""
         for tower in self._towers():
-            tower.backbone.gradient_checkpointing_enable()
+            tower.backbone.activation_checkpointing_enable()
             tower.backbone.enable_input_require_grads()  # with LoRA the embeddings would ask for none
 
     def forward(self, ids, offsets, counts=None, kind="doc"):

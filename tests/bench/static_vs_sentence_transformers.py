@@ -36,7 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import train  # noqa: E402
-from lib import data, index, loss, metrics, model, negatives, run  # noqa: E402
+from lib import data, index, loss, metrics, model, negatives, retriever, run  # noqa: E402
 
 try:
     import datasets
@@ -191,7 +191,7 @@ def draw(qrels, order, step):
 
 def score(collection, q_emb, d_emb):
     """The measure by which train.py chooses, of exact search on the test split."""
-    found = index.exact_search(q_emb, d_emb, train.RANKED)
+    found = index.exact_search(q_emb, d_emb, retriever.RANKED)
     return metrics.mean(metrics.score(collection, "test", *found))[train.SELECT]
 
 

@@ -3,21 +3,21 @@
     pip install sentence-transformers                               # the peer; nothing else here needs it
     python tests/bench/transformer_vs_sentence_transformers.py --model FOLDER --data FOLDER
 
-Each side runs in a process of its own, so that peak memory is its own; the sides alternate, and the medians are
-reported. Same weights, texts, lengths and outputs (the lowest cosine is printed); tokenising is timed on neither
-side. The share of peak is that of a 2048-cube float32 matrix product, measured in the same run.
+Each side runs in a process of its own, so that peak memory is its own; the sides alternate, and the medians
+are reported. Same weights, texts, lengths and outputs (the lowest cosine is printed); tokenising is timed on
+neither side. The share of peak is that of a 2048-cube float32 matrix product, measured in the same run.
 
 encode   --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32
-train    steps of --batch_size queries with one positive and one negative each, 128 tokens: forward, in-batch and
-         explicit negatives, backward, AdamW; dropout as the model has it
+train    steps of --batch_size queries with one positive and one negative each, 128 tokens: forward, in-batch
+         and explicit negatives, backward, AdamW; dropout as the model has it
 """
-import argparse
 import json
 import pathlib
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -25,22 +25,22 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import data, loss, model  # noqa: E402
+from lib import data, loss, model, run  # noqa: E402
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run.parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of a sentence-transformers model")
     parser.add_argument("--data", required=True, help="folder in BEIR layout")
     parser.add_argument("--docs", type=int, default=512, help="docs to encode")
     parser.add_argument("--doc_length", type=int, default=256, help="tokens of a doc when encoding")
     parser.add_argument("--batch_size", type=int, default=32, help="queries of a training step")
-    parser.add_argument("--steps", type=int, default=4, help="training steps that are timed, after one that is not")
+    parser.add_argument("--steps", type=int, default=4, help="training steps that are timed, after one")
     parser.add_argument("--repeats", type=int, default=3, help="times that each side runs, in turn")
-    parser.add_argument("--chunk_size", type=int, help="cached gradients for ours, in chunks of this many texts")
-    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--part", choices=("encode", "train"), help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--chunk_size", type=int, help="cached gradients for ours, by this many texts")
+    parser.add_argument("--side", choices=("ours", "peer"), help="of one process; set by the first")
+    parser.add_argument("--part", choices=("encode", "train"), help="of one process; set by the first")
+    parser.add_argument("--out", default=tempfile.gettempdir(), help="folder for the vectors compared")
     return parser.parse_args()
 
 
@@ -50,12 +50,13 @@ def main():
         return {"encode": encode, "train": train}[args.part](args)
     peak = matrix_product_rate()
     print(f"2048-cube float32 matrix product: {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
-    work = pathlib.Path(args.out or "/tmp")
+    work = pathlib.Path(args.out)
     for part in ("encode", "train"):
         results = {"ours": [], "peer": []}
-        for repeat in range(args.repeats):
+        for _ in range(args.repeats):
             for side in results:
-                command = [sys.executable, *sys.argv, "--side", side, "--part", part, "--out", str(work / f"{side}.npy")]
+                command = [sys.executable, *sys.argv, "--side", side, "--part", part,
+                           "--out", str(work / f"{side}.npy")]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     sys.exit(done.stderr)
@@ -65,7 +66,8 @@ def main():
         print(f"\n{part}: {results['ours'][0]['items']} {results['ours'][0]['unit']}")
         for side, found in results.items():
             print(f"  {side}  {found[0]['items'] / seconds[side]:8.1f} {found[0]['unit']}/s  "
-                  f"{flops / seconds[side] / peak:4.0%} of the matrix product  peak {found[0]['peak_mb']:,.0f} MB")
+                  f"{flops / seconds[side] / peak:4.0%} of the matrix product  "
+                  f"peak {found[0]['peak_mb']:,.0f} MB")
         print(f"  ratio {seconds['peer'] / seconds['ours']:.2f}x, memory "
               f"{results['ours'][0]['peak_mb'] / results['peer'][0]['peak_mb']:.2f}x")
         if part == "encode":
@@ -86,7 +88,8 @@ def matrix_product_rate():
 
 def forward_flops(backbone, lengths):
     """Multiply-adds times two of the linear layers and of attention for texts of these lengths."""
-    linear = sum(p.numel() for name, p in backbone.named_parameters() if p.ndim == 2 and "embedding" not in name)
+    linear = sum(p.numel() for name, p in backbone.named_parameters()
+                 if p.ndim == 2 and "embedding" not in name)
     attention = 4 * backbone.config.hidden_size * backbone.config.num_hidden_layers
     return sum(2 * linear * n + attention * n * n for n in lengths)
 
@@ -127,7 +130,7 @@ def train(args):
     steps, B = args.steps + 1, args.batch_size
     q_rows = qrels.queries[:steps * B]
     positives = np.array([qrels.positives(i)[0] for i in range(steps * B)])
-    named = np.concatenate([positives, (positives + 7919) % len(collection.docs)])           # and one negative each
+    named = np.concatenate([positives, (positives + 7919) % len(collection.docs)])  # and a negative each
     encoder = model.load_encoder(args.model, overrides={"doc_length": 128, "query_length": 128})
     q_tokens = data.Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
     d_tokens = data.Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
@@ -169,7 +172,8 @@ def peer_step(args, queries, docs):
     B, n = args.batch_size, (args.steps + 1) * args.batch_size
     objective = MultipleNegativesRankingLoss(peer, scale=20.0)
     optimizer = torch.optim.AdamW(peer.train().parameters(), lr=2e-5, fused=True)
-    columns = [[peer.tokenize(texts[i:i + B]) for i in range(0, n, B)] for texts in (queries, docs[:n], docs[n:])]
+    columns = [[peer.tokenize(texts[i:i + B]) for i in range(0, n, B)]
+               for texts in (queries, docs[:n], docs[n:])]
 
     def step(number):
         objective([dict(column[number]) for column in columns], None).backward()
