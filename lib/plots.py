@@ -61,12 +61,13 @@ def ablation(path, result, *, measure):
             ax.annotate(f"{np.mean(values):.3f}", (max(values), y), xytext=(9, 0), textcoords="offset points",
                         va="center")
         for name, dash in (("bm25", "--"), ("untrained", ":")):
-            ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
+            ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2)
+            ax.annotate(name, (result[name][measure], len(arms) - 0.5), xytext=(4, 0), color="#555555",
+                        textcoords="offset points", rotation=90, va="bottom")
         ax.set(yticks=range(len(arms)), yticklabels=[row["arm"] for row in arms],
                ylim=(len(arms) - 0.4, -0.6), xlabel=f"test {measure.upper()}",
                title=f"{result['collection']}, {result['steps']} steps: o one seed, | their mean")
         ax.margins(x=0.12)
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0))
 
 
 def score_histogram(path, scores, *, title):

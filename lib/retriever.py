@@ -1,4 +1,4 @@
-"""The encoder in training as a retriever: it embeds, searches, mines, is evaluated; on one process or many."""
+"""The encoder in training as a retriever: embeds, searches, mines, is evaluated, on one process or more."""
 import dataclasses
 import functools
 
