@@ -349,7 +349,8 @@ def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cach
         size = args.chunk_size if cached else max(1, len(rows))
         sides.append([retriever.tokens[kind].select(rows[i:i + size])
                       for i in range(0, max(1, len(rows)), size)])
-    value, scores = loss.backward(retriever.encoder, sides, loss_of, cached=cached, scale=scale)
+    value, scores = loss.backward(retriever.encoder, sides, loss_of, cached=cached,
+                                  both=retriever.encoder.both, scale=scale)
     likely = loss.likely_positive(scores, labels, args.mask_margin, guide, args.guide_margin)
     return value, scores, invalid | likely
 

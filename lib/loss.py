@@ -140,17 +140,22 @@ def distillation(scores, labels, teacher, *, kind, temperature):
     return F.kl_div(log_probs, target[some], reduction="none").sum(1).mean()
 
 
-def backward(forward, sides, loss_of, *, cached, scale=lambda value: value):
+def backward(forward, sides, loss_of, *, cached, both=None, scale=lambda value: value):
     """Gradients of a step, keeping all activations or, `cached`, one chunk's (GradCache, Gao et al. 2021).
 
     forward(*chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two
     lists; loss_of(q_emb, d_emb) -> (loss, scores). Cached: (1) vectors without a graph; (2) the loss and its
     gradient with respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and
     backward with the gradient of (2). The gradient is the same; memory stays that of a chunk, for one more
-    forward pass.
+    forward pass. both(query chunk, doc chunk) -> (q_emb, d_emb), where given, takes the place of two calls of
+    forward when nothing is cached and each side is one chunk.
     """
     if not cached:
-        value, scores = loss_of(*(torch.cat([forward(*chunk) for chunk in side]) for side in sides))
+        if both:
+            vectors = both(*(side[0] for side in sides))
+        else:
+            vectors = (torch.cat([forward(*chunk) for chunk in side]) for side in sides)
+        value, scores = loss_of(*vectors)
         scale(value).backward()
         return value.detach(), scores
     states, leaves = [], []

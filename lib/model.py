@@ -101,6 +101,13 @@ class StaticEncoder(nn.Module):
         bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
         return F.normalize(bags, dim=-1)                                                # (n, D)
 
+    def both(self, queries, docs):
+        """Vectors of queries and of docs in one pass: one gradient of the table, not two to add up."""
+        (q_ids, q_offsets, q_counts, _), (d_ids, d_offsets, d_counts, _) = queries, docs
+        offsets = torch.cat([q_offsets, d_offsets[1:] + q_offsets[-1]])
+        vectors = self(torch.cat([q_ids, d_ids]), offsets, torch.cat([q_counts, d_counts]))
+        return vectors.split([len(q_offsets) - 1, len(d_offsets) - 1])
+
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens. Both kinds of text are alike here."""
         return fingerprint("static-bags", self.tokenizer.to_str())

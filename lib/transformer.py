@@ -110,6 +110,10 @@ class TransformerEncoder(nn.Module):
         vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
         return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
 
+    def both(self, queries, docs):
+        """Vectors of queries and of docs."""
+        return self(*queries), self(*docs)
+
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens."""
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())

@@ -143,8 +143,7 @@ def train_ours(args, collection, encoder, tokens, order, *, steps, lr):
         picks, positives = draw(qrels, order, step)
         batch = data.make_batch(collection, qrels.queries[picks], positives, [])
         labels, invalid = torch.from_numpy(batch.labels), torch.from_numpy(batch.invalid)
-        q_emb = encoder(*q_tokens.select(batch.queries))                                     # (B, D)
-        d_emb = encoder(*d_tokens.select(batch.docs))                                        # (N, D)
+        q_emb, d_emb = encoder.both(q_tokens.select(batch.queries), d_tokens.select(batch.docs))
         value, _ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
         value.backward()
         for group in optimizer.param_groups:
