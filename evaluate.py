@@ -75,6 +75,7 @@ def main():
               "unjudged@10": float(1 - judged.mean() / np.maximum((rows[:, :10] >= 0).sum(1), 1).mean()),
               "collection": collection.name, "collection_fingerprint": collection.fingerprint,
               "split": args.split, "retriever": args.retriever, "depth": args.depth}
+    (target / "metrics.json").unlink(missing_ok=True)  # written last: a half-replaced evaluation has none
     formats.write_run(target / "run.trec", qids, collection.docs.ids, rows, scores, tag=args.retriever)
     formats.write_per_query(target / "per_query.jsonl", values)
     run.write_json(target / "metrics.json", result)
