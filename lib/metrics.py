@@ -46,6 +46,11 @@ def mean(values):
     return {name: float(np.mean([v[name] for v in values.values()])) for name in MEASURES}
 
 
+def cosines(a, b):
+    """(n,) cosine of each row of a (n, D) with the same row of b (n, D)."""
+    return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
 def paired_test(a, b, *, seed, rounds=10_000):
     """Compare two arrays (Q,) of per-query values, query by query.
 

@@ -149,6 +149,18 @@ class StaticEncoder(nn.Module):
         return encoder
 
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_to_encode(folder, device, dtype="fp32"):
+    """load_encoder() on a device, ready to encode in a precision of PRECISIONS or, on the CPU, in int8."""
+    encoder, device = load_encoder(folder), pick_device(device)
+    if dtype == "int8" and (encoder.kind != "transformer" or device.type != "cpu"):
+        raise BadInput(f"--encode_dtype int8 is for transformers on the CPU, not {encoder.kind} on {device}")
+    encoder.set_device(device, PRECISIONS.get(dtype))
+    return encoder.quantize() if dtype == "int8" else encoder
+
+
 # --------------------------------------------------------------------------------------------- save and load
 
 def save_encoder(encoder, folder):

@@ -6,8 +6,9 @@ import torch
 import transformers
 from conftest import embed_texts
 
-from lib import model, run
+from lib import data, metrics, model, run
 from lib.run import BadInput
+from lib.transformer import Int8Linear
 
 TEXTS = [
     "Which spice is the most expensive by weight?",
@@ -187,3 +188,42 @@ def test_what_is_no_encoder_is_refused(bert, tmp_path, broken, value):
     with pytest.raises(BadInput, match=value) as refused:
         model.load_encoder(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_int8_is_near_and_does_not_depend_on_the_batch(bert):
+    exact, quantized = load(bert), load(bert).quantize()
+    tokens = data.Tokens(*exact.tokenize(TEXTS))
+    a, b = model.embed(exact, tokens), model.embed(quantized, tokens)
+    assert metrics.cosines(a, b).min() > 0.995
+    assert (a != b).any(), "nothing was quantised"
+    alone = np.concatenate([model.embed(quantized, tokens, [row]) for row in range(len(tokens))])
+    assert np.allclose(alone, b, atol=2e-2)  # a last bit of float32 may tip an integer
+    assert not [m for m in quantized.doc_tower.backbone.modules() if isinstance(m, torch.nn.Linear)]
+
+
+def test_int8_keeps_an_outlying_token_to_itself():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 32)
+    x = torch.randn(8, 64)
+    x[0] *= 1000
+    with torch.no_grad():
+        wanted, found = linear(x), Int8Linear(linear)(x)
+    assert (wanted - found)[1:].abs().max() < 0.06
+
+
+def test_int8_sums_do_not_overflow():
+    linear = torch.nn.Linear(512, 4, bias=False)
+    linear.weight.data.fill_(1.0)
+    with torch.no_grad():
+        found = Int8Linear(linear)(torch.ones(3, 512))
+    assert torch.allclose(found, torch.full((3, 4), 512.0), rtol=1e-3)
+
+
+def test_set_dropout_reaches_attention_too(bert):
+    encoder = load(bert).train()
+    ids, offsets, _ = encoder.tokenize(TEXTS)
+    batch = torch.from_numpy(ids), torch.from_numpy(offsets)
+    assert not torch.equal(encoder(*batch), encoder(*batch))
+    encoder.set_dropout(0.0)
+    assert torch.equal(encoder(*batch), encoder(*batch))
+    assert torch.equal(encoder(*batch), encoder.eval()(*batch))
