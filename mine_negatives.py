@@ -2,96 +2,239 @@
 
     python mine_negatives.py                                # BM25, on the embedded collection
     python mine_negatives.py --run runs/R --sources dense   # with a run's encoder, on the run's own data
-    python mine_negatives.py --data FOLDER --sources bm25 random --depth 50
+    python mine_negatives.py --run runs/R --sources bm25 dense --filters percpos:0.95 near_copy:0.8
+    python mine_negatives.py --run runs/R --audit 0.3       # how many of the negatives are really positives?
+    torchrun --nproc_per_node 4 mine_negatives.py --run runs/R                   # the same file, sooner
 
-Writes a JSONL file: a header that says how it was made, then a record for each candidate (qid, doc_id,
-source, rank, score, positive_score, round). `train.py --negatives file:4 --negatives_file F` trains on it.
+Each source proposes --pool candidates a query, known positives and copies of them left out; --filters drop
+some, --choice takes --depth of the rest. Writes a JSONL file: a header that says how it was made, then a
+record for each candidate (qid, doc_id, source, rank, score, positive_score, round), or another system's
+--format. `train.py --negatives file:4 --negatives_file F` trains on it. What was embedded and searched is
+kept in the cache: a killed command continues, and other filters cost seconds.
 """
+import dataclasses
+import os
 import pathlib
 
 import numpy as np
 
-from lib import data, formats, index, model, negatives, plots, run
+from lib import audit, data, dist, exchange, filters, formats, index, model, negatives, plots, run, shards
+from lib.rerank import CrossEncoder
 from lib.run import BadInput
 
 
 def parse_args():
     parser = run.parser(__doc__)
     add = parser.add_argument
-    add("--data", help="collection: python (embedded) or a folder in BEIR layout; default: that of --run, "
-        "else python")
+    add("--data", help="collection: python, python:docs (embedded) or a folder in BEIR layout; default: "
+        "that of --run, else python")
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
     add("--sources", nargs="+", choices=("bm25", "random", "dense"), metavar="SOURCE",
         help="any of bm25, random, dense; default: dense with --run, else bm25")
-    add("--depth", type=int, default=30, help="candidates to keep for each query and source")
-    add("--seed", type=int, default=0, help="decides what the source random draws")
+    add("--shares", nargs="+", type=float, help="share of --depth for each source; default: --depth of each")
+    add("--depth", type=int, default=30, help="candidates to keep for each query")
+    add("--pool", type=int, help="candidates to mine before filtering; default: 100 with filters or a "
+        "choice, else --depth")
+    add("--filters", nargs="+", default=[], metavar="F", help="candidates to drop, as in window:11:100 "
+        f"percpos:0.95 quantile:0.5 near_copy:0.8: {', '.join(filters.FILTERS)} (lib/filters.py)")
+    add("--choice", default="top", help="of those that pass: top, uniform, simans:A:B or softmax:T")
+    add("--positive", choices=negatives.POSITIVE, default="max",
+        help="which of several positives' scores the filters compare with")
+    add("--cross_encoder", metavar="NAME|FOLDER", help="scores the pool: for the filter denoise, for "
+        "--relabel, and as teacher scores in the file")
+    add("--relabel", type=float, metavar="X", help="candidates that --cross_encoder gives more than this "
+        "become positives, in a collection written beside the file")
+    add("--audit", type=float, metavar="SHARE", help="hide a positive of this share of the queries and "
+        "see how many come back as negatives, by source, rank and filter; writes the audit, no negatives")
+    add("--format", choices=("own", *exchange.FORMATS), default="own", help="of the file; own keeps it all")
+    add("--max_ram", type=float, default=1.0, metavar="GB", help="memory for the search, beside its result")
+    add("--encode_dtype", choices=(*model.PRECISIONS, "int8"), default="fp32",
+        help="precision in which a transformer encodes")
+    add("--seed", type=int, default=0, help="decides what is drawn and hidden")
     add("--name", help="folder below runs/ to write to; default: the folder of --run, else COLLECTION-mined")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
-    if args.depth <= 0:
-        raise BadInput(f"--depth {args.depth}: must be above 0")
+    for name in ("depth", "pool", "max_ram"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
+            raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
+    args.sources = args.sources or (["dense"] if args.run else ["bm25"])
+    if "dense" in args.sources and not args.run:
+        raise BadInput("the source dense needs --run R: the run whose encoder mines")
+    if args.shares and (len(args.shares) != len(args.sources) or abs(sum(args.shares) - 1) > 1e-6):
+        raise BadInput(f"--shares {args.shares}: one for each of {', '.join(args.sources)}, adding up to 1")
+    if args.relabel is not None and not args.cross_encoder:
+        raise BadInput("--relabel needs --cross_encoder: it decides what is a positive")
     return args, parser
 
 
 def main():
     args, parser = parse_args()
-    sources = args.sources or (["dense"] if args.run else ["bm25"])
-    if "dense" in sources and not args.run:
-        raise BadInput("the source dense needs --run R: the run whose encoder mines")
+    chosen = filters.parse_choice(args.choice)
+    wanted = [filters.parse_filter(text) for text in args.filters]
+    device = dist.start(model.pick_device(args.device))
     trained = pathlib.Path(args.run) if args.run else None
     spec = args.data or (run.recorded(trained)["args"]["data"] if trained else "python")
-    collection = data.load_collection(spec)
-    encoder = None
-    if trained:
-        encoder = model.load_encoder(trained / "encoder").set_device(model.pick_device(args.device))
-    if args.name or not trained:
-        folder = run.run_path(args.name or f"{collection.name}-mined")
+    with dist.main_first():
+        collection = data.load_collection(spec)
+        name, hidden = collection.name, None
+        if args.audit is not None:
+            collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
+    encoder = trained and model.load_to_encode(trained / "encoder", device, args.encode_dtype)
+    folder = trained if trained and not args.name else run.run_path(args.name or f"{name}-mined")
+    stem = f"{name}-{args.split}-{'+'.join(args.sources)}"
+    if args.audit is not None:
+        path = folder / "audit" / f"{stem}.md"
     else:
-        folder = trained
-    path = folder / "negatives" / f"{collection.name}-{args.split}-{'+'.join(sources)}.jsonl"
+        path = folder / "negatives" / f"{stem}.{'jsonl' if args.format == 'own' else args.format}"
     if path.exists() and not args.overwrite:
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
     qrels = collection.split(args.split)
     clock = run.Clock()
-    run.print_header(f"mining {', '.join(sources)} for {len(qrels)} {args.split} queries of "
-                     f"{collection.name} ({len(collection.docs)} docs)", args, parser,
-                     {"overfetch": negatives.overfetch(collection)})
-    mined = [mine(source, collection, qrels, encoder, depth=args.depth, seed=args.seed) for source in sources]
+    pool = max(args.depth, args.pool or (100 if wanted or args.choice != "top" else 0))
+    run.print_header(
+        f"{'auditing' if hidden is not None else 'mining'} {', '.join(args.sources)} for {len(qrels)} "
+        f"{args.split} queries of {collection.name} ({len(collection.docs)} docs)", args, parser,
+        {"pool": pool, "overfetch": negatives.overfetch(collection)}
+        | ({} if hidden is None else {"hidden": len(hidden)}))
+    judge = CrossEncoder(args.cross_encoder, device=device) if args.cross_encoder else None
+    mined = []
+    for source in args.sources:
+        found = mine(args, source, collection, qrels, encoder, pool)
+        mined.append(judge.judge(found, collection) if judge else found)
+    if dist.is_main():
+        if hidden is not None:
+            write_audit(path, args, collection, mined, hidden, wanted)
+        else:
+            write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec)
+    dist.stop()
+
+
+def mine(args, source, collection, qrels, encoder, pool):
+    """Candidates of one source for every query of a split."""
+    rows, fetch = qrels.queries, pool + negatives.overfetch(collection)
+    known = collection.known_docs(rows)
+    if source == "random":
+        return negatives.random_candidates(collection, rows, pool, seed=args.seed)
+    if source == "bm25":
+        with dist.main_first():
+            bm25 = index.BM25.load(collection.docs)
+        key = run.fingerprint("bm25", collection.fingerprint, args.split, fetch)
+
+        def search(number):
+            part = slice(number * shards.ROWS, (number + 1) * shards.ROWS)
+            texts = collection.queries.texts(rows[part])
+            found = bm25.search(texts, fetch, also=known[part], desc="mining bm25")
+            return dict(zip(("scores", "rows", "known"), found))
+        paths = shards.make(run.cache_dir("mined", key), -(-len(rows) // shards.ROWS), search, desc="mining")
+        parts = [np.load(path) for path in paths]
+        found = tuple(np.concatenate([part[name] for part in parts]) for name in ("scores", "rows", "known"))
+    else:
+        found = dense_search(args, collection, rows, known, encoder, fetch)
+    return negatives.from_search(collection, rows, found, source=source, depth=pool, positive=args.positive)
+
+
+def dense_search(args, collection, rows, known, encoder, fetch):
+    """(scores, rows, scores of the known positives), from vectors cached by all that decides them."""
+    vectors = {}
+    for kind, texts, wanted in (("query", collection.queries, rows),
+                                ("doc", collection.docs, np.arange(len(collection.docs)))):
+        with dist.main_first():
+            tokens = data.tokenize(texts, encoder, kind)
+        key = run.fingerprint(encoder.fingerprint, args.encode_dtype, encoder.token_key(kind),
+                              texts.fingerprint, wanted)
+
+        def embed(own, tokens=tokens, wanted=wanted):
+            return model.embed(encoder, tokens, wanted[own])
+        vectors[kind] = shards.Vectors(run.cache_dir("vectors", key), len(wanted), encoder.dim, embed,
+                                       desc=f"embedding {'queries' if kind == 'query' else 'docs'}")
+        vectors[kind].key = key
+    key = run.fingerprint(vectors["query"].key, vectors["doc"].key, known, fetch)
+    return shards.search(run.cache_dir("mined", key), vectors["query"], vectors["doc"], known, fetch,
+                         max_ram=args.max_ram * 1e9, desc="searching")
+
+
+def write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec):
+    """Filter, choose, write the file and its figure, print the table and what comes next."""
+    kept = []
+    for candidates, share in zip(mined, args.shares or [1.0] * len(mined)):
+        candidates = filters.apply(candidates, wanted, collection)
+        if args.relabel is not None:
+            candidates = relabel(path, args, collection, candidates)
+        slots = filters.choose(candidates, max(1, round(share * args.depth)), chosen, seed=args.seed, epoch=0)
+        kept.append(negatives.take(candidates, np.sort(np.where(slots < 0, 1 << 30, slots), axis=1)))
     header = {"collection": collection.name, "collection_fingerprint": collection.fingerprint,
-              "split": args.split, "sources": {c.source: negatives.describe(c) for c in mined},
+              "split": args.split, "sources": {c.source: negatives.describe(c) for c in kept},
               "encoder_fingerprint": encoder.fingerprint if encoder else None, "depth": args.depth,
-              "seed": args.seed, "versions": run.versions()}
-    records = (record for c in mined for record in negatives.records(c, collection))
-    count = formats.write_negatives(path, header, records)
+              "pool": args.pool, "filters": args.filters, "choice": args.choice, "shares": args.shares,
+              "positive": args.positive, "cross_encoder": args.cross_encoder, "seed": args.seed,
+              "versions": run.versions()}
+    records = (record for c in kept for record in negatives.records(c, collection))
+    if args.format == "own":
+        count = formats.write_negatives(path, header, records)
+    else:
+        count = exchange.write(path, args.format, records, collection, args.split)
+        print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")
     figure = path.with_suffix(".png")
-    scored = {c.source: (c.scores.ravel(), c.positive) for c in mined if np.isfinite(c.scores).any()}
+    scored = {c.source: (c.scores.ravel(), c.positive) for c in kept if np.isfinite(c.scores).any()}
     if scored:
         plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
-    print_table(mined)
+    print_table(kept)
     data_flag = "" if spec == "python" else f" --data {spec}"
     drawn = f" and {figure.name}" if scored else ""
-    print(f"\nwrote   {path} ({count:,} candidates, {clock.total():.1f} s){drawn}"
-          f"\nnext    python train.py{data_flag} --negatives file:4 --negatives_file {path} "
-          f"--name {collection.name}-mined-negatives")
+    print(f"\nwrote   {path} ({count:,} {'candidates' if args.format == 'own' else 'lines'}, "
+          f"{clock.total():.1f} s){drawn}")
+    if args.format == "own":
+        print(f"next    python train.py{data_flag} --negatives file:4 --negatives_file {path} "
+              f"--name {collection.name}-mined-negatives")
 
 
-def mine(source, collection, qrels, encoder, *, depth, seed):
-    """Candidates of one source for every query of a split."""
-    rows, fetch = qrels.queries, depth + negatives.overfetch(collection)
-    if source == "random":
-        return negatives.random_candidates(collection, rows, depth, seed=seed)
-    if source == "bm25":
-        texts = collection.queries.texts(rows)
-        found = index.BM25.load(collection.docs).search(texts, fetch, desc="mining bm25")
-    else:
-        queries = data.tokenize(collection.queries, encoder, "query")
-        docs = data.tokenize(collection.docs, encoder, "doc")
-        q_emb = model.embed(encoder, queries, rows, desc="embedding queries")
-        d_emb = model.embed(encoder, docs, desc="embedding docs")
-        found = index.exact_search(q_emb, d_emb, fetch)
-    return negatives.from_search(collection, rows, found, source=source, depth=depth)
+def relabel(path, args, collection, candidates):
+    """Drop candidates above --relabel and write a collection in which they are positives of their queries."""
+    positive = (candidates.teacher > args.relabel) & (candidates.docs >= 0)
+    folder = path.parent / f"{collection.name}-relabelled-{candidates.source}"
+    added = [(collection.queries.ids[row], collection.docs.ids[doc], 1)
+             for row, docs, new in zip(candidates.queries, candidates.docs, positive) for doc in docs[new]]
+    with run.atomic_path(folder) as temporary:
+        (temporary / "qrels").mkdir(parents=True)
+        for texts, name in ((collection.docs, "corpus.jsonl"), (collection.queries, "queries.jsonl")):
+            os.symlink(texts.path.resolve(), temporary / name)
+        for split in collection.qrels:
+            lines = [(qid, doc_id, grade) for qid, grades in collection.qrels_dict(split).items()
+                     for doc_id, grade in grades.items()] + (added if split == args.split else [])
+            text = "".join("\t".join(map(str, line)) + "\n" for line in [formats.QRELS_HEADER, *lines])
+            (temporary / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    print(f"{candidates.source}: {len(added):,} candidates became positives in {folder}/; use it as --data")
+    candidates = filters.keep(candidates, (candidates.docs >= 0) & ~positive)
+    return dataclasses.replace(candidates, dropped=candidates.dropped | {"relabelled": len(added)})
+
+
+def write_audit(path, args, collection, mined, hidden, wanted):
+    """The audit of each source before, between and behind the filters, printed and as .md, .json, .png."""
+    rows, pages = [], []
+    for candidates in mined:
+        first = None
+        for done in range(len(wanted) + 1):
+            if done:
+                candidates = filters.apply(candidates, wanted[done - 1:done], collection)
+            found = audit.is_hidden(candidates, hidden, collection.docs.groups)
+            after = args.filters[done - 1] if done else "none"
+            row = audit.estimate(candidates, found, share=args.audit, before=first)
+            first = first or row
+            rows.append((candidates.source, after, "all", row))
+        rows += [(candidates.source, after, band, row)
+                 for band, row in audit.bands(candidates, found, share=args.audit)]
+        pages.append(audit.page(candidates, found, collection))
+    table = audit.table(rows)
+    title = f"{collection.name}, {args.split}: {len(hidden)} hidden positives"
+    run.write_text(path, f"# Audit of false negatives: {title}\n\n{table}\n{audit.NOTE}" + "".join(pages))
+    run.write_json(path.with_suffix(".json"), {
+        "collection_fingerprint": collection.fingerprint, "share": args.audit, "hidden": len(hidden),
+        "rows": [{"source": source, "after": after, "ranks": ranks} | row
+                 for source, after, ranks, row in rows]})
+    plots.audit(path.with_suffix(".png"), rows, title=title)
+    print(f"\n{table}\n{audit.NOTE}\nwrote   {path}, .json and .png: read the examples in the .md")
 
 
 def print_table(mined):
@@ -105,8 +248,9 @@ def print_table(mined):
         dropped = ", ".join(f"{reason} {count:,}" for reason, count in d["dropped"].items()) or "-"
         print(f"{candidates.source:8}{d['queries']:>9,}{d['candidates']:>12,}{d['shortest_list']:>10}"
               f"{cells[0]:>12}{cells[1]:>10}{above:>12}   {dropped}")
-    print("positive = mean score of the best known positive, where it was among the docs fetched; "
-          "above pos. = share of candidates that outscore it")
+    short = sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined)
+    print("positive = mean score of the known positive; above pos. = share of candidates that outscore it"
+          + (f"; {short:,} lists end short" if short else ""))
 
 
 if __name__ == "__main__":

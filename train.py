@@ -13,15 +13,17 @@ at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
+import argparse
 import math
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import data, dist, formats, loss, metrics, model, negatives, plots, run
+from lib import data, dist, filters, formats, loss, metrics, model, negatives, plots, run
 from lib.retriever import Retriever, bm25_scores, file_candidates
 from lib.run import BadInput
+from lib.supply import Mining, Queue, Supply
 
 SELECT = "mrr@10"  # the dev measure that chooses the checkpoint
 
@@ -75,10 +77,20 @@ def parse_args():
     add("--distill_weight", type=float, default=0.0,
         help="share of distillation in the loss, the rest is contrastive")
     add = parser.add_argument_group("negatives").add_argument
-    add("--depth", type=int, default=30,
-        help="negatives are drawn uniformly from a query's best DEPTH candidates")
+    add("--depth", type=int, default=30, help="negatives are drawn from a query's best DEPTH candidates ...")
+    add("--choice", default="uniform", help="... uniformly, or: top | simans:A:B | softmax:T")
+    add("--filters", nargs="+", default=[], metavar="F",
+        help=f"candidates to drop: {', '.join(filters.FILTERS)} (lib/filters.py)")
+    add("--pool", type=int, help="candidates to mine, before the filters; default: --depth, with filters 100")
+    add("--positive", choices=negatives.POSITIVE, default="max",
+        help="which of several positives' scores the filters compare with")
     add("--refresh_every", type=int, metavar="STEPS",
         help="steps between minings of refresh; default: half an epoch")
+    add("--refresh_overlap", type=float, metavar="SHARE", help="mine refresh again only when less than this "
+        "share of a probe's best docs is left; looked at each --refresh_every, by default an eighth of an "
+        "epoch")
+    add("--refresh_lag", type=int, default=0, metavar="STEPS", help="mine in the background, with the "
+        "weights of one step for use this many steps later: repeatable, whatever the clock does")
     add = parser.add_argument_group("static encoder").add_argument
     add("--dim", type=int, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=int, default=16_000, help="WordPiece tokens, learned from the training side")
@@ -106,10 +118,15 @@ def parse_args():
         help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
     args = parser.parse_args()
-    check_args(args, run.non_default(args, parser))
+    for arm in args.negatives:
+        arm_args(args, parser, arm)
     return args, parser
 
 
+# what an arm may change; the rest (batch, steps, encoder, order of queries) is the same for all arms
+ARM_FLAGS = ("lr", "temperature", "terms", "hardness", "label_smoothing", "debias", "mask_margin", "guide",
+             "guide_margin", "triplet_margin", "dims", "distill", "distill_weight", "depth", "choice",
+             "filters", "pool", "positive", "refresh_every", "refresh_overlap", "refresh_lag")
 TRANSFORMER_ONLY = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length",
                     "projection", "separate_towers", "from_config", "lora", "dropout",
                     "gradient_checkpointing", "precision", "compile")
@@ -130,7 +147,7 @@ def check_args(args, given):
         raise BadInput("--guide_margin needs --guide")
     for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
                  "steps", "lr", "temperature", "epochs", "vocab_size", "projection", "lora", "query_length",
-                 "doc_length"):
+                 "doc_length", "pool"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
     for name in ("ema", "warmup", "label_smoothing", "debias", "dropout"):
@@ -138,12 +155,32 @@ def check_args(args, given):
             raise BadInput(f"--{name} {getattr(args, name)}: at least 0 and below 1")
     if not 0 <= args.distill_weight <= 1:
         raise BadInput(f"--distill_weight {args.distill_weight}: between 0 and 1")
+    list(map(filters.parse_filter, args.filters))
+    filters.parse_choice(args.choice)
+    if args.refresh_overlap is not None and not 0 < args.refresh_overlap <= 1:
+        raise BadInput(f"--refresh_overlap {args.refresh_overlap}: above 0 and at most 1")
+    if args.refresh_lag < 0:
+        raise BadInput(f"--refresh_lag {args.refresh_lag}: at least 0")
     if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
         raise BadInput("the source file:K and --negatives_file F come together: "
                        "F holds what file:K draws from")
     stages = [dict(stage.parts) for arm in args.negatives for stage in negatives.parse_arm(arm)]
     if args.distill_weight and not all("file" in stage for stage in stages):
         raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
+
+
+def arm_args(args, parser, arm):
+    """The arguments of one arm: `refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8` changes two."""
+    changed = argparse.Namespace(**vars(args))
+    for item in arm.split()[1:]:
+        name, _, value = item.partition("=")
+        if name not in ARM_FLAGS or not value:
+            raise BadInput(f"--negatives {arm!r}: {item} is no flag=value of an arm; "
+                           f"it may change {', '.join(ARM_FLAGS)}")
+        values = value.split(",") if name in ("filters", "terms", "dims") else [value]
+        setattr(changed, name, getattr(parser.parse_args([f"--{name}", *values]), name))
+    check_args(changed, run.non_default(changed, parser))
+    return changed
 
 
 def main():
@@ -154,17 +191,17 @@ def main():
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
     if args.negatives_file:
-        file_candidates(args.negatives_file, collection, args.depth,
-                        needs_teacher=bool(args.distill_weight))
+        file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
     if len(set(jobs)) < len(jobs):
         raise BadInput("--negatives or --seeds name the same run twice")
     if len(jobs) == 1:
         (arm, seed), = jobs
         folder = run.run_path(args.name or f"{collection.name}-{slug(arm)}-s{seed}")
-        summary = train(args, parser, collection, folder, arm=arm, seed=seed, device=device)
+        summary = train(arm_args(args, parser, arm), parser, collection, folder, arm=arm, seed=seed,
+                        device=device)
         print_table(summary)
-        print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/training.png, summary.json"
+        print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json"
               f"\nnext    python build_index.py --run {folder}")
     else:
         folder = run.run_path(args.name or f"{collection.name}-ablation")
@@ -174,7 +211,8 @@ def main():
         for number, (arm, seed) in enumerate(jobs, 1):
             print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
             path = folder / f"{slug(arm)}-s{seed}"
-            summaries.append(train(args, parser, collection, path, arm=arm, seed=seed, device=device))
+            summaries.append(train(arm_args(args, parser, arm), parser, collection, path, arm=arm, seed=seed,
+                                   device=device))
         if dist.is_main():
             ablation(folder, collection, summaries)
     dist.stop()
@@ -190,7 +228,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     with dist.main_first():
         encoder = make_encoder(args, collection, seed=seed)
         retriever = Retriever(collection, encoder, negatives_file=args.negatives_file,
-                              needs_teacher=bool(args.distill_weight))
+                              needs_teacher=bool(args.distill_weight), positive=args.positive)
     order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
     plan = derive(args, encoder, order, device)
     retriever.place(device, model.PRECISIONS[plan["precision"]], ema=args.ema, compile=args.compile,
@@ -209,9 +247,13 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     groups += [{"params": [log_temperature], "weight_decay": 0.0}] * args.learn_temperature
     optimizer = torch.optim.AdamW(groups, lr=peak_lr, fused=device.type != "mps")
     scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
-    supply = negatives.Supply(arm, steps=steps, refresh_every=plan["refresh_every"], depth=args.depth,
-                              seed=seed, collection=collection, mine=retriever.mine, upcoming=order.upcoming)
-    queue = negatives.Queue(supply.queue_size, encoder.dim, device=device)
+    mining = Mining(
+        depth=args.depth, pool=plan["pool"], filters=tuple(map(filters.parse_filter, args.filters)),
+        choice=filters.parse_choice(args.choice), refresh_every=plan["refresh_every"],
+        refresh_overlap=args.refresh_overlap, refresh_lag=args.refresh_lag)
+    supply = Supply(arm, steps=steps, mining=mining, seed=seed, collection=collection, miner=retriever,
+                    upcoming=order.upcoming)
+    queue = Queue(supply.queue_size, encoder.dim, device=device)
     best = {"score": -math.inf}
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
              "supply": supply, "queue": queue, "retriever": retriever, "clock": clock}
@@ -230,9 +272,11 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     bar = tqdm(total=steps, initial=begin, unit="step", desc="training")
     for step in range(begin, steps):
         with clock("mine"):
-            for source in supply.prepare(step):
-                if source != "adore":  # mined at every step: a line each would drown the others
-                    log.log({"step": step, "mined": source} | supply.describe(source))
+            for name, report in supply.prepare(step).items():
+                if name != "adore":  # mined at every step: a line each would drown the others
+                    log.log({"step": step, "mined": name} | report)
+                    log.log({"step": step, "mined": name, "seconds": clock.total()}, file="timing.jsonl")
+                    bar.write(mined_line(step, name, report))
         with clock("train"):
             epoch, picks = order.epoch(step), order.picks(step)
             positives = data.draw_positives(qrels, picks, seed=seed, epoch=epoch)
@@ -261,7 +305,10 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         if step % args.log_every == 0 or step + 1 == steps:
             temperature = log_temperature.exp().item()
             labels, source = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.source))
-            stats = loss.batch_stats(scores, labels, off, source, supply.sources, temperature=temperature)
+            stats = loss.batch_stats(scores, labels, off, source, supply.labels, temperature=temperature)
+            check_sources(stats["ledger"], supply.active(step), len(queue.docs))
+            for row in stats["ledger"]:
+                row["age"] = supply.age(row["source"], step)
             log.log({"step": step, "epoch": epoch, "loss": value.item(),
                      "lr": optimizer.param_groups[0]["lr"], "temperature": temperature} | stats)
             rate = (step + 1) * len(picks) / clock.spent["train"]
@@ -295,6 +342,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         formats.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
         plots.training(folder / "plots" / "training.png", log.read_log(),
                        title=f"{arm} on {collection.name}, seed {seed}")
+        plots.ledger(folder / "plots" / "ledger.png", log.read_log(), title=f"{arm}, seed {seed}")
         log.finish(summary)
     return summary
 
@@ -306,7 +354,9 @@ def derive(args, encoder, order, device):
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return {"steps": steps, "steps_per_epoch": order.steps_per_epoch, "effective_batch": order.batch_size,
             "train_queries": order.n,
-            "refresh_every": args.refresh_every or max(1, order.steps_per_epoch // 2),
+            "pool": max(args.depth, args.pool or (100 if args.filters else 0)),
+            "refresh_every": args.refresh_every or max(
+                1, order.steps_per_epoch // (2 if args.refresh_overlap is None else 8)),
             "eval_every": args.eval_every or order.steps_per_epoch,
             "peak_lr": args.lr or (3e-3 if encoder.kind == "static" else 3e-5),
             "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
@@ -392,13 +442,32 @@ def learning_rate(step, steps, warmup):
 # --------------------------------------------------------------------------------------------------- reports
 
 def slug(arm):
-    """An arm as part of a folder's name: bm25:2+refresh:2 -> bm25-2+refresh-2."""
-    return arm.replace(":", "-")
+    """An arm as part of a folder's name: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
+    return arm.translate(str.maketrans(": /", "-_-"))
 
 
 def inputs(collection):
     """What went in, by content."""
     return {"collection": collection.name, "collection_fingerprint": collection.fingerprint}
+
+
+def check_sources(ledger, active, queued):
+    """BadInput if a source of the arm has not one negative in the denominator: then it teaches nothing."""
+    there = {"file" if row["source"].endswith("(file)") else row["source"]
+             for row in ledger if row["negatives"]}
+    for name in active:
+        if name not in there and not (name == "queue" and not queued):
+            raise BadInput(f"--negatives: no doc of {name} stands in the denominator; are all of them masked "
+                           "(--mask_margin, --guide), or the docs of other queries anyway?")
+
+
+def mined_line(step, name, report):
+    """One line for people about a mining."""
+    age = "" if report["age"] is None else f", {report['age']} steps after the last"
+    kept = "" if report.get("overlap") is None else f", {report['overlap']:.0%} of it were there before"
+    above = report["outscore_positive"]
+    above = "" if above is None else f", {above:.1%} above the positive"
+    return f"step {step:>5}  mined {name}: {report['candidates']:,} candidates{above}{age}{kept}"
 
 
 def log_line(step, value, stats, rate):

@@ -151,6 +151,15 @@ class Collection:
         indptr = np.concatenate([[0], np.cumsum(end - start)])
         return indptr, pairs[1][_ranges(start, end)].astype(np.int32)
 
+    def known_docs(self, query_rows):
+        """(n, P) doc rows of each query's known positives, one row for each text, -1 where it has fewer."""
+        indptr, groups = self.known
+        counts = np.diff(indptr)[query_rows]
+        docs = np.full((len(query_rows), max(1, counts.max(initial=0))), -1, dtype=np.int32)
+        docs[np.arange(docs.shape[1]) < counts[:, None]] = groups[_ranges(indptr[query_rows],
+                                                                          indptr[query_rows + 1])]
+        return docs
+
     def known_positive(self, query_rows, doc_rows):
         """(n, C) bool: whether doc_rows[i, c] is known as relevant to query_rows[i]; False for rows of -1."""
         indptr, groups = self.known
@@ -170,10 +179,10 @@ def _ranges(start, end):
 
 
 def load_collection(spec):
-    """The collection that `--data` names: `python` (embedded, offline) or a folder in BEIR layout."""
-    folder = pycode.build() if spec == "python" else pathlib.Path(spec)
+    """The collection that `--data` names: embedded (python, python:docs) or a folder in BEIR layout."""
+    folder = pycode.build(spec) if spec in pycode.TASKS else pathlib.Path(spec)
     if not folder.is_dir():
-        raise BadInput(f"--data {spec}: no such folder (give `python` or a folder in BEIR layout)")
+        raise BadInput(f"--data {spec}: no such folder (give python, python:docs or a folder in BEIR layout)")
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {split: folder / "qrels" / f"{split}.tsv" for split in SPLITS}
     qrels = {split: _load_qrels(path, queries, docs) for split, path in files.items() if path.is_file()}
@@ -181,7 +190,7 @@ def load_collection(spec):
         raise BadInput(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there")
     parts = [docs.fingerprint, queries.fingerprint]
     parts += [part for split in qrels for part in (split, fingerprint_file(files[split]))]
-    name = "python" if spec == "python" else folder.resolve().name
+    name = spec.replace(":", "-") if spec in pycode.TASKS else folder.resolve().name
     return Collection(name, docs, queries, qrels, fingerprint(parts))
 
 
@@ -263,7 +272,7 @@ class Batch:
     docs: np.ndarray     # (N,) doc rows, no text twice
     labels: np.ndarray   # (B,) column of each query's positive
     invalid: np.ndarray  # (B, N) bool: known positives of the query, which must not count as negatives
-    source: np.ndarray   # (B, N) int8: 0 for docs of other queries, i + 1 for the i-th source of the arm
+    source: np.ndarray   # (B, N) int8: 0 for docs of other queries, else the code of source and rank band
 
 
 class QueryOrder:
@@ -302,15 +311,15 @@ def draw_positives(qrels, picks, *, seed, epoch):
 
 
 def make_batch(collection, query_rows, positives, negatives, *, queue=None):
-    """Assemble a Batch. positives (B,) doc rows; negatives: for each source (B, K) doc rows, -1 for none.
+    """Assemble a Batch. positives (B,) doc rows; negatives: {code: (B, K) doc rows, -1 for none}.
 
     A doc that is named more than once becomes one column, so that it is encoded once and counts once per
-    denominator. queue: (number of its source, (n,) doc rows whose vectors stand behind those of `docs`): they
+    denominator. queue: (its code, (n,) doc rows whose vectors stand behind those of `docs`): they
     add n columns.
     """
     B = len(query_rows)
     groups = collection.docs.groups
-    named = np.concatenate([positives[:, None], *negatives], axis=1)       # (B, 1 + sum of K)
+    named = np.concatenate([positives[:, None], *negatives.values()], axis=1)  # (B, 1 + sum of K)
     named = np.where(named >= 0, groups[named], -1)
     docs, columns = np.unique(named, return_inverse=True)
     columns = columns.reshape(named.shape)
@@ -319,18 +328,18 @@ def make_batch(collection, query_rows, positives, negatives, *, queue=None):
     labels = columns[:, 0]
     source = np.zeros((B, len(docs)), dtype=np.int8)
     begin = 1
-    for number, part in enumerate(negatives, 1):
+    for code, part in negatives.items():
         own = columns[:, begin:begin + part.shape[1]]
         rows, slots = np.nonzero(own >= 0)
-        source[rows, own[rows, slots]] = number
+        source[rows, own[rows, slots]] = code
         begin += part.shape[1]
     invalid = known_columns(collection, query_rows, docs)
     invalid[np.arange(B), labels] = False
     if queue:
-        number, queued = queue
+        code, queued = queue
         stale = known_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
         invalid = np.concatenate([invalid, stale], axis=1)
-        source = np.concatenate([source, np.full(stale.shape, number, dtype=np.int8)], axis=1)
+        source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int8)], axis=1)
     return Batch(query_rows, docs, labels, invalid, source)
 
 

@@ -16,6 +16,17 @@ def exact_search(q_emb, d_emb, k):
     return faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT)
 
 
+def pair_scores(q_emb, d_emb, rows, *, block=1024):
+    """(Q, P) inner products of each query with its own docs: rows (Q, P), -1 for none, which gives nan."""
+    scores = np.full(rows.shape, np.nan, dtype=np.float32)
+    for begin in range(0, len(rows), block):
+        part = slice(begin, begin + block)
+        owner, column = np.nonzero(rows[part] >= 0)
+        docs = rows[part][owner, column]
+        scores[begin + owner, column] = np.einsum("nd,nd->n", q_emb[part][owner], d_emb[docs])
+    return scores
+
+
 # ---------------------------------------------------------------------------------------------- FAISS index
 
 def build_index(d_emb):
@@ -83,15 +94,17 @@ class BM25:
         index = bm25s.BM25.load(folder, load_corpus=False, load_vocab=False, mmap=True)
         return cls(index, json.loads((folder / "words.json").read_text(encoding="utf-8")))
 
-    def search(self, queries, k, *, desc="BM25 search"):
+    def search(self, queries, k, *, also=None, desc="BM25 search"):
         """The k best docs of each query text -> (scores (Q, k) float32, rows (Q, k) int64).
 
-        Docs that share no word with the query are no results: their rows are -1, their scores 0.
+        Docs that share no word with the query are no results: their rows are -1, their scores 0. also (Q, P)
+        doc rows, -1 for none: their scores (Q, P), nan for none, come third.
         """
         docs = self._index.scores["num_docs"]
         k = min(k, docs)
         scores = np.zeros((len(queries), k), dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
+        extra = None if also is None else np.where(also >= 0, 0.0, np.nan).astype(np.float32)
         for i, query in enumerate(tqdm(queries, unit="query", unit_scale=True, desc=desc, delay=2)):
             ids = [self._vocabulary[word] for word in words(query) if word in self._vocabulary]
             if not ids:
@@ -101,4 +114,6 @@ class BM25:
             best = best[np.lexsort((best, -all_scores[best]))]
             found = all_scores[best] > 0
             scores[i, found], rows[i, found] = all_scores[best[found]], best[found]
-        return scores, rows
+            if also is not None:
+                extra[i] = np.where(also[i] >= 0, all_scores[also[i]], np.nan)
+        return (scores, rows) if also is None else (scores, rows, extra)

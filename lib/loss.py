@@ -192,12 +192,13 @@ def _set_random_state(state):
 
 
 def batch_stats(scores, labels, invalid, source, names, *, temperature):
-    """What a batch taught, as plain numbers: accuracy, mean scores, and the part of each source of negatives.
+    """What a batch taught, as plain numbers: accuracy, mean scores, and the ledger of its negatives.
 
     scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
-    queries ("in_batch"), i + 1 for names[i]. For each source: negatives per query in the denominator, the
-    share of them that outscore the positive, and the share of the softmax mass on negatives, which is their
-    share of the gradient with respect to the scores.
+    queries ("in_batch"), i + 1 for names[i] = (source, band of ranks). The ledger has a row for each name:
+    negatives per query in the denominator, the share of them that outscore the positive, and the share of the
+    softmax mass on negatives, which is their share of the gradient with respect to the scores. effective: the
+    exponential of the entropy of that mass over a query's negatives, how many it is really trained on.
     """
     rows = torch.arange(len(scores), device=scores.device)
     positive = scores[rows, labels][:, None]                                            # (B, 1)
@@ -206,15 +207,30 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
     logits = (scores.double() / temperature).masked_fill(invalid, float("-inf"))  # float32 would reach 0
     weight = torch.softmax(logits, 1) * negative
+    share = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
     above = (scores > positive) & negative
     stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
              "positive": positive.mean().item(),
              "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
-             "sources": {}}
-    for number, name in enumerate(("in_batch", *names)):
+             "effective": torch.special.entr(share).sum(1).exp().mean().item(), "ledger": []}
+    for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
         mine = negative & (source == number)
         count = mine.sum().item()
-        stats["sources"][name] = {"negatives": count / len(scores),
-                                  "above": above[mine].float().mean().item() if count else 0.0,
-                                  "gradient": (weight[mine].sum() / weight.sum()).item() if count else 0.0}
-    return stats
+        stats["ledger"].append({
+            "source": name, "ranks": ranks, "negatives": count / len(scores),
+            "above": above[mine].float().mean().item() if count else 0.0,
+            "gradient": (weight[mine].sum() / weight.sum()).item() if count else 0.0})
+    return stats | {"sources": by_source(stats["ledger"])}
+
+
+def by_source(ledger):
+    """{source: its rows of a ledger, as one}: negatives and gradient add up, above is their mean."""
+    sources = {}
+    for row in ledger:
+        total = sources.setdefault(row["source"], {"negatives": 0.0, "above": 0.0, "gradient": 0.0})
+        total["above"] += row["above"] * row["negatives"]
+        total["negatives"] += row["negatives"]
+        total["gradient"] += row["gradient"]
+    for total in sources.values():
+        total["above"] /= total["negatives"] or 1.0
+    return sources

@@ -186,7 +186,7 @@ def load_encoder(source, *, seed=0, **options):
 
     `options` are TransformerEncoder.read()'s. BadInput if a folder of ours was changed after it was written.
     """
-    folder = _local_folder(source)
+    folder = local_folder(source)
     found = _fingerprint_folder(folder)
     if (folder / "encoder.json").exists():
         info = read_json(folder / "encoder.json")
@@ -205,7 +205,8 @@ def load_encoder(source, *, seed=0, **options):
     return encoder.eval()
 
 
-def _local_folder(source):
+def local_folder(source):
+    """The folder of a folder or of a hub name, which is downloaded; BadInput if there is none."""
     folder = pathlib.Path(source)
     if folder.is_dir():
         return folder

@@ -1,4 +1,5 @@
 """Every figure, each a function of plain data; readable in black and white: marks and dashes differ too."""
+import itertools
 from contextlib import contextmanager
 
 import matplotlib
@@ -40,13 +41,47 @@ def training(path, log, *, title):
         middle.plot([x["step"] for x in evals], [x["dev"]["mrr@10"] for x in evals], color=STYLES[0][0],
                     marker="o")
         middle.set(xlabel="step", ylabel="dev MRR@10", title="the checkpoint is the highest point")
-        for name, (colour, mark, dash) in zip(lines[0]["sources"], STYLES):
-            seen = [x for x in lines if x["sources"][name]["negatives"]]
+        names = dict.fromkeys(name for x in lines for name in x["sources"])
+        for name, (colour, mark, dash) in zip(names, STYLES):
+            seen = [x for x in lines if x["sources"].get(name, {}).get("negatives")]
             right.plot([x["step"] for x in seen], [100 * x["sources"][name]["above"] for x in seen],
                        color=colour, linestyle=dash, marker=mark, markersize=3, label=name)
         right.set(xlabel="step", ylabel="negatives above their positive (%)", title="hardness by source",
                   ylim=(0, None))
         right.legend(frameon=False)
+
+
+def ledger(path, log, *, title):
+    """The ledger of negatives over training: share of the gradient and hardness by source and rank band."""
+    lines = [line for line in log if "ledger" in line]
+    names = dict.fromkeys((row["source"], row["ranks"]) for x in lines for row in x["ledger"])
+    panels = (("gradient", "share of the gradient (%)"), ("above", "negatives above their positive (%)"))
+    with figure(path, 2, width=5.2) as axes:
+        for ax, (key, label) in zip(axes, panels):
+            for name, (colour, mark, dash) in zip(names, itertools.cycle(STYLES)):
+                points = [(x["step"], 100 * row[key]) for x in lines for row in x["ledger"]
+                          if (row["source"], row["ranks"]) == name and row["negatives"]]
+                if points:
+                    ax.plot(*zip(*points), color=colour, linestyle=dash, marker=mark, markersize=3,
+                            label=" ".join(filter(None, name)))
+            ax.set(xlabel="step", ylabel=label, ylim=(0, None))
+        axes[0].set_title(title)
+        axes[1].set_title("by source and rank in the mined list")
+        axes[1].legend(frameon=False, fontsize=8)
+
+
+def audit(path, rows, *, title):
+    """Hidden positives per negative, with intervals: one line for each source, filter and band of ranks."""
+    with figure(path, width=6.4, height=1.2 + 0.35 * len(rows)) as ax:
+        for y, (_, _, ranks, row) in enumerate(rows):
+            low, high = (100 * x for x in row["interval"])
+            colour, mark, _ = STYLES[0 if ranks == "all" else 1]
+            ax.plot([low, high], [y, y], color=colour)
+            ax.plot(100 * row["rate"], y, marker=mark, color=colour)
+        labels = [f"{source}, after {after}" if ranks == "all" else f"ranks {ranks}"
+                  for source, after, ranks, _ in rows]
+        ax.set(yticks=range(len(rows)), yticklabels=labels, ylim=(len(rows) - 0.5, -0.5), xlim=(0, None),
+               xlabel="hidden positives among the negatives (%), 95 % interval", title=title)
 
 
 def ablation(path, result, *, measure):

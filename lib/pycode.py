@@ -1,8 +1,9 @@
-"""The embedded collection: documented functions of the standard library and of the installed packages.
+"""The embedded collections: documented functions of the standard library and of the installed packages.
 
-The task is CodeSearchNet's (Husain et al. 2019): the first sentence of a docstring is the query, the function
-without its docstring is the doc. The result is a folder in BEIR layout, so that nothing else in the project
-knows about it.
+`python` is CodeSearchNet's task (Husain et al. 2019): the first sentence of a docstring is the query, the
+function without its docstring is the doc. In `python:docs` the doc is the rest of the docstring, and the
+near-copies that generated code abounds in stay: a collection full of false negatives. Each becomes a folder
+in BEIR layout, so that nothing else in the project knows about it.
 """
 import ast
 import hashlib
@@ -34,8 +35,11 @@ LEFT_OUT = {"test", "tests", "testing", "_testing", "idle_test", "lib2to3", "sit
 GENERATED = ("transformers/models/", "faiss/swigfaiss")  # made by scripts: near-copies of one another
 
 
-def _files():
-    """(path, dotted module) of every source file that takes part, in a fixed order."""
+TASKS = {"python": "code", "python:docs": "docs"}
+
+
+def _files(task):
+    """(path, dotted module, task) for every source file that takes part, in a fixed order."""
     roots = [("", pathlib.Path(sysconfig.get_path("stdlib")))]
     for name in sorted(MODULES):
         spec = importlib.util.find_spec(name)
@@ -46,15 +50,16 @@ def _files():
             parts = path.relative_to(root).parts
             inside = "/".join((name, *parts) if name else parts)
             left_out = LEFT_OUT & set(parts[:-1]) or parts[-1].startswith("test_")
-            if not left_out and not inside.startswith(GENERATED):
-                yield path, inside
+            if not left_out and (task == "docs" or not inside.startswith(GENERATED)):
+                yield path, inside, task
 
 
-def _first_sentence(docstring):
-    """The first sentence of the first paragraph, on one line, without markup that only a renderer reads."""
-    paragraph = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0]
-    text = re.sub(r"\s+", " ", re.sub(r":\w+:`~?([^`]*)`", r"\1", paragraph)).replace("`", "").strip()
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text, maxsplit=1)[0].rstrip(". ")
+def _split_docstring(docstring):
+    """(first sentence of the first paragraph, the rest), without markup that only a renderer reads."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", docstring.strip()).replace("`", "")
+    paragraph, *others = re.split(r"\n\s*\n", text, maxsplit=1)
+    first, *more = re.split(r"(?<=[.!?])\s+(?=[A-Z])", re.sub(r"\s+", " ", paragraph).strip(), maxsplit=1)
+    return first.rstrip(". "), "\n\n".join(more + others).strip()
 
 
 def _functions(tree, prefix):
@@ -69,8 +74,8 @@ def _functions(tree, prefix):
 
 
 def _parse(job):
-    """Records (name, query, body, docstring, file, line) of one source file."""
-    path, inside = job
+    """Records (name, query, text of the doc, docstring, file, line) of one source file."""
+    path, inside, task = job
     try:
         source = path.read_bytes().decode("utf-8")
         with warnings.catch_warnings():
@@ -85,13 +90,14 @@ def _parse(job):
         docstring = ast.get_docstring(node)
         if not docstring or len(node.body) < 2 or node.name.startswith("__"):
             continue
-        query = _first_sentence(docstring)
+        query, rest = _split_docstring(docstring)
         if not 3 <= len(query.split()) <= 60 or len(query) > 400 or not query.isascii():
             continue
         doc_node = node.body[0]
         kept = lines[node.lineno - 1:doc_node.lineno - 1] + lines[doc_node.end_lineno:node.end_lineno]
-        body = textwrap.dedent("\n".join(kept)).strip()
-        records.append((name, query, body, docstring[:2000], inside, node.lineno))
+        text = textwrap.dedent("\n".join(kept)).strip() if task == "code" else rest[:4000]
+        if task == "code" or len(text.split()) >= 8:
+            records.append((name, query, text, docstring[:2000], inside, node.lineno))
     return records
 
 
@@ -112,26 +118,26 @@ def package_versions():
     return found
 
 
-def build():
-    """The folder of the embedded collection, in BEIR layout; built once for each set of package versions."""
-    versions = package_versions()
-    folder = run.cache_dir(f"python-{run.fingerprint(versions)}")
+def build(spec="python"):
+    """The folder of an embedded collection, in BEIR layout; built once for each set of package versions."""
+    versions, task = package_versions(), TASKS[spec]
+    folder = run.cache_dir(f"python-{task}-{run.fingerprint(versions)}")
     if (folder / "corpus.jsonl").exists():
         return folder
-    jobs = list(_files())
+    jobs = list(_files(task))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # spawn, not fork: a caller may have started threads (torch, tokenizers) that a fork would leave locked
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         parsed = list(tqdm(pool.map(_parse, jobs, chunksize=32), total=len(jobs), unit="file",
                            desc="reading Python source"))
-    seen_queries, seen_bodies, kept = set(), set(), []
+    seen_queries, seen_docs, kept = set(), set(), []
     for record in sorted(r for records in parsed if records for r in records):
-        name, query, body = record[:3]
-        text = re.sub(r"\s+", " ", body)
-        if query.lower() in seen_queries or text in seen_bodies:
+        name, query, doc = record[:3]
+        text = re.sub(r"\s+", " ", doc)
+        if query.lower() in seen_queries or text in seen_docs:
             continue
         seen_queries.add(query.lower())
-        seen_bodies.add(text)
+        seen_docs.add(text)
         kept.append(record)
     with run.atomic_path(folder) as temporary:
         _write(temporary, kept)
@@ -145,9 +151,9 @@ def _write(folder, records):
     qrels = {split: ["query-id\tcorpus-id\tscore"] for split in ("train", "dev", "test")}
     with open(folder / "corpus.jsonl", "w", encoding="utf-8") as corpus, \
             open(folder / "queries.jsonl", "w", encoding="utf-8") as queries:
-        for row, (name, query, body, docstring, file, line) in enumerate(records):
+        for row, (name, query, text, docstring, file, line) in enumerate(records):
             metadata = {"name": name, "file": file, "line": line, "docstring": docstring}
-            doc = {"_id": f"d{row}", "title": "", "text": body, "metadata": metadata}
+            doc = {"_id": f"d{row}", "title": "", "text": text, "metadata": metadata}
             corpus.write(json.dumps(doc) + "\n")
             queries.write(json.dumps({"_id": f"q{row}", "text": query}) + "\n")
             qrels[_split(name)].append(f"q{row}\td{row}\t1")

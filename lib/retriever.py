@@ -1,23 +1,30 @@
 """The encoder in training as a retriever: embeds, searches, mines, is evaluated, on one process or more."""
-import dataclasses
+import concurrent.futures
+import copy
 import functools
 
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lib import data, dist, index, metrics, model, negatives
+from lib import data, dist, filters, index, metrics, model, negatives, run
 from lib.run import BadInput
 
 RANKED = 100  # docs ranked per query when evaluating: the deepest cut-off of metrics.MEASURES
 
 
+PROBE_QUERIES, PROBE_DOCS, PROBE_DEPTH = 200, 2000, 10  # of the fixed sample that shows drift
+
+
 class Retriever:
     """The encoder in training; its averaged twin, which mines, is evaluated and saved; texts as tokens."""
 
-    def __init__(self, collection, encoder, *, negatives_file=None, needs_teacher=False):
+    def __init__(self, collection, encoder, *, negatives_file=None, needs_teacher=False, positive="max"):
         self.collection, self.encoder = collection, encoder
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
+        self.positive = positive  # which of several positives' scores candidates are compared with
+        self._background = None   # the thread of mine_later()
+        self._docs = None, None   # fingerprint of an encoder's weights, its vectors of all docs
         self.tokens = {"query": data.tokenize(collection.queries, encoder, "query"),
                        "doc": data.tokenize(collection.docs, encoder, "doc")}
         self.averaged = self.guide = None
@@ -57,34 +64,62 @@ class Retriever:
         tokens, desc = self.tokens[kind], f"embedding {kind}s"
         return dist.map_rows(lambda own: model.embed(encoder, tokens, own, desc=desc), rows)
 
-    def search(self, encoder, query_rows, k, d_emb=None):
-        """(scores, rows) of the k best docs of each query, exactly."""
-        q_emb = self.embed(encoder, "query", query_rows)
-        d_emb = self.embed(encoder, "doc") if d_emb is None else d_emb
-        return dist.map_rows(lambda own: index.exact_search(q_emb[own], d_emb, k), np.arange(len(q_emb)))
+    def embed_docs(self, encoder):
+        """Vectors of all docs; those of the last call, if the weights are the same."""
+        key = run.fingerprint(*(p.detach().cpu().numpy() for p in encoder.parameters()))
+        found = self._docs  # a local: another thread may mine meanwhile
+        if found[0] != key:
+            found = self._docs = key, self.embed(encoder, "doc")
+        return found[1]
 
-    def mine(self, source, picks, depth):
-        """Candidates of a source for the train queries at positions `picks`."""
-        qrels = self.collection.split("train")
-        rows = qrels.queries[picks]
-        fetch = depth + negatives.overfetch(self.collection)
+    def mine(self, source, picks, depth, last=None, *, encoder=None):
+        """Candidates of a source for the train queries at positions `picks`.
+
+        last (n, C): the docs of their last lists, -1 for none; the share of them that still outscores the
+        positive is noted. encoder: the one that mines, by default the one that the source wants.
+        """
+        rows = self.collection.split("train").queries[picks]
         if source == "file":
             return file_candidates(self.negatives_file, self.collection, depth,
                                    needs_teacher=self.needs_teacher)
         if source == "bm25":
-            return bm25_candidates(self.collection, depth)
-        if source == "adore":
-            if "adore" not in self.frozen:
-                self.frozen["adore"] = self.embed(self.averaged.module, "doc")
-            found = self.search(self.encoder, rows, fetch, self.frozen["adore"])
-        else:
-            found = self.search(self.averaged.module, rows, fetch)
-        return negatives.from_search(self.collection, rows, found, source=source, depth=depth)
+            return bm25_candidates(self.collection, depth, self.positive)
+        if source == "adore" and "adore" not in self.frozen:
+            self.frozen["adore"] = self.embed_docs(self.averaged.module)
+        encoder = encoder or (self.encoder if source == "adore" else self.averaged.module)
+        q_emb = self.embed(encoder, "query", rows)
+        d_emb = self.frozen["adore"] if source == "adore" else self.embed_docs(encoder)
+        found = negatives.from_vectors(self.collection, rows, q_emb, d_emb, source=source, depth=depth,
+                                       positive=self.positive, search=search)
+        if last is not None and (last >= 0).any():
+            still = index.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
+            found.notes = {"last_still_above": round(float(still[last >= 0].mean()), 6)}
+        return found
+
+    def mine_later(self, source, picks, depth, last):
+        """A future of mine() with the weights of this moment, on a thread of its own."""
+        self._background = self._background or concurrent.futures.ThreadPoolExecutor(1)
+        return self._background.submit(self.mine, source, picks, depth, last,
+                                       encoder=copy.deepcopy(self.averaged.module))
+
+    def probe(self):
+        """(PROBE_QUERIES, PROBE_DEPTH) best docs, out of a fixed sample, for fixed train queries."""
+        queries = self.collection.split("train").queries
+        queries = queries[run.permutation(len(queries), "probe", 0)[:PROBE_QUERIES]]
+        docs = run.permutation(len(self.collection.docs), "probe", 1)[:PROBE_DOCS]
+        encoder = self.averaged.module
+        return index.exact_search(self.embed(encoder, "query", queries), self.embed(encoder, "doc", docs),
+                                  PROBE_DEPTH)[1]
 
     def evaluate(self, encoder, split):
         """Per-query values of a split, by exact search."""
-        found = self.search(encoder, self.collection.split(split).queries, RANKED)
-        return metrics.score(self.collection, split, *found)
+        q_emb = self.embed(encoder, "query", self.collection.split(split).queries)
+        return metrics.score(self.collection, split, *search(q_emb, self.embed_docs(encoder), RANKED))
+
+
+def search(q_emb, d_emb, k):
+    """index.exact_search(), each process doing its share of the queries."""
+    return dist.map_rows(lambda own: index.exact_search(q_emb[own], d_emb, k), np.arange(len(q_emb)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,26 +129,30 @@ def bm25_scores(collection, split):
     return metrics.score(collection, split, *bm25_search(collection, rows, RANKED))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def file_candidates(path, collection, depth, *, needs_teacher):
-    """The candidates of --negatives_file, the first `depth` of each query."""
+    """The candidates of --negatives_file, the first `depth` of each query (None: all)."""
     found = negatives.load_candidates(path, collection, collection.split("train"))
     if needs_teacher and np.isnan(found.teacher).all():
         raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
-    return dataclasses.replace(found, docs=found.docs[:, :depth], scores=found.scores[:, :depth],
-                               teacher=found.teacher[:, :depth])
+    return filters.keep(found, found.docs >= 0, depth=depth)
 
 
-@functools.lru_cache(maxsize=1)
-def bm25_candidates(collection, depth):
+@functools.lru_cache(maxsize=2)
+def bm25_candidates(collection, depth, positive):
     """BM25's candidates for all train queries."""
     rows = collection.split("train").queries
-    found = bm25_search(collection, rows, depth + negatives.overfetch(collection))
-    return negatives.from_search(collection, rows, found, source="bm25", depth=depth)
+    found = bm25_search(collection, rows, depth + negatives.overfetch(collection),
+                        also=collection.known_docs(rows))
+    return negatives.from_search(collection, rows, found, source="bm25", depth=depth, positive=positive)
 
 
-def bm25_search(collection, query_rows, k):
-    """(scores, rows) of the k best docs of each query."""
+def bm25_search(collection, query_rows, k, also=None):
+    """BM25.search() for rows of queries, each process doing its share."""
     with dist.main_first():
         bm25 = index.BM25.load(collection.docs)
-    return dist.map_rows(lambda own: bm25.search(collection.queries.texts(own), k), query_rows)
+
+    def search(own):
+        return bm25.search(collection.queries.texts(query_rows[own]), k,
+                           also=None if also is None else also[own])
+    return dist.map_rows(search, np.arange(len(query_rows)))

@@ -124,7 +124,7 @@ def fingerprint_file(path):
 
 # ---------------------------------------------------------------------------------------------- randomness
 
-def _mix(x):
+def mix(x):
     """The splitmix64 finaliser: uint64 array -> uint64 array (Steele, Lea & Flood, OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -145,7 +145,7 @@ def uniform(*key):
                 part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
             part = np.asarray(part)
             part = part.astype(np.uint64) if part.dtype != np.int64 else part.view(np.uint64)
-            state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ _mix(part + np.uint64(0x9E3779B97F4A7C15)))
+            state = mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(part + np.uint64(0x9E3779B97F4A7C15)))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
 
 
