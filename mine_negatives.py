@@ -4,6 +4,7 @@
     python mine_negatives.py --run runs/R --sources dense   # with a run's encoder, on the run's own data
     python mine_negatives.py --run runs/R --sources bm25 dense --filters percpos:0.95 near_copy:0.8
     python mine_negatives.py --run runs/R --audit 0.3       # how many of the negatives are really positives?
+    python mine_negatives.py --sources file --negatives_file F --negatives_format flagembedding   # convert
     torchrun --nproc_per_node 4 mine_negatives.py --run runs/R                   # the same file, sooner
 
 Each source proposes --pool candidates a query, known positives and copies of them left out; --filters drop
@@ -30,8 +31,10 @@ def parse_args():
         "that of --run, else python")
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
-    add("--sources", nargs="+", choices=("bm25", "random", "dense"), metavar="SOURCE",
-        help="any of bm25, random, dense; default: dense with --run, else bm25")
+    add("--sources", nargs="+", choices=("bm25", "random", "dense", "file"), metavar="SOURCE",
+        help="any of bm25, random, dense, file; default: dense with --run, else bm25")
+    add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
+    add("--negatives_format", choices=("own", *exchange.FORMATS), default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=float, help="share of --depth for each source; default: --depth of each")
     add("--depth", type=int, default=30, help="candidates to keep for each query")
     add("--pool", type=int, help="candidates to mine before filtering; default: 100 with filters or a "
@@ -62,6 +65,8 @@ def parse_args():
     args.sources = args.sources or (["dense"] if args.run else ["bm25"])
     if "dense" in args.sources and not args.run:
         raise BadInput("the source dense needs --run R: the run whose encoder mines")
+    if ("file" in args.sources) != bool(args.negatives_file):
+        raise BadInput("the source file and --negatives_file F come together")
     if args.shares and (len(args.shares) != len(args.sources) or abs(sum(args.shares) - 1) > 1e-6):
         raise BadInput(f"--shares {args.shares}: one for each of {', '.join(args.sources)}, adding up to 1")
     if args.relabel is not None and not args.cross_encoder:
@@ -117,6 +122,11 @@ def mine(args, source, collection, qrels, encoder, pool):
     known = collection.known_docs(rows)
     if source == "random":
         return negatives.random_candidates(collection, rows, pool, seed=args.seed)
+    if source == "file":
+        records = None
+        if args.negatives_format != "own":
+            records = exchange.read(args.negatives_file, args.negatives_format, collection)
+        return negatives.load_candidates(args.negatives_file, collection, qrels, rows=records)
     if source == "bm25":
         with dist.main_first():
             bm25 = index.BM25.load(collection.docs)

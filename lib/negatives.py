@@ -157,7 +157,7 @@ def take(candidates, slots):
     """Candidates at slots (n, K) of their lists; slots beyond a list's end stand for none."""
     inside = slots < candidates.docs.shape[1]
     arrays = {}
-    for name, missing in (("docs", -1), ("ranks", 0), ("scores", np.nan), ("teacher", np.nan)):
+    for name, missing in (("docs", -1), ("ranks", 0), ("scores", np.nan), ("teacher", np.nan), ("origin", 0)):
         values = getattr(candidates, name)
         if values is not None:
             moved = np.take_along_axis(values, np.where(inside, slots, 0), 1)
@@ -216,12 +216,14 @@ def _mean(values):
 
 def records(candidates, collection, *, round=0):
     """The records of a negatives file, one per candidate, in order of query and rank."""
+    names = candidates.origins or (candidates.source,)
     for i, row in enumerate(candidates.queries):
         positive = round_score(candidates.positive[i])
         for j in np.flatnonzero(candidates.docs[i] >= 0):
             doc_id = collection.docs.ids[candidates.docs[i, j]]
             record = {"qid": collection.queries.ids[row], "doc_id": doc_id,
-                      "source": candidates.source, "rank": int(candidates.ranks[i, j]),
+                      "source": names[0 if candidates.origin is None else candidates.origin[i, j]],
+                      "rank": int(candidates.ranks[i, j]),
                       "score": round_score(candidates.scores[i, j]), "positive_score": positive,
                       "round": round}
             if candidates.teacher is not None:
@@ -235,12 +237,16 @@ def round_score(score):
     return None if np.isnan(score) else float(f"{score:.6g}")
 
 
-def load_candidates(path, collection, qrels):
-    """Candidates from a negatives file, a list per train query; BadInput if it was made for other data."""
-    header, rows = formats.read_negatives(path)
-    if header.get("collection_fingerprint") != collection.fingerprint:
-        raise BadInput(f"{path}: mined on collection {header.get('collection_fingerprint')}, --data is "
-                       f"{collection.fingerprint}; mine again on this collection")
+def load_candidates(path, collection, qrels, *, rows=None):
+    """Candidates from a negatives file, a list per train query; BadInput if it was made for other data.
+
+    rows: (line number, record) pairs of a file that is not in our format, as exchange.read() gives them.
+    """
+    if rows is None:
+        header, rows = formats.read_negatives(path)
+        if header.get("collection_fingerprint") != collection.fingerprint:
+            raise BadInput(f"{path}: mined on collection {header.get('collection_fingerprint')}, --data is "
+                           f"{collection.fingerprint}; mine again on this collection")
     position = {row: i for i, row in enumerate(qrels.queries.tolist())}
     lists = [{} for _ in position]  # doc row -> (score, rank, source's number, teacher's score)
     origins = {}

@@ -272,6 +272,18 @@ def test_static_tokens_are_the_different_tokens_with_counts(tiny):
         assert dict(zip(ids.tolist(), counts.tolist())) == {i: encoded.count(i) for i in encoded}
 
 
+def test_known_docs_are_a_row_for_each_text_of_a_positive(collection):
+    known, text = known_by_text(collection), collection.docs.text
+    rows = np.random.default_rng(0).permutation(len(collection.queries))
+    for part in (rows, rows[:1], rows[:0], rows[3:9]):
+        found = collection.known_docs(part)
+        assert found.dtype == np.int32 and found.shape[0] == len(part) and found.shape[1] >= 1
+        for row, docs in zip(part, found):
+            texts = [text(doc) for doc in docs if doc >= 0]
+            assert set(texts) == known.get(collection.queries.text(row), set())
+            assert len(texts) == len(set(texts)) and (docs[len(texts) :] == -1).all()
+
+
 # ------------------------------------------------------------------------------------------------- batches
 
 
@@ -328,7 +340,10 @@ def check_batch(collection, query_rows, positives, negatives, queue=None):
         check_queued(collection, whole, *queue)
     known, text = known_by_text(collection), collection.docs.text
     columns = [text(doc) for doc in batch.docs]
-    named = [[text(doc) for part in negatives for doc in part[i] if doc >= 0] for i in range(len(query_rows))]
+    named = [
+        [text(doc) for part in negatives.values() for doc in part[i] if doc >= 0]
+        for i in range(len(query_rows))
+    ]
     assert batch.queries.tolist() == query_rows.tolist()
     assert len(columns) == len(set(columns))
     assert set(columns) == {text(doc) for doc in positives}.union(*named)
@@ -339,19 +354,19 @@ def check_batch(collection, query_rows, positives, negatives, queue=None):
             is_known = column in known.get(collection.queries.text(query), ())
             assert batch.invalid[i, j] == (is_known and j != batch.labels[i])
             by = {
-                number
-                for number, part in enumerate(negatives, 1)
+                code
+                for code, part in negatives.items()
                 if any(doc >= 0 and text(doc) == column for doc in part[i])
             }
             assert batch.source[i, j] in (by or {0})
     return whole
 
 
-def check_queued(collection, batch, number, queued):
+def check_queued(collection, batch, code, queued):
     """The last columns are the queue's: invalid where known to be positive or in the batch itself."""
     known, text, own = known_by_text(collection), collection.docs.text, len(batch.docs)
     assert batch.invalid.shape == batch.source.shape == (len(batch.queries), own + len(queued))
-    assert (batch.source[:, own:] == number).all()
+    assert (batch.source[:, own:] == code).all()
     here = {text(doc) for doc in batch.docs}
     for i, query in enumerate(batch.queries):
         suits = known.get(collection.queries.text(query), set())
@@ -364,19 +379,28 @@ def test_batches_equal_brute_force(collection, seed):
     qrels = collection.split("train")
     picks = random.permutation(len(qrels))[: random.integers(1, 14)]
     positives = data.draw_positives(qrels, picks, seed=seed, epoch=0)
-    negatives = [
-        random.integers(-1, len(collection.docs), size=(len(picks), count))
-        for count in random.integers(0, 5, size=2)
-    ]
+    negatives = {
+        code: random.integers(-1, len(collection.docs), size=(len(picks), random.integers(0, 5)))
+        for code in random.permutation(np.arange(1, 9))[:2].tolist()
+    }
     check_batch(collection, qrels.queries[picks], positives, negatives)
     queued = np.unique(collection.docs.groups[random.integers(len(collection.docs), size=9)])
-    check_batch(collection, qrels.queries[picks], positives, negatives, queue=(2, random.permutation(queued)))
+    check_batch(collection, qrels.queries[picks], positives, negatives, queue=(9, random.permutation(queued)))
+
+
+def test_the_doc_of_two_sources_is_the_laters(tiny):
+    qrels, first, second = tiny.split("train"), np.array([[20, 21]]), np.array([[22, 20]])
+    positives = data.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
+    for parts, wanted in (({3: first, 5: second}, 5), ({5: second, 3: first}, 3)):
+        batch = check_batch(tiny, qrels.queries[:1], positives, parts)
+        codes = {int(doc): int(code) for doc, code in zip(batch.docs, batch.source[0])}
+        assert codes == {int(positives[0]): 0, 20: wanted, 21: 3, 22: 5}
 
 
 def test_in_batch_positives_of_the_same_query_text_are_masked(tiny):
     queries = np.array([tiny.queries.row_of[qid] for qid in ("q18", "q40", "q12")])
     positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a08", "a12", "a01")])
-    batch = check_batch(tiny, queries, positives, [])
+    batch = check_batch(tiny, queries, positives, {})
     assert len(batch.docs) == 2 and batch.labels[0] == batch.labels[1] != batch.labels[2]
     assert not batch.invalid.any()  # the shared column is the label of both, a01 is free
 
@@ -384,13 +408,13 @@ def test_in_batch_positives_of_the_same_query_text_are_masked(tiny):
 def test_other_positives_of_a_query_are_masked(tiny):
     queries = np.array([tiny.queries.row_of[qid] for qid in ("q14", "q19", "q12")])  # a09 answers q14 and q19
     positives = np.array([tiny.docs.row_of[doc_id] for doc_id in ("a03", "a09", "a01")])
-    batch = check_batch(tiny, queries, positives, [])
+    batch = check_batch(tiny, queries, positives, {})
     assert batch.invalid.sum() == 1 and batch.invalid[0, batch.labels[1]]
 
 
 def test_a_doc_named_twice_is_one_column(tiny):
     row = tiny.docs.row_of
-    negatives = [np.array([[row["b01"], row["b01"], row["a08"]], [row["a01"], row["a12"], -1]])]
+    negatives = {1: np.array([[row["b01"], row["b01"], row["a08"]], [row["a01"], row["a12"], -1]])}
     queries = np.array([tiny.queries.row_of["q01"], tiny.queries.row_of["q12"]])
     batch = check_batch(tiny, queries, np.array([row["c01"], row["a01"]]), negatives)
     assert sorted(batch.docs.tolist()) == sorted(row[doc_id] for doc_id in ("b01", "a08", "c01", "a01"))
@@ -400,8 +424,8 @@ def test_missing_negatives_are_ignored(tiny):
     qrels = tiny.split("train")
     positives = data.draw_positives(qrels, np.arange(4), seed=0, epoch=0)
     nothing = np.full((4, 3), -1)
-    batch = check_batch(tiny, qrels.queries[:4], positives, [nothing, np.empty((4, 0), dtype=np.int32)])
-    bare = data.make_batch(tiny, qrels.queries[:4], positives, [])
+    batch = check_batch(tiny, qrels.queries[:4], positives, {1: nothing, 2: np.empty((4, 0), dtype=np.int32)})
+    bare = data.make_batch(tiny, qrels.queries[:4], positives, {})
     assert batch.docs.tolist() == bare.docs.tolist() and not batch.source.any()
     assert (batch.labels == bare.labels).all() and (batch.invalid == bare.invalid).all()
 
@@ -409,9 +433,9 @@ def test_missing_negatives_are_ignored(tiny):
 def test_a_batch_of_one_query(tiny):
     qrels = tiny.split("train")
     positives = data.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
-    batch = check_batch(tiny, qrels.queries[:1], positives, [np.array([[5, 6]])])
+    batch = check_batch(tiny, qrels.queries[:1], positives, {1: np.array([[5, 6]])})
     assert batch.invalid.shape == (1, 3) and batch.source.sum() == 2
-    assert check_batch(tiny, qrels.queries[:1], positives, []).docs.tolist() == positives.tolist()
+    assert check_batch(tiny, qrels.queries[:1], positives, {}).docs.tolist() == positives.tolist()
 
 
 def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
@@ -422,6 +446,6 @@ def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
         {"train": [("q", "a", 1), ("q", "b", 2), ("r", "c", 1)]},
     )
     made = data.load_collection(folder)
-    batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), [np.array([[3], [1]])])  # d is a copy of b
+    batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), {4: np.array([[3], [1]])})  # d copies b
     assert batch.docs.tolist() == [0, 1, 2]
     assert batch.invalid.tolist() == [[False, True, False], [False, False, False]]

@@ -47,6 +47,7 @@ def plays(tmp_path_factory):
         {"_id": "d4", "title": "", "text": "Lear\tis\r\nold"},
         {"_id": "d5", "title": "Hamlet", "text": "A tragedy."},
         {"_id": "d6", "title": "", "text": "Othello"},
+        {"_id": "d7", "title": "", "text": "Lear is old"},
     ]
     queries = [
         {"_id": "q1", "text": "who dies?", "metadata": {"answers": ["Hamlet", "Lear"]}},
@@ -254,16 +255,20 @@ def test_many_records_come_back(collection, tmp_path, format):
 
 
 @pytest.mark.parametrize(
-    "format, wanted",
+    "format, second, wanted",
     [
-        ("st-triplet", [(1.0, 2.0), (None, None)]),
-        ("st-ntuple", [(None, None), (None, None)]),
-        ("flagembedding", [(1.0, None), (4.0, None)]),
-        ("dpr", [(1.0, None), (4.0, None)]),
+        ("st-triplet", (4.0, None), [(1.0, 2.0), (None, None)]),
+        ("st-ntuple", (4.0, None), [(None, None), (None, None)]),
+        ("flagembedding", (4.0, None), [(1.0, None), (4.0, None)]),
+        ("dpr", (4.0, None), [(1.0, None), (4.0, None)]),
+        ("st-triplet", (None, 2.0), [(1.0, 2.0), (None, None)]),
+        ("st-ntuple", (None, 2.0), [(None, None), (None, None)]),
+        ("flagembedding", (None, 2.0), [(None, 2.0), (None, 2.0)]),
+        ("dpr", (None, 2.0), [(1.0, 2.0), (None, 2.0)]),
     ],
 )
-def test_scores_that_are_not_all_known(plays, tmp_path, format, wanted):
-    records = [record("q1", "d3", 1, 1.0, 2.0), record("q1", "d2", 2, 4.0)]
+def test_scores_that_are_not_all_known(plays, tmp_path, format, second, wanted):
+    records = [record("q1", "d3", 1, 1.0, 2.0), record("q1", "d2", 2, *second)]
     exchange.write(tmp_path / "f", format, records, plays, "train")
     found = read(tmp_path / "f", format, plays)
     assert [(r["score"], r["positive_score"]) for r in found] == wanted
@@ -304,7 +309,11 @@ def test_dpr_as_array_and_as_lines(plays, tmp_path, array, indent):
     old = {"psg_id": "d3", "title": "", "text": "", "score": None}
     items = [item(), item(question="which\nplay?", positive_ctxs=[], negative_ctxs=[passage("d4")])]
     items[1]["hard_negative_ctxs"] = [old]
-    items[0]["positive_ctxs"] = [passage("d1", score=1000), passage("d4", score=7.5)]
+    items[0]["positive_ctxs"] = [
+        passage("d1", score=1000),
+        passage("d4", score=7.5),
+        passage("d5", score=2),
+    ]
     lines = [json.dumps(i) for i in items]
     (tmp_path / "f").write_text(json.dumps(items, indent=indent) if array else "\n".join(lines))
     assert list(exchange.read(tmp_path / "f", "dpr", plays)) == [

@@ -361,33 +361,54 @@ def test_gradients_can_be_scaled():
 # ------------------------------------------------------------------------------------------------- statistics
 
 
+NAMES = (("bm25", "1-10"), ("refresh", "11-30"), ("bm25", "11-30"))  # two bands of one source
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_batch_stats_equal_brute_force(seed):
-    B, N, names = 6, 20, ("bm25", "refresh")
-    q_emb, d_emb, labels, invalid, source = make_batch(B, N, 8, seed=seed)
+    B, N = 6, 20
+    q_emb, d_emb, labels, invalid, _ = make_batch(B, N, 8, seed=seed)
+    source = torch.from_numpy(np.random.default_rng(seed).integers(4, size=(B, N)).astype(np.int8))
     _, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
-    stats = batch_stats(scores, labels, invalid, source, names, temperature=0.1)
+    stats = batch_stats(scores, labels, invalid, source, NAMES, temperature=0.1)
     softmax = loop_softmax(q_emb, d_emb, invalid, 0.1)
-    count, above, mass, correct, hardest = {}, {}, {}, 0, []
+    count, above, mass, correct, hardest, effective = {}, {}, {}, 0, [], 0.0
     for i in range(B):
         positive = scores[i, labels[i]].item()
         negatives = [j for j in range(N) if j != labels[i] and not invalid[i, j]]
         hardest.append(max(scores[i, j].item() for j in negatives))
         correct += hardest[-1] <= positive
+        shares = [softmax[i][j] / sum(softmax[i][k] for k in negatives) for j in negatives]
+        effective += math.exp(-sum(share * math.log(share) for share in shares)) / B
         for j in negatives:
-            name = ("in_batch", *names)[source[i, j]]
-            count[name] = count.get(name, 0) + 1
-            above[name] = above.get(name, 0) + (scores[i, j].item() > positive)
-            mass[name] = mass.get(name, 0) + softmax[i][j]
-    assert list(stats["sources"]) == ["in_batch", *names]
-    for name, found in stats["sources"].items():
-        assert found["negatives"] == pytest.approx(count[name] / B)
-        assert found["above"] == pytest.approx(above[name] / count[name])
-        assert found["gradient"] == pytest.approx(mass[name] / sum(mass.values()), abs=1e-5)
-    assert sum(found["gradient"] for found in stats["sources"].values()) == pytest.approx(1, abs=1e-6)
+            name, ranks = (("in_batch", ""), *NAMES)[source[i, j]]
+            for key in {(name, ranks), name}:
+                count[key] = count.get(key, 0) + 1
+                above[key] = above.get(key, 0) + (scores[i, j].item() > positive)
+                mass[key] = mass.get(key, 0) + softmax[i][j]
+    assert [(row["source"], row["ranks"]) for row in stats["ledger"]] == [("in_batch", ""), *NAMES]
+    assert list(stats["sources"]) == ["in_batch", "bm25", "refresh"]
+    found = {(row["source"], row["ranks"]): row for row in stats["ledger"]} | stats["sources"]
+    total = sum(mass[name] for name in stats["sources"])
+    assert len(found) == 7
+    for key, row in found.items():
+        assert row["negatives"] == pytest.approx(count[key] / B)
+        assert row["above"] == pytest.approx(above[key] / count[key])
+        assert row["gradient"] == pytest.approx(mass[key] / total, abs=1e-5)
+    assert sum(row["gradient"] for row in stats["ledger"]) == pytest.approx(1, abs=1e-6)
     assert stats["accuracy"] == pytest.approx(correct / B)
     assert stats["hardest"] == pytest.approx(sum(hardest) / B, abs=1e-6)
     assert stats["positive"] == pytest.approx(scores[torch.arange(B), labels].mean().item(), abs=1e-6)
+    assert stats["effective"] == pytest.approx(effective, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_equal_negatives_are_all_effective(n):
+    scores = torch.full((3, n + 1), 0.3)
+    rest = torch.arange(3) * 0, torch.zeros(3, n + 1, dtype=bool), torch.zeros(3, n + 1, dtype=torch.int8)
+    assert batch_stats(scores, *rest, (), temperature=0.05)["effective"] == pytest.approx(n)
+    scores[:, 1] = 0.9  # one of them takes everything
+    assert batch_stats(scores, *rest, (), temperature=0.01)["effective"] == pytest.approx(1)
 
 
 def test_gradient_share_is_the_share_that_autograd_finds():
@@ -396,7 +417,8 @@ def test_gradient_share_is_the_share_that_autograd_finds():
     torch.nn.functional.cross_entropy((scores / 0.2).masked_fill(invalid, -math.inf), labels).backward()
     pull = scores.grad.abs()
     pull[torch.arange(5), labels] = 0
-    stats = batch_stats(scores.detach(), labels, invalid, source, ("a", "b"), temperature=0.2)
+    names = (("a", "1-10"), ("b", ""))
+    stats = batch_stats(scores.detach(), labels, invalid, source, names, temperature=0.2)
     for number, name in enumerate(("in_batch", "a", "b")):
         wanted = (pull[source == number].sum() / pull.sum()).item()
         assert stats["sources"][name]["gradient"] == pytest.approx(wanted, abs=1e-6)
@@ -428,7 +450,7 @@ def test_a_source_without_negatives_counts_nothing():
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 8, 8, seed=0)
     _, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
     stats = batch_stats(
-        scores, labels, invalid, torch.zeros(4, 8, dtype=torch.int8), ("random",), temperature=0.1
+        scores, labels, invalid, torch.zeros(4, 8, dtype=torch.int8), (("random", ""),), temperature=0.1
     )
     assert stats["sources"]["random"] == {"negatives": 0, "above": 0, "gradient": 0}
     assert stats["sources"]["in_batch"]["gradient"] == pytest.approx(1)
@@ -442,5 +464,6 @@ def test_batch_stats_stay_finite(case):
     stats = batch_stats(
         scores, torch.arange(3), invalid, torch.zeros(3, 3, dtype=torch.int8), (), temperature=0.01
     )
-    numbers = [stats["accuracy"], stats["positive"], stats["hardest"], *stats["sources"]["in_batch"].values()]
+    numbers = [stats[name] for name in ("accuracy", "positive", "hardest", "effective")]
+    numbers += stats["sources"]["in_batch"].values()
     assert all(number is None or math.isfinite(number) for number in numbers), stats

@@ -69,7 +69,7 @@ def without():
 @pytest.fixture
 def parsed(tmp_path):
     (tmp_path / "m.py").write_text(SOURCE, encoding="utf-8")
-    return {record[0]: record for record in pycode._parse((tmp_path / "m.py", "pkg/sub/m.py"))}
+    return {record[0]: record for record in pycode._parse((tmp_path / "m.py", "pkg/sub/m.py", "code"))}
 
 
 def test_functions_that_take_part(parsed):
@@ -108,28 +108,60 @@ def test_records_say_where_they_come_from(parsed):
 
 def test_the_module_of_a_package_is_the_package(tmp_path):
     (tmp_path / "__init__.py").write_text('def f(x):\n    """Give back what was put in."""\n    return x\n')
-    assert [r[0] for r in pycode._parse((tmp_path / "__init__.py", "pkg/__init__.py"))] == ["pkg.f"]
+    found = pycode._parse((tmp_path / "__init__.py", "pkg/__init__.py", "code"))
+    assert [record[0] for record in found] == ["pkg.f"]
 
 
 @pytest.mark.parametrize("content", [b"def f(:\n", b"x = '\xff'\n", b"x = '\x00'\n"])
 def test_unreadable_files_give_none(tmp_path, content):
     (tmp_path / "m.py").write_bytes(content)
-    assert pycode._parse((tmp_path / "m.py", "m.py")) is None
+    assert pycode._parse((tmp_path / "m.py", "m.py", "code")) is None
 
 
 @pytest.mark.parametrize(
-    "docstring, wanted",
+    "docstring, first, rest",
     [
-        ("Return the sum.", "Return the sum"),
-        ("Return the sum. Of all numbers.", "Return the sum"),
-        ("Return the sum, e.g. of numbers, of all.", "Return the sum, e.g. of numbers, of all"),
-        ("\n    Return the\n    sum of x.\n\n    Parameters\n", "Return the sum of x"),
-        ("Like :class:`~torch.nn.Linear`, but ``lazy``.", "Like torch.nn.Linear, but lazy"),
-        ("Is it there? Yes or no.", "Is it there?"),
+        ("Return the sum.", "Return the sum", ""),
+        ("Return the sum. Of all numbers.", "Return the sum", "Of all numbers."),
+        ("Return the sum, e.g. of numbers, of all.", "Return the sum, e.g. of numbers, of all", ""),
+        ("\n    Return the\n    sum of x.\n\n    Parameters\n", "Return the sum of x", "Parameters"),
+        ("Like :class:`~torch.nn.Linear`, but ``lazy``.", "Like torch.nn.Linear, but lazy", ""),
+        ("Is it there? Yes or no.", "Is it there?", "Yes or no."),
+        (
+            "Sum up. With\n  care.\n\nA ``list``\nof lines.\n\n    An example.",
+            "Sum up",
+            "With care.\n\nA list\nof lines.\n\n    An example.",
+        ),
     ],
 )
-def test_first_sentences(docstring, wanted):
-    assert pycode._first_sentence(docstring) == wanted
+def test_docstrings_are_split_behind_their_first_sentence(docstring, first, rest):
+    assert pycode._split_docstring(docstring) == (first, rest)
+
+
+DOCUMENTED = '''
+def long(x):
+    """Turn the value into words. The words are English, in lower case, and joined by dashes.
+
+    Numbers below zero begin with minus.
+    """
+    return str(x)
+
+
+def short(x):
+    """Turn the words into a value. See long."""
+    return int(x)
+'''
+
+
+def test_docs_of_the_other_task_are_the_rest_of_docstrings(tmp_path):
+    (tmp_path / "m.py").write_text(DOCUMENTED, encoding="utf-8")
+    (record,) = pycode._parse((tmp_path / "m.py", "pkg/m.py", "docs"))  # two words say too little
+    assert record[:3] == (
+        "pkg.m.long",
+        "Turn the value into words",
+        "The words are English, in lower case, and joined by dashes.\n\nNumbers below zero begin with minus.",
+    )
+    assert len(pycode._parse((tmp_path / "m.py", "pkg/m.py", "code"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -207,17 +239,19 @@ def roots(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_files_that_take_part(roots):
-    assert [inside for _, inside in pycode._files()] == [
+@pytest.mark.parametrize("task, generated", [("code", []), ("docs", ["pkg/generated/w.py"])])
+def test_files_that_take_part(roots, task, generated):
+    assert [inside for _, inside, _ in pycode._files(task)] == [
         "a.py",
         "broken.py",
         "copy.py",
         "many.py",
         "pkg/__init__.py",
+        *generated,
         "pkg/sub/y.py",
         "pkg/z.py",
     ]
-    assert all(path.is_file() for path, _ in pycode._files())
+    assert all(path.is_file() and named == task for path, _, named in pycode._files(task))
 
 
 class SameProcess:
@@ -257,10 +291,31 @@ def test_the_collection_as_built(roots, monkeypatch):
             (doc,) = qrels.positives(i)
             meta = built.docs.record(doc)["metadata"]
             assert pycode._split(meta["name"]) == split and meta["line"] >= 1
-            assert pycode._first_sentence(meta["docstring"]) == built.queries.text(query)
+            assert pycode._split_docstring(meta["docstring"])[0] == built.queries.text(query)
             assert meta["docstring"] not in built.docs.text(doc)
     made = pathlib.Path(pycode.build())
     versions = run.read_json(made / "versions.json")
     assert (versions["files"], versions["unreadable"], versions["absent"]) == (7, 1, None)
-    monkeypatch.setattr(pycode, "_files", lambda: pytest.fail("built again"))
+    monkeypatch.setattr(pycode, "_files", lambda task: pytest.fail("built again"))
     assert pycode.build() == made
+
+
+def test_the_collection_of_docstrings_as_built(roots, monkeypatch):
+    monkeypatch.setenv("HARDNEG_CACHE", str(roots / "cache"))
+    monkeypatch.setattr(pycode, "ProcessPoolExecutor", SameProcess)
+    text = "The words are English, in lower case, and joined by number {}."
+    (roots / "std/documented.py").write_text(
+        "\n".join(
+            f'def f{i}(x):\n    """Turn {i} into words. {text.format(i // 2)}"""\n    return {i}\n'
+            for i in range(60)
+        )
+    )
+    built = data.load_collection("python:docs")
+    assert built.name == "python-docs"
+    texts = built.docs.texts()
+    assert len(texts) == len(set(texts)) == 30  # two functions with one description: the first by name
+    for row, found in enumerate(texts):
+        number = int(built.docs.record(row)["metadata"]["name"].removeprefix("documented.f"))
+        assert found == text.format(number // 2)
+        assert built.queries.text(row) == f"Turn {number} into words"
+    assert pycode.build("python:docs") != pycode.build("python") == pycode.build()

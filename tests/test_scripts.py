@@ -112,13 +112,23 @@ def check_run(folder, arm, *, sources, seed=0):
     lines = json_lines(folder / "metrics.jsonl")
     losses = [line for line in lines if "loss" in line]
     assert [line["step"] for line in losses] == [0, 1, 2, 3]
-    for line in losses:
-        assert set(line["sources"]) == {"in_batch", *sources}
+    for line in losses:  # a source is listed from its first draw on
+        assert "in_batch" in line["sources"] and set(line["sources"]) <= {"in_batch", *sources}
         assert sum(found["gradient"] for found in line["sources"].values()) == pytest.approx(1, abs=1e-5)
+        assert 1 <= line["effective"] <= sum(found["negatives"] for found in line["sources"].values())
+        for name, found in line["sources"].items():
+            rows = [row for row in line["ledger"] if row["source"] == name]
+            assert {key for row in rows for key in row} == {
+                "source", "ranks", "negatives", "above", "gradient", "age",
+            }  # fmt: skip
+            for key in ("negatives", "gradient"):
+                assert sum(row[key] for row in rows) == pytest.approx(found[key])
+    assert set(losses[-1]["sources"]) == {"in_batch", *sources}
     assert [line for line in lines if "dev" in line][-1]["step"] == 4
     per_query = formats.read_per_query(folder / "eval" / "tiny-test" / "per_query.jsonl")
     assert metrics.mean(per_query) == pytest.approx(summary["test"])
-    assert (folder / "plots" / "training.png").read_bytes().startswith(PNG)
+    for plot in ("training.png", "ledger.png"):
+        assert (folder / "plots" / plot).read_bytes().startswith(PNG)
     assert {"encoder.json", "model.safetensors", "tokenizer.json", "modules.json"} <= {
         path.name for path in (folder / "encoder").iterdir()
     }
@@ -144,8 +154,16 @@ def test_train_in_stages(desk, trained):
         for line in lines
         if "loss" in line
     ]
-    assert all(count["random"] > 0 and count["bm25"] == count["refresh"] == 0 for count in counts[:2])
+    assert all(count["random"] > 0 and not {"bm25", "refresh"} & set(count) for count in counts[:2])
     assert all(count["random"] == 0 and count["bm25"] > 0 and count["refresh"] > 0 for count in counts[2:])
+    ages = [
+        {row["source"]: row["age"] for row in line["ledger"] if row["negatives"]}
+        for line in lines
+        if "loss" in line
+    ]
+    assert [age.get("refresh") for age in ages] == [None, None, 0, 0]
+    assert [age.get("bm25") for age in ages] == [None, None, 0, 1]
+    assert all(age["in_batch"] is None for age in ages)
     assert trained.rstrip().endswith("python build_index.py --run runs/staged")
 
 
@@ -206,7 +224,7 @@ def test_mine_and_train_on_what_was_mined(desk, mined, tiny):
     assert path.with_suffix(".png").read_bytes().startswith(PNG)
     assert f"--negatives_file {path.relative_to(desk)}" in mined
     train(desk, "from-file", "file:3", negatives_file=path)
-    check_run(desk / "runs/from-file", "file:3", sources=["file"])
+    check_run(desk / "runs/from-file", "file:3", sources=["bm25 (file)", "random (file)"])
 
 
 def test_mine_with_an_encoder(launch, desk, trained, tiny):

@@ -70,7 +70,8 @@ def main():
         for size in args.batch_sizes:
             found = in_a_process(args, "train", "ours", "--batch_size", str(size), "--steps", "1",
                                  "--chunk_size", "32")
-            print(f"  B = {size:5}  {size / found['seconds']:8.1f} queries/s  peak {found['peak_mb']:,.0f} MB")
+            rate = size / found["seconds"]
+            print(f"  B = {size:5}  {rate:8.1f} queries/s  peak {found['peak_mb']:,.0f} MB")
 
 
 def in_a_process(args, part, side, *options):
