@@ -3,6 +3,7 @@
     python evaluate.py --run runs/R                         # the index that build_index.py made
     python evaluate.py --retriever bm25 --data FOLDER       # the baseline
     python evaluate.py --compare runs/A runs/B              # paired test on what both were measured on
+    python evaluate.py --compare runs/ABLATION              # tables and figures of arms x seeds, drawn again
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/.
 """
@@ -11,7 +12,7 @@ import shlex
 
 import numpy as np
 
-from lib import data, formats, index, metrics, model, plots, run
+from lib import data, formats, index, metrics, model, plots, report, run
 from lib.run import BadInput
 
 
@@ -26,14 +27,16 @@ def parse_args():
     add("--depth", type=int, default=100, help="docs ranked for each query; recall@100 needs 100")
     add("--self_match", choices=("keep", "drop"), default="keep",
         help="drop: a doc whose id is the query's own is no result")
-    add("--compare", nargs=2, metavar=("A", "B"),
-        help="two run folders, both measured on the same collection and split")
+    add("--compare", nargs="+", metavar="RUN",
+        help="two run folders, both measured on the same collection and split; or one of several arms")
     add("--measure", default="mrr@10", choices=metrics.MEASURES, help="what --compare draws")
     add("--seed", type=int, default=0, help="decides the resampling of --compare")
     add("--name", help="run folder below runs/ for --retriever bm25; default: COLLECTION-bm25")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace an evaluation that exists")
     args = parser.parse_args()
+    if args.compare and len(args.compare) > 2:
+        raise BadInput("--compare takes two runs, or one of several arms; train more as arms of one command")
     if not args.compare and args.retriever == "dense" and not args.run:
         raise BadInput("say what to measure: --run R, --retriever bm25, or --compare A B")
     if args.depth < 100:
@@ -43,6 +46,9 @@ def parse_args():
 
 def main():
     args, parser = parse_args()
+    if args.compare and len(args.compare) == 1:
+        print(report.compare(args.compare[0], measure=args.measure))
+        return print(f"wrote   {args.compare[0]}/ablation.json, ablation.md, plots/")
     if args.compare:
         return compare(args)
     folder = pathlib.Path(args.run) if args.run else None

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import data, dist, filters, formats, loss, metrics, model, negatives, plots, run
-from lib.retriever import Retriever, bm25_scores, file_candidates
+from lib import data, dist, filters, formats, loss, metrics, model, negatives, plots, report, run
+from lib.health import Health
+from lib.retriever import Retriever, bm25_scores, file_candidates, query_features
 from lib.run import BadInput
 from lib.supply import Mining, Queue, Supply
 
@@ -38,6 +39,11 @@ def parse_args():
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
     add("--seeds", "--seed", nargs="+", type=int, default=[0], metavar="S",
         help="weights, order, draws; or several")
+    add("--match", choices=report.BUDGETS, default="steps", help="what all arms get as much of as the "
+        "first: optimizer steps, negatives in denominators, docs encoded, or seconds with mining (a pilot)")
+    add("--aa", action="store_true", help="the first arm once more, on other seeds: what chance alone does")
+    add("--seed_shift", type=int, default=0, help="added to every seed; an arm may have its own")
+    add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults here")
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
@@ -117,7 +123,12 @@ def parse_args():
     add("--eval_every", type=int, metavar="STEPS",
         help="steps between evaluations on dev; default: one epoch")
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
+    config = parser.parse_known_args()[0].config
+    if config:
+        parser.set_defaults(**recorded_arguments(config))
     args = parser.parse_args()
+    if args.aa:
+        args.negatives = [*args.negatives, f"{args.negatives[0]} seed_shift=1000"]
     for arm in args.negatives:
         arm_args(args, parser, arm)
     return args, parser
@@ -126,7 +137,7 @@ def parse_args():
 # what an arm may change; the rest (batch, steps, encoder, order of queries) is the same for all arms
 ARM_FLAGS = ("lr", "temperature", "terms", "hardness", "label_smoothing", "debias", "mask_margin", "guide",
              "guide_margin", "triplet_margin", "dims", "distill", "distill_weight", "depth", "choice",
-             "filters", "pool", "positive", "refresh_every", "refresh_overlap", "refresh_lag")
+             "filters", "pool", "positive", "refresh_every", "refresh_overlap", "refresh_lag", "seed_shift")
 TRANSFORMER_ONLY = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length",
                     "projection", "separate_towers", "from_config", "lora", "dropout",
                     "gradient_checkpointing", "precision", "compile")
@@ -207,15 +218,56 @@ def main():
         folder = run.run_path(args.name or f"{collection.name}-ablation")
         run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                        config=run.record(args, parser, derived={}, inputs=inputs(collection)))
-        summaries = []
         for number, (arm, seed) in enumerate(jobs, 1):
             print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
             path = folder / f"{slug(arm)}-s{seed}"
-            summaries.append(train(arm_args(args, parser, arm), parser, collection, path, arm=arm, seed=seed,
-                                   device=device))
+            own = arm_args(args, parser, arm)
+            if not (args.resume and (path / "summary.json").exists()):
+                own.steps = matched_steps(args, parser, collection, folder, arm, device)
+            train(own, parser, collection, path, arm=arm, seed=seed, device=device)
+        features = query_features(collection, "test")
         if dist.is_main():
-            ablation(folder, collection, summaries)
+            run.write_json(folder / "queries.json", features)
+            table = report.compare(folder, measure=SELECT)
+            print(f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
+                  f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
+                  f"\n        python build_index.py --run {path}")
     dist.stop()
+
+
+def matched_steps(args, parser, collection, folder, arm, device):
+    """--steps of an arm: as given or, with --match, as many as cost what the first arm costs.
+
+    Costs are counted: B docs and B * K negatives are in the denominators and are encoded; dense and adore
+    encode the corpus once, refresh at each of its minings. Seconds are measured in a pilot of 30 steps.
+    """
+    first = args.negatives[0]
+    if args.match == "steps" or arm == first:
+        return args.steps
+    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=0)
+    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+
+    def cost(arm):  # (fixed, of a step)
+        own = arm_args(args, parser, arm)
+        parts = dict(part for stage in negatives.parse_arm(arm) for part in stage.parts)
+        explicit = sum(count for name, count in parts.items() if name not in ("queue",))
+        docs = len(collection.docs)
+        if args.match == "denominators":
+            return 0.0, min(docs, order.batch_size * (1 + explicit)) - 1 + parts.get("queue", 0)
+        if args.match == "docs_encoded":
+            every = own.refresh_every or max(1, order.steps_per_epoch // 2)
+            fixed = docs * ("dense" in parts or "adore" in parts)
+            batch = min(docs, order.batch_size * (1 + explicit)) * (1 + ("queue" in parts))
+            return fixed, batch + docs * ("refresh" in parts) / every
+        own.steps, own.overwrite, own.eval_every = 30, True, None
+        pilot = train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0], device=device)
+        if dist.is_main():
+            run.remove(folder / "pilot")
+        fixed = pilot["mine_s"] if "refresh" not in parts else 0.0
+        return fixed, (pilot["train_s"] + pilot["mine_s"] - fixed) / 30
+
+    (fixed, each), (first_fixed, first_each) = cost(arm), cost(first)
+    return max(1, round((first_fixed + steps * first_each - fixed) / each))
 
 
 def train(args, parser, collection, folder, *, arm, seed, device):
@@ -224,6 +276,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         print(f"{folder} is finished: nothing to do")
         return run.read_json(folder / "summary.json")
     clock = run.Clock()
+    label, seed = seed, seed + args.seed_shift
     qrels = collection.split("train")
     with dist.main_first():
         encoder = make_encoder(args, collection, seed=seed)
@@ -233,7 +286,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     plan = derive(args, encoder, order, device)
     retriever.place(device, model.PRECISIONS[plan["precision"]], ema=args.ema, compile=args.compile,
                     checkpoint=args.gradient_checkpointing, guide=args.guide)
-    config = run.record(args, parser, derived=plan | {"arm": arm, "seed": seed}, inputs=inputs(collection))
+    config = run.record(args, parser, derived=plan | {"arm": arm, "seed": label}, inputs=inputs(collection))
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                          config=config)
     run.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, plan | {
@@ -255,11 +308,13 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                     upcoming=order.upcoming)
     queue = Queue(supply.queue_size, encoder.dim, device=device)
     best = {"score": -math.inf}
+    tally = {"denominators": 0, "docs_encoded": 0}
+    health = Health()
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
              "supply": supply, "queue": queue, "retriever": retriever, "clock": clock}
     begin = 0
     if args.resume and (state := log.load_state(parts)):
-        begin, best = state["step"], state["best"]
+        begin, best, tally = state["step"], state["best"], state["tally"]
         log_temperature.data.fill_(state["log_temperature"])
     with clock("evaluate"):
         if begin == 0:
@@ -268,6 +323,9 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             log.log({"step": 0, "dev": best["untrained"]["dev"]})
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
 
+    if begin == 0 and log.writes:
+        log.log({"step": 0, "forecast": forecast(args, retriever, supply, order, seed=seed)})
+        retriever.encoded = 0
     encoder.train()
     bar = tqdm(total=steps, initial=begin, unit="step", desc="training")
     for step in range(begin, steps):
@@ -283,6 +341,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             drawn = supply.draw(picks, step=step, epoch=epoch)
             batch = data.make_batch(collection, qrels.queries[picks], positives, drawn,
                                     queue=supply.queued(queue, step))
+            tally["denominators"] += int((~batch.invalid).sum()) / len(picks) - 1
+            tally["docs_encoded"] += len(batch.docs) * (1 + bool(queue.size))
             torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
             value, scores, off = gradients(args, retriever, batch, queue, picks, supply,
                                       temperature=log_temperature.exp(), cached=plan["cached_gradients"],
@@ -311,6 +371,9 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                 row["age"] = supply.age(row["source"], step)
             log.log({"step": step, "epoch": epoch, "loss": value.item(),
                      "lr": optimizer.param_groups[0]["lr"], "temperature": temperature} | stats)
+            for alarm in health.check(step, steps, value.item(), stats):
+                log.log({"step": step} | alarm)
+                bar.write(f"warning: {alarm['alarm']}: {alarm['advice']}")
             rate = (step + 1) * len(picks) / clock.spent["train"]
             log.log({"step": step, "queries_per_s": rate, "seconds": clock.total()}, file="timing.jsonl")
             bar.write(log_line(step, value.item(), stats, rate))
@@ -318,6 +381,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             with clock("evaluate"):
                 dev = metrics.mean(retriever.evaluate(retriever.averaged.module, "dev"))
             log.log({"step": step + 1, "dev": dev})
+            log.log({"step": step + 1, "dev_seconds": clock.spent["train"] + clock.spent["mine"]},
+                    file="timing.jsonl")
             better = dev[SELECT] > best["score"]
             verdict = "  best, saved" if better else ""
             bar.write(f"step {step + 1:>5}  dev {SELECT} {dev[SELECT]:.4f}{verdict}")
@@ -325,17 +390,26 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                 best |= {"score": dev[SELECT], "step": step + 1, "dev": dev}
                 if dist.is_main():
                     model.save_encoder(retriever.averaged.module, folder / "encoder")
-            log.save_state(parts, {"step": step + 1, "best": best, "log_temperature": log_temperature.item()})
+            log.save_state(parts, {"step": step + 1, "best": best, "tally": tally,
+                                   "log_temperature": log_temperature.item()})
     bar.close()
     dist.barrier()  # the encoder that process 0 saved is there for all
     chosen = model.load_encoder(folder / "encoder").set_device(device, model.PRECISIONS[plan["precision"]])
     with clock("evaluate"):
         per_query = retriever.evaluate(chosen, "test")  # the one look at test
+        geometry = retriever.geometry(chosen, "dev")
+        for alarm in health.geometry(geometry["effective_rank"], encoder.dim):
+            log.log({"step": steps} | alarm)
+            print(f"warning: {alarm['alarm']}: {alarm['advice']}")
+        points = retriever.neighbourhood(chosen, *(int(picks[0]), supply.draw(
+            picks[:1], step=steps - 1, epoch=order.epoch(steps - 1))), supply.labels)
     summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm,
-               "seed": seed, "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
+               "seed": label, "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
     summary |= {f"{name}_s": round(clock.spent[name], 1) for name in ("train", "mine", "evaluate")}
     summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1),
                 "peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": metrics.mean(per_query),
+                "denominators": round(tally["denominators"]), "geometry": geometry,
+                "docs_encoded": tally["docs_encoded"] + retriever.encoded,
                 "bm25": bm25["test"], "bm25_dev": bm25["dev"], "untrained": best["untrained"]["test"],
                 "untrained_dev": best["untrained"]["dev"]}
     if dist.is_main():
@@ -343,6 +417,9 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         plots.training(folder / "plots" / "training.png", log.read_log(),
                        title=f"{arm} on {collection.name}, seed {seed}")
         plots.ledger(folder / "plots" / "ledger.png", log.read_log(), title=f"{arm}, seed {seed}")
+        run.write_json(folder / "map.json", points)
+        plots.neighbourhood(folder / "plots" / "map.png", points,
+                            title=collection.queries.text(qrels.queries[picks[0]])[:80])
         log.finish(summary)
     return summary
 
@@ -364,6 +441,38 @@ def derive(args, encoder, order, device):
             "processes": dist.world(), "parameters": trained,
             "initial_weights": run.fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
             "query_order": run.fingerprint(*(order.picks(step) for step in range(steps)))}
+
+
+@torch.no_grad()
+def forecast(args, retriever, supply, order, *, seed, queries=256):
+    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries.
+
+    loss: how much there is to learn, in nats; above: share of explicit negatives above their positive;
+    explicit: their share of the gradient; gradient: mean length of the loss's gradient with respect to a
+    query's vector, sum of p_j d_j - d+ over the temperature.
+    """
+    encoder, told = retriever.averaged.module, []
+    device = next(encoder.parameters()).device
+    for step in range(max(1, queries // order.batch_size)):
+        picks = order.picks(step)
+        rows = supply.qrels.queries[picks]
+        positives = data.draw_positives(supply.qrels, picks, seed=seed, epoch=0)
+        batch = data.make_batch(supply.collection, rows, positives, supply.forecast(picks, seed=seed))
+        q_emb, d_emb = (torch.from_numpy(retriever.embed(encoder, kind, part)).to(device)
+                        for kind, part in (("query", batch.queries), ("doc", batch.docs)))
+        labels, invalid, source = (torch.from_numpy(x).to(device)
+                                   for x in (batch.labels, batch.invalid, batch.source))
+        scores = q_emb @ d_emb.T
+        chances = (scores / args.temperature).masked_fill(invalid, -math.inf).softmax(1)        # (B, N)
+        stats = loss.batch_stats(scores, labels, invalid, source, supply.labels, temperature=args.temperature)
+        explicit = [row for name, row in stats["sources"].items() if name != "in_batch"]
+        count = sum(row["negatives"] for row in explicit)
+        told.append({
+            "loss": -chances.gather(1, labels[:, None]).clamp(min=1e-30).log().mean().item(),
+            "above": sum(row["above"] * row["negatives"] for row in explicit) / count if count else 0.0,
+            "explicit": sum(row["gradient"] for row in explicit),
+            "gradient": ((chances @ d_emb - d_emb[labels]) / args.temperature).norm(dim=1).mean().item()})
+    return {key: sum(x[key] for x in told) / len(told) for key in told[0]}
 
 
 def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cached, scale):
@@ -441,6 +550,27 @@ def learning_rate(step, steps, warmup):
 
 # --------------------------------------------------------------------------------------------------- reports
 
+def recorded_arguments(path):
+    """The arguments of a recorded run, for --config; prints what differs here: versions, source."""
+    config = run.read_json(path)
+    for part in ("args", "derived", "versions"):
+        if part not in config:
+            raise BadInput(f"{path}: no config.json of a run ({part} is missing)")
+    here = run.versions()
+    for name in sorted(config["versions"].keys() | here.keys()):
+        then, now = config["versions"].get(name), here.get(name)
+        if then != now:
+            print(f"--config: {name} was {then}, here it is {now}")
+    if config["source"] != run.source_state():
+        print("--config: the source differs from what it was then")
+    arguments = {name: value for name, value in config["args"].items()
+                 if name not in ("name", "overwrite", "resume", "config", "aa")}
+    if "arm" in config["derived"]:  # one run of several
+        arguments |= {"negatives": [config["derived"]["arm"]], "steps": config["derived"]["steps"],
+                      "seeds": [config["derived"]["seed"]], "seed_shift": 0}
+    return arguments
+
+
 def slug(arm):
     """An arm as part of a folder's name: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
     return arm.translate(str.maketrans(": /", "-_-"))
@@ -501,24 +631,6 @@ def print_table(summary):
           f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
           f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
           f"peak memory {summary['peak_rss_mb']:,.0f} MB")
-
-
-def ablation(folder, collection, summaries):
-    """Write ablation.{json,md,png}: each arm over its seeds, and its paired test against the first arm."""
-    def per_query(summary):
-        path = folder / summary["name"] / "eval" / f"{collection.name}-test"
-        return formats.read_per_query(path / "per_query.jsonl")
-    arms = metrics.compare_arms([(summary, per_query(summary)) for summary in summaries], measure=SELECT)
-    shared = ("data", "encoder", "steps", "bm25", "untrained")
-    result = {"collection": collection.name} | {key: summaries[0][key] for key in shared} | {"arms": arms}
-    result["untrained"] = {name: float(np.mean([s["untrained"][name] for s in summaries]))
-                           for name in metrics.MEASURES}
-    table = metrics.arms_table(result, measure=SELECT)
-    run.write_json(folder / "ablation.json", result)
-    run.write_text(folder / "ablation.md", table)
-    plots.ablation(folder / "ablation.png", result, measure=SELECT)
-    print(f"\n{table}\nwrote   {folder}/ablation.json, .md, .png and one folder a run"
-          f"\nnext    python build_index.py --run {folder / summaries[-1]['name']}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import ir_measures
 import numpy as np
 from ir_measures import RR, R, nDCG
+from scipy import stats
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@10", "recall@100")
 _TREC = {"ndcg@10": nDCG @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
@@ -46,6 +47,21 @@ def mean(values):
     return {name: float(np.mean([v[name] for v in values.values()])) for name in MEASURES}
 
 
+def geometry(q_emb, positives, sample):
+    """The space that an encoder spans: q_emb, positives (Q, D) row by row, sample (n, D) of docs.
+
+    alignment: mean squared distance of a query and its positive; uniformity: log of the mean of exp(-2 d^2)
+    over pairs of docs (Wang & Isola 2020); effective_rank: exponential of the entropy of the sample's
+    normalised singular values (Roy & Vetterli 2007), at most D.
+    """
+    squared = 2 - 2 * (sample @ sample.T)[np.triu_indices(len(sample), 1)]
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(sample.T.astype(np.float64) @ sample), 0))
+    share = singular / max(singular.sum(), 1e-300)
+    return {"alignment": float(((q_emb - positives) ** 2).sum(1).mean()),
+            "uniformity": float(np.log(np.exp(-2 * np.maximum(squared, 0)).mean())),
+            "effective_rank": float(np.exp(stats.entropy(share)))}
+
+
 def cosines(a, b):
     """(n,) cosine of each row of a (n, D) with the same row of b (n, D)."""
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
@@ -75,48 +91,49 @@ def paired_test(a, b, *, seed, rounds=10_000):
             "losses": int((difference < 0).sum()), "queries": len(difference)}
 
 
-def compare_arms(runs, *, measure):
-    """One row per arm from (summary, per-query values) of every run: its values by seed, its paired test.
+def paired_seeds(a, b, *, seed, rounds=10_000):
+    """Compare two arms over seeds: a, b (S, Q) per-query values, row by row the same seed.
 
-    The test is against the first arm; it compares queries, each averaged over the arm's seeds.
+    paired_test() of the means over seeds, except that the interval resamples seeds and queries together. Adds
+    the effect size (mean difference over its standard deviation between queries; Cohen's d_z) and the least
+    difference that this many queries would show with 80 % power.
     """
-    arms = {}
-    for summary, values in runs:
-        arms.setdefault(summary["negatives"], []).append((summary, values))
-    rows, first = [], None
-    for arm, of_arm in arms.items():
-        summaries, values = zip(*of_arm)
-        by_query = np.mean([[v[qid][measure] for qid in values[0]] for v in values], axis=0)    # (Q,)
-        row = {"arm": arm, "seeds": [s["seed"] for s in summaries],
-               "test": {name: [s["test"][name] for s in summaries] for name in MEASURES}}
-        row |= {key: float(np.mean([s[key] for s in summaries])) for key in ("train_s", "mine_s")}
-        if first is None:
-            first = by_query
-        else:
-            row["against_first"] = paired_test(by_query, first, seed=0)
-        rows.append(row)
-    return rows
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)      # (S, Q)
+    result = paired_test(np.mean(a, axis=0), np.mean(b, axis=0), seed=seed, rounds=rounds)
+    if len(difference) > 1:
+        generator = np.random.Generator(np.random.Philox(seed + 1))
+        S, Q = difference.shape
+        means = []
+        for _ in range(rounds // 100):
+            seeds = generator.multinomial(S, [1 / S] * S, size=100) / S                 # (100, S)
+            picks = generator.integers(0, Q, size=(100, Q))
+            means.append(np.take_along_axis(seeds @ difference, picks, 1).mean(1))
+        result["low"], result["high"] = map(float, np.quantile(np.concatenate(means), [0.025, 0.975]))
+    spread = float(difference.mean(0).std(ddof=1)) if difference.shape[1] > 1 else 0.0
+    result["effect"] = result["difference"] / spread if spread else 0.0
+    result["detectable"] = detectable(spread, difference.shape[1])
+    return result
 
 
-def arms_table(result, *, measure):
-    """compare_arms() as a Markdown table: means over seeds, for `measure` also deviation and paired test."""
-    first = result["arms"][0]
-    head = ["negatives", *(f"test {name}" for name in MEASURES),
-            f"{measure} against {first['arm']} (95 % interval, p)", "training s", "mining s"]
-    lines = [head, ["---"] * len(head)]
-    for name in ("bm25", "untrained"):
-        lines.append([f"*{name}*", *(f"{result[name][m]:.4f}" for m in MEASURES), "", "", ""])
-    for row in result["arms"]:
-        cells = {name: f"{np.mean(values):.4f}" for name, values in row["test"].items()}
-        if len(row["seeds"]) > 1:
-            cells[measure] += f" ± {np.std(row['test'][measure], ddof=1):.4f}"
-        against = ""
-        if test := row.get("against_first"):
-            against = (f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], "
-                       f"p = {test['p']:.4f}")
-        lines.append([row["arm"], *cells.values(), against, f"{row['train_s']:.0f}", f"{row['mine_s']:.0f}"])
-    seeds = len(first["seeds"])
-    note = (f"{result['collection']}, {result['steps']} steps, {seeds} seed{'s' * (seeds > 1)}; "
-            "± is the standard deviation over seeds; "
-            "the paired randomisation test compares queries, each averaged over the seeds.")
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + f"\n{note}\n"
+def detectable(spread, queries, *, power=0.8, level=0.05):
+    """The least mean difference that a two-sided test on `queries` pairs shows with that power.
+
+    spread: standard deviation of the per-query differences.
+    """
+    return float((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * spread / np.sqrt(queries))
+
+
+def power(difference, spread, queries, *, level=0.05):
+    """How often a two-sided test on `queries` pairs finds a true mean difference."""
+    shift, z = difference * np.sqrt(queries) / spread, stats.norm.ppf(1 - level / 2)
+    return float(stats.norm.cdf(shift - z) + stats.norm.cdf(-shift - z))
+
+
+def holm(p_values):
+    """Holm's correction (1979): p values adjusted for their number, in the order given."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    out = np.empty_like(p)
+    out[order] = np.minimum(adjusted, 1.0)
+    return out.tolist()

@@ -84,25 +84,121 @@ def audit(path, rows, *, title):
                xlabel="hidden positives among the negatives (%), 95 % interval", title=title)
 
 
-def ablation(path, result, *, measure):
-    """The test measure by arm: a point per seed, a bar at their mean; BM25 and the untrained as lines."""
-    arms = result["arms"]
-    with figure(path, width=6.4, height=1.4 + 0.5 * len(arms)) as ax:
-        for y, row in enumerate(arms):
+def arms(path, result):
+    """The test measure by arm: a point per seed, their mean, and the 95 % interval of its difference."""
+    rows, measure = result["arms"], result["measure"]
+    base = np.mean(rows[0]["test"][measure])
+    with figure(path, width=7.2, height=1.4 + 0.45 * len(rows)) as ax:
+        for y, row in enumerate(rows):
             values = row["test"][measure]
+            if test := row.get("against_first"):
+                ax.plot([base + test["low"], base + test["high"]], [y, y], color="#999999", linewidth=5,
+                        alpha=0.6, solid_capstyle="butt")
             ax.plot([np.mean(values)] * 2, [y - 0.28, y + 0.28], color=STYLES[0][0], linewidth=2.5)
-            ax.plot(values, [y] * len(values), linestyle="", marker="o", markersize=6,
+            ax.plot(values, [y] * len(values), linestyle="", marker="o", markersize=5,
                     markerfacecolor="white", markeredgecolor=STYLES[0][0])
-            ax.annotate(f"{np.mean(values):.3f}", (max(values), y), xytext=(9, 0), textcoords="offset points",
-                        va="center")
+            star = "" if not test or test["p_holm"] >= 0.05 else " *"
+            ax.annotate(f"{np.mean(values):.3f}{star}", (max(values), y), xytext=(12, 0),
+                        textcoords="offset points", va="center")
         for name, dash in (("bm25", "--"), ("untrained", ":")):
-            ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2)
-            ax.annotate(name, (result[name][measure], len(arms) - 0.5), xytext=(4, 0), color="#555555",
-                        textcoords="offset points", rotation=90, va="bottom")
-        ax.set(yticks=range(len(arms)), yticklabels=[row["arm"] for row in arms],
-               ylim=(len(arms) - 0.4, -0.6), xlabel=f"test {measure.upper()}",
-               title=f"{result['collection']}, {result['steps']} steps: o one seed, | their mean")
-        ax.margins(x=0.12)
+            ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
+        ax.set(yticks=range(len(rows)), yticklabels=[row["arm"] for row in rows],
+               ylim=(len(rows) - 0.4, -0.6), xlabel=f"test {measure.upper()}",
+               title=f"{result['data'].rstrip('/').split('/')[-1]}, {result['queries']} queries: o a seed, "
+               "| mean, grey: interval against the first")
+        ax.title.set_fontsize(9)
+        ax.legend(frameon=False, fontsize=8)
+        ax.margins(x=0.14)
+
+
+def curves(path, lines, *, measure):
+    """Learning curves: {arm: (steps, seconds, values)} against steps and against seconds with mining."""
+    with figure(path, 2) as axes:
+        for column, (ax, label) in enumerate(zip(axes, ("step", "seconds of training and mining"))):
+            for (arm, points), (colour, mark, dash) in zip(lines.items(), itertools.cycle(STYLES)):
+                ax.plot(points[column], points[2], color=colour, marker=mark, markersize=4, linestyle=dash,
+                        label=arm)
+            ax.set(xlabel=label, ylabel=f"dev {measure.upper()}, mean over seeds")
+        axes[1].legend(frameon=False, fontsize=7)
+
+
+def hardness(path, lines):
+    """By arm and source, {(arm, source): [(step, above, gradient)]}: hardness and share of the gradient."""
+    with figure(path, 2) as axes:
+        for ax, (column, label) in zip(axes, ((1, "negatives above their positive (%)"),
+                                              (2, "share of the gradient (%)"))):
+            for ((arm, source), points), (colour, mark, dash) in zip(lines.items(), itertools.cycle(STYLES)):
+                values = np.array(points)
+                ax.plot(values[:, 0], 100 * values[:, column], color=colour, marker=mark, markersize=3,
+                        linestyle=dash, label=f"{source} in {arm}" if "+" in arm or "," in arm else arm)
+            ax.set(xlabel="step", ylabel=label, ylim=(0, None))
+        axes[1].legend(frameon=False, fontsize=7)
+
+
+def geometry(path, rows):
+    """Alignment against uniformity (Wang & Isola 2020), both better when lower, and ranks, by arm."""
+    with figure(path, 2, width=5.6) as (left, right):
+        for number, (row, (colour, mark, _)) in enumerate(zip(rows, itertools.cycle(STYLES)), 1):
+            values = row["geometry"]
+            left.plot(values["uniformity"], values["alignment"], marker=mark, color=colour, markersize=7,
+                      linestyle="", label=f"{number} {row['arm']}")
+            left.annotate(number, (values["uniformity"], values["alignment"]), xytext=(5, 4),
+                          textcoords="offset points", fontsize=8)
+        left.set(xlabel="uniformity of docs (log mean exp(-2 d²))", ylabel="alignment of positives (mean d²)",
+                 title="lower is better on both axes")
+        left.legend(frameon=False, fontsize=7)
+        y = np.arange(len(rows))
+        for shift, (key, label) in zip((-0.2, 0.2), (("effective_rank", "effective rank of the docs"),
+                                                     ("effective_negatives", "effective negatives a query"))):
+            right.barh(y + shift, [row["geometry"][key] for row in rows], height=0.38, label=label,
+                       color=STYLES[0][0] if shift < 0 else "white", edgecolor=STYLES[0][0],
+                       hatch="" if shift < 0 else "///")
+        right.set(yticks=y, yticklabels=[row["arm"] for row in rows], ylim=(len(rows) - 0.5, -0.5),
+                  xlabel="number", xscale="log")
+        right.legend(frameon=False, fontsize=7)
+
+
+def gains(path, found, *, measure, first):
+    """Where arms gain over the first: {feature: {arm: [(bin, mean, standard error)]}}, a panel a feature."""
+    with figure(path, len(found), width=4.4) as axes:
+        for ax, (name, of_arm) in zip(np.atleast_1d(axes), found.items()):
+            for number, ((arm, bins), (colour, mark, dash)) in enumerate(
+                    zip(of_arm.items(), itertools.cycle(STYLES))):
+                x = np.arange(len(bins)) + 0.04 * (number - len(of_arm) / 2)
+                ax.errorbar(x, [m for _, m, _ in bins], [e for _, _, e in bins], color=colour, marker=mark,
+                            markersize=4, linestyle=dash, linewidth=1, label=arm)
+            ax.axhline(0, color="black", linewidth=0.8)
+            ax.set(xticks=range(len(bins)), xticklabels=[label for label, _, _ in bins],
+                   xlabel=f"{name}, quarters", ylabel=f"{measure.upper()} minus that of {first}")
+        np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=7)
+
+
+def grid(path, rows, columns, values, *, measure):
+    """A heat map of the measure: rows of arms, columns of temperatures; the best of each row in bold."""
+    with figure(path, width=1.6 + 1.1 * len(columns), height=1.4 + 0.5 * len(rows)) as ax:
+        ax.grid(False)
+        ax.imshow(values, cmap="Greys", aspect="auto", vmin=values.min() - np.ptp(values) * 0.2,
+                  vmax=values.max() + np.ptp(values) * 0.4)
+        for (i, j), value in np.ndenumerate(values):
+            ax.annotate(f"{value:.3f}", (j, i), ha="center", va="center",
+                        weight="bold" if value == values[i].max() else "normal")
+        ax.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(len(rows)), yticklabels=rows,
+               xlabel="temperature", title=f"test {measure.upper()}")
+
+
+def neighbourhood(path, points, *, title):
+    """A query, its positive and its negatives by source on the plane: [(label, x, y)]."""
+    with figure(path, width=5.6, height=4.4) as ax:
+        labels = dict.fromkeys(label for label, _, _ in points)
+        marks = {"query": ("black", "*", 15), "positive": ("#5f8d4e", "P", 11),
+                 "other docs": ("#bbbbbb", ".", 4)}
+        for label, (colour, mark, _) in zip(labels, itertools.cycle(STYLES)):
+            colour, mark, size = marks.get(label, (colour, mark, 6))
+            x, y = zip(*((x, y) for name, x, y in points if name == label))
+            ax.plot(x, y, linestyle="", marker=mark, color=colour, markersize=size, label=label)
+        ax.set(xlabel="first principal component", ylabel="second principal component", title=title)
+        ax.title.set_fontsize(8)
+        ax.legend(frameon=False, fontsize=8)
 
 
 def score_histogram(path, scores, *, title):

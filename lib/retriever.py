@@ -23,6 +23,7 @@ class Retriever:
         self.collection, self.encoder = collection, encoder
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
         self.positive = positive  # which of several positives' scores candidates are compared with
+        self.encoded = 0          # docs embedded so far in order to mine
         self._background = None   # the thread of mine_later()
         self._docs = None, None   # fingerprint of an encoder's weights, its vectors of all docs
         self.tokens = {"query": data.tokenize(collection.queries, encoder, "query"),
@@ -47,12 +48,14 @@ class Retriever:
                 self.guide[kind] = dist.map_rows(embed, np.arange(len(texts)))
 
     def state_dict(self):
-        """The frozen docs of adore, if there are any."""
-        return {source: torch.from_numpy(vectors) for source, vectors in self.frozen.items()}
+        """The frozen docs of adore, if there are any, and the count of docs embedded."""
+        frozen = {source: torch.from_numpy(vectors) for source, vectors in self.frozen.items()}
+        return {"frozen": frozen, "encoded": self.encoded}
 
     def load_state_dict(self, state):
         """Continue from what state_dict() returned."""
-        self.frozen = {source: vectors.numpy() for source, vectors in state.items()}
+        self.frozen = {source: vectors.numpy() for source, vectors in state["frozen"].items()}
+        self.encoded = state["encoded"]
 
     def guide_scores(self, query_rows, doc_rows):
         """(B, N) similarities by the guide."""
@@ -66,7 +69,7 @@ class Retriever:
 
     def embed_docs(self, encoder):
         """Vectors of all docs; those of the last call, if the weights are the same."""
-        key = run.fingerprint(*(p.detach().cpu().numpy() for p in encoder.parameters()))
+        key = weights_fingerprint(encoder)
         found = self._docs  # a local: another thread may mine meanwhile
         if found[0] != key:
             found = self._docs = key, self.embed(encoder, "doc")
@@ -86,8 +89,11 @@ class Retriever:
             return bm25_candidates(self.collection, depth, self.positive)
         if source == "adore" and "adore" not in self.frozen:
             self.frozen["adore"] = self.embed_docs(self.averaged.module)
+            self.encoded += len(self.collection.docs)
         encoder = encoder or (self.encoder if source == "adore" else self.averaged.module)
         q_emb = self.embed(encoder, "query", rows)
+        if source != "adore":
+            self.encoded += len(self.collection.docs)
         d_emb = self.frozen["adore"] if source == "adore" else self.embed_docs(encoder)
         found = negatives.from_vectors(self.collection, rows, q_emb, d_emb, source=source, depth=depth,
                                        positive=self.positive, search=search)
@@ -115,6 +121,50 @@ class Retriever:
         """Per-query values of a split, by exact search."""
         q_emb = self.embed(encoder, "query", self.collection.split(split).queries)
         return metrics.score(self.collection, split, *search(q_emb, self.embed_docs(encoder), RANKED))
+
+    def geometry(self, encoder, split):
+        """metrics.geometry() of the split's first positives and of a sample of the corpus."""
+        qrels = self.collection.split(split)
+        d_emb = self.embed_docs(encoder)
+        positives = np.array([qrels.positives(i)[0] for i in range(len(qrels))])
+        sample = run.permutation(len(d_emb), "geometry", 0)[:PROBE_DOCS]
+        q_emb = self.embed(encoder, "query", qrels.queries)
+        return metrics.geometry(q_emb, d_emb[positives], d_emb[sample])
+
+    def neighbourhood(self, encoder, pick, drawn, labels, *, others=300):
+        """[(label, x, y)] of a query, its positive, drawn docs {code: (1, K)} and others, on the plane."""
+        qrels = self.collection.split("train")
+        groups = {"other docs": run.permutation(len(self.collection.docs), "map", 0)[:others],
+                  "positive": qrels.positives(pick)[:1]}
+        for code, docs in drawn.items():
+            name = labels[code - 1][0]
+            groups[name] = np.concatenate([groups.get(name, docs[0][:0]), docs[0][docs[0] >= 0]])
+        d_emb = self.embed_docs(encoder)[np.concatenate(list(groups.values())).astype(np.int64)]
+        vectors = np.concatenate([d_emb, self.embed(encoder, "query", qrels.queries[pick:pick + 1])])
+        centred = vectors - vectors.mean(0)
+        plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T            # (n, 2)
+        names = [name for name, rows in groups.items() for _ in rows] + ["query"]
+        return [(name, float(f"{x:.5g}"), float(f"{y:.5g}")) for name, (x, y) in zip(names, plane)]
+
+
+def weights_fingerprint(encoder):
+    """16 hex digits over an encoder's weights as they stand."""
+    return run.fingerprint(*(p.detach().cpu().numpy() for p in encoder.parameters()))
+
+
+def query_features(collection, split):
+    """{qid: {name: value}} for every query of a split: what may explain where an arm gains."""
+    qrels = collection.split(split)
+    rows = bm25_search(collection, qrels.queries, RANKED)[1]
+    features = {}
+    for i, row in enumerate(qrels.queries):
+        hits = np.flatnonzero(np.isin(rows[i], qrels.positives(i)))
+        words = set(index.words(collection.queries.text(row)))
+        shared = max(len(words & set(index.words(collection.docs.text(doc)))) for doc in qrels.positives(i))
+        features[collection.queries.ids[row]] = {
+            "BM25 rank of the positive": int(hits[0]) + 1 if len(hits) else RANKED + 1,
+            "words of the query": len(words), "share of them in the positive": shared / max(len(words), 1)}
+    return features
 
 
 def search(q_emb, d_emb, k):

@@ -135,6 +135,25 @@ class Supply:
             self._checked_at[source] = step
         return report
 
+    def forecast(self, picks, *, seed):
+        """draw() from the lists that step 0 would have for any queries; mined for the purpose, kept apart."""
+        drawn = {}
+        for source, count in self.active(0).items():
+            if source == "random":
+                drawn[self._code("random", "")] = negatives.random_docs(
+                    self.collection, self.qrels.queries[picks], count, seed=seed, epoch=0)
+            elif source != "queue":
+                pool = max(count, self.mining.pool)
+                found = self._miner.mine(source, picks if source in ("refresh", "adore", "dense")
+                                         else np.arange(len(self.qrels)), pool, None)
+                if len(found.queries) > len(picks):
+                    found = negatives.select(found, picks)
+                found = filters.apply(found, self.mining.filters, self.collection)
+                found = filters.keep(found, found.docs >= 0, depth=max(count, self.mining.depth))
+                parts = negatives.draw(found, count, self.mining.choice, seed=seed, epoch=0)
+                drawn |= {self._code(*label): docs for label, docs in parts.items()}
+        return drawn
+
     def draw(self, picks, *, step, epoch):
         """{code: (B, K) doc rows, -1 for none}; labels[code - 1] says what a code stands for."""
         drawn = {}

@@ -131,6 +131,31 @@ def bert(tiny, tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="session")
+def judges(bert, tmp_path_factory):
+    """{number of outputs: folder of a cross-encoder}: as small as `bert`, with random weights."""
+    folders = {}
+    for outputs in (1, 2):
+        folders[outputs] = tmp_path_factory.mktemp("judge")
+        config = transformers.AutoConfig.from_pretrained(
+            bert, num_labels=outputs, max_position_embeddings=256, initializer_range=0.5
+        )
+        torch.manual_seed(outputs)
+        transformers.BertForSequenceClassification(config).save_pretrained(folders[outputs])
+        transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(folders[outputs])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def untrained(tiny, tmp_path_factory):
+    """A folder to work in: the collection at tiny/, at runs/R a run whose static encoder was not trained."""
+    folder = tmp_path_factory.mktemp("untrained")
+    shutil.copytree(TINY, folder / "tiny")
+    model.save_encoder(make_encoder(tiny), folder / "runs/R/encoder")
+    run.write_json(folder / "runs/R/config.json", {"args": {"data": "tiny"}})
+    return folder
+
+
 def call(script, *flags, cwd, stdin=""):
     """Run a script of the project in the folder `cwd`; its return code, stdout and stderr."""
     command = [sys.executable, str(ROOT / script), *map(str, flags)]

@@ -148,3 +148,32 @@ def test_bm25_of_a_corpus_with_a_doc_without_words(tmp_path):
     )
     scores, rows = index.BM25.load(made.docs).search(["red fox"], 3)
     assert rows.tolist() == [[1, 2, -1]] and scores[0, 0] > scores[0, 1] > 0
+
+
+# ---------------------------------------------------------------------------------------- scores of given docs
+
+
+@pytest.mark.parametrize("block", [1, 3, 1024])
+def test_pair_scores_equal_a_loop(block):
+    random = np.random.default_rng(0)
+    q_emb, d_emb = (random.normal(size=(n, 5)).astype(np.float32) for n in (7, 20))
+    rows = random.integers(-1, 20, size=(7, 4))
+    rows[2] = -1
+    found = index.pair_scores(q_emb, d_emb, rows, block=block)
+    assert found.shape == rows.shape and found.dtype == np.float32
+    for i, row in enumerate(rows):
+        wanted = [np.nan if doc < 0 else float(q_emb[i] @ d_emb[doc]) for doc in row]
+        np.testing.assert_allclose(found[i], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_bm25_scores_of_given_docs_are_those_of_the_search(tiny):
+    bm25, queries = index.BM25.load(tiny.docs), [*tiny.queries.texts()[:20], "xyzzy"]
+    scores, rows = bm25.search(queries, len(tiny.docs))
+    also = np.random.default_rng(0).integers(-1, len(tiny.docs), size=(len(queries), 6))
+    again, same, extra = bm25.search(queries, len(tiny.docs), also=also)
+    assert (again == scores).all() and (same == rows).all() and extra.dtype == np.float32
+    for i, wanted in enumerate(also):
+        by_doc = dict(zip(rows[i].tolist(), scores[i].tolist()))  # docs that are not found score 0
+        for doc, score in zip(wanted.tolist(), extra[i].tolist()):
+            assert np.isnan(score) if doc < 0 else score == by_doc.get(doc, 0)
+    assert (extra[-1][also[-1] >= 0] == 0).all() and (extra > 0).any()

@@ -1,15 +1,13 @@
-"""Arms, candidates that never are positives, the draw, the supply of a training, negatives files."""
+"""Arms, candidates that never are positives, the draw, negatives files."""
 
 import json
-import types
 
 import numpy as np
 import pytest
-import torch
 from conftest import known_by_text
 
-from lib import data, formats, index, negatives
-from lib.negatives import Candidates, Queue, Stage, Supply, parse_arm
+from lib import data, filters, formats, index, negatives
+from lib.negatives import Candidates, Stage, parse_arm
 from lib.run import BadInput
 
 
@@ -29,6 +27,7 @@ from lib.run import BadInput
 )
 def test_arms(arm, stages):
     assert parse_arm(arm) == stages
+    assert parse_arm(f"{arm} temperature=.03 filters=percpos:.95,near_copy:.8") == stages
 
 
 @pytest.mark.parametrize(
@@ -76,12 +75,16 @@ def test_sources_of_an_arm_in_order_of_first_use():
 
 
 def random_search(collection, query_rows, k, *, seed):
-    """(scores, rows) of a made-up search: random docs in falling order of score, some lists ending early."""
+    """A made-up search: (scores, rows) in falling order, some lists ending early; scores (n, P) of the known
+    positives, found or not; and, beside it, all scores (n, docs)."""
     random = np.random.default_rng(seed)
-    rows = np.stack([random.permutation(len(collection.docs))[:k] for _ in query_rows])
-    scores = -np.sort(-random.random(rows.shape), axis=1).astype(np.float32)
+    every = random.normal(size=(len(query_rows), len(collection.docs))).astype(np.float32)
+    rows = np.argsort(-every, axis=1)[:, :k]
+    scores = np.take_along_axis(every, rows, 1)
     ended = np.arange(rows.shape[1]) >= random.integers(k // 2, k + 1, size=len(rows))[:, None]
-    return np.where(ended, 0, scores), np.where(ended, -1, rows)
+    known = collection.known_docs(query_rows)
+    positive = np.where(known >= 0, np.take_along_axis(every, np.maximum(known, 0), 1), np.nan)
+    return (np.where(ended, 0, scores), np.where(ended, -1, rows), positive), every
 
 
 def check_clean(collection, query_rows, docs):
@@ -94,25 +97,61 @@ def check_clean(collection, query_rows, docs):
         assert (row[len(texts) :] == -1).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*(empty slice|All-NaN).*")  # queries without any positive
+@pytest.mark.parametrize("positive, reduce", [("max", max), ("min", min), ("mean", np.mean)])
 @pytest.mark.parametrize("depth", [1, 5, 30])
-def test_searched_candidates_are_no_positives_and_keep_their_order(collection, depth):
+def test_searched_candidates_are_no_positives_and_keep_their_order(collection, depth, positive, reduce):
     query_rows = np.arange(len(collection.queries))  # those without any positive, too
     k = min(len(collection.docs), depth + negatives.overfetch(collection))
-    scores, rows = random_search(collection, query_rows, k, seed=depth)
-    found = negatives.from_search(collection, query_rows, (scores, rows), source="dense", depth=depth)
+    (scores, rows, of_positives), every = random_search(collection, query_rows, k, seed=depth)
+    found = negatives.from_search(
+        collection, query_rows, (scores, rows, of_positives), source="dense", depth=depth, positive=positive
+    )
     known, text = known_by_text(collection), collection.docs.text
+    first = {text(row): row for row in reversed(range(len(collection.docs)))}
     check_clean(collection, query_rows, found.docs)
     for i, query in enumerate(query_rows):
         positives, wanted, seen = known.get(collection.queries.text(query), set()), [], set()
         for doc, score in zip(rows[i], scores[i]):
             if doc >= 0 and text(doc) not in positives | seen:
                 seen.add(text(doc))
-                wanted.append((doc, score))
+                wanted.append((doc, score, len(seen)))
         kept = found.docs[i] >= 0
-        assert list(zip(found.docs[i][kept], found.scores[i][kept])) == wanted[:depth]
-        best = [score for doc, score in zip(rows[i], scores[i]) if doc >= 0 and text(doc) in positives]
-        assert found.positive[i] == max(best) if best else np.isnan(found.positive[i])
+        listed = zip(found.docs[i][kept], found.scores[i][kept], found.ranks[i][kept])
+        assert list(listed) == wanted[:depth]
+        assert (found.ranks[i][~kept] == 0).all() and np.isnan(found.scores[i][~kept]).all()
+        if positives:
+            best = reduce([every[i, first[doc]] for doc in positives])
+            assert found.positive[i] == pytest.approx(best, rel=1e-6, abs=1e-6)
+        else:
+            assert np.isnan(found.positive[i])
     assert (found.docs >= 0).sum() + sum(found.dropped.values()) == (rows >= 0).sum()
+
+
+def test_candidates_from_vectors_are_the_best_docs(collection):
+    random = np.random.default_rng(1)
+    query_rows = collection.split("train").queries[::2]
+    q_emb = random.normal(size=(len(query_rows), 4)).astype(np.float32)
+    d_emb = random.normal(size=(len(collection.docs), 4)).astype(np.float32)
+    found = negatives.from_vectors(
+        collection,
+        query_rows,
+        q_emb,
+        d_emb,
+        source="dense",
+        depth=6,
+        positive="max",
+        search=index.exact_search,
+    )
+    check_clean(collection, query_rows, found.docs)
+    scores = q_emb @ d_emb.T
+    for i, row in enumerate(query_rows):
+        known = collection.known_docs(np.array([row]))[0]
+        assert found.positive[i] == pytest.approx(scores[i, known[known >= 0]].max(), rel=1e-5)
+        free = ~collection.known_positive(np.array([row]), np.arange(len(collection.docs))[None])[0]
+        docs = collection.docs.groups[np.flatnonzero(free)[np.argsort(-scores[i, free])]]
+        listed = collection.docs.groups[found.docs[i][found.docs[i] >= 0]]
+        assert listed.tolist() == list(dict.fromkeys(docs.tolist()))[:6]
 
 
 def test_overfetch_leaves_enough(tiny):
@@ -126,7 +165,9 @@ def test_overfetch_leaves_enough(tiny):
         ]
     )
     scores = np.broadcast_to(-np.arange(depth + 3, dtype=np.float32), positives_first.shape)
-    found = negatives.from_search(tiny, qrels.queries, (scores, positives_first), source="dense", depth=depth)
+    known = np.zeros((len(qrels), 3), dtype=np.float32)
+    search = scores, positives_first, known
+    found = negatives.from_search(tiny, qrels.queries, search, source="dense", depth=depth)
     copies = {tiny.docs.row_of["a08"], tiny.docs.row_of["a12"]}
     for listed in found.docs:
         assert (listed >= 0).sum() >= depth - 1 and len(copies & set(listed.tolist())) <= 1
@@ -135,7 +176,9 @@ def test_overfetch_leaves_enough(tiny):
 def test_mined_bm25_candidates_are_no_positives(tiny):
     for split in data.SPLITS:
         rows = tiny.split(split).queries
-        search = index.BM25.load(tiny.docs).search(tiny.queries.texts(rows), 20)
+        search = index.BM25.load(tiny.docs).search(
+            tiny.queries.texts(rows), 20, also=tiny.known_docs(rows)
+        )
         check_clean(tiny, rows, negatives.from_search(tiny, rows, search, source="bm25", depth=15).docs)
 
 
@@ -169,25 +212,33 @@ def test_random_docs_reach_the_whole_corpus_evenly(tiny):
 
 
 def candidates_of(lists, *, source="bm25"):
-    """Candidates with the given lists of doc rows for the queries 0, 1, ..."""
+    """Candidates with the given lists of doc rows for the queries 0, 1, ..., their ranks 1, 2, ..."""
     docs = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int32)
     for i, found in enumerate(lists):
         docs[i, : len(found)] = found
     scores = np.where(docs >= 0, -docs.astype(np.float32), np.nan)
-    return Candidates(
-        source, np.arange(len(lists)), docs, scores, np.full(len(lists), np.nan, dtype=np.float32), {}
-    )
+    ranks = np.where(docs >= 0, np.arange(1, 1 + docs.shape[1]), 0).astype(np.int32)
+    positive = np.full(len(lists), np.nan, dtype=np.float32)
+    return Candidates(source, np.arange(len(lists)), docs, scores, positive, {}, ranks)
 
 
 LISTS = [[3, 1, 4, 15, 9, 2, 6], [5, 8], [], [7, 11, 12, 13]]
+UNIFORM = filters.parse_choice("uniform")
+
+
+def drawn_docs(candidates, count, *, seed=0, epoch, choice=UNIFORM):
+    """negatives.draw() as one (B, count) array, whatever the sources and bands: -1 for none."""
+    parts = negatives.draw(candidates, count, choice, seed=seed, epoch=epoch)
+    stacked = np.stack([np.full((len(candidates.docs), count), -1), *parts.values()])
+    assert ((stacked >= 0).sum(0) <= 1).all()  # no draw stands under two codes
+    return stacked.max(0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_draw_is_without_replacement_and_from_the_querys_own_list(count):
-    candidates = candidates_of(LISTS)
+    candidates = negatives.select(candidates_of(LISTS), np.array([3, 0, 1, 2]))
     for epoch in range(20):
-        drawn = negatives.draw(candidates, np.array([3, 0, 1, 2]), count, seed=0, epoch=epoch)
-        assert drawn.shape == (4, count)
+        drawn = drawn_docs(candidates, count, epoch=epoch)
         for pick, row in zip((3, 0, 1, 2), drawn):
             real = row[row >= 0].tolist()
             assert set(real) <= set(LISTS[pick]) and len(set(real)) == len(real) == min(
@@ -197,13 +248,54 @@ def test_draw_is_without_replacement_and_from_the_querys_own_list(count):
 
 def test_draw_is_deterministic_and_even():
     candidates = candidates_of(LISTS)
-    draws = [negatives.draw(candidates, np.arange(4), 2, seed=0, epoch=epoch) for epoch in range(700)]
-    assert (negatives.draw(candidates, np.arange(4), 2, seed=0, epoch=5) == draws[5]).all()
-    assert (negatives.draw(candidates, np.array([0]), 2, seed=0, epoch=5) == draws[5][:1]).all()
-    assert (negatives.draw(candidates, np.arange(4), 2, seed=1, epoch=5) != draws[5]).any()
+    draws = [drawn_docs(candidates, 2, epoch=epoch) for epoch in range(700)]
+    assert (drawn_docs(candidates, 2, epoch=5) == draws[5]).all()
+    alone = negatives.select(candidates, np.array([0]))
+    assert (drawn_docs(alone, 2, epoch=5) == draws[5][:1]).all()
+    assert (drawn_docs(candidates, 2, seed=1, epoch=5) != draws[5]).any()
     counts = np.bincount(np.concatenate([d[0] for d in draws]), minlength=16)
     assert counts.sum() == 1400 and all(140 < counts[doc] < 260 for doc in LISTS[0])  # 200 each
     assert {tuple(sorted(d[3])) for d in draws} == {(a, b) for a in LISTS[3] for b in LISTS[3] if a < b}
+
+
+def test_draws_come_by_band_of_ranks():
+    candidates = candidates_of([list(range(20, 27)), [30, 31]])
+    candidates.ranks[:] = [[1, 10, 11, 30, 31, 100, 101], [2, 0, 0, 0, 0, 0, 0]]
+    drawn = negatives.draw(candidates, 7, filters.parse_choice("top"), seed=0, epoch=0)
+    assert {key: [set(row[row >= 0].tolist()) for row in docs] for key, docs in drawn.items()} == {
+        ("bm25", "1-10"): [{20, 21}, {30}],
+        ("bm25", "11-30"): [{22, 23}, set()],
+        ("bm25", "31-100"): [{24, 25}, set()],
+        ("bm25", ">100"): [{26}, set()],
+        ("bm25", ""): [set(), {31}],  # whoever gave it has no ranks
+    }
+    assert all(docs.shape == (2, 7) and docs.dtype == np.int32 for docs in drawn.values())
+    assert negatives.band_names() == ["1-10", "11-30", "31-100", ">100"]
+
+
+def test_draws_of_a_file_come_by_its_sources():
+    candidates = candidates_of([[20, 21, 22], [23, 20]], source="file")
+    candidates.origins = ("dense", "random")
+    candidates.origin = np.array([[0, 1, 0], [1, 0, 0]], dtype=np.int8)
+    candidates.ranks[:] = [[1, 0, 12], [0, 3, 0]]
+    drawn = negatives.draw(candidates, 3, filters.parse_choice("top"), seed=0, epoch=0)
+    assert {key: docs.max(1).tolist() for key, docs in drawn.items()} == {
+        ("dense (file)", "1-10"): [20, 20],
+        ("dense (file)", "11-30"): [22, -1],
+        ("random (file)", ""): [21, 23],
+    }
+
+
+def test_select_keeps_what_belongs_together():
+    candidates = candidates_of(LISTS)
+    candidates.positive[:] = [0, 1, 2, 3]
+    found = negatives.select(candidates, np.array([3, 1]))
+    assert found.queries.tolist() == [3, 1] and found.positive.tolist() == [3, 1]
+    for name in ("docs", "scores", "ranks"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(candidates, name)[[3, 1]])
+    assert found.origin is None and found.source == "bm25"
+    with pytest.raises(AssertionError, match="not mined for"):
+        negatives.select(candidates, np.array([1, -1]))
 
 
 def test_describe():
@@ -213,190 +305,14 @@ def test_describe():
         "queries": 3,
         "candidates": 3,
         "shortest_list": 0,
+        "empty_lists": 1,
         "mean_score": -2.0,
         "mean_positive_score": -5.25,
         "outscore_positive": pytest.approx(2 / 3, abs=1e-6),
         "dropped": {},
     }
-
-
-# ---------------------------------------------------------------------------------------------------- supply
-
-
-def make_supply(arm, collection, *, steps=12, refresh_every=4, batch_size=6):
-    """A Supply whose made-up miner records its calls and finds the docs i + 5, i + 6, ... for query i."""
-    calls, qrels = [], collection.split("train")
-    order = data.QueryOrder(len(qrels), batch_size=batch_size, seed=0)
-
-    def mine(source, picks, depth):
-        calls.append(types.SimpleNamespace(source=source, picks=picks.tolist(), depth=depth))
-        docs = (picks[:, None] + 5 + np.arange(depth)) % len(collection.docs)
-        return Candidates(
-            source,
-            qrels.queries[picks],
-            docs.astype(np.int32),
-            np.zeros(docs.shape, dtype=np.float32),
-            np.zeros(len(picks), dtype=np.float32),
-            {},
-        )
-
-    supply = Supply(
-        arm,
-        steps=steps,
-        refresh_every=refresh_every,
-        depth=3,
-        seed=0,
-        collection=collection,
-        mine=mine,
-        upcoming=order.upcoming,
-    )
-    return supply, order, calls
-
-
-def play(supply, order, steps=12):
-    """Run the steps of a training; for each, (sources mined, {source: negatives per query})."""
-    seen = []
-    for step in range(steps):
-        mined, picks = supply.prepare(step), order.picks(step)
-        drawn = supply.draw(picks, step=step, epoch=order.epoch(step))
-        for source, docs in zip(supply.sources, drawn):
-            assert docs.shape[0] == len(picks)
-            if source != "random":
-                assert np.isin((docs - picks[:, None] - 5) % 40, range(3)).all()  # from the query's own list
-        seen.append((mined, {source: docs.shape[1] for source, docs in zip(supply.sources, drawn)}))
-    return seen
-
-
-def test_in_batch_needs_nothing(tiny):
-    supply, order, calls = make_supply("in_batch", tiny)
-    assert play(supply, order) == [([], {})] * 12 and not calls
-
-
-def test_adore_is_mined_at_each_step_for_that_step(tiny):
-    supply, order, calls = make_supply("adore:2", tiny)
-    assert play(supply, order) == [(["adore"], {"adore": 2})] * 12
-    for step, found in enumerate(calls):
-        assert (found.picks, found.depth) == (sorted(order.picks(step).tolist()), 2)
-
-
-def test_the_depth_is_never_below_the_number_drawn(tiny):
-    supply, _, calls = make_supply("bm25:5", tiny)
-    supply.prepare(0)
-    assert calls[0].depth == 5
-
-
-@pytest.mark.parametrize("source", ["bm25", "dense", "file"])
-def test_a_fixed_source_is_mined_once_for_all_queries(tiny, source):
-    supply, order, calls = make_supply(f"{source}:2", tiny)
-    assert play(supply, order) == [([source], {source: 2})] + [([], {source: 2})] * 11
-    assert len(calls) == 1 and calls[0].picks == list(range(36)) and calls[0].depth == 3
-    assert supply.describe(source)["candidates"] == 36 * 3
-
-
-def test_refresh_is_mined_every_so_often_for_the_upcoming_queries(tiny):
-    supply, order, calls = make_supply("refresh:2", tiny, steps=10)
-    assert [step for step, (mined, _) in enumerate(play(supply, order, steps=10)) if mined] == [0, 4, 8]
-    for call, steps in zip(calls, (range(0, 4), range(4, 8), range(8, 10))):
-        assert call.picks == sorted({pick for step in steps for pick in order.picks(step).tolist()})
-        assert len(call.picks) < 36
-
-
-def test_stages_switch_at_their_steps(tiny):
-    supply, order, calls = make_supply("random:1,bm25:2+refresh:2@0.5,refresh:3@0.75", tiny)
-    seen = play(supply, order)
-    assert [mined for mined, _ in seen] == [[]] * 6 + [["bm25", "refresh"]] + [[]] * 3 + [["refresh"], []]
-    counts = {
-        "first": {"random": 1, "bm25": 0, "refresh": 0},
-        "second": {"random": 0, "bm25": 2, "refresh": 2},
-        "third": {"random": 0, "bm25": 0, "refresh": 3},
-    }
-    assert [found for _, found in seen] == [counts["first"]] * 6 + [counts["second"]] * 3 + [
-        counts["third"]
-    ] * 3
-    assert [call.source for call in calls] == ["bm25", "refresh", "refresh"]
-
-
-def test_random_draws_avoid_positives_and_change_with_the_epoch(tiny):
-    supply, order, _ = make_supply("random:3", tiny)
-    qrels, picks = tiny.split("train"), np.arange(36)
-    first, second = (supply.draw(picks, step=0, epoch=epoch)[0] for epoch in (0, 1))
-    check_clean(tiny, qrels.queries, first)
-    assert (first != second).any()
-
-
-def test_a_supply_goes_on_where_another_stopped(tiny, tmp_path):
-    arm = "random:1,bm25:2+refresh:2@0.25"
-    whole, order, _ = make_supply(arm, tiny)
-    stopped, _, _ = make_supply(arm, tiny)
-    wanted = play(whole, order)
-    assert play(stopped, order, steps=6) == wanted[:6]
-    torch.save(stopped.state_dict(), tmp_path / "state.pt")
-    again, _, calls = make_supply(arm, tiny)
-    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    draws = [
-        [supply.draw(order.picks(5), step=5, epoch=1)[i].tolist() for i in range(3)]
-        for supply in (stopped, again)
-    ]
-    assert draws[0] == draws[1] and again.describe("bm25") == stopped.describe("bm25")
-    assert [again.prepare(step) for step in range(6, 12)] == [mined for mined, _ in wanted[6:]]
-    assert [call.source for call in calls] == ["refresh", "refresh"]
-
-
-def test_arms_with_a_queue(tiny):
-    supply, order, calls = make_supply("random:1,queue:4+random:2@0.5,queue:9@0.75", tiny)
-    assert supply.queue_size == 9 and make_supply("random:1", tiny)[0].queue_size == 0
-    queue = Queue(9, 2, device="cpu")
-    assert supply.queued(queue, 6) is None  # nothing in it yet
-    queue.push(np.array([3, 5]), np.zeros((2, 2), dtype=np.float32))
-    assert supply.queued(queue, 0) is None  # its stage has not begun
-    number, docs = supply.queued(queue, 6)
-    assert supply.sources[number - 1] == "queue" and docs.tolist() == [3, 5]
-    assert [part.shape for part in supply.draw(order.picks(6), step=6, epoch=0)] == [
-        (6, 2),
-        (6, 0),
-    ] and not calls
-
-
-def test_a_queue_holds_the_last_docs_each_once():
-    queue = Queue(5, 2, device="cpu")
-    for number, docs in enumerate(([1, 2, 3], [4, 2], [7, 8])):
-        queue.push(
-            np.array(docs, dtype=np.int32), np.array([[number, doc] for doc in docs], dtype=np.float32)
-        )
-        assert len(queue.docs) == len(queue.vectors) == len(set(queue.docs.tolist())) <= 5
-    assert queue.docs.tolist() == [3, 4, 2, 7, 8]
-    assert queue.vectors.tolist() == [[0, 3], [1, 4], [1, 2], [2, 7], [2, 8]]
-    other = Queue(5, 2, device="cpu")
-    other.load_state_dict(queue.state_dict())
-    assert other.docs.tolist() == queue.docs.tolist() and torch.equal(other.vectors, queue.vectors)
-
-
-def test_teacher_scores_find_their_columns(tiny, tmp_path):
-    rows, qrels = tiny.docs.row_of, tiny.split("train")
-    records = [
-        {
-            "qid": "q01",
-            "doc_id": "c02",
-            "source": "x",
-            "score": 1.0,
-            "teacher_score": 0.25,
-            "teacher_positive_score": 2.5,
-        },
-        {"qid": "q12", "doc_id": "a12", "source": "x", "score": 2.0, "teacher_score": 0.5},
-        {"qid": "q12", "doc_id": "c02", "source": "x", "score": 1.0},
-    ]
-    path = tmp_path / "n.jsonl"
-    formats.write_negatives(path, {"collection_fingerprint": tiny.fingerprint}, records)
-    supply, _, _ = make_supply("file:2", tiny)
-    supply._mine = lambda source, picks, depth: negatives.load_candidates(path, tiny, qrels)
-    supply.prepare(0)
-    picks = np.array([11, 0])  # q12 and q01
-    positives = np.array([rows["a01"], rows["c01"]])
-    batch = data.make_batch(tiny, qrels.queries[picks], positives, [np.array([[rows["a08"]], [rows["c02"]]])])
-    column = {tiny.docs.ids[doc]: j for j, doc in enumerate(batch.docs)}  # a08 stands for its copy a12, too
-    wanted = np.full((2, 4), np.nan)
-    wanted[0, column["a08"]], wanted[1, column["c02"]], wanted[1, column["c01"]] = 0.5, 0.25, 2.5
-    np.testing.assert_array_equal(supply.teacher(batch, picks), wanted)
+    candidates.notes = {"last_still_above": 0.25}
+    assert negatives.describe(candidates)["last_still_above"] == 0.25
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -412,7 +328,7 @@ def write(path, collection, *mined, **changes):
 def mined(tiny):
     """BM25's and random candidates for the train queries of tests/tiny."""
     rows = tiny.split("train").queries
-    search = index.BM25.load(tiny.docs).search(tiny.queries.texts(rows), 12)
+    search = index.BM25.load(tiny.docs).search(tiny.queries.texts(rows), 12, also=tiny.known_docs(rows))
     return (
         negatives.from_search(tiny, rows, search, source="bm25", depth=8),
         negatives.random_candidates(tiny, rows, 5, seed=0),
@@ -428,11 +344,18 @@ def test_a_file_gives_back_what_was_written(tiny, mined, tmp_path):
     assert loaded.source == "file" and (loaded.queries == qrels.queries).all()
     assert (loaded.docs == bm25.docs[:, :width]).all() and (bm25.docs[:, width:] == -1).all()
     np.testing.assert_allclose(loaded.scores, bm25.scores[:, :width], rtol=1e-5)
+    np.testing.assert_allclose(loaded.positive, bm25.positive, rtol=1e-5)
+    assert (loaded.ranks == bm25.ranks[:, :width]).all() and bm25.ranks.max() == 8
+    assert loaded.origins == ("bm25",) and not loaded.origin.any()
     write(path, tiny, bm25, random)
     both = negatives.load_candidates(path, tiny, qrels)
     for i, listed in enumerate(both.docs):
         wanted = list(dict.fromkeys([d for part in (bm25, random) for d in part.docs[i].tolist() if d >= 0]))
         assert listed[listed >= 0].tolist() == wanted
+        own = (bm25.docs[i] >= 0).sum()  # the first source that proposed a doc counts
+        names = [both.origins[number] for number in both.origin[i][: len(wanted)]]
+        assert names == ["bm25"] * own + ["random"] * (len(wanted) - own)
+        assert (both.ranks[i] > 0).sum() == own
         assert (
             np.isfinite(both.scores[i]).sum() == (bm25.docs[i] >= 0).sum()
         )  # a doc of both keeps BM25's score
@@ -447,6 +370,10 @@ def test_records_hold_what_the_format_says(tiny, mined, tmp_path):
     assert set(records[0]) == {"qid", "doc_id", "source", "rank", "score", "positive_score", "round"}
     assert records[0]["qid"] == tiny.queries.ids[bm25.queries[0]] and records[0]["rank"] == 1
     assert records[0]["doc_id"] == tiny.docs.ids[bm25.docs[0, 0]]
+    assert {record["rank"] for record in records if record["source"] == "random"} == {0}
+    window = filters.apply(bm25, [filters.parse_filter("window:3:5")], tiny)  # ranks are those of the mining
+    ranks = [record["rank"] for record in negatives.records(window, tiny)]
+    assert ranks[:3] == [3, 4, 5] and set(ranks) == {3, 4, 5}
     assert {record["source"] for record in records} == {"bm25", "random"}
     assert all(record["score"] is None for record in records if record["source"] == "random")
 
@@ -467,6 +394,9 @@ def spoiled(path, number, **changes):
         ({"doc_id": None}, [":5:", "doc_id"]),
         ({"qid": ["q01"]}, [":5:", "q01"]),
         ({"score": "high"}, [":5:", "high"]),
+        ({"rank": "high"}, [":5:", "high"]),
+        ({"positive_score": "high"}, [":5:", "high"]),
+        ({"source": ["bm25"]}, [":5:", "source"]),
         ({"qid": "q01", "doc_id": "c01"}, ["c01", "q01", "positive"]),
         ({"qid": "q14", "doc_id": "a09"}, ["a09", "q14", "positive"]),
     ],

@@ -38,6 +38,22 @@ def train(launch, desk):
     return start
 
 
+@pytest.fixture(scope="module")
+def taught(tiny, tmp_path_factory):
+    """A negatives file with the scores of a teacher: for each train query the docs c01 and c02."""
+    path = tmp_path_factory.mktemp("taught") / "negatives.jsonl"
+    scores = {"score": 1.0, "teacher_score": 1.5, "teacher_positive_score": 9.5}
+    lines = [{"header": {"collection_fingerprint": tiny.fingerprint}}]
+    for qid, judged in tiny.qrels_dict("train").items():
+        lines += [
+            {"qid": qid, "doc_id": doc_id, "source": "made"} | scores
+            for doc_id in ("c01", "c02")
+            if judged.get(doc_id, 0) < 1
+        ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def losses(folder):
     """The loss of every step of a run."""
     return [line["loss"] for line in run.Run(folder).read_log() if "loss" in line]
@@ -137,17 +153,27 @@ def test_one_process_owns_everything(n):
 
 
 @pytest.mark.parametrize(
-    "arm", ["in_batch", "random:1,bm25:1+refresh:2@0.3", "dense:2", "queue:20", "adore:2"]
+    "arm, at",
+    [
+        ("in_batch", 3),
+        ("random:1,bm25:1+refresh:2@0.3", 3),
+        ("dense:2", 3),
+        ("queue:20", 3),
+        ("adore:2", 3),
+        ("refresh:2 refresh_every=3 refresh_lag=2", 4),  # a mining is under way then
+        ("refresh:2 refresh_every=1 refresh_overlap=.97", 3),
+        ("bm25:1+refresh:2 filters=near_copy:0.9,percpos:0.99 choice=simans:2:0 pool=12 depth=4", 3),
+    ],
 )
-def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm):
-    name = arm.replace(":", "-")
+def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm, at):
+    name = "".join(c if c.isalnum() else "-" for c in arm)
     flags = ("--negatives", arm, "--eval_every", 2, "--refresh_every", 2, "--lr", 0.05)
     whole = train(f"{name}-whole", *flags)
     with monkeypatch.context() as patch:
         steps = iter(range(100))
 
         def interrupt(parameters):
-            if next(steps) == 3:
+            if next(steps) == at:
                 raise KeyboardInterrupt
 
         patch.setattr(dist, "sum_gradients", interrupt)
@@ -157,6 +183,95 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm):
     for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
     assert (cut / "summary.json").exists() and not (cut / "state.pt").exists()
+
+
+def test_a_lag_is_used_with_the_weights_of_its_step(train):
+    flags = ("--negatives", "refresh:2", "--refresh_every", 2, "--lr", 0.05)
+    reports = {}
+    for lag in (0, 1):
+        folder = train(f"lag-{lag}", *flags, "--refresh_lag", lag)
+        log = run.Run(folder).read_log()
+        reports[lag] = {line["step"]: line for line in log if "mined" in line}
+        lines = [line for line in log if "ledger" in line]
+        ages = [{r["age"] for r in line["ledger"] if r["source"] == "refresh"} for line in lines]
+        wanted = [0, 1, 0, 1, 0, 1] if lag == 0 else [0, 1, 2, 1, 2, 1]
+        assert ages == [{age} for age in wanted]
+    assert list(reports[0]) == [0, 2, 4] and list(reports[1]) == [0, 3, 5]
+    assert [line["age"] for line in reports[0].values()] == [None, 2, 2]
+    assert [line["age"] for line in reports[1].values()] == [None, 3, 3]
+    for first, _, third in (list(lines.values()) for lines in reports.values()):
+        assert first["overlap"] is None and 0 <= third["overlap"] <= 1  # step 5 visits queries once more
+
+
+@pytest.mark.parametrize("arm", ["bm25:1", "random:1", "refresh:2", "file:1"])
+def test_a_source_that_teaches_nothing_ends_the_run(train, taught, capsys, arm):
+    file = ("--negatives_file", taught) if arm == "file:1" else ()
+    train("masked", "--negatives", arm, *file, "--mask_margin=-3", "--overwrite", code=2)
+    assert f"no doc of {arm[:-2]} stands in the denominator" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------- flags of an arm
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """A function that reads the command line: the arguments of each arm."""
+
+    def read(*flags):
+        import train as script
+
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+        args, parser = script.parse_args()
+        return [script.arm_args(args, parser, arm) for arm in args.negatives]
+
+    return read
+
+
+def test_an_arm_changes_its_own_flags_alone(parsed):
+    first, second, third = parsed(
+        "--temperature",
+        0.1,
+        "--filters",
+        "window:2:9",
+        "--negatives",
+        "in_batch",
+        "refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8 refresh_lag=3 mask_margin=-0.5",
+        "bm25:2 terms=d2q,q2q dims=8,16 choice=simans:1:0",
+    )
+    assert (first.temperature, first.filters, first.terms, first.refresh_lag) == (0.1, ["window:2:9"], [], 0)
+    assert (second.temperature, second.filters) == (0.03, ["percpos:.95", "near_copy:.8"])
+    assert (second.refresh_lag, second.mask_margin) == (3, -0.5)
+    assert (third.temperature, third.terms, third.dims) == (0.1, ["d2q", "q2q"], [8, 16])
+    assert third.choice == "simans:1:0" and second.choice == first.choice == "uniform"
+
+
+def test_one_arm_of_several_may_distill(parsed):
+    plain, pupil = parsed("--negatives_file", "f", "--negatives", "file:1", "file:1 distill_weight=.5")
+    assert (plain.distill_weight, pupil.distill_weight) == (0, 0.5)
+    plain, pupil = parsed("--negatives_file", "f", "--negatives", "bm25:1", "file:1 distill_weight=.5")
+    assert (plain.distill_weight, pupil.distill_weight) == (0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "arm, wanted",
+    [
+        ("bm25:1 temperature", "temperature is no flag=value"),
+        ("bm25:1 temperature=", "temperature= is no flag=value"),
+        ("bm25:1 batch_size=4", "batch_size=4 is no flag=value"),
+        ("bm25:1 steps=4", "it may change lr, temperature"),
+        ("bm25:1 temperature=0", "--temperature 0.0: must be above 0"),
+        ("bm25:1 filters=percpos", "percpos takes 1 number"),
+        ("bm25:1 choice=best", "--choice best"),
+        ("bm25:1 pool=0", "--pool 0: must be above 0"),
+        ("refresh:1 refresh_lag=-1", "--refresh_lag -1"),
+        ("refresh:1 refresh_overlap=0", "--refresh_overlap 0.0"),
+        ("refresh:1 refresh_overlap=1.5", "--refresh_overlap 1.5"),
+    ],
+)
+def test_wrong_flags_of_an_arm_are_refused(parsed, arm, wanted):
+    with pytest.raises(run.BadInput) as refused:
+        parsed("--negatives", "in_batch", arm)
+    assert wanted in str(refused.value)
 
 
 def test_a_finished_run_is_not_trained_again(train):
@@ -232,22 +347,6 @@ def test_options_of_the_loss_reach_it(train, flags):
     plain = losses(train("plain", *arm, steps=2))
     found = losses(train("option", *arm, *flags, steps=2))
     assert all(a != b for a, b in zip(found, plain)) and len(found) == 2
-
-
-@pytest.fixture(scope="module")
-def taught(tiny, tmp_path_factory):
-    """A negatives file with the scores of a teacher: for each train query the docs c01 and c02."""
-    path = tmp_path_factory.mktemp("taught") / "negatives.jsonl"
-    scores = {"score": 1.0, "teacher_score": 1.5, "teacher_positive_score": 9.5}
-    lines = [{"header": {"collection_fingerprint": tiny.fingerprint}}]
-    for qid, judged in tiny.qrels_dict("train").items():
-        lines += [
-            {"qid": qid, "doc_id": doc_id, "source": "made"} | scores
-            for doc_id in ("c01", "c02")
-            if judged.get(doc_id, 0) < 1
-        ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize("kind", ["margin_mse", "kl"])

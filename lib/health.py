@@ -1,0 +1,45 @@
+"""Alarms while training: what goes wrong silently, said while it can still be mended."""
+import math
+
+SETTLED = 0.3  # share of the steps after which the alarms are armed: at first all is confusion
+
+
+class Health:
+    """Watches the statistics of logged steps; every alarm is raised once."""
+
+    def __init__(self):
+        self._raised, self._above = set(), {}
+
+    def check(self, step, steps, loss, stats):
+        """The new alarms at a step, as [{"alarm", "advice"}]."""
+        if step < SETTLED * steps:
+            return []
+        found = []
+        negatives = sum(row["negatives"] for row in stats["ledger"])
+        if negatives and loss > 0.95 * math.log(1 + negatives):
+            found.append(("no learning", f"the loss {loss:.2f} is that of guessing among {negatives:.0f} "
+                          "negatives; try another --lr, a lower --temperature"))
+        hardest = stats["hardest"]
+        if hardest is not None and 0.95 < stats["positive"] < hardest:
+            found.append(("collapse", f"positives ({stats['positive']:.3f}) and hardest negatives "
+                          f"({hardest:.3f}) are all alike; try a lower --lr, fewer hard negatives at first "
+                          "(in_batch,refresh:4@0.3), a higher --temperature"))
+        for source, row in stats["sources"].items():
+            if source != "in_batch" and row["negatives"]:
+                seen = self._above.setdefault(source, [])
+                seen.append(row["above"])
+                recent = sum(seen[-5:]) / 5
+                if len(seen) >= 5 and recent > 0.3:
+                    found.append((f"false negatives from {source}?", f"{recent:.0%} of them stay above the "
+                                  "positive; look at mine_negatives.py --audit 0.3, try --filters "
+                                  "near_copy:0.5 percpos:0.95, --mask_margin 0.1"))
+        new = [(name, advice) for name, advice in found if name not in self._raised]
+        self._raised |= {name for name, _ in new}
+        return [{"alarm": name, "advice": advice} for name, advice in new]
+
+    def geometry(self, rank, dim):
+        """The alarm, if any, of the docs' effective rank after training."""
+        if rank < max(4.0, 0.02 * dim):
+            return [{"alarm": "collapsed space", "advice": f"the docs fill {rank:.1f} of {dim} dimensions; "
+                     "try a lower --lr or a higher --temperature"}]
+        return []

@@ -1,0 +1,238 @@
+"""The comparison of arms: tables and figures, made only from what lies in the run folders."""
+import itertools
+import pathlib
+
+import numpy as np
+from scipy import stats
+
+from lib import formats, metrics, plots, run
+from lib.run import BadInput
+
+BUDGETS = {"steps": "steps", "denominators": "negatives in denominators per query",
+           "docs_encoded": "docs encoded, mining included", "seconds": "seconds, mining included"}
+
+
+def read_runs(folder):
+    """[(summary, {qid: {measure: value}}, lines of metrics.jsonl, lines of timing.jsonl)] of a comparison.
+
+    In the order of the command that began it; BadInput if a run of it is not finished.
+    """
+    folder = pathlib.Path(folder)
+    config = run.recorded(folder)
+    found = {}
+    for path in sorted(folder.glob("*/summary.json")):
+        summary = run.read_json(path)
+        per_query = next(path.parent.glob("eval/*-test/per_query.jsonl"))
+        log = run.Run(path.parent)
+        found[summary["negatives"], summary["seed"]] = (
+            summary, formats.read_per_query(per_query), log.read_log(), log.read_log("timing.jsonl"))
+    jobs = list(itertools.product(config["args"]["negatives"], config["args"]["seeds"]))
+    if missing := [job for job in jobs if job not in found]:
+        arm, seed = missing[0]
+        raise BadInput(f"{folder}: {len(missing)} of {len(jobs)} runs are not finished, the first is {arm}, "
+                       f"seed {seed}; continue with the same command and --resume")
+    return [found[job] for job in jobs]
+
+
+def compare(folder, *, measure):
+    """Write ablation.json, ablation.md and plots/ of a comparison; returns the table."""
+    folder = pathlib.Path(folder)
+    runs = read_runs(folder)
+    result = analyse(runs, measure=measure)
+    table = to_table(result)
+    run.write_json(folder / "ablation.json", result)
+    run.write_text(folder / "ablation.md", table)
+    features = folder / "queries.json"
+    draw(folder / "plots", result, runs, run.read_json(features) if features.exists() else None)
+    return table
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+
+def analyse(runs, *, measure):
+    """Rows for each arm, tested against the first; then each against the next in the order of means."""
+    arms = {}
+    for summary, values, log, _ in runs:
+        arms.setdefault(summary["negatives"], []).append((summary, values, log))
+    qids = list(runs[0][1])
+    for summary, values, _, _ in runs:
+        if values.keys() != runs[0][1].keys():
+            raise BadInput(f"{summary['name']} was measured on other queries than {runs[0][0]['name']}")
+    matrix = {arm: np.array([[values[qid][measure] for qid in qids] for _, values, _ in of_arm])
+              for arm, of_arm in arms.items()}                                          # (S, Q)
+    rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
+    first = rows[0]["arm"]
+    tests = [metrics.paired_seeds(matrix[row["arm"]], matrix[first], seed=0) for row in rows[1:]]
+    for row, test, p in zip(rows[1:], tests, metrics.holm([t["p"] for t in tests]) if tests else []):
+        row["against_first"] = test | {"p_holm": p}
+    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
+    steps = [metrics.paired_seeds(matrix[a], matrix[b], seed=0) for a, b in itertools.pairwise(order)]
+    for (a, b), test, p in zip(itertools.pairwise(order), steps,
+                               metrics.holm([t["p"] for t in steps]) if steps else []):
+        test |= {"above": a, "below": b, "p_holm": p}
+    summary = runs[0][0]
+    result = {key: summary[key] for key in ("data", "encoder", "steps", "bm25")}
+    result |= {"measure": measure, "seeds": [s["seed"] for s, _, _ in arms[first]], "queries": len(qids),
+               "untrained": {name: float(np.mean([s["untrained"][name] for s, *_ in runs]))
+                             for name in metrics.MEASURES},
+               "arms": rows, "order": steps}
+    scores = [row["forecast"] for row in rows]
+    if len(rows) > 2 and all(scores):
+        means = [np.mean(row["test"][measure]) for row in rows]
+        result["forecast"] = {key: _finite(stats.spearmanr([s[key] for s in scores], means).statistic)
+                              for key in scores[0]}
+    return result
+
+
+def arm_row(arm, of_arm, measure):
+    """Numbers of one arm over its seeds."""
+    summaries = [summary for summary, _, _ in of_arm]
+    row = {"arm": arm, "seeds": [s["seed"] for s in summaries],
+           "test": {name: [s["test"][name] for s in summaries] for name in metrics.MEASURES}}
+    row |= {key: float(np.mean([s[key] for s in summaries]))
+            for key in ("steps", "denominators", "docs_encoded", "train_s", "mine_s")}
+    row["seconds"] = row["train_s"] + row["mine_s"]
+    gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
+    row["gain_per_minute"] = float(60 * gain / max(row["seconds"], 1e-9))
+    row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries]))
+                       for key in summaries[0]["geometry"]}
+    last = [[x for x in log if "loss" in x][-1] for _, _, log in of_arm]
+    row["geometry"]["effective_negatives"] = float(np.mean([x["effective"] for x in last]))
+    begun = [[x["forecast"] for x in log if "forecast" in x] for _, _, log in of_arm]
+    row["forecast"] = {key: float(np.mean([f[0][key] for f in begun])) for key in begun[0][0]} \
+        if all(begun) else None
+    row["alarms"] = sorted({x["alarm"] for _, _, log in of_arm for x in log if "alarm" in x})
+    return row
+
+
+def _finite(value):
+    return None if np.isnan(value) else float(value)
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+def to_table(result):
+    """analyse() as Markdown: the arms, what they cost, their order, the forecast."""
+    measure, first = result["measure"], result["arms"][0]["arm"]
+    head = ["negatives", *(f"test {name}" for name in metrics.MEASURES),
+            f"{measure} against {first} [95 %]", "p (Holm)", "effect", "could show"]
+    lines = [[f"*{name}*", *(f"{result[name][m]:.4f}" for m in metrics.MEASURES), "", "", "", ""]
+             for name in ("bm25", "untrained")]
+    for row in result["arms"]:
+        cells = {name: f"{np.mean(values):.4f}" for name, values in row["test"].items()}
+        if len(row["seeds"]) > 1:
+            cells[measure] += f" ± {np.std(row['test'][measure], ddof=1):.4f}"
+        tail = ["", "", "", ""]
+        if test := row.get("against_first"):
+            tail = [f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]",
+                    f"{test['p']:.4f} ({test['p_holm']:.4f})", f"{test['effect']:+.2f}",
+                    f"{test['detectable']:.4f}"]
+        lines.append([row["arm"], *cells.values(), *tail])
+    text = [_markdown(head, lines)]
+    text.append(f"{result['data']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} test "
+                "queries; ± standard deviation over seeds; interval: bootstrap over queries and seeds "
+                "together; p: paired randomisation test of queries averaged over seeds, in brackets with "
+                "Holm's correction over the arms; effect: difference over its standard deviation between "
+                "queries; could show: least difference found with 80 % power.\n")
+    head = ["negatives", *BUDGETS.values(), "of which mining s", "gain a minute", "alignment", "uniformity",
+            "effective rank", "effective negatives", "alarms"]
+    text.append(_markdown(head, [
+        [row["arm"], f"{row['steps']:,.0f}", f"{row['denominators']:,.0f}", f"{row['docs_encoded']:,.0f}",
+         f"{row['seconds']:.1f}", f"{row['mine_s']:.1f}", f"{row['gain_per_minute']:+.3f}",
+         *(f"{row['geometry'][key]:{form}}" for key, form in (
+             ("alignment", ".3f"), ("uniformity", ".3f"), ("effective_rank", ".0f"),
+             ("effective_negatives", ".1f"))), ", ".join(row["alarms"])] for row in result["arms"]]))
+    if result["order"]:
+        chain = [result["order"][0]["above"]]
+        for test in result["order"]:
+            sign = ">" if test["p_holm"] < 0.05 else "≈"
+            chain.append(f"{sign} {test['below']} (p {test['p_holm']:.3f})")
+        text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
+    if result.get("forecast"):
+        told = ", ".join(f"{key} {'n/a' if rho is None else f'{rho:+.2f}'}"
+                         for key, rho in result["forecast"].items())
+        text.append("Forecast: rank correlation over the arms of what the untrained encoder said of their "
+                    f"negatives with test {measure}: {told}.\n")
+    return "\n".join(text)
+
+
+def _markdown(head, lines):
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *lines])
+
+
+# --------------------------------------------------------------------------------------------------- figures
+
+def draw(folder, result, runs, features):
+    """Every figure of a comparison. features: {qid: {name: value}} of the test queries, or None."""
+    measure = result["measure"]
+    plots.arms(folder / "arms.png", result)
+    plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
+    plots.hardness(folder / "sources.png", _by_source(runs))
+    plots.geometry(folder / "geometry.png", result["arms"])
+    if features and len(result["arms"]) > 1:
+        plots.gains(folder / "gains.png", _gains(runs, features, measure), measure=measure,
+                    first=result["arms"][0]["arm"])
+    if grid := _grid(result):
+        plots.grid(folder / "temperature.png", *grid, measure=measure)
+
+
+def _curves(runs, measure):
+    """{arm: (steps, seconds, mean dev measure)} over its seeds."""
+    curves = {}
+    for summary, _, log, timing in runs:
+        seconds = {x["step"]: x["dev_seconds"] for x in timing if "dev_seconds" in x}
+        points = [(x["step"], seconds.get(x["step"], 0.0), x["dev"][measure]) for x in log if "dev" in x]
+        curves.setdefault(summary["negatives"], []).append(points)
+    return {arm: np.mean([points[:min(map(len, many))] for points in many], axis=0).T
+            for arm, many in curves.items()}
+
+
+def _by_source(runs):
+    """{(arm, source): [(step, above, gradient)]} of the first seed, but for in_batch."""
+    lines = {}
+    for summary, _, log, _ in runs:
+        for x in log:
+            for source, row in x.get("sources", {}).items():
+                if source != "in_batch" and row["negatives"] and summary["seed"] == runs[0][0]["seed"]:
+                    lines.setdefault((summary["negatives"], source), []).append(
+                        (x["step"], row["above"], row["gradient"]))
+    return lines
+
+
+def _gains(runs, features, measure):
+    """{feature: {arm: [(bin label, mean gain over the first arm, its standard error)]}}."""
+    qids = [qid for qid in runs[0][1] if qid in features]
+    by_arm = {}
+    for summary, values, _, _ in runs:
+        by_arm.setdefault(summary["negatives"], []).append([values[qid][measure] for qid in qids])
+    means = {arm: np.mean(many, axis=0) for arm, many in by_arm.items()}
+    first, *others = means
+    gains = {}
+    for name in next(iter(features.values())):
+        values = np.array([features[qid][name] for qid in qids], dtype=np.float64)
+        edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+        bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+        gains[name] = {arm: [] for arm in others}
+        for number in np.unique(bins):
+            inside = bins == number
+            low, high = values[inside].min(), values[inside].max()
+            label = f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}"
+            for arm in others:
+                gain = (means[arm] - means[first])[inside]
+                gains[name][arm].append((label, gain.mean(), gain.std() / np.sqrt(len(gain))))
+    return gains
+
+
+def _grid(result):
+    """(arms without temperature, temperatures, means (A, T)) if the arms form such a grid, else None."""
+    cells = {}
+    for row in result["arms"]:
+        sources, *changes = row["arm"].split()
+        values = [c.removeprefix("temperature=") for c in changes if c.startswith("temperature=")]
+        if len(changes) != 1 or len(values) != 1:
+            return None
+        cells[sources, float(values[0])] = float(np.mean(row["test"][result["measure"]]))
+    rows, columns = list(dict.fromkeys(a for a, _ in cells)), sorted({t for _, t in cells})
+    if len(cells) < len(rows) * len(columns) or len(columns) < 2:
+        return None
+    return rows, columns, np.array([[cells[a, t] for t in columns] for a in rows])

@@ -1,0 +1,603 @@
+"""Filters against loops over their definitions, the choice from a list, near-copies."""
+
+import dataclasses
+import json
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from conftest import known_by_text, write_collection
+
+from lib import data, filters, negatives
+from lib.filters import apply, choose, parse_choice, parse_filter
+from lib.negatives import Candidates
+from lib.run import BadInput
+
+
+def settings(examples):
+    """As many examples, however long each takes."""
+    return hypothesis.settings(max_examples=examples, deadline=None)
+
+
+SLOTS = st.lists(
+    st.tuples(st.integers(0, 39), st.integers(-8, 8), st.sampled_from([None, 0.0, 0.25, 0.5, 1.0])),
+    max_size=7,
+    unique_by=lambda slot: slot[0],
+)
+
+
+def candidates_of(lists, positives, *, source="dense"):
+    """Candidates from [[(doc, score, teacher's score or None)]] and a positive's score for each list."""
+    width = max(map(len, lists))
+    docs = np.full((len(lists), width), -1, dtype=np.int32)
+    scores, teacher = (np.full(docs.shape, np.nan, dtype=np.float32) for _ in range(2))
+    for i, slots in enumerate(lists):
+        for j, (doc, score, taught) in enumerate(slots):
+            docs[i, j], scores[i, j] = doc, score
+            teacher[i, j] = np.nan if taught is None else taught
+    ranks = np.where(docs >= 0, 1 + np.arange(width), 0).astype(np.int32)
+    positive = np.array(positives, dtype=np.float32)
+    return Candidates(source, np.arange(len(lists)), docs, scores, positive, {}, ranks, teacher=teacher)
+
+
+@st.composite
+def mined(draw, low=-8, high=8):
+    """Candidates with at least one doc; scores are small integers."""
+    lists = draw(st.lists(SLOTS, min_size=1, max_size=5).filter(any))
+    positives = st.lists(st.integers(low, high), min_size=len(lists), max_size=len(lists))
+    return candidates_of(lists, draw(positives))
+
+
+def slots_of(candidates):
+    """[[(doc, score, rank, teacher's score or None)]], list by list."""
+    arrays = (candidates.docs, candidates.scores, candidates.ranks, candidates.teacher)
+    return [
+        [
+            (int(doc), float(score), int(rank), None if math.isnan(taught) else float(taught))
+            for doc, score, rank, taught in zip(*row)
+            if doc >= 0
+        ]
+        for row in zip(*arrays)
+    ]
+
+
+def quantile_of(values, level):
+    """The quantile by linear interpolation between the sorted values."""
+    values, at = sorted(values), level * (len(values) - 1)
+    low, high = values[math.floor(at)], values[math.ceil(at)]
+    return low + (high - low) * (at - math.floor(at))
+
+
+#   text: keep(score, positive score, rank, teacher's score, all positive scores)
+DEFINITIONS = {
+    "window:3:5": lambda s, p, rank, taught, every: 3 <= rank <= 5,
+    "window:1:1": lambda s, p, rank, taught, every: rank == 1,
+    "max_score:2.5": lambda s, p, rank, taught, every: s <= 2.5,
+    "max_score:-3": lambda s, p, rank, taught, every: s <= -3,
+    "margin:0": lambda s, p, rank, taught, every: s < p,
+    "margin:1.5": lambda s, p, rank, taught, every: s < p - 1.5,
+    "margin:-2": lambda s, p, rank, taught, every: s < p + 2,
+    "percpos:0.75": lambda s, p, rank, taught, every: s < (0.75 * p if p >= 0 else 1.25 * p),
+    "percpos:1": lambda s, p, rank, taught, every: s < p,
+    "quantile:0.5": lambda s, p, rank, taught, every: s <= quantile_of(every, 0.5),
+    "quantile:0": lambda s, p, rank, taught, every: s <= min(every),
+    "quantile:1": lambda s, p, rank, taught, every: s <= max(every),
+    "denoise:0.25": lambda s, p, rank, taught, every: taught is None or taught <= 0.25,
+}
+
+
+@settings(60)
+@hypothesis.given(candidates=mined(), text=st.sampled_from(sorted(DEFINITIONS)))
+def test_filters_equal_their_definitions(candidates, text):
+    every, before = candidates.positive.tolist(), slots_of(candidates)
+    found = apply(candidates, [parse_filter(text)], None)
+    keep = DEFINITIONS[text]
+    wanted = [
+        [slot for slot in slots if keep(slot[1], positive, slot[2], slot[3], every)]
+        for slots, positive in zip(before, every)
+    ]
+    assert slots_of(found) == wanted
+    for row, slots in zip(found.docs, wanted):  # closed up to the left
+        assert (row[: len(slots)] >= 0).all() and (row[len(slots) :] == -1).all()
+    there = found.docs >= 0
+    assert np.isnan(found.scores[~there]).all() and (found.ranks[~there] == 0).all()
+    assert found.dropped == {text: sum(map(len, before)) - sum(map(len, wanted))}
+    assert slots_of(candidates) == before and candidates.dropped == {}  # what was given stays as it was
+
+
+@settings(60)
+@hypothesis.given(candidates=mined(), eighths=st.lists(st.integers(0, 16), min_size=2, max_size=2))
+def test_a_lower_share_of_the_positive_keeps_no_more(candidates, eighths):
+    low, high = (
+        slots_of(apply(candidates, [parse_filter(f"percpos:{n / 8}")], None)) for n in sorted(eighths)
+    )
+    assert all(set(a) <= set(b) for a, b in zip(low, high))
+
+
+@settings(40)
+@hypothesis.given(candidates=mined(low=1), eighths=st.integers(0, 16))
+def test_a_share_of_a_score_above_zero_is_the_papers_threshold(candidates, eighths):
+    share = eighths / 8
+    wanted = [
+        [slot for slot in slots if slot[1] < positive * share]
+        for slots, positive in zip(slots_of(candidates), candidates.positive.tolist())
+    ]
+    assert slots_of(apply(candidates, [parse_filter(f"percpos:{share}")], None)) == wanted
+
+
+def test_a_share_of_a_score_below_zero_lies_below_it():
+    candidates = candidates_of([[(d, s, None) for d, s in enumerate((-1, -9, -10, -11, -12))]], [-10.0])
+    assert [slot[1] for slot in slots_of(apply(candidates, [parse_filter("percpos:0.9")], None))[0]] == [-12]
+    assert [slot[1] for slot in slots_of(apply(candidates, [parse_filter("percpos:1.1")], None))[0]] == [
+        -10,
+        -11,
+        -12,
+    ]
+
+
+@settings(60)
+@hypothesis.given(
+    candidates=mined(),
+    level=st.sampled_from([0, 0.25, 0.5, 0.75, 1]),
+    a=st.sampled_from([0.5, 2, 4]),
+    b=st.integers(-20, 20),
+)
+def test_a_quantile_cares_for_no_rising_affine_map(candidates, level, a, b):
+    mapped = dataclasses.replace(
+        candidates,
+        scores=(a * candidates.scores + b).astype(np.float32),
+        positive=(a * candidates.positive + b).astype(np.float32),
+    )
+    each = [parse_filter(f"quantile:{level}")]
+    found, wanted = apply(mapped, each, None), apply(candidates, each, None)
+    assert (found.docs == wanted.docs).all() and found.dropped == wanted.dropped
+
+
+def test_a_quantile_is_over_the_queries_that_have_a_positive():
+    candidates = candidates_of([[(0, 5, None), (1, 3, None)], [(2, 5, None), (3, 1, None)]], [4.0, np.nan])
+    found = apply(candidates, [parse_filter("quantile:0.5")], None)
+    assert found.docs.tolist() == [[1, -1], [3, -1]]
+
+
+@settings(60)
+@hypothesis.given(
+    candidates=mined(), texts=st.lists(st.sampled_from(sorted(DEFINITIONS)), min_size=1, max_size=5)
+)
+def test_what_is_dropped_and_what_is_kept_is_what_was_there(candidates, texts):
+    before = sum(map(len, slots_of(candidates)))
+    found = apply(candidates, list(map(parse_filter, texts)), None)
+    assert set(found.dropped) == set(texts)
+    assert sum(map(len, slots_of(found))) + sum(found.dropped.values()) == before
+
+
+def test_a_filter_written_twice_counts_what_both_dropped():
+    candidates = candidates_of([[(d, s, None) for d, s in enumerate((9, 7, 5, 3))]], [6.0])
+    found = apply(candidates, [parse_filter("margin:0")] * 2, None)
+    assert found.docs.tolist() == [[2, 3, -1, -1]] and found.dropped == {"margin:0": 2}
+
+
+def test_a_filter_has_nothing_to_do_where_nothing_is_left():
+    candidates = candidates_of([[(1, 9, None)]], [6.0])
+    found = apply(candidates, [parse_filter("margin:0"), parse_filter("percpos:0.9")], None)
+    assert found.dropped == {"margin:0": 1, "percpos:0.9": 0} and (found.docs == -1).all()
+
+
+def test_each_filter_sees_what_the_ones_before_it_left():
+    candidates = candidates_of([[(d, s, None) for d, s in enumerate((9, 7, 5, 3))]], [6.0])
+    found = apply(candidates, [parse_filter("margin:0"), parse_filter("window:2:3")], None)
+    assert found.docs.tolist() == [[2, -1, -1, -1]]  # the ranks are those of the mining
+    assert found.dropped == {"margin:0": 2, "window:2:3": 1}
+    assert apply(candidates, [], None) is candidates
+
+
+def test_all_that_belongs_to_a_candidate_moves_with_it():
+    candidates = candidates_of([[(4, 9, 0.1), (5, 1, 0.2), (6, 9, 0.3), (7, 2, 0.4)]], [5.0], source="file")
+    candidates.origin, candidates.origins = np.array([[0, 1, 1, 0]], dtype=np.int8), ("bm25", "dense")
+    found = apply(candidates, [parse_filter("denoise:0.35")], None)
+    found = filters.keep(found, found.scores < 5, depth=3)
+    assert found.docs.tolist() == [[5, -1, -1]] and found.scores[0, 0] == 1 and found.ranks[0, 0] == 2
+    assert found.origin[0, 0] == 1 and found.origin.dtype == np.int8
+    assert found.teacher[0, 0] == pytest.approx(0.2) and found.docs.dtype == np.int32
+
+
+def test_a_list_is_cut_to_its_depth():
+    candidates = candidates_of([[(d, -d, None) for d in range(6)], [(7, 0, None)]], [0.0, 0.0])
+    mask = (candidates.docs >= 0) & (candidates.docs != 1)
+    assert filters.keep(candidates, mask, depth=3).docs.tolist() == [[0, 2, 3], [7, -1, -1]]
+    assert filters.keep(candidates, mask).docs[0].tolist() == [0, 2, 3, 4, 5, -1]
+
+
+# ---------------------------------------------------------------------------------------- never a positive
+
+
+@st.composite
+def worlds(draw):
+    """Docs with copies, queries with copies, judgements in two splits."""
+    texts = draw(st.lists(st.integers(0, 8), min_size=3, max_size=14))
+    docs = {f"d{i}": f"text number {text}" for i, text in enumerate(texts)}
+    asked = draw(st.lists(st.integers(0, 4), min_size=2, max_size=6))
+    queries = {f"q{i}": f"query number {text}" for i, text in enumerate(asked)}
+    judged = st.dictionaries(st.sampled_from(sorted(docs)), st.integers(0, 2), min_size=1, max_size=3)
+    qrels = {"train": [], "dev": []}
+    for number, qid in enumerate(queries):
+        grades = draw(judged)
+        grades[min(grades)] = 1
+        qrels["dev" if number == 1 else "train"] += [(qid, doc, grade) for doc, grade in grades.items()]
+    return docs, queries, qrels
+
+
+@settings(30)
+@hypothesis.given(world=worlds(), depth=st.integers(1, 15), seed=st.integers(0, 99))
+def test_no_positive_is_ever_mined(tmp_path_factory, world, depth, seed):
+    collection = data.load_collection(write_collection(tmp_path_factory.mktemp("made") / "made", *world))
+    random, rows = np.random.default_rng(seed), collection.split("train").queries
+    found = np.stack([random.permutation(len(collection.docs)) for _ in rows])
+    found[:, len(found[0]) - random.integers(0, 3) :] = -1
+    scores = -np.sort(-random.random(found.shape), axis=1).astype(np.float32)
+    known = np.where(collection.known_docs(rows) >= 0, 0.5, np.nan).astype(np.float32)
+    mined = negatives.from_search(
+        collection, rows, (scores, found, known), source="dense", depth=depth, positive="max"
+    )
+    known, text = known_by_text(collection), collection.docs.text
+    for row, fetched, docs in zip(rows, found, mined.docs):
+        positives = known[collection.queries.text(row)]
+        free = list(dict.fromkeys(text(doc) for doc in fetched if doc >= 0 and text(doc) not in positives))
+        assert [text(doc) for doc in docs if doc >= 0] == free[:depth]
+    assert (mined.docs >= 0).sum() + sum(mined.dropped.values()) == (found >= 0).sum()
+
+
+# ------------------------------------------------------------------------------------------------ near-copies
+
+
+def words(n, seed):
+    """n made-up words."""
+    random = np.random.default_rng(seed)
+    return ["".join(random.choice(list("abcdefghij"), size=6)) for _ in range(n)]
+
+
+def jaccard(a, b):
+    """The share of 3-word shingles that two lists of words have in common."""
+    a, b = ({tuple(x[i : i + 3]) for i in range(len(x) - 2)} for x in (a, b))
+    return len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2, 4, 8, 15, 30, 80])
+@pytest.mark.parametrize("seed", range(4))
+def test_signatures_estimate_jaccard_similarity(seed, changed):
+    first, other = words(80, seed), words(80, 100 + seed)
+    second = list(first)
+    for at in np.random.default_rng(seed).permutation(80)[:changed]:
+        second[at] = other[at]
+    a, b = (filters.signature(" ".join(part)) for part in (first, second))
+    assert a.shape == (filters.HASHES,) and a.dtype == np.uint32
+    estimate = (a == b).mean()
+    assert estimate == pytest.approx(jaccard(first, second), abs=0.15)
+    assert (estimate == 1) == (changed == 0)
+
+
+def test_signatures_are_of_words_in_order():
+    same = filters.signature("The quick, brown fox: jumps!")
+    assert (filters.signature("  the QUICK brown\nfox jumps ") == same).all()
+    assert (filters.signature("jumps fox brown quick the") == same).mean() < 0.1
+    part = filters.signature("a b c d e f a b c d e f")  # a shingle counts once
+    assert (part == filters.signature("a b c d e f a b c d e f a b c d e f")).all()
+    short = [filters.signature(text) for text in ("", "one", "two", "one two", "two one", "one two three")]
+    for i, a in enumerate(short):
+        assert all((a == b).mean() < 0.1 for b in short[:i])
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A query with two positives, near-copies of both, an unrelated doc; one of the positives is in dev."""
+    text, more = words(60, 1), words(60, 2)
+    docs = {
+        "p": " ".join(text),
+        "p-word": " ".join([*text[:30], "changed", *text[31:]]),
+        "p-half": " ".join([*text[:30], *words(30, 3)]),
+        "r": " ".join(more),
+        "r-word": " ".join([*more[:59], "changed"]),
+        "else": " ".join(words(60, 4)),
+        "s": "one two",
+        "s-more": "one two two",
+    }
+    queries = {"q": "which one", "same": "which one", "other": "what is it"}
+    qrels = {"train": [("q", "p", 1), ("other", "s", 1)], "dev": [("same", "r", 1)]}
+    folder = tmp_path_factory.mktemp("data") / "copied"
+    return data.load_collection(write_collection(folder, docs, queries, qrels))
+
+
+def listed(collection, lists, *, queries):
+    """Candidates with docs by id, without scores."""
+    rows = [[(collection.docs.row_of[doc], 0, None) for doc in docs] for docs in lists]
+    found = candidates_of(rows, [0.0] * len(rows))
+    return dataclasses.replace(found, queries=np.array([collection.queries.row_of[qid] for qid in queries]))
+
+
+def ids(collection, candidates):
+    """[[id of doc]] of Candidates."""
+    return [[collection.docs.ids[doc] for doc in row if doc >= 0] for row in candidates.docs]
+
+
+def test_near_copies_of_any_known_positive_are_found(copied):
+    docs = ["p-word", "else", "p-half", "r-word", "s-more"]
+    candidates = listed(copied, [docs, docs], queries=["q", "other"])
+    found = apply(candidates, [parse_filter("near_copy:0.7")], copied)
+    assert ids(copied, found) == [["else", "p-half", "s-more"], docs]  # each against its own positives alone
+    assert found.dropped == {"near_copy:0.7": 2}
+    found = apply(candidates, [parse_filter("near_copy:0.2")], copied)  # half a doc: 28 of 88 shingles
+    assert ids(copied, found) == [["else", "s-more"], docs]
+
+
+@pytest.mark.parametrize("similarity", [0.05, 0.2, 0.5, 1.0])
+def test_near_copies_equal_a_loop_over_signatures(collection, similarity):
+    rows = np.arange(len(collection.queries))
+    docs = np.random.default_rng(0).integers(len(collection.docs), size=(len(rows), 9))
+    candidates = candidates_of([[(doc, 0, None) for doc in row] for row in docs], [0.0] * len(rows))
+    found = apply(candidates, [parse_filter(f"near_copy:{similarity}")], collection)
+    known, text = known_by_text(collection), collection.docs.text
+    signature = {text: filters.signature(text) for text in collection.docs.texts()}
+    dropped = 0
+    for row, before, after in zip(rows, docs, found.docs):
+        positives = known.get(collection.queries.text(row), ())
+        near = [
+            any((signature[text(doc)] == signature[positive]).mean() >= similarity for positive in positives)
+            for doc in before
+        ]
+        dropped += sum(near)
+        assert after[after >= 0].tolist() == before[~np.array(near)].tolist()
+    assert 0 < dropped < docs.size
+
+
+def test_signatures_are_made_once(copied, monkeypatch):
+    first = filters.minhash(copied.docs)
+    monkeypatch.setattr(filters, "signature", lambda text: pytest.fail("made again"))
+    assert (filters.minhash(copied.docs) == first).all() and first.shape == (8, filters.HASHES)
+
+
+# ---------------------------------------------------------------------------------------------------- answers
+
+
+def asked(place, docs, queries):
+    """A collection of docs {id: text} whose queries have further keys: {id: {key: value}}."""
+    texts = {qid: f"question {qid}" for qid in queries}
+    qrels = {"train": [(qid, "positive", 1) for qid in queries]}
+    folder = write_collection(place / "asked", docs | {"positive": "the answer itself"}, texts, qrels)
+    lines = [json.dumps({"_id": qid, "text": texts[qid]} | more) + "\n" for qid, more in queries.items()]
+    (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
+    return data.load_collection(folder)
+
+
+ANSWERED = {
+    "cat": "The Cat, as ever, sat.",
+    "concatenate": "They concatenate lists; a bobcat did not.",
+    "york": "He came to new-YORK by ship",
+    "apart": "new roads lead to york",
+    "end": "All roads lead to rome",
+}
+
+
+@pytest.mark.parametrize(
+    "answers, left",
+    [
+        (["cat"], ["concatenate", "york", "apart", "end"]),
+        (["New York", "Rome"], ["cat", "concatenate", "apart"]),
+        (["concat", "bob"], list(ANSWERED)),
+        (["as ever", "they CONCATENATE"], ["york", "apart", "end"]),
+        (["?!", ""], list(ANSWERED)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["record", "metadata"])
+def test_answers_are_found_as_whole_words(tmp_path, answers, left, place):
+    own = {"answers": answers} if place == "record" else {"metadata": {"answers": answers}}
+    collection = asked(tmp_path, ANSWERED, {"q": own, "none": {}})
+    candidates = listed(collection, [list(ANSWERED), ["cat", "end"]], queries=["q", "none"])
+    found = apply(candidates, [parse_filter("answer")], collection)
+    assert ids(collection, found) == [left, ["cat", "end"]]
+    assert found.dropped == {"answer": 5 - len(left)}
+
+
+@pytest.mark.parametrize("answers", ["Rome", 7, [7], {"a": 1}, [["Rome"]]], ids=str)
+def test_an_answer_that_is_no_list_of_strings_is_refused_or_taken_whole(tmp_path, answers):
+    docs = {"letters": "e m o r", "end": "all roads lead to rome 7"}
+    collection = asked(tmp_path, docs, {"q": {"answers": answers}})
+    try:
+        found = apply(listed(collection, [list(docs)], queries=["q"]), [parse_filter("answer")], collection)
+    except BadInput as refused:
+        assert "answers" in str(refused)
+    else:
+        assert ids(collection, found) == [["letters"]]
+
+
+def test_a_split_without_answers_is_refused(tmp_path):
+    collection = asked(tmp_path, ANSWERED, {"q": {"answers": []}, "r": {"metadata": {"answer": ["cat"]}}})
+    candidates = listed(collection, [["cat"], ["end"]], queries=["q", "r"])
+    with pytest.raises(BadInput, match='filter answer: no query .* has "answers"'):
+        apply(candidates, [parse_filter("answer")], collection)
+
+
+# ----------------------------------------------------------------------------------------------------- choice
+
+
+def many(scores, positive, n, *, source="dense"):
+    """The same list for n queries."""
+    return candidates_of([[(d, s, None) for d, s in enumerate(scores)]] * n, [positive] * n, source=source)
+
+
+SCORES, SCORE_OF_POSITIVE = [2.0, 1.5, 1.0, 0.25, -1.0], 1.25
+
+
+def probabilities(text):
+    """The chance of each of SCORES to be drawn first."""
+    name, *numbers = text.split(":")
+    if name == "uniform":
+        weights = [1.0 for _ in SCORES]
+    elif name == "softmax":
+        weights = [math.exp(s / float(numbers[0])) for s in SCORES]
+    else:
+        a, b = map(float, numbers)
+        weights = [math.exp(-a * (s - SCORE_OF_POSITIVE - b) ** 2) for s in SCORES]
+    return np.array(weights) / sum(weights)
+
+
+@pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "simans:2:-0.5", "softmax:1", "softmax:0.7"])
+def test_draws_have_their_probabilities(text):
+    candidates, epochs = many(SCORES, SCORE_OF_POSITIVE, 100), 60
+    draws = np.concatenate(
+        [choose(candidates, 2, parse_choice(text), seed=0, epoch=epoch) for epoch in range(epochs)]
+    )
+    wanted = probabilities(text)
+    expected = len(draws) * wanted
+    counts = np.bincount(draws[:, 0], minlength=5)
+    assert ((counts - expected) ** 2 / expected).sum() < 25  # chi-square, 4 degrees of freedom: p 5e-5
+    pairs = wanted[:, None] * wanted / (1 - wanted[:, None])  # the second out of what the first left
+    np.fill_diagonal(pairs, 0)
+    found = np.zeros((5, 5))
+    np.add.at(found, (draws[:, 0], draws[:, 1]), 1)
+    rest = len(draws) * pairs[pairs > 0]
+    assert ((found[pairs > 0] - rest) ** 2 / rest).sum() < 52  # 19 degrees of freedom: p 7e-5
+    assert found.trace() == 0
+
+
+def test_the_top_are_the_first_of_the_list():
+    candidates = candidates_of([[(9, 1, None), (3, 5, None), (4, 2, None)], [(1, 0, None)]], [0.0, 0.0])
+    for epoch in range(3):
+        slots = choose(candidates, 2, parse_choice("top"), seed=epoch, epoch=epoch)
+        assert slots.tolist() == [[0, 1], [0, -1]]
+
+
+CHOICES = st.sampled_from(["top", "uniform", "simans:0.5:0", "simans:20:1", "softmax:1", "softmax:0.01"])
+
+
+@settings(60)
+@hypothesis.given(
+    candidates=mined(), text=CHOICES, count=st.integers(1, 9), seed=st.integers(0, 9), epoch=st.integers(0, 9)
+)
+def test_choice_is_without_replacement_and_a_function_of_seed_epoch_and_query(
+    candidates, text, count, seed, epoch
+):
+    choice = parse_choice(text)
+    slots = choose(candidates, count, choice, seed=seed, epoch=epoch)
+    assert slots.shape == (len(candidates.docs), count)
+    for row, docs in zip(slots, candidates.docs):
+        real = row[row >= 0].tolist()
+        assert len(set(real)) == len(real) == min(count, (docs >= 0).sum())
+        assert all(docs[slot] >= 0 for slot in real) and (row[len(real) :] == -1).all()
+    assert (choose(candidates, count, choice, seed=seed, epoch=epoch) == slots).all()
+    fewer = choose(candidates, max(1, count - 1), choice, seed=seed, epoch=epoch)
+    assert (fewer == slots[:, : max(1, count - 1)]).all()
+    for i in range(len(slots)):  # alone as in company
+        alone = negatives.select(candidates, np.array([i]))
+        assert (choose(alone, count, choice, seed=seed, epoch=epoch) == slots[i]).all()
+
+
+@pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "softmax:1"])
+def test_choice_changes_with_seed_epoch_query_and_source(text):
+    candidates, choice = many(SCORES, SCORE_OF_POSITIVE, 40), parse_choice(text)
+    slots = choose(candidates, 2, choice, seed=0, epoch=0)
+    assert (choose(candidates, 2, choice, seed=1, epoch=0) != slots).any()
+    assert (choose(candidates, 2, choice, seed=0, epoch=1) != slots).any()
+    assert (slots != slots[0]).any()
+    other = many(SCORES, SCORE_OF_POSITIVE, 40, source="bm25")
+    assert (choose(other, 2, choice, seed=0, epoch=0) != slots).any()
+
+
+def test_a_choice_passes_over_gaps():
+    candidates = many(SCORES, SCORE_OF_POSITIVE, 30)
+    candidates.docs[:, [0, 3]], candidates.scores[:, [0, 3]] = -1, np.nan
+    for text in ("top", "uniform", "simans:0.5:0", "softmax:1"):
+        slots = choose(candidates, 4, parse_choice(text), seed=0, epoch=0)
+        assert (np.sort(slots[:, :3]) == [1, 2, 4]).all() and (slots[:, 3] == -1).all()
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("", "no such filter; there are window"),
+        ("nothing:1", "no such filter; there are window"),
+        ("window", "window takes 2 numbers, as in window:10:10"),
+        ("window:1", "window takes 2 numbers"),
+        ("window:1:2:3", "window takes 2 numbers"),
+        ("window:1.5:3", "window takes 2 numbers"),
+        ("percpos", "percpos takes 1 number, as in percpos:0.9"),
+        ("percpos:", "percpos takes 1 number"),
+        ("percpos:high", "percpos takes 1 number"),
+        ("percpos:0.9:0.8", "percpos takes 1 number"),
+        ("answer:1", "answer takes 0 numbers, as in answer"),
+        ("quantile:1.5", "between 0 and 1"),
+        ("quantile:-0.1", "between 0 and 1"),
+        ("quantile:nan", "between 0 and 1"),
+    ],
+)
+def test_wrong_filters_are_refused(text, wanted):
+    with pytest.raises(BadInput) as refused:
+        parse_filter(text)
+    assert str(refused.value).startswith(f"--filters {text}: ") and wanted in str(refused.value)
+
+
+def test_filters_keep_their_numbers():
+    assert parse_filter("window:11:30").numbers == (11, 30)
+    assert parse_filter("percpos:.95").numbers == (0.95,) and parse_filter("answer").numbers == ()
+    assert {text.split(":")[0] for text in DEFINITIONS} | {"near_copy", "answer"} == set(filters.FILTERS)
+
+
+@pytest.mark.parametrize("text", ["max_score:1", "margin:1", "percpos:0.9", "quantile:0.5"])
+def test_scores_that_are_not_there_cannot_be_compared(tiny, text):
+    random = negatives.random_candidates(tiny, tiny.split("train").queries, 5, seed=0)
+    with pytest.raises(BadInput, match=f"--filters {text}: compares scores, and random has none"):
+        apply(random, [parse_filter(text)], tiny)
+    both = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0], source="file")
+    both.origins, both.origin = ("bm25", "dense"), np.array([[0, 1]], dtype=np.int8)
+    with pytest.raises(BadInput, match=f"--filters {text}: bm25, dense score on scales of their own"):
+        apply(both, [parse_filter(text)], tiny)
+    both.origins = ("bm25",)
+    apply(both, [parse_filter(text)], tiny)
+
+
+@pytest.mark.parametrize("text", ["margin:1", "percpos:0.9", "quantile:0.5"])
+def test_positive_scores_that_are_not_there_cannot_be_compared(text):
+    candidates = candidates_of([[(1, 5, None), (2, 3, None)]], [np.nan])
+    with pytest.raises(BadInput):
+        apply(candidates, [parse_filter(text)], None)
+
+
+def test_denoising_needs_a_teacher(tiny):
+    candidates = dataclasses.replace(candidates_of([[(1, 5, None)]], [4.0]), teacher=None)
+    with pytest.raises(BadInput, match="denoise needs scores of --cross_encoder"):
+        apply(candidates, [parse_filter("denoise:0.1")], tiny)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "best", "top:1", "uniform:2", "simans", "simans:1", "simans:1:2:3", "simans:a:0", "softmax",
+     "softmax:0", "softmax:-1", "softmax:hot", "top:"],
+)  # fmt: skip
+def test_wrong_choices_are_refused(text):
+    with pytest.raises(BadInput, match=f"--choice {text}: one of top, uniform, simans:A:B, softmax:T"):
+        parse_choice(text)
+
+
+def test_choices_keep_their_numbers():
+    assert parse_choice("top") == ("top", ()) and parse_choice("simans:.5:0") == ("simans", (0.5, 0.0))
+    assert parse_choice("softmax:2") == ("softmax", (2.0,))
+
+
+@pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])
+def test_scores_that_are_not_there_weigh_nothing(tiny, text):
+    random = negatives.random_candidates(tiny, tiny.split("train").queries, 5, seed=0)
+    with pytest.raises(BadInput, match="weighs scores, and random has none"):
+        choose(random, 2, parse_choice(text), seed=0, epoch=0)
+    one = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0])
+    one.scores[0, 1] = np.nan
+    with pytest.raises(BadInput, match="weighs scores, and dense has none"):
+        choose(one, 2, parse_choice(text), seed=0, epoch=0)
+
+
+def test_simans_needs_the_score_of_the_positive():
+    with pytest.raises(BadInput, match="simans"):
+        choose(many(SCORES, np.nan, 2), 2, parse_choice("simans:0.5:0"), seed=0, epoch=0)

@@ -1,0 +1,283 @@
+"""Files made one by one: search over them, work that was cut off, several processes, what the cache keeps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from lib import dist, index, model, run, shards
+
+ROWS = 7  # rows a file in these tests
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    """Files of few rows, so that little data makes many of them."""
+    monkeypatch.setattr(shards, "ROWS", ROWS)
+
+
+def stored(folder, vectors):
+    """Vectors on disk with the rows of an array."""
+    return shards.Vectors(folder, *vectors.shape, lambda rows: vectors[rows], desc="x")
+
+
+def problem(queries=23, docs=61, dim=5, seed=0):
+    """Queries, docs and (Q, 3) known docs with gaps."""
+    random = np.random.default_rng(seed)
+    q, d = (random.normal(size=(n, dim)).astype(np.float32) for n in (queries, docs))
+    return q, d, np.maximum(random.integers(-20, docs, size=(queries, 3)), -1).astype(np.int32)
+
+
+# ----------------------------------------------------------------------------------------------------- search
+
+
+@pytest.mark.parametrize("max_ram", [1, 16 * 5 * 13, 16 * 5 * 28, 1e9])
+@pytest.mark.parametrize("rows, k", [(1, 11), (7, 1), (7, 11), (7, 100), (64, 11)])
+def test_search_is_exact(tmp_path, monkeypatch, max_ram, rows, k):
+    monkeypatch.setattr(shards, "ROWS", rows)
+    q, d, known = problem()
+    wanted = index.exact_search(q, d, k)
+    found = shards.search(
+        tmp_path / "found",
+        stored(tmp_path / "q", q),
+        stored(tmp_path / "d", d),
+        known,
+        k,
+        max_ram=max_ram,
+        desc="x",
+    )
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_allclose(found[2], index.pair_scores(q, d, known), rtol=1e-5, atol=1e-6)
+    assert np.isnan(found[2]).sum() == (known < 0).sum() > 0
+
+
+def test_memory_bounds_the_docs_at_a_time(tmp_path, monkeypatch):
+    q, d, known = problem(docs=150)
+    sizes, search = [], index.exact_search
+    monkeypatch.setattr(index, "exact_search", lambda q, d, k: sizes.append(d.nbytes) or search(q, d, k))
+    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
+    for max_ram in (2_000, 6_000):
+        sizes.clear()
+        shards.search(tmp_path / str(max_ram), *vectors, known, 3, max_ram=max_ram, desc="x")
+        assert 0.15 * max_ram < max(sizes) <= max_ram / 4
+
+
+def test_equal_scores_do_not_depend_on_memory(tmp_path):
+    """Copies of a doc score alike: which of them comes first must not follow from --max_ram."""
+    q, d, known = problem()
+    d = d[np.arange(len(d)) % 6]
+    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
+    small, large = (
+        shards.search(tmp_path / str(max_ram), *vectors, known, 9, max_ram=max_ram, desc="x")
+        for max_ram in (1, 1e9)
+    )
+    np.testing.assert_array_equal(small[1], large[1])
+
+
+def test_merge():
+    a = np.array([[9.0, 5, 1], [3, 2, -4]]), np.array([[10, 11, 12], [13, 14, 15]])
+    b = np.array([[7.0, 5, 0], [8, 3, 2]]), np.array([[20, 21, 22], [23, 24, 25]])
+    scores, rows = shards.merge(a, b, 4)
+    assert scores.tolist() == [[9, 7, 5, 5], [8, 3, 3, 2]]
+    assert rows.tolist() == [[10, 20, 11, 21], [23, 13, 24, 14]]  # of equal ones a's comes first
+    assert [part.shape for part in shards.merge(a, b, 9)] == [(2, 6), (2, 6)]
+
+
+# ---------------------------------------------------------------------------------------------------- vectors
+
+
+def test_take_and_blocks(tmp_path, monkeypatch):
+    _, d, _ = problem()
+    vectors = stored(tmp_path / "d", d)
+    assert len(vectors) == 61 and vectors.shape == (61, 5)
+    opened, one_file = [], shards.Vectors.file
+    monkeypatch.setattr(
+        shards.Vectors, "file", lambda self, number: opened.append(number) or one_file(self, number)
+    )
+    rows = np.array([60, 3, 3, 0, 59, 14, 6, 7])
+    np.testing.assert_array_equal(vectors.take(rows), d[rows])
+    assert sorted(opened) == [0, 1, 2, 8]
+    assert vectors.take(np.empty(0, dtype=np.int64)).shape == (0, 5)
+    for size in (1, 7, 15, 1000):
+        begins, parts = zip(*vectors.blocks(size))
+        np.testing.assert_array_equal(np.concatenate(parts), d)
+        assert list(begins) == np.cumsum([0, *map(len, parts)])[:-1].tolist()
+        assert all(len(part) <= max(size, ROWS) for part in parts)
+
+
+# -------------------------------------------------------------------------------------------------- cut short
+
+
+def stamps(folder):
+    """{name: time of the last change} of the files in a folder."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_embedding_goes_on_where_it_was_cut(tmp_path):
+    _, d, _ = problem()
+    asked = []
+
+    def embed(rows, limit):
+        asked.append(rows[0] // ROWS)
+        if len(asked) > limit:
+            raise KeyboardInterrupt
+        return d[rows]
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 3), desc="x")
+    done = stamps(tmp_path / "d")
+    assert sorted(done) == ["000000.npz", "000001.npz", "000002.npz"]
+    asked.clear()
+    vectors = shards.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 99), desc="x")
+    assert asked == [3, 4, 5, 6, 7, 8]
+    assert done.items() <= stamps(tmp_path / "d").items()
+    np.testing.assert_array_equal(vectors.take(np.arange(61)), d)
+
+
+def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch):
+    q, d, known = problem()
+    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
+    calls, search = [], index.exact_search
+    blocks = 9  # of docs; a file of queries sees each
+
+    def cut(q_emb, d_emb, k):
+        calls.append(len(q_emb))
+        if len(calls) == 2 * blocks + 4:
+            raise RuntimeError("killed")
+        return search(q_emb, d_emb, k)
+
+    monkeypatch.setattr(index, "exact_search", cut)
+    flags = {"max_ram": 1, "desc": "x"}
+    with pytest.raises(RuntimeError, match="killed"):
+        shards.search(tmp_path / "found", *vectors, known, 6, **flags)
+    done = stamps(tmp_path / "found")
+    assert sorted(done) == ["000000.npz", "000001.npz"]
+    calls.clear()
+    monkeypatch.setattr(
+        index, "exact_search", lambda q, d, k: calls.append(len(q)) or search(q, d, k)
+    )
+    found = shards.search(tmp_path / "found", *vectors, known, 6, **flags)
+    assert calls == [7] * blocks + [2] * blocks  # 23 queries: two files are left
+    assert done.items() <= stamps(tmp_path / "found").items()
+    whole = shards.search(tmp_path / "whole", *vectors, known, 6, **flags)
+    for a, b in zip(found, whole):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "found/000003.npz").read_bytes() == (tmp_path / "whole/000003.npz").read_bytes()
+
+
+def test_processes_share_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "world", lambda: 3)
+    monkeypatch.setattr(dist, "barrier", lambda: None)
+    made = []
+    for rank in range(3):
+        monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+        paths = shards.make(tmp_path, 8, lambda n: made.append((rank, n)) or {"n": np.array(n)}, desc="x")  # noqa: B023
+    assert made == [(0, 0), (0, 3), (0, 6), (1, 1), (1, 4), (1, 7), (2, 2), (2, 5)]
+    assert [int(np.load(path)["n"]) for path in paths] == list(range(8))
+
+
+# ------------------------------------------------------------------------------------------------- the script
+
+SOURCES = ("--sources", "dense", "bm25", "random")
+DRAWN = ("--run", "runs/R", "--pool", 20, "--depth", 6, "--choice", "uniform", "--filters", "near_copy:0.9")
+
+
+@pytest.fixture
+def mine(launch, untrained, monkeypatch, tmp_path):
+    """A function that mines in this process, with a cache of the test's own, and returns the file."""
+    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path / "cache"))
+
+    def start(*flags, name="mined", cwd=untrained):
+        assert launch("mine_negatives.py", *flags, "--name", name, "--overwrite", cwd=cwd) == 0
+        return max((cwd / "runs" / name / "negatives").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+
+    return start
+
+
+def in_processes(count, folder, cache, name):
+    """The file that torchrun with this many processes mines."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    result = subprocess.run(
+        [*map(str, [*command, __file__, *SOURCES, *DRAWN, "--name", name])],
+        cwd=folder,
+        env=os.environ | {"HARDNEG_CACHE": str(cache), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("wrote ") == 1
+    return next((folder / "runs" / name / "negatives").glob("*.jsonl"))
+
+
+def test_one_two_and_four_processes_mine_the_same_bytes(mine, untrained, tmp_path):
+    wanted = mine(*SOURCES, *DRAWN, name="p1")
+    assert len(wanted.read_text(encoding="utf-8").splitlines()) > 3 * 36 * 3
+    for count in (2, 4):
+        cache = tmp_path / f"cache{count}"
+        found = in_processes(count, untrained, cache, f"p{count}")
+        assert found.name == wanted.name and found.read_bytes() == wanted.read_bytes(), count
+        assert len(list((cache / "vectors").rglob("*.npz"))) == 6 + 6  # of 36 queries and of 40 docs
+        assert len(list((cache / "mined").rglob("*.npz"))) == 6 + 6  # by dense and by BM25
+
+
+def folders(tmp_path, kind):
+    """The folders of one kind in the test's cache."""
+    return {path.name for path in (tmp_path / "cache" / kind).iterdir()}
+
+
+def test_one_changed_weight_misses_the_cache(mine, untrained, tmp_path):
+    shutil.copytree(untrained / "tiny", tmp_path / "tiny")
+    shutil.copytree(untrained / "runs/R", tmp_path / "runs/R")
+    first = mine("--run", "runs/R", "--depth", 4, cwd=tmp_path)
+    header = json.loads(first.read_text(encoding="utf-8").splitlines()[0])["header"]
+    vectors, mined = folders(tmp_path, "vectors"), folders(tmp_path, "mined")
+    assert len(vectors) == 2 and len(mined) == 1
+    mine("--run", "runs/R", "--depth", 4, "--filters", "percpos:0.9", "--pool", 4, cwd=tmp_path)
+    # filters cost nothing
+    assert (folders(tmp_path, "vectors"), folders(tmp_path, "mined")) == (vectors, mined)
+    encoder = model.load_encoder(tmp_path / "runs/R/encoder")
+    used = encoder.tokenize(["Caramelising onions"])[0][0]
+    encoder.table.data[used, 0] += 1e-3
+    model.save_encoder(encoder, tmp_path / "runs/R/encoder")
+    again = mine("--run", "runs/R", "--depth", 4, cwd=tmp_path)
+    now = json.loads(again.read_text(encoding="utf-8").splitlines()[0])["header"]
+    assert now["encoder_fingerprint"] != header["encoder_fingerprint"]
+    assert len(folders(tmp_path, "vectors") - vectors) == 2 and len(folders(tmp_path, "mined") - mined) == 1
+
+
+def test_a_second_look_encodes_nothing(mine, monkeypatch):
+    first = mine("--run", "runs/R", "--depth", 4).read_bytes()
+
+    def refuse(*rest, **kwargs):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(model, "embed", refuse)
+    monkeypatch.setattr(index, "exact_search", refuse)
+    assert mine("--run", "runs/R", "--depth", 4).read_bytes() == first
+
+
+def test_a_source_changes_its_own_records_alone(mine):
+    def by_source(*sources):
+        path = mine("--sources", *sources, *DRAWN, name="-".join(sources))
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return {name: [line for line in lines if line["source"] == name] for name in sources}
+
+    whole = by_source("dense", "bm25", "random")
+    assert all(len(lines) > 100 for lines in whole.values())
+    for left in (("dense", "random"), ("bm25", "dense"), ("random",)):
+        found = by_source(*left)
+        assert found == {name: whole[name] for name in left}
+
+
+if __name__ == "__main__":
+    from mine_negatives import main
+
+    shards.ROWS = ROWS
+    run.cli(main)
