@@ -50,6 +50,8 @@ def parse_args():
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=int, default=128, metavar="B",
         help="queries per step over all processes, each other's negatives too")
+    add("--topics", type=int, metavar="N", help="batches of queries of one topic each, out of N found by "
+        "k-means of the untrained encoder's query vectors")
     add("--chunk_size", type=int, metavar="C", help="texts whose activations are kept at once; below "
         "--batch_size it caches gradients: the same result in less memory, for one more forward pass")
     add("--epochs", type=float, default=3.0, help="passes over the training queries")
@@ -158,7 +160,7 @@ def check_args(args, given):
         raise BadInput("--guide_margin needs --guide")
     for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
                  "steps", "lr", "temperature", "epochs", "vocab_size", "projection", "lora", "query_length",
-                 "doc_length", "pool"):
+                 "doc_length", "pool", "topics"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
     for name in ("ema", "warmup", "label_smoothing", "debias", "dropout"):
@@ -282,7 +284,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         encoder = make_encoder(args, collection, seed=seed)
         retriever = Retriever(collection, encoder, negatives_file=args.negatives_file,
                               needs_teacher=bool(args.distill_weight), positive=args.positive)
-    order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed)
+        topics = args.topics and retriever.topics(args.topics)
+    order = data.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed, topics=topics)
     plan = derive(args, encoder, order, device)
     retriever.place(device, model.PRECISIONS[plan["precision"]], ema=args.ema, compile=args.compile,
                     checkpoint=args.gradient_checkpointing, guide=args.guide)

@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 import torch
+from sklearn import cluster
 from tqdm import tqdm
 
 from lib import formats, pycode, run
@@ -279,15 +280,25 @@ class QueryOrder:
     """Which training queries each step visits: a function of seed and step alone.
 
     An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
-    epoch.
+    epoch. With topics (n,), a number for each query, the queries of a batch are of one topic or, where one
+    ends, of two (topic-aware sampling; Hofstätter et al. 2021).
     """
 
-    def __init__(self, n, *, batch_size, seed):
-        self.n, self.seed = n, seed
+    def __init__(self, n, *, batch_size, seed, topics=None):
+        self.n, self.seed, self.topics = n, seed, topics
         self.batch_size = min(batch_size, n)
         self.steps_per_epoch = n // self.batch_size
         self._permutation = functools.lru_cache(maxsize=4)(
-            lambda epoch: run.permutation(n, "order", seed, epoch))
+            lambda epoch: (run.permutation(n, "order", seed, epoch) if topics is None
+                           else self._by_topic(epoch)))
+
+    def _by_topic(self, epoch):
+        within = run.uniform("order", self.seed, epoch, np.arange(self.n))
+        of_topic = run.uniform("topic", self.seed, epoch, self.topics)
+        start = int(run.uniform("start", self.seed, epoch) * self.n)  # topics are cut elsewhere each epoch
+        ordered = np.roll(np.lexsort((within, of_topic)), start)
+        batches = ordered[:self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, -1)
+        return batches[run.permutation(len(batches), "batches", self.seed, epoch)].reshape(-1)
 
     def epoch(self, step):
         """The epoch that a step belongs to."""
@@ -301,6 +312,16 @@ class QueryOrder:
     def upcoming(self, step, count):
         """Positions of all queries that the `count` steps from `step` on visit, sorted, each once."""
         return np.unique(np.concatenate([self.picks(s) for s in range(step, step + count)]))
+
+
+def topics_of(q_emb, count, *, key):
+    """(n,) int32 topic of each query vector: k-means; cached by `key`, so that all processes agree."""
+    path = cache_dir("topics", fingerprint(key, count) + ".npy")
+    if not path.exists():
+        found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3).fit_predict(q_emb)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, found.astype(np.int32))
+    return np.load(path)
 
 
 def draw_positives(qrels, picks, *, seed, epoch):

@@ -31,6 +31,13 @@ class Retriever:
         self.averaged = self.guide = None
         self.frozen = {}  # adore: the docs as the averaged encoder saw them when the source began
 
+    def topics(self, count):
+        """(n,) topic of each train query, by the encoder as it stands."""
+        queries = self.collection.split("train").queries
+        q_emb = model.embed(self.encoder, self.tokens["query"], queries, desc="embedding queries for topics")
+        key = [weights_fingerprint(self.encoder), self.collection.fingerprint]
+        return data.topics_of(q_emb, count, key=key)
+
     def place(self, device, dtype, *, ema, compile, checkpoint, guide):
         """Move to the device, make the averaged twin, embed the collection with the guide if one is named."""
         self.encoder.set_device(device, dtype)

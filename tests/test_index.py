@@ -150,7 +150,7 @@ def test_bm25_of_a_corpus_with_a_doc_without_words(tmp_path):
     assert rows.tolist() == [[1, 2, -1]] and scores[0, 0] > scores[0, 1] > 0
 
 
-# ---------------------------------------------------------------------------------------- scores of given docs
+# --------------------------------------------------------------------------------------- scores of given docs
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])

@@ -5,10 +5,11 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, call
 
-from lib import formats, metrics, negatives, run
+from lib import data, formats, metrics, negatives, rerank, run
 
 SCRIPTS = ("train.py", "mine_negatives.py", "build_index.py", "evaluate.py", "rag_demo.py")
 SMALL = ("--steps", 4, "--batch_size", 8, "--dim", 32, "--vocab_size", 500, "--log_every", 1)
@@ -241,6 +242,220 @@ def test_mine_with_an_encoder(launch, desk, trained, tiny):
     assert (loaded.scores[:, :-1] >= loaded.scores[:, 1:]).all()
 
 
+@pytest.fixture
+def mine(launch, desk, capsys):
+    """A function that mines in this process to runs/NAME; (path of the file, header, records, stdout)."""
+
+    def start(name, *flags, data="tiny"):
+        capsys.readouterr()
+        code = launch("mine_negatives.py", "--data", data, *flags, "--name", name, "--overwrite", cwd=desk)
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        files = [path for path in (desk / "runs" / name / "negatives").glob("*.*") if path.suffix != ".png"]
+        (path,) = [path for path in files if path.is_file()]
+        header, records = formats.read_negatives(path) if path.suffix == ".jsonl" else (None, [])
+        return path, header, [record for _, record in records], printed.out
+
+    return start
+
+
+def by_query(records):
+    """{qid: [record, ...]}."""
+    found = {}
+    for record in records:
+        found.setdefault(record["qid"], []).append(record)
+    return found
+
+
+def test_shares_of_the_depth(mine):
+    flags = ("--sources", "bm25", "random", "--depth", 10)
+    _, header, records, _ = mine("shares", *flags, "--shares", 0.3, 0.7)
+    assert header["shares"] == [0.3, 0.7] and header["depth"] == 10
+    _, header, alone, _ = mine("no-shares", *flags)
+    assert header["shares"] is None
+    for source, count in (("bm25", 3), ("random", 7)):
+        wanted = by_query(record for record in alone if record["source"] == source)
+        found = by_query(record for record in records if record["source"] == source)
+        assert found == {qid: records[:count] for qid, records in wanted.items()}
+        assert max(map(len, found.values())) == count
+
+
+def test_filters_say_what_they_dropped(mine):
+    filters = ["window:2:8", "percpos:0.8", "near_copy:0.9"]
+    _, header, whole, _ = mine("unfiltered", "--depth", 12)
+    assert header["filters"] == [] and not {*filters} & set(header["sources"]["bm25"]["dropped"])
+    path, header, records, printed = mine("filtered", "--depth", 3, "--pool", 12, "--filters", *filters)
+    dropped = header["sources"]["bm25"]["dropped"]
+    assert header["filters"] == filters and list(dropped)[-4:] == [*filters, "not chosen"]
+    inside = [record for record in whole if 2 <= record["rank"] <= 8]
+    assert dropped["window:2:8"] == len(whole) - len(inside) > 0
+    passed = [record for record in inside if record["score"] < 0.8 * record["positive_score"]]
+    assert dropped["percpos:0.8"] == len(inside) - len(passed) > 0
+    assert dropped["near_copy:0.9"] == 0  # no two docs of tiny are alike
+    wanted = [record for found in by_query(passed).values() for record in found[:3]]
+    assert records == wanted and header["sources"]["bm25"]["candidates"] == len(records)
+    assert dropped["not chosen"] == len(passed) - len(wanted) > 0
+    assert all(f"{name} {count:,}" in printed for name, count in dropped.items())
+    assert path.with_suffix(".png").read_bytes().startswith(PNG)
+
+
+def test_a_drawn_choice_follows_the_seed(mine):
+    flags = ("--depth", 3, "--pool", 12, "--choice", "simans:0.5:0")
+    _, header, first, _ = mine("drawn", *flags)
+    assert header["choice"] == "simans:0.5:0"
+    assert mine("drawn", *flags)[2] == first != mine("drawn", *flags, "--seed", 1)[2]
+    top = mine("drawn", "--depth", 3)[2]
+    assert [len(found) for found in by_query(first).values()] == [
+        len(found) for found in by_query(top).values()
+    ]
+    assert max(record["rank"] for record in first) > 3 == max(record["rank"] for record in top)
+    for found in by_query(first).values():
+        assert [record["rank"] for record in found] == sorted(record["rank"] for record in found)
+
+
+def test_another_systems_file_and_back(mine, desk, tiny):
+    _, _, records, _ = mine("own", "--depth", 6)
+    path, _, _, printed = mine("foreign", "--depth", 6, "--format", "flagembedding")
+    assert path.name == "tiny-train-bm25.flagembedding" and "has no place for" in printed
+    assert "next " not in printed
+    lines = {line["query"]: line for line in json_lines(path)}
+    found = by_query(records)
+    assert set(lines) == {tiny.queries.text(tiny.queries.row_of[qid]) for qid in found}
+    for qid, own in found.items():
+        line = lines[tiny.queries.text(tiny.queries.row_of[qid])]
+        assert line["neg"] == [tiny.docs.text(tiny.docs.row_of[record["doc_id"]]) for record in own]
+        assert line["neg_scores"] == [record["score"] for record in own]
+        assert set(line["pos_scores"]) == {own[0]["positive_score"]}
+    flags = ("--sources", "file", "--negatives_file", path.relative_to(desk))
+    path, header, back, _ = mine("back", *flags, "--negatives_format", "flagembedding", "--depth", 6)
+    assert path.name == "tiny-train-file.jsonl" and list(header["sources"]) == ["file"]
+    kept = ("qid", "doc_id", "score", "positive_score")
+    assert [[record[key] for key in kept] for record in back] == [
+        [record[key] for key in kept] for record in records
+    ]
+    assert {record["source"] for record in back} == {"flagembedding"}
+    # and again: a file of ours can be filtered
+    flags = ("--sources", "file", "--negatives_file", path, "--filters", "percpos:0.5", "--depth", 6)
+    _, _, filtered, _ = mine("back-again", *flags)
+    assert filtered == [record for record in back if record["score"] < 0.5 * record["positive_score"]] != []
+
+
+def taught(mine, judges, name, *flags):
+    """What mine() returns where a cross-encoder scores 5 candidates of BM25."""
+    return mine(name, "--depth", 5, "--cross_encoder", judges[1], *flags)
+
+
+def threshold(records, share=0.7):
+    """A number that this share of the teacher's scores lies below, none close to it."""
+    scores = sorted(record["teacher_score"] for record in records)
+    at = max(range(int(share * len(scores)), len(scores) - 1), key=lambda i: scores[i + 1] - scores[i])
+    return round((scores[at] + scores[at + 1]) / 2, 5)
+
+
+def test_a_cross_encoder_teaches_and_denoises(mine, judges, tiny):
+    _, header, records, _ = taught(mine, judges, "taught")
+    assert header["cross_encoder"] == str(judges[1])
+    judge = rerank.CrossEncoder(judges[1], device="cpu")
+    queries = [tiny.queries.text(tiny.queries.row_of[record["qid"]]) for record in records]
+    docs = [tiny.docs.text(tiny.docs.row_of[record["doc_id"]]) for record in records]
+    assert [record["teacher_score"] for record in records] == pytest.approx(
+        judge.score(queries, docs).tolist(), abs=1e-4
+    )
+    assert all(0 < record["teacher_positive_score"] < 1 for record in records)
+    limit = threshold(records)
+    _, header, denoised, _ = taught(mine, judges, "denoised", "--pool", 5, "--filters", f"denoise:{limit}")
+    assert denoised == [record for record in records if record["teacher_score"] <= limit]
+    assert header["sources"]["bm25"]["dropped"][f"denoise:{limit}"] == len(records) - len(denoised) > 0
+
+
+def added_to(collection, other, split):
+    """{(qid, doc id)} of the positives that the other collection has beside this one's."""
+    before, after = (
+        {(q, d) for q, judged in c.qrels_dict(split).items() for d, grade in judged.items() if grade >= 1}
+        for c in (collection, other)
+    )
+    assert before <= after
+    return after - before
+
+
+def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
+    _, _, records, _ = taught(mine, judges, "before", "--split", "dev")
+    limit = threshold(records)
+    flags = ("--split", "dev", "--relabel", limit)
+    path, header, left, printed = taught(mine, judges, "relabelled", *flags)
+    folder = path.parent / "tiny-relabelled-bm25"
+    collection = data.load_collection(str(folder))
+    new = {(record["qid"], record["doc_id"]) for record in records if record["teacher_score"] > limit}
+    assert added_to(tiny, collection, "dev") == new != set()
+    assert not added_to(tiny, collection, "train") and not added_to(tiny, collection, "test")
+    assert collection.docs.fingerprint == tiny.docs.fingerprint
+    for qid, doc_id in new:
+        row, doc = collection.queries.row_of[qid], collection.docs.row_of[doc_id]
+        assert collection.known_positive(np.array([row]), np.array([[doc]])).all()
+    assert left == [record for record in records if record["teacher_score"] <= limit]
+    assert header["sources"]["bm25"]["dropped"]["relabelled"] == len(new)
+    assert f"{len(new)} candidates became positives in {folder.relative_to(desk)}/" in printed
+
+
+def test_a_doc_that_was_judged_irrelevant_can_be_relabelled(mine, judges, tiny):
+    """A second line on it would make the new collection unreadable."""
+    path, _, left, _ = taught(mine, judges, "all-relabelled", "--relabel", 0)
+    judged = {(q, d): g for q, found in tiny.qrels_dict("train").items() for d, g in found.items()}
+    new = added_to(tiny, data.load_collection(str(path.parent / "tiny-relabelled-bm25")), "train")
+    assert any(judged.get(pair) == 0 for pair in new) and not left
+
+
+def test_relabelling_comes_before_denoising(mine, judges):
+    """What is certain to be positive (above 0.9) is no noise to be dropped (above 0.1) first."""
+    _, _, records, _ = taught(mine, judges, "both-before", "--split", "dev")
+    limit = threshold(records)
+    flags = ("--split", "dev", "--relabel", limit, "--pool", 5, "--filters", f"denoise:{limit}")
+    _, header, _, _ = taught(mine, judges, "both", *flags)
+    assert header["sources"]["bm25"]["dropped"]["relabelled"] == sum(
+        record["teacher_score"] > limit for record in records
+    )
+
+
+def test_what_was_relabelled_can_be_trained_on_with_the_file(mine, judges, desk):
+    _, _, records, _ = taught(mine, judges, "pair-before", "--split", "dev")
+    path, *_ = taught(mine, judges, "pair", "--split", "dev", "--relabel", threshold(records))
+    collection = data.load_collection(str(path.parent / "tiny-relabelled-bm25"))
+    assert (negatives.load_candidates(path, collection, collection.split("dev")).docs >= 0).any()
+
+
+def test_an_audit(launch, desk, capsys):
+    flags = ("--data", "tiny", "--sources", "bm25", "random", "--filters", "near_copy:0.5", "--pool", 15)
+    assert launch("mine_negatives.py", *flags, "--audit", 0.8, "--name", "audited", cwd=desk) == 0
+    printed = capsys.readouterr().out
+    folder = desk / "runs/audited"
+    stem = "tiny-train-bm25+random"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        f"audit/{stem}.{suffix}" for suffix in ("md", "json", "png")
+    }
+    assert (folder / f"audit/{stem}.png").read_bytes().startswith(PNG)
+    text = (folder / f"audit/{stem}.json").read_text(encoding="utf-8")
+    assert "NaN" not in text and "Infinity" not in text
+    report = json.loads(text)
+    assert report["share"] == 0.8 and 20 <= report["hidden"] <= 36
+    rows = {(row["source"], row["after"]): row for row in report["rows"] if row["ranks"] == "all"}
+    assert list(rows) == [(s, after) for s in ("bm25", "random") for after in ("none", "near_copy:0.5")]
+    for source in ("bm25", "random"):
+        before, after = rows[source, "none"], rows[source, "near_copy:0.5"]
+        assert {"negatives", "hidden", "rate", "interval", "per_unlabelled", "at_most"} <= set(before)
+        assert after["hidden"] <= before["hidden"] and after["negatives"] <= before["negatives"]
+        assert after["caught"] == pytest.approx(1 - after["hidden"] / before["hidden"])
+        parts = [row for row in report["rows"] if row["source"] == source and row["ranks"] != "all"]
+        assert sum(row["negatives"] for row in parts) == after["negatives"]
+    # BM25 finds nearly every planted copy, random docs hold some of them, the filter most of them
+    assert rows["bm25", "none"]["hidden"] > 0.8 * report["hidden"]
+    assert rows["bm25", "none"]["hidden"] > rows["random", "none"]["hidden"]
+    assert rows["bm25", "near_copy:0.5"]["caught"] > 0.3 and rows["bm25", "near_copy:0.5"]["cost"] < 0.1
+    page = (folder / f"audit/{stem}.md").read_text(encoding="utf-8")
+    table = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + len(report["rows"]) and all(line in printed for line in table)
+    assert page.count("## The 30 hardest negatives by") == 2
+
+
 # ----------------------------------------------------------------------------------------- index and evaluate
 
 
@@ -397,7 +612,41 @@ BAD = [
     ("train.py", ["--data", "no-dev"], ["no split 'dev'"]),
     ("mine_negatives.py", ["--data", "tiny", "--sources", "dense"], ["--run"]),
     ("mine_negatives.py", ["--data", "tiny", "--depth", "0"], ["--depth 0"]),
+    ("mine_negatives.py", ["--data", "tiny", "--pool", "0"], ["--pool 0"]),
+    ("mine_negatives.py", ["--data", "tiny", "--max_ram", "-1"], ["--max_ram -1"]),
     ("mine_negatives.py", ["--data", "tiny", "--split", "all"], ["no split 'all'"]),
+    ("mine_negatives.py", ["--data", "tiny", "--sources", "file"], ["file", "--negatives_file"]),
+    ("mine_negatives.py", ["--data", "tiny", "--negatives_file", "x"], ["file", "--negatives_file"]),
+    (
+        "mine_negatives.py",
+        ["--data", "tiny", "--sources", "file", "--negatives_file", "none.jsonl"],
+        ["none.jsonl", "o such file"],
+    ),
+    ("mine_negatives.py", ["--data", "tiny", "--shares", "0.5", "0.5"], ["--shares [0.5, 0.5]", "bm25"]),
+    (
+        "mine_negatives.py",
+        ["--data", "tiny", "--sources", "bm25", "random", "--shares", "0.5", "0.4"],
+        ["--shares [0.5, 0.4]", "bm25, random"],
+    ),
+    (
+        "mine_negatives.py",
+        ["--data", "tiny", "--sources", "bm25", "random", "--shares", "1.5", "-0.5"],
+        ["--shares [1.5, -0.5]"],
+    ),
+    ("mine_negatives.py", ["--data", "tiny", "--sources", "bm25", "bm25"], ["twice"]),
+    ("mine_negatives.py", ["--data", "tiny", "--relabel", "0.5"], ["--relabel", "--cross_encoder"]),
+    ("mine_negatives.py", ["--data", "tiny", "--cross_encoder", "a/b/c"], ["a/b/c"]),
+    ("mine_negatives.py", ["--data", "tiny", "--filters", "percpot:0.9"], ["percpot:0.9", "percpos"]),
+    ("mine_negatives.py", ["--data", "tiny", "--filters", "percpos"], ["--filters percpos", "1 number"]),
+    ("mine_negatives.py", ["--data", "tiny", "--filters", "denoise:0.1"], ["denoise", "--cross_encoder"]),
+    (
+        "mine_negatives.py",
+        ["--data", "tiny", "--sources", "random", "--filters", "percpos:0.9"],
+        ["percpos:0.9", "random"],
+    ),
+    ("mine_negatives.py", ["--data", "tiny", "--choice", "best"], ["--choice best"]),
+    ("mine_negatives.py", ["--data", "tiny", "--audit", "0"], ["--audit 0"]),
+    ("mine_negatives.py", ["--data", "tiny", "--name", "../elsewhere"], ["--name ../elsewhere"]),
     ("mine_negatives.py", ["--run", "runs/none"], ["runs/none"]),
     ("build_index.py", ["--run", "runs/none"], ["runs/none", "config.json"]),
     ("evaluate.py", [], ["--run", "--retriever", "--compare"]),
@@ -457,6 +706,11 @@ def test_bad_input_through_the_shell(desk):
 # ------------------------------------------------------------------------------------------------------ flags
 
 
+def help_of(node):
+    """The text of a help=..., a plain or a formatted string, without what is put into the latter."""
+    return "".join(part.value for part in getattr(node, "values", [node]) if isinstance(part, ast.Constant))
+
+
 def flags_of(script):
     """(source, [(names, has help)]) of a script's arguments, from its syntax tree."""
     source = (ROOT / script).read_text(encoding="utf-8")
@@ -470,7 +724,7 @@ def flags_of(script):
         and isinstance(node.args[0].value, str)
     ]
     return source, [
-        ([arg.value for arg in node.args], any(k.arg == "help" and k.value.value for k in node.keywords))
+        ([arg.value for arg in node.args], any(k.arg == "help" and help_of(k.value) for k in node.keywords))
         for node in calls
     ]
 

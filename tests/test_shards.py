@@ -1,5 +1,6 @@
 """Files made one by one: search over them, work that was cut off, several processes, what the cache keeps."""
 
+import ast
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch.distributed.run
 from conftest import ROOT
 
 from lib import dist, index, model, run, shards
@@ -202,7 +204,7 @@ def mine(launch, untrained, monkeypatch, tmp_path):
 
 def in_processes(count, folder, cache, name):
     """The file that torchrun with this many processes mines."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, "--"]
     result = subprocess.run(
         [*map(str, [*command, __file__, *SOURCES, *DRAWN, "--name", name])],
         cwd=folder,
@@ -225,6 +227,17 @@ def test_one_two_and_four_processes_mine_the_same_bytes(mine, untrained, tmp_pat
         assert found.name == wanted.name and found.read_bytes() == wanted.read_bytes(), count
         assert len(list((cache / "vectors").rglob("*.npz"))) == 6 + 6  # of 36 queries and of 40 docs
         assert len(list((cache / "mined").rglob("*.npz"))) == 6 + 6  # by dense and by BM25
+
+
+@pytest.mark.parametrize("script", ["mine_negatives.py", "train.py"])
+def test_torchrun_takes_the_commands_as_the_docstring_has_them(script):
+    """Its own --run-path is another flag that --run may stand for, unless -- comes before the script."""
+    docstring = ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")))
+    commands = [line.split("#")[0].split() for line in docstring.splitlines() if "torchrun" in line]
+    for command in commands:
+        parsed = torch.distributed.run.parse_args(command[1:])
+        assert parsed.training_script == script
+        assert parsed.training_script_args == command[command.index(script) + 1 :]
 
 
 def folders(tmp_path, kind):

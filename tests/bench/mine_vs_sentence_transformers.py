@@ -1,13 +1,14 @@
-"""Time mining from ready vectors against sentence-transformers' mine_hard_negatives, and compare what it finds.
+"""Time mining from ready vectors against sentence-transformers' mine_hard_negatives; compare what both find.
 
     pip install "sentence-transformers[train]"                        # the peer; nothing else here needs it
     python tests/bench/mine_vs_sentence_transformers.py               # synthetic clusters
     python tests/bench/mine_vs_sentence_transformers.py --data FOLDER --encoder runs/R/encoder
     python tests/bench/mine_vs_sentence_transformers.py --peers faiss --out bench.json
 
-Both sides get the same vectors, texts and options, embed nothing, and mine for the train queries: 10 negatives
-of the best 100, --positive min as the peer has it. Each runs in a process of its own, in turn; the medians
-count. The peer is measured with both of its searches, its results as n-tuples: of its formats the fastest.
+Both sides get the same vectors, texts and options, embed nothing, and mine for the train queries: 10
+negatives of the best 100, --positive min as the peer has it. Each runs in a process of its own, in turn; the
+medians count. The peer is measured with both of its searches, its results as n-tuples: of its formats the
+fastest.
 
 ours     vectors in memory -> rows of docs; "+ file" writes them as JSONL besides
 peer     texts and dataset in memory before the clock starts -> a dataset of texts
@@ -18,6 +19,7 @@ Then, for each option, in how many queries both sides have the same set of negat
 one, and why the others differ. A query counts once, for the first of the reasons that holds; what the peer
 has is taken from its labelled lists, for n-tuples leave out each query with fewer negatives than wanted.
 """
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -80,19 +82,18 @@ def main():
         work = pathlib.Path(args.work)
         side = {"prepare": prepare, "base": base, "explain": explain, "ours": ours}.get(args.side, peer)
         return print(json.dumps(side(args, work)))
-    try:
-        import datasets
-        import sentence_transformers
-    except ImportError as error:
-        sys.exit(f'error: this comparison needs its peer ({error}): pip install "sentence-transformers[train]"')
-    versions = run.versions() | {"sentence-transformers": sentence_transformers.__version__,
-                                 "datasets": datasets.__version__}
+    try:  # not imported: on Linux a process's peak counts for those that it starts
+        peers = {name: importlib.metadata.version(name) for name in ("sentence-transformers", "datasets")}
+    except importlib.metadata.PackageNotFoundError as error:
+        sys.exit(f'error: the peer is missing ({error}): pip install "sentence-transformers[train]"')
+    versions = run.versions() | peers
     with tempfile.TemporaryDirectory() as work:
         facts = in_a_process(args, work, "prepare")
         for part in (facts, versions):
             print(", ".join(f"{name} {value}" for name, value in part.items()), flush=True)
         bases = {side: in_a_process(args, work, "base", side)["peak_mb"] for side in ("ours", "peer")}
         rows = [measure(args, work, option, bases) for option in options_of(args)]
+        in_a_process(args, work, "lists")
         found = in_a_process(args, work, "explain")
     print_agreement(found)
     if args.out:
@@ -126,7 +127,6 @@ def measure(args, work, option, bases):
     for _ in range(args.repeats):
         for side in sides:
             results[side].append(in_a_process(args, work, side, option))
-    in_a_process(args, work, "lists", option)
     row = {"option": option}
     for side in sides:
         r = {key: statistics.median(result[key] for result in results[side]) for key in results[side][0]}
@@ -134,12 +134,10 @@ def measure(args, work, option, bases):
         r["own_mb"] = r["peak_mb"] - r["base_mb"]
         row[side] = r
         first = row["ours"]
-        ratios = "".join(f"{value:>8.1f}" for value in (r["seconds"] / first["seconds"],
-                                                        r["own_mb"] / max(1, first["own_mb"])))
-        print(f"{option:18}{side:8}{r['seconds']:>9.2f}"
-              + (f"{r['file_seconds']:>10.2f}" if side == "ours" else f"{'':10}") + ratios[:8]
-              + f"{r['base_mb']:>10,.0f}{r['inputs_mb']:>8,.0f}{r['peak_mb']:>8,.0f}{r['own_mb']:>8,.0f}"
-              + ratios[8:], flush=True)
+        written = f"{r['file_seconds']:.2f}" if side == "ours" else ""
+        print(f"{option:18}{side:8}{r['seconds']:>9.2f}{written:>10}{r['seconds'] / first['seconds']:>8.1f}"
+              f"{r['base_mb']:>10,.0f}{r['inputs_mb']:>8,.0f}{r['peak_mb']:>8,.0f}{r['own_mb']:>8,.0f}"
+              f"{r['own_mb'] / max(1, first['own_mb']):>8.1f}", flush=True)
     return row
 
 
@@ -164,7 +162,6 @@ def prepare(args, work):
     return {"data": args.data or "synthetic", "docs": len(d_emb), "dim": d_emb.shape[1],
             "copies": int((groups != np.arange(len(groups))).sum()), "train_queries": len(q_emb),
             "several_positives": int((per_query > 1).sum()), "most_positives": int(per_query.max()),
-            "lengths": f"{np.linalg.norm(d_emb, axis=1).min():.4f}..{np.linalg.norm(d_emb, axis=1).max():.4f}",
             "cores": os.cpu_count(), "threads": faiss.omp_get_max_threads()}
 
 
@@ -190,7 +187,7 @@ def write_synthetic(args, work):
     for row in copies:
         texts[row] = texts[row - 1]
     first = generator.integers(n, size=count)
-    queries = noisy(docs[first] * np.sqrt(args.dim), 0.8)
+    queries = noisy(docs[first] * np.float32(args.dim ** 0.5), 0.8)
     members = np.argsort(cluster, kind="stable")
     starts = np.searchsorted(cluster[members], np.arange(len(centres) + 1))
     lines = {"train": [], "test": []}
@@ -230,7 +227,8 @@ def base(args, work):
     """Peak memory of a process that imports what a side needs and loads the vectors."""
     if args.option == "peer":
         import datasets  # noqa: F401
-        import sentence_transformers.util  # noqa: F401
+        from sentence_transformers import SentenceTransformer  # noqa: F401
+        from sentence_transformers.util import mine_hard_negatives  # noqa: F401
     vectors = load_vectors(work)
     return {"peak_mb": run.peak_rss_mb(), "vectors": [len(part) for part in vectors]}
 
@@ -261,7 +259,7 @@ def choose(candidates):
 
 
 def peer(args, work):
-    """Seconds and memory of the peer; as `lists`, what it found for each text of a query, in a file."""
+    """Seconds and memory of the peer; the side `lists` writes what it finds to peer-OPTION.json instead."""
     import datasets
     import sentence_transformers as st
     import torch
@@ -290,20 +288,23 @@ def peer(args, work):
     pairs = [(i, doc) for i in range(len(qrels)) for doc in qrels.positives(i)]
     dataset = datasets.Dataset.from_dict({"query": [q_texts[i] for i, _ in pairs],
                                           "doc": [texts[doc] for _, doc in pairs]})
-    model, lists = Ready(modules=[torch.nn.Identity()], device="cpu"), args.side == "lists"
-    search = args.peers[0] if lists else args.side
-    inputs, begin = run.peak_rss_mb(), time.perf_counter()
-    found = mine_hard_negatives(dataset, model, corpus=texts, num_negatives=DEPTH, range_max=POOL,
-                                use_faiss=search == "faiss", verbose=False,
-                                output_format="labeled-list" if lists else "n-tuple",
-                                **options_of(args)[args.option][1])
-    result = {"seconds": time.perf_counter() - begin, "inputs_mb": inputs, "peak_mb": run.peak_rss_mb()}
-    if lists:
-        row_of, by_text = dict(zip(reversed(texts), reversed(range(len(texts))))), {}
+    model = Ready(modules=[torch.nn.Identity()], device="cpu")
+    inputs = run.peak_rss_mb()
+
+    def find(option, search, output_format):
+        return mine_hard_negatives(dataset, model, corpus=texts, num_negatives=DEPTH, range_max=POOL,
+                                   use_faiss=search == "faiss", verbose=False, output_format=output_format,
+                                   **options_of(args)[option][1])
+    if args.side != "lists":
+        begin = time.perf_counter()
+        find(args.option, args.side, "n-tuple")
+        return {"seconds": time.perf_counter() - begin, "inputs_mb": inputs, "peak_mb": run.peak_rss_mb()}
+    row_of = {text: row for row, text in enumerate(texts)}
+    for option in options_of(args):
+        found, by_text = find(option, args.peers[0], "labeled-list"), {}
         for query, docs in zip(found["query"], found["doc"]):
-            by_text.setdefault(query, [row_of[text] for text in docs[1:]])
-        run.write_json(work / f"peer-{args.option}.json", [by_text.get(text, []) for text in q_texts])
-    return result
+            by_text[query] = [row_of[text] for text in docs[1:]]
+        run.write_json(work / f"peer-{option}.json", [by_text.get(text, []) for text in q_texts])
 
 
 def only(vectors, rows):
@@ -341,8 +342,7 @@ def explain(args, work):
     # ranks far enough down, with room for the copies among them
     deep = mined("min", POOL + most, extra=POOL + most)
     given = [set(groups[qrels.positives(i)].tolist()) for i in range(len(qrels))]
-    least = index.pair_scores(q_emb, d_emb, pad(given)) if given else None
-    least = np.nanmin(least, axis=1)
+    least = np.nanmin(index.pair_scores(q_emb, d_emb, pad(given)), axis=1)
     result = {}
     for option, (texts, peers) in options_of(args).items():
         wanted = [filters.parse_filter(text) for text in texts]
@@ -428,8 +428,8 @@ def print_agreement(found):
     for name, text in MEANING.items():
         if name in held:
             print(f"{name}: {text}")
-    print("short: fewer than wanted; the peer's n-tuples leave those queries out. max = min: queries with the "
-          "same set under our default --positive max; same, max: the share that then agrees with the peer")
+    print("short: fewer than wanted; the peer's n-tuples leave those queries out. max = min: the share of "
+          "queries with the same set under our default --positive max; same, max: that agrees with the peer")
 
 
 if __name__ == "__main__":

@@ -238,6 +238,8 @@ def draw(path, rows, args):
                      marker=mark, linestyle=dash, label="all vectors at once")
         for ax, label in zip(axes, ("seconds", "MB")):
             ax.set(xscale="log", yscale="log", xlabel="docs", ylabel=label)
+            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            ax.set_xticks([], minor=True)
             ax.legend(frameon=False)
         axes[0].set_title(f"mining {args.pool} negatives, a query for {DOCS_A_QUERY} docs")
         axes[1].set_title(f"memory, --max_ram {args.max_ram} GB")
