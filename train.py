@@ -184,7 +184,7 @@ def check_args(args, given):
 
 def arm_args(args, parser, arm):
     """The arguments of one arm: `refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8` changes two."""
-    changed = argparse.Namespace(**vars(args))
+    changed = argparse.Namespace(**vars(args) | {"negatives": [arm]})
     for item in arm.split()[1:]:
         name, _, value = item.partition("=")
         if name not in ARM_FLAGS or not value:
@@ -205,6 +205,8 @@ def main():
         collection.split(split)
     if args.negatives_file:
         file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
+    if args.refresh_lag and dist.world() > 1:
+        raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
     if len(set(jobs)) < len(jobs):
         raise BadInput("--negatives or --seeds name the same run twice")
@@ -369,7 +371,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             temperature = log_temperature.exp().item()
             labels, source = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.source))
             stats = loss.batch_stats(scores, labels, off, source, supply.labels, temperature=temperature)
-            check_sources(stats["ledger"], supply.active(step), len(queue.docs))
+            health.check_sources(stats["ledger"], supply.active(step),
+                                 queued=batch.invalid.shape[1] - len(batch.docs))
             for row in stats["ledger"]:
                 row["age"] = supply.age(row["source"], step)
             log.log({"step": step, "epoch": epoch, "loss": value.item(),
@@ -582,16 +585,6 @@ def slug(arm):
 def inputs(collection):
     """What went in, by content."""
     return {"collection": collection.name, "collection_fingerprint": collection.fingerprint}
-
-
-def check_sources(ledger, active, queued):
-    """BadInput if a source of the arm has not one negative in the denominator: then it teaches nothing."""
-    there = {"file" if row["source"].endswith("(file)") else row["source"]
-             for row in ledger if row["negatives"]}
-    for name in active:
-        if name not in there and not (name == "queue" and not queued):
-            raise BadInput(f"--negatives: no doc of {name} stands in the denominator; are all of them masked "
-                           "(--mask_margin, --guide), or the docs of other queries anyway?")
 
 
 def mined_line(step, name, report):

@@ -27,7 +27,7 @@ def max_score(candidates, collection, limit):
 
 def margin(candidates, collection, gap):
     """Scores not below s+ minus an absolute gap (MarginPos; Moreira et al. 2024, section 3)."""
-    return ~(candidates.scores < candidates.positive[:, None] - gap)
+    return candidates.scores >= candidates.positive[:, None] - gap
 
 
 def percpos(candidates, collection, share):
@@ -37,7 +37,7 @@ def percpos(candidates, collection, share):
     |s+| * (1 - share) is taken off, which is the same where s+ is positive.
     """
     positive = candidates.positive[:, None]
-    return ~(candidates.scores < positive - np.abs(positive) * (1 - share))
+    return candidates.scores >= positive - np.abs(positive) * (1 - share)
 
 
 def quantile(candidates, collection, level):
@@ -67,6 +67,10 @@ def answer(candidates, collection):
     for i, row in enumerate(candidates.queries):
         record = collection.queries.record(row)
         answers = record.get("answers") or (record.get("metadata") or {}).get("answers") or []
+        answers = [answers] if isinstance(answers, str) else answers
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise BadInput(f'{collection.queries.path}: "answers" of {record["_id"]} must be a list of '
+                           "strings")
         found |= bool(answers)
         wanted = [f" {normalise(a)} " for a in answers if normalise(a)]
         if wanted:
@@ -96,11 +100,13 @@ class Filter:
         return self.function(candidates, collection, *self.numbers)
 
 
-#        name: (function, types of its numbers, whether it compares scores)
-FILTERS = {"window": (window, (int, int), False), "max_score": (max_score, (float,), True),
-           "margin": (margin, (float,), True), "percpos": (percpos, (float,), True),
-           "quantile": (quantile, (float,), True), "near_copy": (near_copy, (float,), False),
-           "answer": (answer, (), False), "denoise": (denoise, (float,), False)}
+#        name: (function, types of its numbers, which scores of the miner it needs)
+FILTERS = {"window": (window, (int, int), ()), "max_score": (max_score, (float,), ("scores",)),
+           "margin": (margin, (float,), ("scores", "positive")),
+           "percpos": (percpos, (float,), ("scores", "positive")),
+           "quantile": (quantile, (float,), ("scores", "positive")), "near_copy": (near_copy, (float,), ()),
+           "answer": (answer, (), ()), "denoise": (denoise, (float,), ())}
+SHARES = ("percpos", "quantile", "near_copy", "denoise")  # their number lies between 0 and 1
 
 
 def parse_filter(text):
@@ -114,8 +120,9 @@ def parse_filter(text):
     except ValueError:
         raise BadInput(f"--filters {text}: {name} takes {len(types)} number{'s' * (len(types) != 1)}, as in "
                        f"{':'.join([name, *('0.9' if t is float else '10' for t in types)])}") from None
-    if name == "quantile" and not 0 <= values[0] <= 1:
-        raise BadInput(f"--filters {text}: a quantile lies between 0 and 1")
+    if any(not np.isfinite(value) for value in values) or name in SHARES and not 0 <= values[0] <= 1:
+        wanted = "a number from 0 to 1" if name in SHARES else "a number"
+        raise BadInput(f"--filters {text}: {wanted} is wanted")
     return Filter(text, function, values)
 
 
@@ -123,15 +130,19 @@ def apply(candidates, filters, collection):
     """Candidates without what the filters drop, closed up to the left; each filter's count in `dropped`."""
     for each in filters:
         scored = FILTERS[each.text.split(":")[0]][2]
-        if scored and np.isnan(candidates.scores[candidates.docs >= 0]).all():
-            raise BadInput(f"--filters {each.text}: compares scores, and {candidates.source} has none")
+        there = candidates.docs >= 0
+        for name in scored:
+            values = candidates.scores[there] if name == "scores" else candidates.positive
+            if there.any() and np.isnan(values).all():
+                what = {"scores": "scores", "positive": "scores of the positives"}[name]
+                raise BadInput(f"--filters {each.text}: needs {what}, and {candidates.source} has none")
         if scored and len(candidates.origins) > 1:
             raise BadInput(f"--filters {each.text}: {', '.join(candidates.origins)} score on scales of their "
                            "own; filter when mining, where each source stands alone")
-        there = candidates.docs >= 0
         drop = each(candidates, collection) & there
+        before = candidates.dropped.get(each.text, 0)
         candidates = keep(candidates, there & ~drop)
-        candidates.dropped = candidates.dropped | {each.text: int(drop.sum())}
+        candidates.dropped = candidates.dropped | {each.text: before + int(drop.sum())}
     return candidates
 
 
@@ -179,8 +190,10 @@ def choose(candidates, count, choice, *, seed, epoch):
         keys = np.log(-np.log(np.maximum(u, 2.0 ** -60)))
         if name == "uniform":
             keys = u
-        elif np.isnan(candidates.scores[there]).any():
-            raise BadInput(f"--choice {name} weighs scores, and {candidates.source} has none")
+        elif np.isnan(candidates.scores[there]).any() or \
+                name == "simans" and np.isnan(candidates.positive[there.any(1)]).any():
+            raise BadInput(f"--choice {name} weighs scores of docs and positives, and {candidates.source} "
+                           "lacks some")
         elif name == "simans":
             a, b = numbers
             keys = keys + a * (candidates.scores - candidates.positive[:, None] - b) ** 2

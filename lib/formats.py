@@ -168,10 +168,13 @@ def read_negatives(path):
             record = parse_object(line, path=path, number=number)
             if missing := [key for key in wanted if key not in record]:
                 raise BadInput(f"{path}:{number}: no {missing[0]!r} in {shorten(line)}")
-            for key in ("qid", "doc_id"):
+            for key in ("qid", "doc_id", "source"):
                 if not isinstance(record[key], str):
-                    raise BadInput(f"{path}:{number}: {key} is {shorten(record[key])}; ids are strings")
-            for key in ("score", "teacher_score", "teacher_positive_score"):
+                    raise BadInput(f"{path}:{number}: {key} is {shorten(record[key])}; ids and names are "
+                                   "strings")
+            if not isinstance(record.get("rank"), (int, type(None))):
+                raise BadInput(f"{path}:{number}: rank {shorten(record['rank'])} is not a whole number")
+            for key in ("score", "positive_score", "teacher_score", "teacher_positive_score"):
                 if not isinstance(record.get(key), (int, float, type(None))):
                     raise BadInput(f"{path}:{number}: {key} {shorten(record[key])} is not a number")
             yield number, record

@@ -1,6 +1,8 @@
 """Alarms while training: what goes wrong silently, said while it can still be mended."""
 import math
 
+from lib.run import BadInput
+
 SETTLED = 0.3  # share of the steps after which the alarms are armed: at first all is confusion
 
 
@@ -8,7 +10,7 @@ class Health:
     """Watches the statistics of logged steps; every alarm is raised once."""
 
     def __init__(self):
-        self._raised, self._above = set(), {}
+        self._raised, self._above, self._absent = set(), {}, set()
 
     def check(self, step, steps, loss, stats):
         """The new alarms at a step, as [{"alarm", "advice"}]."""
@@ -36,6 +38,20 @@ class Health:
         new = [(name, advice) for name, advice in found if name not in self._raised]
         self._raised |= {name for name, _ in new}
         return [{"alarm": name, "advice": advice} for name, advice in new]
+
+    def check_sources(self, ledger, active, *, queued):
+        """BadInput if a source had no negative in the denominator at two logged steps in a row.
+
+        Then it teaches nothing. One step alone may be chance: a doc that two sources draw counts for one.
+        queued: docs of the queue in this batch; it is empty at first.
+        """
+        there = {"file" if row["source"].endswith("(file)") else row["source"]
+                 for row in ledger if row["negatives"]}
+        absent = {name for name in active if name not in there and not (name == "queue" and not queued)}
+        if again := sorted(absent & self._absent):
+            raise BadInput(f"--negatives: no doc of {again[0]} stands in the denominator; are all of them "
+                           "masked (--mask_margin, --guide), or the docs of other queries anyway?")
+        self._absent = absent
 
     def geometry(self, rank, dim):
         """The alarm, if any, of the docs' effective rank after training."""

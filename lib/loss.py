@@ -212,7 +212,8 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
              "positive": positive.mean().item(),
              "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
-             "effective": torch.special.entr(share).sum(1).exp().mean().item(), "ledger": []}
+             "effective": (torch.special.entr(share).sum(1).exp() * negative.any(1)).mean().item(),
+             "ledger": []}
     for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
         mine = negative & (source == number)
         count = mine.sum().item()

@@ -10,7 +10,11 @@ from lib.run import BadInput, uniform
 SOURCES = ("in_batch", "random", "bm25", "dense", "refresh", "adore", "queue", "file")
 MINED = ("bm25", "dense", "refresh", "adore", "file")  # sources that draw from lists of candidates
 BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
-POSITIVE = {"max": np.nanmax, "min": np.nanmin, "mean": np.nanmean}  # of several positives' scores
+# of several positives' scores (n, P), nan for none
+POSITIVE = {"max": lambda scores: np.fmax.reduce(scores, axis=1),
+            "min": lambda scores: np.fmin.reduce(scores, axis=1),
+            "mean": lambda scores: np.nansum(scores, 1) / np.where(np.isnan(scores).all(1), np.nan,
+                                                                   (~np.isnan(scores)).sum(1))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,7 @@ def parse_arm(text):
     What follows a space changes flags of train.py for this arm and plays no part here.
     """
     stages = []
-    for piece in text.split()[0].split(","):
+    for piece in (text.split() or [""])[0].split(","):
         body, _, begin = piece.partition("@")
         parts = []
         for part in body.split("+"):
@@ -98,7 +102,7 @@ def from_search(collection, query_rows, found, *, source, depth, positive="max")
     inside = there & (ranks <= depth)
     dropped = {"positive": int(is_positive.sum()), "copy": int((copies & ~is_positive).sum()),
                "below the depth": int(there.sum() - inside.sum())}
-    reduced = POSITIVE[positive](np.where(known, positive_scores, np.nan), axis=1)
+    reduced = POSITIVE[positive](np.where(known, positive_scores, np.nan)).astype(np.float32)
     candidates = Candidates(source, query_rows, rows.astype(np.int32), scores, reduced, dropped, ranks)
     candidates = filters.keep(candidates, inside, depth=depth)
     assert not collection.known_positive(query_rows, candidates.docs).any(), "a positive was mined"
@@ -145,6 +149,14 @@ def random_candidates(collection, query_rows, depth, *, seed):
                       np.full(len(docs), np.nan, dtype=np.float32), {}, np.zeros(docs.shape, dtype=np.int32))
 
 
+def trim(candidates, depth):
+    """The first `depth` candidates of each list; what is cut off is counted."""
+    kept = filters.keep(candidates, candidates.docs >= 0, depth=depth)
+    cut = int((candidates.docs >= 0).sum() - (kept.docs >= 0).sum())
+    before = candidates.dropped.get("below the depth", 0)
+    return dataclasses.replace(kept, dropped=candidates.dropped | {"below the depth": before + cut})
+
+
 def select(candidates, picks):
     """The Candidates of the queries at positions `picks`."""
     assert (picks >= 0).all(), "a query that was not mined for"
@@ -185,7 +197,7 @@ def draw(candidates, count, choice, *, seed, epoch):
             mine = (origin == number) & (bands == band) & (ranks > 0) & (docs >= 0)
             if mine.any():
                 drawn[name, label] = np.where(mine, docs, -1).astype(np.int32)
-        if (mine := (origin == number) & (ranks == 0) & (docs >= 0)).any():
+        if (mine := (origin == number) & (ranks <= 0) & (docs >= 0)).any():
             drawn[name, ""] = np.where(mine, docs, -1).astype(np.int32)
     return drawn
 

@@ -42,9 +42,11 @@ class Supply:
         self._lists = {}      # source -> (Candidates, (n_train,) position of each train query in them or -1)
         self._mined_at = {}   # source -> step whose weights mined its list
         self._checked_at = {}  # source -> step at which it was last decided whether to mine
+        self._until = {}      # source -> first step that its list was not mined for
         self._last = {}       # source -> (n_train, C) docs of each query's last list, -1 before its first
         self._probed = None   # what miner.probe() gave when refresh was last mined
-        self._later = None    # (step at which it is used, step whose weights mine it, picks, future)
+        self._later = None    # (step of its use, step whose weights mine it, picks, until, probe, future)
+        self._width = max([mining.depth] + [count for stage in self.stages for _, count in stage.parts])
 
     def active(self, step):
         """{source: K} of the stage that `step` belongs to."""
@@ -68,31 +70,35 @@ class Supply:
         """Mine what is due at `step`; returns {source: numbers about its new list}."""
         reports = {}
         if self._later and step >= self._later[0]:
-            _, mined_at, picks, future = self._later
+            _, mined_at, picks, until, probe, future = self._later
             self._later = None
-            reports["refresh"] = self._take("refresh", mined_at, picks, future.result(), step)
+            reports["refresh"] = self._take("refresh", mined_at, picks, until, probe, future.result(), step)
         for source in self.active(step):
             if source in negatives.MINED and (due := self._due(source, step)):
-                picks = self._picks(source, step, due)
+                picks, until = self._picks(source, step, due)
+                probe = None
+                if source == "refresh" and self.mining.refresh_overlap is not None:
+                    probe = self._miner.probe()
                 pool = max(self.active(step)[source], self.mining.pool)
                 last = self._last[source][picks] if source in self._last else None
                 if due == "later":
                     future = self._miner.mine_later(source, picks, pool, last)
-                    self._later = step + self.mining.refresh_lag, step, picks, future
+                    self._later = step + self.mining.refresh_lag, step, picks, until, probe, future
                 else:
+                    self._checked_at[source] = step
                     found = self._miner.mine(source, picks, pool, last)
-                    reports[source] = self._take(source, step, picks, found, step)
+                    reports[source] = self._take(source, step, picks, until, probe, found, step)
         return reports
 
     def _due(self, source, step):
         """False, "now" or "later": whether a source is to be mined at `step`, and when it is to be used."""
-        if source not in self._lists:
+        if source not in self._lists or step >= self._until[source]:  # the latter after a stage without it
             return "now"
         period = {"refresh": self.mining.refresh_every, "adore": 1}.get(source)  # others are mined once
         if not period or self._later or step < self._checked_at[source] + period:
             return False
-        if source == "adore":
-            return "now"
+        if step + self.mining.refresh_lag >= self.steps:
+            return False
         self._checked_at[source] = step
         if self.mining.refresh_overlap is not None and self.overlap() >= self.mining.refresh_overlap:
             return False
@@ -103,26 +109,27 @@ class Supply:
         return overlap(self._miner.probe(), self._probed)
 
     def _picks(self, source, step, due):
-        """Positions of the train queries to mine for."""
+        """(positions of the train queries to mine for, first step that they do not cover)."""
         if source not in ("refresh", "adore") or \
                 source == "refresh" and self.mining.refresh_overlap is not None:  # until when is not known
-            return np.arange(len(self.qrels))
+            return np.arange(len(self.qrels)), self.steps
         period, lag = (1, 0) if source == "adore" else (self.mining.refresh_every, self.mining.refresh_lag)
         begin = step + lag * (due == "later")
-        count = period + lag * (due == "now")
-        return self._upcoming(begin, max(1, min(count, self.steps - begin)))
+        # a list is in use until the next one is: mined `period` later, or when this one's lag has passed
+        count = min(period + lag if due == "now" else max(period, lag), self.steps - begin)
+        return self._upcoming(begin, count), begin + count
 
-    def _take(self, source, mined_at, picks, found, step):
+    def _take(self, source, mined_at, picks, until, probe, found, step):
         """Filter candidates, keep the best of them as the source's list; returns numbers about it."""
         found = filters.apply(found, self.mining.filters, self.collection)
         depth = max(self.active(step).get(source, 0), self.mining.depth)
-        found = filters.keep(found, found.docs >= 0, depth=depth)
+        found = negatives.trim(found, depth)
         if not (found.docs >= 0).any():
             raise BadInput(f"the source {source} has no candidate left: {found.dropped}; loosen --filters")
         report = negatives.describe(found) | {"age": self.age(source, step)}
         if source == "refresh":
-            self._probed = self._miner.probe() if self.mining.refresh_overlap is not None else None
-            last = self._last.setdefault(source, np.full((len(self.qrels), depth), -1, dtype=np.int32))
+            self._probed = probe
+            last = self._last.setdefault(source, np.full((len(self.qrels), self._width), -1, dtype=np.int32))
             seen = (last[picks] >= 0).any(1)
             report["overlap"] = overlap(found.docs[seen], last[picks][seen])
             last[picks] = -1
@@ -130,9 +137,7 @@ class Supply:
         position = np.full(len(self.qrels), -1)
         position[picks] = np.arange(len(picks))
         self._lists[source], self._mined_at[source] = (found, position), mined_at
-        self._checked_at.setdefault(source, step)
-        if source == "adore":
-            self._checked_at[source] = step
+        self._until[source] = until
         return report
 
     def forecast(self, picks, *, seed):
@@ -149,7 +154,7 @@ class Supply:
                 if len(found.queries) > len(picks):
                     found = negatives.select(found, picks)
                 found = filters.apply(found, self.mining.filters, self.collection)
-                found = filters.keep(found, found.docs >= 0, depth=max(count, self.mining.depth))
+                found = negatives.trim(found, max(count, self.mining.depth))
                 parts = negatives.draw(found, count, self.mining.choice, seed=seed, epoch=0)
                 drawn |= {self._code(*label): docs for label, docs in parts.items()}
         return drawn
@@ -189,13 +194,14 @@ class Supply:
         """What a resumed run needs, as tensors and plain values; a mining in the background is awaited."""
         later = None
         if self._later:
-            use_at, mined_at, picks, future = self._later
-            later = use_at, mined_at, torch.from_numpy(picks), _pack(future.result())
+            *plain, picks, until, probe, future = self._later
+            later = (*plain, torch.from_numpy(picks), until, _tensor(probe), _pack(future.result()))
         return {"lists": {source: (_pack(found), torch.from_numpy(position))
                           for source, (found, position) in self._lists.items()},
-                "mined_at": dict(self._mined_at), "checked_at": dict(self._checked_at), "later": later,
+                "mined_at": dict(self._mined_at), "checked_at": dict(self._checked_at),
+                "until": dict(self._until), "later": later,
                 "last": {source: torch.from_numpy(docs) for source, docs in self._last.items()},
-                "probed": None if self._probed is None else torch.from_numpy(self._probed),
+                "probed": _tensor(self._probed),
                 "labels": list(self.labels)}
 
     def load_state_dict(self, state):
@@ -203,14 +209,15 @@ class Supply:
         self._lists = {source: (_unpack(fields), position.numpy())
                        for source, (fields, position) in state["lists"].items()}
         self._mined_at, self._checked_at = dict(state["mined_at"]), dict(state["checked_at"])
+        self._until = dict(state["until"])
         self._last = {source: docs.numpy() for source, docs in state["last"].items()}
-        self._probed = None if state["probed"] is None else state["probed"].numpy()
+        self._probed = _array(state["probed"])
         self.labels = [tuple(label) for label in state["labels"]]
         if state["later"]:
-            use_at, mined_at, picks, fields = state["later"]
+            *plain, picks, until, probe, fields = state["later"]
             future = concurrent.futures.Future()
             future.set_result(_unpack(fields))
-            self._later = use_at, mined_at, picks.numpy(), future
+            self._later = (*plain, picks.numpy(), until, _array(probe), future)
 
 
 def overlap(a, b):
@@ -224,6 +231,14 @@ def overlap(a, b):
         return None
     shared = np.array([np.isin(x[x >= 0], y).sum() for x, y in zip(a, b)])
     return float((shared[rows] / counts[rows]).mean())
+
+
+def _tensor(array):
+    return None if array is None else torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _array(tensor):
+    return None if tensor is None else tensor.numpy()
 
 
 def _pack(candidates):

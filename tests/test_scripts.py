@@ -711,6 +711,11 @@ def help_of(node):
     return "".join(part.value for part in getattr(node, "values", [node]) if isinstance(part, ast.Constant))
 
 
+def known_args(node):
+    """The name "args" where the node is parse_known_args()[0]."""
+    return "args" if "parse_known_args()[0]" in ast.unparse(node) else ""
+
+
 def flags_of(script):
     """(source, [(names, has help)]) of a script's arguments, from its syntax tree."""
     source = (ROOT / script).read_text(encoding="utf-8")
@@ -737,7 +742,8 @@ def test_every_flag_is_read_and_has_help(script):
         node.attr
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute)
-        and getattr(node.value, "attr", getattr(node.value, "id", "")) == "args"
+        # args.NAME, or parse_known_args()[0].NAME
+        and "args" in (getattr(node.value, "attr", getattr(node.value, "id", "")), known_args(node.value))
     }
     for names, has_help in found:
         assert names[0].lstrip("-") in read, f"{script} never reads {names[0]}"
