@@ -5,7 +5,7 @@
     python mine_negatives.py --run runs/R --sources bm25 dense --filters percpos:0.95 near_copy:0.8
     python mine_negatives.py --run runs/R --audit 0.3       # how many of the negatives are really positives?
     python mine_negatives.py --sources file --negatives_file F --negatives_format flagembedding   # convert
-    torchrun --nproc_per_node 4 mine_negatives.py --run runs/R                   # the same file, sooner
+    torchrun --nproc_per_node 4 -- mine_negatives.py --run runs/R                # the same file, sooner
 
 Each source proposes --pool candidates a query, known positives and copies of them left out; --filters drop
 some, --choice takes --depth of the rest. Writes a JSONL file: a header that says how it was made, then a
@@ -60,15 +60,24 @@ def parse_args():
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
     for name in ("depth", "pool", "max_ram"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
+        value = getattr(args, name)
+        if value is not None and not 0 < value < 1e9:
+            raise BadInput(f"--{name} {value}: must be above 0")
     args.sources = args.sources or (["dense"] if args.run else ["bm25"])
     if "dense" in args.sources and not args.run:
         raise BadInput("the source dense needs --run R: the run whose encoder mines")
     if ("file" in args.sources) != bool(args.negatives_file):
         raise BadInput("the source file and --negatives_file F come together")
-    if args.shares and (len(args.shares) != len(args.sources) or abs(sum(args.shares) - 1) > 1e-6):
-        raise BadInput(f"--shares {args.shares}: one for each of {', '.join(args.sources)}, adding up to 1")
+    if len(set(args.sources)) < len(args.sources):
+        raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
+    if args.shares and not (len(args.shares) == len(args.sources) and min(args.shares) > 0
+                            and abs(sum(args.shares) - 1) < 1e-6):
+        raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, adding up "
+                       "to 1")
+    if "file" in args.sources and args.audit is not None:
+        raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
+    if any(text.startswith("denoise") for text in args.filters) and not args.cross_encoder:
+        raise BadInput("the filter denoise needs --cross_encoder")
     if args.relabel is not None and not args.cross_encoder:
         raise BadInput("--relabel needs --cross_encoder: it decides what is a positive")
     return args, parser
@@ -95,6 +104,7 @@ def main():
         path = folder / "negatives" / f"{stem}.{'jsonl' if args.format == 'own' else args.format}"
     if path.exists() and not args.overwrite:
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
+    dist.barrier()  # all have looked before one writes
     qrels = collection.split(args.split)
     clock = run.Clock()
     pool = max(args.depth, args.pool or (100 if wanted or args.choice != "top" else 0))
@@ -112,7 +122,7 @@ def main():
         if hidden is not None:
             write_audit(path, args, collection, mined, hidden, wanted)
         else:
-            write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec)
+            write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec, pool)
     dist.stop()
 
 
@@ -130,7 +140,8 @@ def mine(args, source, collection, qrels, encoder, pool):
     if source == "bm25":
         with dist.main_first():
             bm25 = index.BM25.load(collection.docs)
-        key = run.fingerprint("bm25", collection.fingerprint, args.split, fetch)
+        key = run.fingerprint("bm25", index.BM25.key(collection.docs), collection.fingerprint, args.split,
+                              fetch)
 
         def search(number):
             part = slice(number * shards.ROWS, (number + 1) * shards.ROWS)
@@ -165,19 +176,19 @@ def dense_search(args, collection, rows, known, encoder, fetch):
                          max_ram=args.max_ram * 1e9, desc="searching")
 
 
-def write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec):
-    """Filter, choose, write the file and its figure, print the table and what comes next."""
+def write_negatives(path, args, collection, mined, wanted, chosen, encoder, clock, spec, pool):
+    """Relabel, filter, choose, write the file and its figure, print the table and what comes next."""
+    if args.relabel is not None:
+        spec, collection, mined = relabel(path, args, collection, mined)
     kept = []
     for candidates, share in zip(mined, args.shares or [1.0] * len(mined)):
         candidates = filters.apply(candidates, wanted, collection)
-        if args.relabel is not None:
-            candidates = relabel(path, args, collection, candidates)
         slots = filters.choose(candidates, max(1, round(share * args.depth)), chosen, seed=args.seed, epoch=0)
         kept.append(negatives.take(candidates, np.sort(np.where(slots < 0, 1 << 30, slots), axis=1)))
     header = {"collection": collection.name, "collection_fingerprint": collection.fingerprint,
               "split": args.split, "sources": {c.source: negatives.describe(c) for c in kept},
               "encoder_fingerprint": encoder.fingerprint if encoder else None, "depth": args.depth,
-              "pool": args.pool, "filters": args.filters, "choice": args.choice, "shares": args.shares,
+              "pool": pool, "filters": args.filters, "choice": args.choice, "shares": args.shares,
               "positive": args.positive, "cross_encoder": args.cross_encoder, "seed": args.seed,
               "versions": run.versions()}
     records = (record for c in kept for record in negatives.records(c, collection))
@@ -200,24 +211,34 @@ def write_negatives(path, args, collection, mined, wanted, chosen, encoder, cloc
               f"--name {collection.name}-mined-negatives")
 
 
-def relabel(path, args, collection, candidates):
-    """Drop candidates above --relabel and write a collection in which they are positives of their queries."""
-    positive = (candidates.teacher > args.relabel) & (candidates.docs >= 0)
-    folder = path.parent / f"{collection.name}-relabelled-{candidates.source}"
-    added = [(collection.queries.ids[row], collection.docs.ids[doc], 1)
-             for row, docs, new in zip(candidates.queries, candidates.docs, positive) for doc in docs[new]]
+def relabel(path, args, collection, mined):
+    """Write a collection in which candidates above --relabel are positives of their queries.
+
+    Returns its folder, the collection, and the candidates without them.
+    """
+    folder = path.parent / f"{collection.name}-relabelled"
+    grades = {split: collection.qrels_dict(split) for split in collection.qrels}
+    count = 0
+    for candidates in mined:
+        i, j = np.nonzero((candidates.teacher > args.relabel) & (candidates.docs >= 0))
+        for row, doc in zip(candidates.queries[i], candidates.docs[i, j]):
+            of_query = grades[args.split][collection.queries.ids[row]]
+            count += of_query.get(collection.docs.ids[doc], 0) < 1
+            of_query[collection.docs.ids[doc]] = 1
     with run.atomic_path(folder) as temporary:
         (temporary / "qrels").mkdir(parents=True)
         for texts, name in ((collection.docs, "corpus.jsonl"), (collection.queries, "queries.jsonl")):
             os.symlink(texts.path.resolve(), temporary / name)
-        for split in collection.qrels:
-            lines = [(qid, doc_id, grade) for qid, grades in collection.qrels_dict(split).items()
-                     for doc_id, grade in grades.items()] + (added if split == args.split else [])
-            text = "".join("\t".join(map(str, line)) + "\n" for line in [formats.QRELS_HEADER, *lines])
-            (temporary / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
-    print(f"{candidates.source}: {len(added):,} candidates became positives in {folder}/; use it as --data")
-    candidates = filters.keep(candidates, (candidates.docs >= 0) & ~positive)
-    return dataclasses.replace(candidates, dropped=candidates.dropped | {"relabelled": len(added)})
+        for split, judged in grades.items():
+            formats.write_qrels(temporary / "qrels" / f"{split}.tsv", judged)
+    relabelled = data.load_collection(str(folder))
+    print(f"{count:,} candidates became positives: train with --data {folder}")
+    left = []
+    for candidates in mined:
+        positive = relabelled.known_positive(candidates.queries, candidates.docs)
+        kept = filters.keep(candidates, (candidates.docs >= 0) & ~positive)
+        left.append(dataclasses.replace(kept, dropped=kept.dropped | {"relabelled": int(positive.sum())}))
+    return str(folder), relabelled, left
 
 
 def write_audit(path, args, collection, mined, hidden, wanted):

@@ -56,11 +56,10 @@ def _write(collection, split, qrels, share, seed, folder):
         corpus.write(b"" if _ends_a_line(collection.docs.path) else b"\n")
         corpus.write("".join(json.dumps(record) + "\n" for record in copies).encode())
     for name in collection.qrels:
-        lines = [formats.QRELS_HEADER] + [
-            (qid, doc_id, grade) for qid, grades in collection.qrels_dict(name).items()
-            for doc_id, grade in grades.items() if name != split or (qid, doc_id) not in removed]
-        text = "".join("\t".join(map(str, line)) + "\n" for line in lines)
-        (folder / "qrels" / f"{name}.tsv").write_text(text, encoding="utf-8")
+        formats.write_qrels(folder / "qrels" / f"{name}.tsv", {
+            qid: {doc_id: grade for doc_id, grade in grades.items()
+                  if name != split or (qid, doc_id) not in removed}
+            for qid, grades in collection.qrels_dict(name).items()})
     run.write_text(folder / "hidden.jsonl", "".join(json.dumps(pair) + "\n" for pair in hidden))
 
 
@@ -72,7 +71,7 @@ def _ends_a_line(path):
 
 def edited(text, *key):
     """`text` without EDITED of its words, drawn as a function of `key`; at least one word stays."""
-    words = text.split(" ")
+    words = text.split()
     kept = [word for word, u in zip(words, uniform("edit", *key, np.arange(len(words)))) if u >= EDITED]
     return " ".join(kept or words[:1])
 
@@ -114,8 +113,9 @@ def estimate(candidates, found, *, share, before=None, inside=None):
            "at_most": upper_bound(candidates, found, inside)}
     if before:
         others = before["negatives"] - before["hidden"]
-        row |= {"caught": 1 - hit / max(before["hidden"], 1),
-                "cost": 1 - (count - hit) / max(others, 1)}
+        row["cost"] = 1 - (count - hit) / max(others, 1)
+        if before["hidden"]:
+            row["caught"] = 1 - hit / before["hidden"]
     return row
 
 
@@ -144,7 +144,7 @@ def upper_bound(candidates, found, inside, *, least=20):
 
 def bands(candidates, found, *, share):
     """[(band of ranks, estimate())] of every band that holds a candidate."""
-    of_rank = np.searchsorted(negatives.BANDS, candidates.ranks)
+    of_rank = np.where(candidates.ranks > 0, np.searchsorted(negatives.BANDS, candidates.ranks), -1)
     return [(label, estimate(candidates, found, share=share, inside=of_rank == band))
             for band, label in enumerate(negatives.band_names())
             if ((of_rank == band) & (candidates.docs >= 0)).any()]
@@ -176,9 +176,10 @@ ones. *hidden caught*, *others lost*: what the filters up to here dropped, of th
 
 def page(candidates, found, collection, *, count=30):
     """Markdown: the negatives that score highest against their positive, to be read by a person."""
-    margin = np.where(candidates.docs >= 0, candidates.scores - candidates.positive[:, None], -np.inf)
-    order = np.argsort(-np.nan_to_num(margin, nan=-np.inf), axis=None, kind="stable")[:count]
-    lines = [f"\n## The {count} hardest negatives by {candidates.source}\n"]
+    margin = np.nan_to_num(candidates.scores - candidates.positive[:, None], nan=-1e30)
+    there = np.flatnonzero(candidates.docs >= 0)
+    order = there[np.argsort(-margin.ravel()[there], kind="stable")[:count]]
+    lines = [f"\n## The {len(order)} hardest negatives by {candidates.source}\n"]
     for number, flat in enumerate(order.tolist(), 1):
         i, j = divmod(flat, margin.shape[1])
         row = candidates.queries[i]

@@ -128,6 +128,14 @@ def read_run(path):
     return rankings
 
 
+def write_qrels(path, judged):
+    """Write {qid: {doc_id: grade}} as BEIR's tab-separated judgements."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        out.write("\t".join(QRELS_HEADER) + "\n")
+        for qid, grades in judged.items():
+            out.writelines(f"{qid}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())
+
+
 def write_per_query(path, values):
     """Write {qid: {measure: value}}, one line a query."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:

@@ -12,8 +12,13 @@ from lib.run import BadInput, atomic_path, cache_dir, fingerprint, read_json, wr
 
 
 def exact_search(q_emb, d_emb, k):
-    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), best first."""
-    return faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT)
+    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), best first.
+
+    Equal scores, as of copies, stand in the order of their rows.
+    """
+    scores, rows = faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT)
+    order = np.lexsort((rows, -scores), axis=1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def pair_scores(q_emb, d_emb, rows, *, block=1024):
@@ -77,11 +82,15 @@ class BM25:
     def __init__(self, index, vocabulary):
         self._index, self._vocabulary = index, vocabulary
 
+    @staticmethod
+    def key(texts):
+        """Identifies the index of a corpus: its content, what counts as a word, the library's version."""
+        return fingerprint(texts.fingerprint, WORD.pattern, bm25s.__version__)
+
     @classmethod
     def load(cls, texts):
         """The BM25 index of a corpus, built once and cached by the corpus's content."""
-        key = fingerprint(texts.fingerprint, WORD.pattern, bm25s.__version__)
-        folder = cache_dir("bm25", key)
+        folder = cache_dir("bm25", cls.key(texts))
         if not folder.exists():
             ids, vocabulary = [], {}
             for row in tqdm(range(len(texts)), unit="doc", unit_scale=True, desc="BM25 index", delay=1):

@@ -17,12 +17,16 @@ class CrossEncoder:
         folder = local_folder(source)
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+            self.model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:
             raise BadInput(f"--cross_encoder {source}: {str(error).splitlines()[0]}") from None
+        if loading["missing_keys"]:
+            raise BadInput(f"--cross_encoder {source}: no weights for {sorted(loading['missing_keys'])[0]}; "
+                           "a model trained to classify pairs is wanted")
         self.model.eval().to(device)
-        self.device, self.length = device, length
+        longest = getattr(self.model.config, "max_position_embeddings", None) or length
+        self.device, self.length = device, min(length, longest, self.tokenizer.model_max_length)
 
     @torch.inference_mode()
     def score(self, queries, docs, *, block=32, desc="cross-encoder"):

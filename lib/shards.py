@@ -90,7 +90,7 @@ def search(folder, queries, docs, known, k, *, max_ram, desc):
 
 
 def merge(a, b, k):
-    """The k best of two (scores (n, C), rows (n, C)), ties in the order a, b."""
+    """The k best of two (scores (n, C), rows (n, C)), ties by row: a's rows come before b's."""
     scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
