@@ -72,8 +72,7 @@ def parse_args():
         raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
     if args.shares and not (len(args.shares) == len(args.sources) and min(args.shares) > 0
                             and abs(sum(args.shares) - 1) < 1e-6):
-        raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, adding up "
-                       "to 1")
+        raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, together 1")
     if "file" in args.sources and args.audit is not None:
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
     if any(text.startswith("denoise") for text in args.filters) and not args.cross_encoder:

@@ -341,8 +341,14 @@ def explain(args, work):
     pool, by_max = mined("min", POOL), mined("max", POOL)
     # ranks far enough down, with room for the copies among them
     deep = mined("min", POOL + most, extra=POOL + most)
+    known = [set(docs[docs >= 0].tolist()) for docs in collection.known_docs(rows)]
     given = [set(groups[qrels.positives(i)].tolist()) for i in range(len(qrels))]
-    least = np.nanmin(index.pair_scores(q_emb, d_emb, pad(given)), axis=1)
+    scores = index.pair_scores(q_emb, d_emb, pad(given))                                # (n, P)
+    least = np.nanmin(scores, axis=1)
+    # the peer fetches POOL + most docs, its positives among them
+    above = (deep.scores[:, None] > scores[..., None]).sum(2) + (scores[:, None] > scores[..., None]).sum(2)
+    extent = POOL + most - ((above < POOL + most) & ~np.isnan(scores)).sum(1)
+    deep = filters.keep(deep, (deep.docs >= 0) & (deep.ranks <= extent[:, None]))
     result = {}
     for option, (texts, peers) in options_of(args).items():
         wanted = [filters.parse_filter(text) for text in texts]
@@ -359,9 +365,9 @@ def explain(args, work):
             later = sets(choose(skipped).docs, groups)
         reasons = dict.fromkeys(REASONS, 0)
         for i in np.flatnonzero([a != b for a, b in zip(mine, theirs)]):
-            reasons[reason(collection, rows[i], mine[i], theirs[i], later and later[i], abs(
-                least[i] - pool.positive[i]) > CLOSE, pool, deep, i, q_emb, d_emb,
-                limit(pool.positive[i], peers))] += 1
+            reasons[reason(collection, i, mine[i], theirs[i], later and later[i], known[i] - given[i],
+                           abs(least[i] - pool.positive[i]) > CLOSE, limit(pool.positive[i], peers),
+                           pool, deep, q_emb, d_emb)] += 1
         n = len(rows)
         result[option] = {
             "queries": n, "same": sum(a == b for a, b in zip(mine, theirs)),
@@ -372,17 +378,16 @@ def explain(args, work):
     return result
 
 
-def reason(collection, row, mine, theirs, later, other_least, pool, deep, i, q_emb, d_emb, limit):
-    """The first of REASONS that holds for a query whose sets differ."""
+def reason(collection, i, mine, theirs, later, others, other_least, limit, pool, deep, q_emb, d_emb):
+    """The first of REASONS that holds for query i, whose sets differ. others: positives that only we know."""
     groups = collection.docs.groups
-    apart = mine ^ theirs
-    known = set(collection.known_docs(np.array([row]))[0].tolist())
-    if theirs & known or other_least and limit is not None:
+    scores = {doc: float(q_emb[i] @ d_emb[doc]) for doc in mine ^ theirs | theirs | others}
+    lowest = min((scores[doc] for doc in theirs), default=-np.inf)
+    if any(scores[doc] >= lowest for doc in others) or other_least and limit is not None:
         return "other positives"
-    scores = {doc: float(q_emb[i] @ d_emb[doc]) for doc in apart}
     gone, come = (sorted(scores[doc] for doc in part) for part in (mine - theirs, theirs - mine))
     swapped = len(gone) == len(come) and np.allclose(gone, come, rtol=0, atol=CLOSE)
-    if swapped or limit is not None and any(abs(score - limit) < CLOSE for score in scores.values()):
+    if swapped or limit is not None and any(abs(scores[doc] - limit) < CLOSE for doc in mine ^ theirs):
         return "ties"
     if later is not None and later == theirs:
         return "range_min"
