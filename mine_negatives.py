@@ -72,7 +72,7 @@ def parse_args():
         raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
     if args.shares and not (len(args.shares) == len(args.sources) and min(args.shares) > 0
                             and abs(sum(args.shares) - 1) < 1e-6):
-        raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, together 1")
+        raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, in all 1")
     if "file" in args.sources and args.audit is not None:
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
     if any(text.startswith("denoise") for text in args.filters) and not args.cross_encoder:
@@ -148,8 +148,7 @@ def mine(args, source, collection, qrels, encoder, pool):
             found = bm25.search(texts, fetch, also=known[part], desc="mining bm25")
             return dict(zip(("scores", "rows", "known"), found))
         paths = shards.make(run.cache_dir("mined", key), -(-len(rows) // shards.ROWS), search, desc="mining")
-        parts = [np.load(path) for path in paths]
-        found = tuple(np.concatenate([part[name] for part in parts]) for name in ("scores", "rows", "known"))
+        found = tuple(shards.read(paths, name) for name in ("scores", "rows", "known"))
     else:
         found = dense_search(args, collection, rows, known, encoder, fetch)
     return negatives.from_search(collection, rows, found, source=source, depth=pool, positive=args.positive)

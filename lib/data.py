@@ -11,7 +11,6 @@ import pathlib
 
 import numpy as np
 import torch
-from sklearn import cluster
 from tqdm import tqdm
 
 from lib import formats, pycode, run
@@ -318,6 +317,7 @@ def topics_of(q_emb, count, *, key):
     """(n,) int32 topic of each query vector: k-means; cached by `key`, so that all processes agree."""
     path = cache_dir("topics", fingerprint(key, count) + ".npy")
     if not path.exists():
+        from sklearn import cluster  # here, because it is heavy and few runs want it
         found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3).fit_predict(q_emb)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, found.astype(np.int32))

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from lib import data, dist, filters, index, metrics, model, negatives, run
 from lib.run import BadInput
@@ -41,7 +41,7 @@ class Retriever:
     def place(self, device, dtype, *, ema, compile, checkpoint, guide):
         """Move to the device, make the averaged twin, embed the collection with the guide if one is named."""
         self.encoder.set_device(device, dtype)
-        self.averaged = AveragedModel(self.encoder, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.averaged = AveragedModel(self.encoder, multi_avg_fn=exponential_average(ema))
         if compile:
             self.encoder.compile_backbone()
         if checkpoint:
@@ -152,6 +152,15 @@ class Retriever:
         plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T            # (n, 2)
         names = [name for name, rows in groups.items() for _ in rows] + ["query"]
         return [(name, float(f"{x:.5g}"), float(f"{y:.5g}")) for name, (x, y) in zip(names, plane)]
+
+
+def exponential_average(decay):
+    """For AveragedModel: decay per step, lower at first: a short run would average its beginning."""
+    @torch.no_grad()
+    def update(averaged, current, count):
+        warm = (1 + float(count)) / (10 + float(count))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, warm))
+    return update
 
 
 def weights_fingerprint(encoder):

@@ -85,8 +85,17 @@ def search(folder, queries, docs, known, k, *, max_ram, desc):
             extra[there[part], column[part]] = np.einsum("nd,nd->n", q_emb[there[part]], docs_of)
         return {"scores": best[0], "rows": best[1], "known": extra}
 
-    found = [np.load(path) for path in make(folder, -(-len(queries) // ROWS), one, desc=desc)]
-    return tuple(np.concatenate([part[name] for part in found]) for name in ("scores", "rows", "known"))
+    paths = make(folder, -(-len(queries) // ROWS), one, desc=desc)
+    return tuple(read(paths, name) for name in ("scores", "rows", "known"))
+
+
+def read(paths, name):
+    """One array of every file, one behind the other."""
+    parts = []
+    for path in paths:
+        with np.load(path) as arrays:
+            parts.append(arrays[name])
+    return np.concatenate(parts)
 
 
 def merge(a, b, k):
