@@ -325,6 +325,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         if begin == 0:
             best["untrained"] = {split: metrics.mean(retriever.evaluate(encoder, split))
                                  for split in ("dev", "test")}
+            retriever.keep_docs()
             log.log({"step": 0, "dev": best["untrained"]["dev"]})
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
 

@@ -16,6 +16,9 @@ RANKED = 100  # docs ranked per query when evaluating: the deepest cut-off of me
 PROBE_QUERIES, PROBE_DOCS, PROBE_DEPTH = 200, 2000, 10  # of the fixed sample that shows drift
 
 
+_untrained = {}  # collection -> fingerprint of weights, vectors of all docs: what Retriever.keep_docs() kept
+
+
 class Retriever:
     """The encoder in training; its averaged twin, which mines, is evaluated and saved; texts as tokens."""
 
@@ -77,10 +80,15 @@ class Retriever:
     def embed_docs(self, encoder):
         """Vectors of all docs; those of the last call, if the weights are the same."""
         key = weights_fingerprint(encoder)
-        found = self._docs  # a local: another thread may mine meanwhile
-        if found[0] != key:
-            found = self._docs = key, self.embed(encoder, "doc")
+        for found in (self._docs, _untrained.get(self.collection, (None, None))):
+            if found[0] == key:
+                return found[1]
+        self._docs = found = key, self.embed(encoder, "doc")  # a local: another thread may mine meanwhile
         return found[1]
+
+    def keep_docs(self):
+        """Keep what embed_docs() gave last for other runs of this command: they begin with the same weights."""
+        _untrained[self.collection] = self._docs
 
     def mine(self, source, picks, depth, last=None, *, encoder=None):
         """Candidates of a source for the train queries at positions `picks`.

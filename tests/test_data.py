@@ -319,6 +319,65 @@ def test_upcoming_is_what_the_steps_visit(step, count):
     assert order.upcoming(step, count).tolist() == wanted
 
 
+TOPICS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 25))  # of 200 queries
+
+
+def topical(**changes):
+    return data.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "topics": TOPICS} | changes))
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_batches_are_nearly_of_one_topic(epoch):
+    counts, plain = (
+        [
+            len(set(TOPICS[order.picks(step)].tolist()))
+            for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        ]
+        for order in (topical(), topical(topics=None))
+    )
+    assert len(counts) == 18 and max(counts) <= 2 and 1 in counts and min(plain) > 2
+
+
+def test_topics_visit_a_query_once_an_epoch_at_most():
+    order, seen, whole = topical(), [], []
+    for epoch in range(6):
+        picks = [order.picks(step).tolist() for step in range(epoch * 18, epoch * 18 + 18)]
+        flat = [pick for batch in picks for pick in batch]
+        assert len(set(flat)) == len(flat) == 198 and set(flat) <= set(range(200))
+        seen.append({pick for pick in range(200) if pick not in flat})
+        whole.append(picks)
+    assert len(set(map(frozenset, seen))) > 3  # what is left out changes
+    topics = [[TOPICS[batch[0]] for batch in picks] for picks in whole]
+    assert topics[0] != sorted(topics[0]) and topics[0] != topics[1]  # topics come in no order
+    assert order.upcoming(0, 18).tolist() == sorted(pick for batch in whole[0] for pick in batch)
+
+
+def test_topics_are_a_function_of_seed_and_epoch():
+    forward = [topical().picks(step).tolist() for step in range(40)]
+    again = topical()
+    assert [again.picks(step).tolist() for step in reversed(range(40))] == forward[::-1]
+    assert [topical(seed=4).picks(step).tolist() for step in range(40)] != forward
+    longer = topical(topics=TOPICS.copy())
+    assert longer.picks(39).tolist() == forward[39]
+
+
+def test_one_topic_is_any_order():
+    order = topical(topics=np.zeros(200, dtype=np.int32))
+    batches = [order.picks(step).tolist() for step in range(18)]
+    assert len({pick for batch in batches for pick in batch}) == 198
+    assert [sorted(batch) for batch in batches] != [list(range(i * 11, i * 11 + 11)) for i in range(18)]
+
+
+def test_topics_of_vectors():
+    centres = np.eye(4, 16) * 5
+    wanted = np.random.default_rng(0).integers(4, size=60)
+    vectors = (centres[wanted] + np.random.default_rng(1).normal(0, 0.1, (60, 16))).astype(np.float32)
+    found = data.topics_of(vectors, 4, key="made")
+    assert found.shape == (60,) and len(set(zip(found.tolist(), wanted.tolist()))) == 4  # but for their names
+    assert data.topics_of(vectors[::-1].copy(), 4, key="made").tolist() == found.tolist()  # it is kept
+    assert len(set(data.topics_of(vectors, 2, key="made").tolist())) == 2
+
+
 def test_drawn_positives(crowded):
     qrels = crowded.split("train")
     picks, seen = np.arange(len(qrels)), [set() for _ in range(len(qrels))]

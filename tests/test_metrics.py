@@ -1,4 +1,4 @@
-"""Measures by hand and against pytrec_eval; the paired test."""
+"""Measures by hand and against pytrec_eval; paired tests, power, Holm's correction, geometry."""
 
 import itertools
 import math
@@ -172,56 +172,165 @@ def test_paired_test_of_one_query():
     assert found["p"] == 1 and (found["low"], found["high"], found["wins"]) == (1, 1, 1)
 
 
-def made_runs():
-    """(summary, per-query values) of two arms with two seeds each: b beats a by 0.1 on every query."""
-    random, runs = np.random.default_rng(0), []
-    base = {f"q{i}": random.random() / 2 for i in range(60)}
-    for arm, gain in (("a", 0.0), ("b", 0.1)):
-        for seed, shift in ((0, -0.02), (1, 0.02)):
-            values = {qid: dict.fromkeys(MEASURES, value + gain + shift) for qid, value in base.items()}
-            runs.append(
-                (
-                    {
-                        "negatives": arm,
-                        "seed": seed,
-                        "test": metrics.mean(values),
-                        "train_s": seed + 1,
-                        "mine_s": 0,
-                    },
-                    values,
-                )
-            )
-    return base, runs
+# -------------------------------------------------------------------------------- seeds, power, many arms
 
 
-def test_compare_arms_averages_over_seeds_and_tests_against_the_first():
-    base, runs = made_runs()
-    a, b = metrics.compare_arms(runs, measure="mrr@10")
-    mean = np.mean(list(base.values()))
-    assert (a["arm"], a["seeds"], b["arm"], b["seeds"]) == ("a", [0, 1], "b", [0, 1])
-    assert a["test"]["mrr@10"] == pytest.approx([mean - 0.02, mean + 0.02])
-    assert (a["train_s"], a["mine_s"]) == (1.5, 0) and "against_first" not in a
-    assert b["against_first"]["difference"] == pytest.approx(0.1) and b["against_first"]["p"] < 0.001
-    assert (b["against_first"]["wins"], b["against_first"]["queries"]) == (60, 60)
+def normal(seed, *shape, mean=0.0, spread=1.0):
+    """Normal numbers."""
+    return mean + spread * np.random.default_rng(seed).standard_normal(shape)
 
 
-def test_arms_table():
-    base, runs = made_runs()
-    result = {
-        "collection": "made",
-        "steps": 7,
-        "bm25": dict.fromkeys(MEASURES, 0.25),
-        "untrained": dict.fromkeys(MEASURES, 0.125),
-        "arms": metrics.compare_arms(runs, measure="mrr@10"),
+def test_one_seed_is_the_paired_test():
+    a, b = normal(0, 30, mean=0.2), normal(1, 30)
+    found, wanted = metrics.paired_seeds([a], [b], seed=5, rounds=500), paired_test(a, b, seed=5, rounds=500)
+    assert {key: found[key] for key in wanted} == wanted and set(found) - set(wanted) == {
+        "effect",
+        "detectable",
     }
-    lines = metrics.arms_table(result, measure="mrr@10").splitlines()
-    cells = {
-        row[1].strip(): [cell.strip() for cell in row[2:-1]]
-        for row in (line.split("|") for line in lines[:6])
-    }
-    assert list(cells) == ["negatives", "---", "*bm25*", "*untrained*", "a", "b"]
-    assert len({len(row) for row in cells.values()}) == 1
-    assert cells["*bm25*"][:4] == ["0.2500"] * 4
-    assert cells["a"][0] == f"{np.mean(list(base.values())):.4f} ± 0.0283"  # 0.02 * sqrt(2)
-    assert cells["b"][4].startswith("+0.1000 [+0.1000, +0.1000], p = 0.0001") and cells["a"][4] == ""
-    assert "made, 7 steps, 2 seeds" in lines[-1]
+    spread = math.sqrt(sum((d - np.mean(a - b)) ** 2 for d in a - b) / 29)
+    assert found["effect"] == pytest.approx(np.mean(a - b) / spread)
+    assert found["detectable"] == pytest.approx((1.959964 + 0.841621) * spread / math.sqrt(30))
+
+
+def test_seeds_that_differ_widen_the_interval():
+    queries = normal(0, 1, 80, spread=0.1)
+    widths = []
+    for spread in (0.0, 0.05, 0.2):
+        shift = spread * np.array([[-1.0], [0.0], [1.0], [-1.0], [1.0]])  # of mean 0: what differs is the spread
+        found = metrics.paired_seeds(queries + shift, np.zeros((5, 80)), seed=0, rounds=1000)
+        assert found["low"] < found["difference"] == pytest.approx(queries.mean()) < found["high"]
+        plain = paired_test(queries[0], np.zeros(80), seed=0, rounds=1000)
+        assert found["p"] == pytest.approx(plain["p"]) and found["queries"] == 80
+        widths.append(found["high"] - found["low"])
+    same = plain["high"] - plain["low"]
+    assert widths[0] == pytest.approx(same, rel=0.1)  # seeds that say the same add nothing
+    assert widths[1] > 1.5 * same and widths[2] > 2.5 * widths[1]
+
+
+def test_the_interval_over_seeds_and_queries_is_as_wide_as_both_variances_say():
+    """Of a difference that is seed + query, resampled: (variance of seeds + variance of queries)."""
+    seeds, queries = normal(0, 6, 1, spread=0.1), normal(1, 1, 50, spread=0.3)
+    found = metrics.paired_seeds(seeds + queries, np.zeros((6, 50)), seed=0, rounds=4000)
+    wanted = 2 * 1.96 * math.sqrt(seeds.var() / 6 + queries.var() / 50)
+    assert found["high"] - found["low"] == pytest.approx(wanted, rel=0.08)
+
+
+def test_arms_that_are_equal_have_no_effect():
+    found = metrics.paired_seeds(np.ones((2, 9)), np.ones((2, 9)), seed=0, rounds=200)
+    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+    assert (found["effect"], found["detectable"], found["ties"]) == (0, 0, 9)
+
+
+def test_power_by_hand():
+    assert metrics.power(0, 1, 50) == pytest.approx(0.05) == metrics.power(0, 3, 7)
+    assert metrics.power(0.2, 1.0, 100) == pytest.approx(0.5160, abs=1e-4)  # both tails of N(2, 1) at 1.96
+    assert metrics.power(-0.2, 1.0, 100) == pytest.approx(metrics.power(0.2, 1.0, 100))
+    assert metrics.power(0.4, 2.0, 100) == pytest.approx(metrics.power(0.2, 1.0, 100))
+    assert metrics.power(0.1, 1.0, 50, level=0.2) > metrics.power(0.1, 1.0, 50)
+
+
+@pytest.mark.parametrize("power, level", [(0.8, 0.05), (0.5, 0.05), (0.95, 0.01)])
+def test_what_is_detectable_is_found_with_that_power(power, level):
+    least = metrics.detectable(0.3, 120, power=power, level=level)
+    assert metrics.power(least, 0.3, 120, level=level) == pytest.approx(power, abs=1e-3)  # but for one tail
+    assert metrics.detectable(0.3, 480, power=power, level=level) == pytest.approx(least / 2)
+    assert metrics.detectable(0.0, 120) == 0
+
+
+def found_share(difference, queries, *, repeats, seed, rounds=500):
+    """How often paired_test() finds a true difference between arms: normal per-query values, spread 1."""
+    random, found = np.random.default_rng(seed), 0
+    for repeat in range(repeats):
+        values = difference + random.standard_normal(queries)
+        found += paired_test(values, np.zeros(queries), seed=repeat, rounds=rounds)["p"] < 0.05
+    return found / repeats
+
+
+@pytest.mark.parametrize("wanted", [0.3, 0.8])
+def test_simulated_power_is_the_predicted_power(wanted):
+    least = metrics.detectable(1.0, 60, power=wanted)
+    found = found_share(least, 60, repeats=300, seed=1, rounds=300)
+    assert found == pytest.approx(metrics.power(least, 1.0, 60), abs=0.06)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", [0.2, 0.5, 0.8, 0.95])
+def test_simulated_power_is_the_predicted_power_with_many_repeats(wanted):
+    least = metrics.detectable(1.0, 100, power=wanted)
+    found = found_share(least, 100, repeats=4000, seed=2)
+    assert found == pytest.approx(metrics.power(least, 1.0, 100), abs=0.03)
+
+
+def significant(repeats, *, seeds, queries, rounds):
+    """How many of the comparisons of an arm with itself are significant: seeds differ query by query."""
+    random, count = np.random.default_rng(3), 0
+    for repeat in range(repeats):
+        a, b = random.beta(0.5, 0.5, size=(2, seeds, queries)).round(1)
+        count += metrics.paired_seeds(a, b, seed=repeat, rounds=rounds)["p"] < 0.05
+    return count
+
+
+def test_an_arm_is_rarely_better_than_itself():
+    assert 1 <= significant(100, seeds=2, queries=40, rounds=300) <= 10  # 5 of 100, give or take chance
+
+
+@pytest.mark.slow
+def test_an_arm_is_better_than_itself_once_in_twenty():
+    assert significant(3000, seeds=2, queries=60, rounds=1000) / 3000 == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    "p, wanted",
+    [
+        ([], []),
+        ([0.03], [0.03]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 * .01, then 2 * .03, then 1 * .04, but never less
+        ([0.005, 0.011, 0.02, 0.04, 0.13], [0.025, 0.044, 0.06, 0.08, 0.13]),
+        ([0.6, 0.9, 0.5], [1.0, 1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.04, 0.001], [0.04, 0.002]),
+    ],
+)
+def test_holm_by_hand(p, wanted):
+    assert metrics.holm(p) == pytest.approx(wanted)
+    assert metrics.holm(p[::-1]) == pytest.approx(wanted[::-1])
+
+
+# ----------------------------------------------------------------------------------------------- geometry
+
+
+def test_geometry_of_orthogonal_vectors():
+    found = metrics.geometry(np.eye(3, 8), np.eye(3, 8), np.eye(8, dtype=np.float32))
+    assert found["effective_rank"] == pytest.approx(8) and found["alignment"] == 0
+    assert found["uniformity"] == pytest.approx(-4)  # all pairs are at distance sqrt(2)
+    few = np.eye(5, 16, dtype=np.float32)
+    assert metrics.geometry(few, few, few)["effective_rank"] == pytest.approx(5, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 64])
+def test_geometry_of_docs_that_are_all_alike(dim):
+    one = np.full((50, dim), dim**-0.5, dtype=np.float32)
+    found = metrics.geometry(one, one, one)
+    assert found["effective_rank"] == pytest.approx(1, abs=1e-3) and found["alignment"] == 0
+    assert found["uniformity"] == pytest.approx(0, abs=1e-5)
+
+
+def test_geometry_by_loops():
+    random = np.random.default_rng(0)
+    q_emb, positives, sample = (random.standard_normal((n, 6)).astype(np.float32) for n in (9, 9, 20))
+    q_emb, positives, sample = (x / np.linalg.norm(x, axis=1)[:, None] for x in (q_emb, positives, sample))
+    found = metrics.geometry(q_emb, positives, sample)
+    assert found["alignment"] == pytest.approx(np.mean([((a - b) ** 2).sum() for a, b in zip(q_emb, positives)]))
+    pairs = [math.exp(-2 * ((a - b) ** 2).sum()) for a, b in itertools.combinations(sample, 2)]
+    assert found["uniformity"] == pytest.approx(math.log(np.mean(pairs)), abs=1e-4)
+    singular = np.linalg.svd(sample, compute_uv=False)
+    share = singular / singular.sum()
+    assert found["effective_rank"] == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-4)
+    opposite = metrics.geometry(q_emb, -q_emb, sample)
+    assert opposite["alignment"] == pytest.approx(4, rel=1e-5)
+
+
+def test_uniformity_is_of_distances_whatever_the_lengths():
+    """--normalize off: vectors that are no unit vectors."""
+    sample = 3 * np.eye(4, dtype=np.float32)
+    assert metrics.geometry(sample, sample, sample)["uniformity"] == pytest.approx(-2 * 18, rel=1e-4)

@@ -1,5 +1,6 @@
 """Figures are written whole or not at all."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -30,9 +31,72 @@ def scores():
     return np.array([0.1, 0.2, np.nan, 0.4]), np.array([0.9, np.nan])
 
 
+def arm(name, values, test=None):
+    """A row of a comparison."""
+    return {
+        "arm": name, "test": {"mrr@10": values},
+        "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0, "effective_negatives": 3.0},
+    } | ({"against_first": test} if test else {})  # fmt: skip
+
+
+def result(*rows):
+    """A comparison."""
+    name = dict.fromkeys(["mrr@10"], 0.25)
+    return {"measure": "mrr@10", "data": "some/made/", "queries": 9, "bm25": name, "untrained": name,
+            "arms": list(rows)}  # fmt: skip
+
+
+ARMS = (
+    arm("in_batch", [0.3, 0.4]),
+    arm("bm25:4", [0.5, 0.6], {"low": 0.1, "high": 0.3, "p_holm": 0.01}),
+    arm("refresh:4 lr=1e-3", [0.3], {"low": -0.1, "high": 0.1, "p_holm": 0.5}),
+)
+MANY = {f"arm {i}": np.array([[0, 4, 8], [0.0, 1.0, 2.0], [0.1, 0.2, 0.3 + i / 50]]) for i in range(9)}
+BINS = [("0-1", 0.1, 0.01), ("2-9", -0.2, 0.02)]
+LEDGER = [
+    {"step": step, "ledger": [
+        {"source": source, "ranks": ranks, "negatives": 1.0 * bool(step), "gradient": 0.5, "above": 0.1}
+        for source, ranks in (("in_batch", ""), ("bm25", "1-10"), ("bm25", "11-30"))]}
+    for step in range(3)
+]  # fmt: skip
+AUDIT = [("bm25", "none", "all", {"rate": 0.2, "interval": (0.1, 0.3)}),
+         ("bm25", "none", "1-10", {"rate": 0.3, "interval": (0.2, 0.4)})]  # fmt: skip
+POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0), ("bm25", 0.2, 0.2)]
+
+
 @pytest.mark.parametrize(
     "draw",
     [
+        pytest.param(lambda path: plots.arms(path, result(*ARMS)), id="arms"),
+        pytest.param(lambda path: plots.arms(path, result(ARMS[0])), id="one arm"),
+        pytest.param(lambda path: plots.curves(path, MANY, measure="mrr@10"), id="curves"),
+        pytest.param(
+            lambda path: plots.hardness(path, {("bm25:4", "bm25"): [(0, 0.5, 0.2), (9, 0.1, 0.4)],
+                                               ("bm25:1+random:1", "random"): [(9, 0.0, 0.1)]}),
+            id="hardness",
+        ),
+        pytest.param(lambda path: plots.geometry(path, ARMS), id="geometry"),
+        pytest.param(
+            lambda path: plots.gains(path, {"one": {"b": BINS}}, measure="mrr@10", first="a"), id="gain"
+        ),
+        pytest.param(
+            lambda path: plots.gains(
+                path, {"one": {"b": BINS, "c": BINS}, "two": {"b": BINS[:1], "c": BINS[:1]}},
+                measure="mrr@10", first="a"),
+            id="gains",
+        ),
+        pytest.param(
+            lambda path: plots.grid(path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]),
+                                    measure="mrr@10"),
+            id="grid",
+        ),
+        pytest.param(
+            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), measure="mrr@10"),
+            id="grid of equals",
+        ),
+        pytest.param(lambda path: plots.neighbourhood(path, POINTS, title="t"), id="neighbourhood"),
+        pytest.param(lambda path: plots.ledger(path, LEDGER, title="t"), id="ledger"),
+        pytest.param(lambda path: plots.audit(path, AUDIT, title="t"), id="audit"),
         pytest.param(lambda path: plots.training(path, log(), title="t"), id="training"),
         pytest.param(
             lambda path: plots.score_histogram(path, {"bm25": scores()}, title="t"), id="one source"
@@ -52,8 +116,52 @@ def scores():
 )
 def test_figures_are_pngs(tmp_path, draw):
     draw(tmp_path / "new" / "f.png")
+    assert not plt.get_fignums()
     assert (tmp_path / "new" / "f.png").read_bytes().startswith(PNG)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["f.png"]
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """A function that draws and returns the axes, which are still there then."""
+    kept = []
+
+    def draw(function, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(plots.plt, "close", lambda fig: kept.append(fig))
+            function(tmp_path / "f.png", *args, **kwargs)
+        return kept[-1].axes
+
+    yield draw
+    for fig in kept:
+        plt.close(fig)
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_arms_show_every_seed_their_mean_and_what_is_significant(drawn):
+    (ax,) = drawn(plots.arms, result(*ARMS))
+    assert texts(ax) == ["0.350", "0.550 *", "0.300"]
+    points = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    assert [list(x) for x in points] == [[0.3, 0.4], [0.5, 0.6], [0.3]]
+    intervals = [list(line.get_xdata()) for line in ax.lines if line.get_color() == "#999999"]
+    assert intervals == [pytest.approx([0.45, 0.65]), pytest.approx([0.25, 0.45])]  # around the first's mean
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["in_batch", "bm25:4", "refresh:4 lr=1e-3"]
+
+
+def test_a_grid_has_its_best_in_bold(drawn):
+    (ax,) = drawn(plots.grid, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.4, 0.3]]), measure="mrr@10")
+    bold = [text.get_text() for text in ax.texts if text.get_weight() == "bold"]
+    assert texts(ax) == ["0.100", "0.200", "0.400", "0.300"] and bold == ["0.200", "0.400"]
+
+
+def test_curves_are_told_apart_without_colour(drawn):
+    left, right = drawn(plots.curves, MANY, measure="mrr@10")
+    styles = [(line.get_marker(), line.get_linestyle()) for line in left.lines[:6]]
+    assert len(set(styles)) == 6 and len(left.lines) == len(right.lines) == 9
+    assert list(left.lines[0].get_xdata()) == [0, 4, 8] and list(right.lines[0].get_xdata()) == [0, 1, 2]
 
 
 def test_a_figure_that_fails_leaves_nothing(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import known_by_text
 
-import train
 from lib import data, filters, formats, negatives, supply
+from lib.health import Health
 from lib.negatives import Candidates
 from lib.run import BadInput
 from lib.supply import Mining, Queue, Supply
@@ -310,8 +310,10 @@ def test_lists_are_used_a_lag_after_their_weights(tiny, every, lag, overlap):
     seen = play(made, order, miner)
     begun = [call.step for call in miner.calls if call.later]
     assert not miner.calls[0].later and miner.calls[0].step == 0
-    assert begun[:1] == [every] and all(b - a >= every for a, b in zip(begun, begun[1:]))
-    used = [0] + [step for step in begun if step + lag < 12]
+    # none is begun whose use would lie beyond the last step
+    assert begun[:1] == [every] * (every + lag < 12) and all(step + lag < 12 for step in begun)
+    assert all(b - a >= every for a, b in zip(begun, begun[1:]))
+    used = [0, *begun]
     assert [step for step, sources in enumerate(mined(seen)) if sources] == [
         step + lag * (step > 0) for step in used
     ]
@@ -487,7 +489,9 @@ def ledger(**counts):
     ],
 )
 def test_sources_that_teach_pass(rows, active, queued):
-    train.check_sources(rows, active, queued)
+    health = Health()
+    for _ in range(3):
+        health.check_sources(rows, active, queued=queued)
 
 
 @pytest.mark.parametrize(
@@ -501,6 +505,18 @@ def test_sources_that_teach_pass(rows, active, queued):
         (ledger(in_batch=7.0, queue=0.0), {"queue": 9}, 5, "queue"),
     ],
 )
-def test_a_source_without_negatives_is_refused(rows, active, queued, name):
+def test_a_source_without_negatives_twice_in_a_row_is_refused(rows, active, queued, name):
+    health = Health()
+    health.check_sources(rows, active, queued=queued)  # once may be chance
     with pytest.raises(BadInput, match=f"no doc of {name} stands in the denominator"):
-        train.check_sources(rows, active, queued)
+        health.check_sources(rows, active, queued=queued)
+
+
+def test_a_source_that_is_absent_now_and_then_passes():
+    both, first, second = ledger(bm25=1.0, random=1.0), ledger(bm25=1.0), ledger(random=1.0)
+    health, active = Health(), {"bm25": 1, "random": 1}
+    for rows in (first, both, first, second, first, second, both):  # never the same one twice in a row
+        health.check_sources(rows, active, queued=0)
+    health.check_sources(first, active, queued=0)
+    with pytest.raises(BadInput, match="no doc of random"):
+        health.check_sources(first, active, queued=0)

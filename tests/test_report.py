@@ -1,0 +1,261 @@
+"""The comparison of arms: its statistics, tables and figures from hand-made runs, and folders read back."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lib import formats, metrics, report, run
+from lib.metrics import MEASURES
+from lib.run import BadInput
+
+PNG = b"\x89PNG\r\n\x1a\n"
+BASE = np.random.default_rng(0).random(60) / 2
+
+
+def made(arm, values, *, seed=0, forecast=None, alarms=(), **costs):
+    """One run as read_runs() returns it: per-query values (Q,), alike for every measure."""
+    per_query = {f"q{i}": dict.fromkeys(MEASURES, float(value)) for i, value in enumerate(values)}
+    summary = {
+        "name": f"{arm}-s{seed}", "negatives": arm, "seed": seed, "data": "some/made", "encoder": "static",
+        "steps": 7, "bm25": dict.fromkeys(MEASURES, 0.25), "untrained": dict.fromkeys(MEASURES, 0.125),
+        "test": metrics.mean(per_query), "train_s": 60.0, "mine_s": 0.0, "denominators": 900,
+        "docs_encoded": 100, "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0},
+    } | costs  # fmt: skip
+    sources = {name: {"negatives": 4.0, "above": 0.1, "gradient": 0.5} for name in ("in_batch", "bm25")}
+    log = [{"step": 0, "dev": dict.fromkeys(MEASURES, 0.1)}]
+    log += [{"step": 0, "forecast": forecast}] if forecast else []
+    log += [{"step": step, "loss": 1.0, "effective": 3.0 + step, "sources": sources} for step in (0, 6)]
+    log += [{"step": 6, "alarm": alarm, "advice": "do"} for alarm in alarms]
+    log += [{"step": 7, "dev": dict.fromkeys(MEASURES, 0.3)}]
+    return summary, per_query, log, [{"step": 7, "dev_seconds": 1.5}]
+
+
+def noise(seed, spread=0.05):
+    """Differences between queries."""
+    return spread * np.random.default_rng(seed).standard_normal(60)
+
+
+def three_arms(**changes):
+    """a, b and c with two seeds each: b beats a by .1 or so, c is like a."""
+    arms = {"a": BASE, "b": BASE + 0.1 + noise(1), "c": BASE + noise(2)}
+    return [
+        made(arm, values + shift, seed=seed, **changes.get(arm, {}))
+        for arm, values in arms.items()
+        for seed, shift in ((0, -0.02), (1, 0.02))
+    ]
+
+
+def analyse(runs):
+    return report.analyse(runs, measure="mrr@10")
+
+
+def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
+    result = analyse(three_arms(b={"train_s": 30.0, "mine_s": 15.0}))
+    a, b, c = result["arms"]
+    assert [row["arm"] for row in result["arms"]] == ["a", "b", "c"]
+    assert (result["seeds"], result["queries"], result["measure"]) == ([0, 1], 60, "mrr@10")
+    assert a["test"]["mrr@10"] == pytest.approx([BASE.mean() - 0.02, BASE.mean() + 0.02])
+    assert "against_first" not in a and b["seeds"] == [0, 1]
+    difference = 0.1 + noise(1).mean()
+    found = b["against_first"]
+    assert found["difference"] == pytest.approx(difference) and found["p"] < 0.001
+    assert found["low"] < difference < found["high"] and found["queries"] == 60
+    assert found["effect"] == pytest.approx(difference / (noise(1)).std(ddof=1))
+    assert (a["seconds"], b["seconds"], b["mine_s"]) == (60, 45, 15)
+    gain = np.mean(b["test"]["mrr@10"]) - 0.125
+    assert b["gain_per_minute"] == pytest.approx(gain / 0.75)
+    assert a["geometry"] == {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0,
+                             "effective_negatives": 9.0}  # fmt: skip
+    assert result["untrained"] == dict.fromkeys(MEASURES, 0.125) and c["alarms"] == []
+
+
+def test_holm_is_over_the_arms():
+    runs = [made("a", BASE)] + [made(f"b{i}", BASE + 0.016 + noise(i)) for i in range(4)]
+    tests = [row["against_first"] for row in analyse(runs)["arms"][1:]]
+    assert [t["p_holm"] for t in tests] == metrics.holm([t["p"] for t in tests])
+    assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found
+
+
+def test_the_order_chain_is_of_neighbours_by_mean():
+    runs = [made(arm, BASE + gain + noise(i)) for i, (arm, gain) in
+            enumerate({"low": 0.0, "top": 0.3, "middle": 0.15, "same": 0.15}.items())]  # fmt: skip
+    order = analyse(runs)["order"]
+    means = {summary["negatives"]: summary["test"]["mrr@10"] for summary, *_ in runs}
+    names = [order[0]["above"], *(test["below"] for test in order)]
+    assert names == sorted(means, key=means.get, reverse=True) and names[0] == "top" and names[-1] == "low"
+    for test in order:
+        assert test["difference"] == pytest.approx(means[test["above"]] - means[test["below"]])
+    assert [t["p_holm"] for t in order] == metrics.holm([t["p"] for t in order])
+    assert [t["p_holm"] < 0.05 for t in order] == [True, False, True]
+    text = report.to_table(analyse(runs))
+    chain = next(line for line in text.splitlines() if line.startswith("Order by mean"))
+    assert [word for word in chain.split() if word in (">", "≈")] == [">", "≈", ">"]
+    assert chain.index("top") < chain.index("middle") < chain.index("low")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_forecasts_rank_correlation_has_its_sign(sign):
+    runs = []
+    for number, gain in enumerate((0.0, 0.1, 0.2, 0.3)):
+        told = {"loss": sign * 10.0**number, "above": 0.1 * (number % 2), "explicit": 0.0}
+        runs.append(made(f"arm{number}", BASE + gain, forecast=told))
+    result = analyse(runs)
+    assert result["forecast"]["loss"] == pytest.approx(sign)
+    assert result["forecast"]["above"] == pytest.approx(0.4472, abs=1e-4)
+    assert result["forecast"]["explicit"] is None  # it said the same of all
+    assert [row["forecast"]["loss"] for row in result["arms"]] == [sign * 10.0**n for n in range(4)]
+    json.dumps(result, allow_nan=False)
+    text = report.to_table(result)
+    assert f"loss {sign:+.2f}, above +0.45, explicit n/a" in text
+    for few in (runs[:2], runs[:3] + [made("other", BASE)]):  # too few; not of all
+        assert "forecast" not in analyse(few) and "Forecast" not in report.to_table(analyse(few))
+
+
+def test_alarms_are_told_once():
+    runs = three_arms(b={"alarms": ("no learning", "collapse")})
+    assert [row["alarms"] for row in analyse(runs)["arms"]] == [[], ["collapse", "no learning"], []]
+    assert "| collapse, no learning |" in report.to_table(analyse(runs))
+
+
+def test_one_arm_is_a_table_without_tests():
+    result = analyse([made("a", BASE, seed=seed) for seed in (0, 1)])
+    assert result["order"] == [] and "against_first" not in result["arms"][0]
+    assert "Order by mean" not in report.to_table(result)
+
+
+def test_runs_on_other_queries_are_refused():
+    runs = [made("a", BASE), made("b", BASE[:50])]
+    with pytest.raises(BadInput, match="b-s0 was measured on other queries than a-s0"):
+        analyse(runs)
+
+
+def test_the_table():
+    runs = three_arms()
+    result = analyse(runs)
+    text = report.to_table(result)
+    tables = [part.splitlines() for part in text.split("\n\n")]
+    rows = {}
+    for line in (line for part in tables for line in part if line.startswith("| ")):
+        name, *cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        rows.setdefault(name, []).append(cells)
+    assert list(rows) == ["negatives", "---", "*bm25*", "*untrained*", "a", "b", "c"]
+    for number in (0, 1):
+        assert len({len(found[number]) for found in rows.values() if len(found) > number}) == 1
+    assert rows["*bm25*"][0][:4] == ["0.2500"] * 4 and rows["*untrained*"][0][:4] == ["0.1250"] * 4
+    assert rows["a"][0][0] == f"{BASE.mean():.4f} ± 0.0283"  # 0.02 * sqrt(2)
+    assert rows["a"][0][4:] == [""] * 4
+    test = result["arms"][1]["against_first"]
+    assert rows["b"][0][4:] == [
+        f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]",
+        f"{test['p']:.4f} ({test['p_holm']:.4f})", f"{test['effect']:+.2f}", f"{test['detectable']:.4f}",
+    ]  # fmt: skip
+    assert rows["a"][1] == ["7", "900", "100", "60.0", "0.0", f"{BASE.mean() - 0.125:+.3f}", "0.500",
+                            "-2.000", "30", "9.0", ""]  # fmt: skip
+    assert "some/made, seeds 0 1, 60 test queries" in text
+
+
+def test_another_measure(tmp_path):
+    runs = three_arms()
+    for _, values, _, _ in runs[2:4]:
+        for found in values.values():
+            found["ndcg@10"] = 0.0
+    found = report.analyse(runs, measure="ndcg@10")
+    assert found["measure"] == "ndcg@10" and found["arms"][1]["against_first"]["difference"] < 0
+    assert analyse(runs)["arms"][1]["against_first"]["difference"] > 0
+    assert "ndcg@10 against a [95 %]" in report.to_table(found)
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def write(folder, runs, *, arms, seeds=(0, 1)):
+    """A comparison's folder as train.py leaves it, of the runs that are finished."""
+    run.write_json(folder / "config.json", {"args": {"negatives": list(arms), "seeds": list(seeds)}})
+    for summary, values, log, timing in runs:
+        one = folder / summary["name"]
+        formats.write_per_query(one / "eval/made-test/per_query.jsonl", values)
+        for line in log:
+            run.Run(one).log(line)
+        for line in timing:
+            run.Run(one).log(line, file="timing.jsonl")
+        run.write_json(one / "summary.json", summary)
+    return folder
+
+
+def test_runs_are_read_in_the_order_of_the_command(tmp_path):
+    runs = three_arms()
+    folder = write(tmp_path / "ab", runs, arms=("c", "a", "b"), seeds=(1, 0))
+    found = report.read_runs(folder)
+    assert [(s["negatives"], s["seed"]) for s, *_ in found] == [
+        (arm, seed) for arm in "cab" for seed in (1, 0)
+    ]
+    by_name = {summary["name"]: (summary, values, log, timing) for summary, values, log, timing in runs}
+    assert all(tuple(one) == by_name[one[0]["name"]] for one in found)
+
+
+def test_an_unfinished_comparison_names_the_run(tmp_path):
+    folder = write(tmp_path / "ab", three_arms()[:3], arms=("a", "b", "c"))
+    with pytest.raises(BadInput) as refused:
+        report.read_runs(folder)
+    message = str(refused.value)
+    assert message.startswith(f"{folder}: 3 of 6 runs are not finished, the first is b, seed 1; ")
+    assert "--resume" in message and "\n" not in message
+    with pytest.raises(BadInput, match="not finished"):
+        report.compare(folder, measure="mrr@10")
+    assert not (folder / "ablation.md").exists()
+    with pytest.raises(BadInput, match="no config.json"):
+        report.read_runs(tmp_path)
+
+
+def test_a_comparison_is_written_and_written_again_alike(tmp_path):
+    told = {"loss": 1.0, "above": 0.1}
+    folder = write(tmp_path / "ab", three_arms(a={"forecast": told}), arms=("a", "b", "c"))
+    features = {f"q{i}": {"rank": i % 7, "same": 1, "share": i / 60} for i in range(60)}
+    table = report.compare(folder, measure="mrr@10")
+    figures = {"arms.png", "curves.png", "sources.png", "geometry.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == figures  # nothing is known of the queries
+    run.write_json(folder / "queries.json", features)
+    before = (folder / "ablation.md").read_bytes()
+    assert before.decode("utf-8") == table
+    assert report.compare(folder, measure="mrr@10") == table and (folder / "ablation.md").read_bytes() == before
+    assert {path.name for path in (folder / "plots").iterdir()} == figures | {"gains.png"}
+    assert all(path.read_bytes().startswith(PNG) for path in (folder / "plots").iterdir())
+    json.loads((folder / "ablation.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert run.read_json(folder / "ablation.json") == json.loads(json.dumps(analyse(report.read_runs(folder))))
+
+
+def test_a_run_that_was_measured_on_another_collection_too(tmp_path):
+    folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
+    table = report.compare(folder, measure="mrr@10")
+    for one in folder.glob("*-s*"):  # as build_index.py and evaluate.py --data OTHER leave it
+        for other in ("a-test", "other-test", "zz-test"):
+            formats.write_per_query(one / f"eval/{other}/per_query.jsonl", {"x": dict.fromkeys(MEASURES, 1.0)})
+    assert report.compare(folder, measure="mrr@10") == table
+
+
+def test_a_grid_of_temperatures_has_a_figure(tmp_path):
+    gains = {"a temperature=.1": 0.0, "a temperature=.02": 0.1, "b temperature=.1": 0.2,
+             "b temperature=.02": 0.3}  # fmt: skip
+    runs = [made(arm, BASE + gain) for arm, gain in gains.items()]
+    rows, columns, values = report._grid(analyse(runs))
+    assert (rows, columns) == (["a", "b"], [0.02, 0.1])
+    np.testing.assert_allclose(values - BASE.mean(), [[0.1, 0.0], [0.3, 0.2]])
+    assert report._grid(analyse(runs[:3])) is None and report._grid(analyse(runs[:1])) is None
+    assert report._grid(analyse([*runs, made("c", BASE)])) is None
+    assert report._grid(analyse([*runs, made("c lr=.1", BASE)])) is None
+    result = analyse(runs)
+    report.draw(tmp_path, result, runs, None)
+    assert (tmp_path / "temperature.png").read_bytes().startswith(PNG)
+
+
+def test_gains_are_means_over_quarters_of_the_queries():
+    runs = [made("a", BASE), made("b", BASE + np.repeat([0.0, 0.1, 0.2, 0.3], 15))]
+    features = {f"q{i}": {"place": i, "same": 5} for i in range(60)}
+    found = report._gains(runs, features, "mrr@10")
+    assert list(found) == ["place", "same"] and list(found["place"]) == ["b"]
+    assert [mean for _, mean, _ in found["place"]["b"]] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert [label for label, _, _ in found["place"]["b"]] == ["0-14", "15-29", "30-44", "45-59"]
+    ((label, mean, error),) = found["same"]["b"]
+    assert label == "5" and mean == pytest.approx(0.15)
+    assert error == pytest.approx(np.repeat([0.0, 0.1, 0.2, 0.3], 15).std() / np.sqrt(60))
