@@ -74,7 +74,7 @@ class Retriever:
     def embed(self, encoder, kind, rows=None):
         """Vectors of rows of the queries or of the docs, all by default, each process doing its share."""
         rows = np.arange(len(self.tokens[kind])) if rows is None else rows
-        tokens, desc = self.tokens[kind], f"embedding {kind}s"
+        tokens, desc = self.tokens[kind], "embedding " + {"query": "queries", "doc": "docs"}[kind]
         return dist.map_rows(lambda own: model.embed(encoder, tokens, own, desc=desc), rows)
 
     def embed_docs(self, encoder):
@@ -87,7 +87,7 @@ class Retriever:
         return found[1]
 
     def keep_docs(self):
-        """Keep what embed_docs() gave last for other runs of this command: they begin with the same weights."""
+        """Keep what embed_docs() gave last for other runs of this command: they begin alike."""
         _untrained[self.collection] = self._docs
 
     def mine(self, source, picks, depth, last=None, *, encoder=None):
