@@ -13,14 +13,14 @@ at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
-import argparse
 import math
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import data, dist, filters, formats, loss, metrics, model, negatives, plots, report, run
+from lib import data, dist, filters, formats, loss, metrics, model, negatives, options, plots, report, run
+from lib.forecast import forecast, matched_steps
 from lib.health import Health
 from lib.retriever import Retriever, bm25_scores, file_candidates, query_features
 from lib.run import BadInput
@@ -127,73 +127,13 @@ def parse_args():
     add("--log_every", type=int, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
     config = parser.parse_known_args()[0].config
     if config:
-        parser.set_defaults(**recorded_arguments(config))
+        parser.set_defaults(**options.recorded_arguments(config))
     args = parser.parse_args()
     if args.aa:
         args.negatives = [*args.negatives, f"{args.negatives[0]} seed_shift=1000"]
     for arm in args.negatives:
-        arm_args(args, parser, arm)
+        options.arm_args(args, parser, arm)
     return args, parser
-
-
-# what an arm may change; the rest (batch, steps, encoder, order of queries) is the same for all arms
-ARM_FLAGS = ("lr", "temperature", "terms", "hardness", "label_smoothing", "debias", "mask_margin", "guide",
-             "guide_margin", "triplet_margin", "dims", "distill", "distill_weight", "depth", "choice",
-             "filters", "pool", "positive", "refresh_every", "refresh_overlap", "refresh_lag", "seed_shift")
-TRANSFORMER_ONLY = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length",
-                    "projection", "separate_towers", "from_config", "lora", "dropout",
-                    "gradient_checkpointing", "precision", "compile")
-
-
-def check_args(args, given):
-    """BadInput if the arguments do not make sense together; `given` are those that are not the default."""
-    if unused := [name for name in TRANSFORMER_ONLY if name in given and args.encoder == "static"]:
-        raise BadInput(f"--{unused[0]} does nothing for --encoder static: leave it out")
-    if unused := [name for name in ("dim", "vocab_size") if name in given and args.encoder != "static"]:
-        raise BadInput(f"--{unused[0]} shapes a new static encoder: leave it out here")
-    if args.triplet_margin is not None:
-        if unused := [name for name in ("terms", "hardness", "label_smoothing", "debias") if name in given]:
-            raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
-    if args.debias and args.label_smoothing:
-        raise BadInput("--label_smoothing plays no part with --debias")
-    if args.guide_margin and not args.guide:
-        raise BadInput("--guide_margin needs --guide")
-    for name in ("batch_size", "chunk_size", "depth", "dim", "log_every", "eval_every", "refresh_every",
-                 "steps", "lr", "temperature", "epochs", "vocab_size", "projection", "lora", "query_length",
-                 "doc_length", "pool", "topics"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise BadInput(f"--{name} {getattr(args, name)}: must be above 0")
-    for name in ("ema", "warmup", "label_smoothing", "debias", "dropout"):
-        if not 0 <= (getattr(args, name) or 0) < 1:
-            raise BadInput(f"--{name} {getattr(args, name)}: at least 0 and below 1")
-    if not 0 <= args.distill_weight <= 1:
-        raise BadInput(f"--distill_weight {args.distill_weight}: between 0 and 1")
-    list(map(filters.parse_filter, args.filters))
-    filters.parse_choice(args.choice)
-    if args.refresh_overlap is not None and not 0 < args.refresh_overlap <= 1:
-        raise BadInput(f"--refresh_overlap {args.refresh_overlap}: above 0 and at most 1")
-    if args.refresh_lag < 0:
-        raise BadInput(f"--refresh_lag {args.refresh_lag}: at least 0")
-    if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
-        raise BadInput("the source file:K and --negatives_file F come together: "
-                       "F holds what file:K draws from")
-    stages = [dict(stage.parts) for arm in args.negatives for stage in negatives.parse_arm(arm)]
-    if args.distill_weight and not all("file" in stage for stage in stages):
-        raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
-
-
-def arm_args(args, parser, arm):
-    """The arguments of one arm: `refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8` changes two."""
-    changed = argparse.Namespace(**vars(args) | {"negatives": [arm]})
-    for item in arm.split()[1:]:
-        name, _, value = item.partition("=")
-        if name not in ARM_FLAGS or not value:
-            raise BadInput(f"--negatives {arm!r}: {item} is no flag=value of an arm; "
-                           f"it may change {', '.join(ARM_FLAGS)}")
-        values = value.split(",") if name in ("filters", "terms", "dims") else [value]
-        setattr(changed, name, getattr(parser.parse_args([f"--{name}", *values]), name))
-    check_args(changed, run.non_default(changed, parser))
-    return changed
 
 
 def main():
@@ -213,7 +153,7 @@ def main():
     if len(jobs) == 1:
         (arm, seed), = jobs
         folder = run.run_path(args.name or f"{collection.name}-{slug(arm)}-s{seed}")
-        summary = train(arm_args(args, parser, arm), parser, collection, folder, arm=arm, seed=seed,
+        summary = train(options.arm_args(args, parser, arm), parser, collection, folder, arm=arm, seed=seed,
                         device=device)
         print_table(summary)
         print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json"
@@ -222,12 +162,22 @@ def main():
         folder = run.run_path(args.name or f"{collection.name}-ablation")
         run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
                        config=run.record(args, parser, derived={}, inputs=inputs(collection)))
+
+        def pilot(arm, steps):
+            own = options.arm_args(args, parser, arm)
+            own.steps, own.overwrite, own.eval_every = steps, True, None
+            summary = train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0],
+                            device=device)
+            if dist.is_main():
+                run.remove(folder / "pilot")
+            return summary
+
         for number, (arm, seed) in enumerate(jobs, 1):
             print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
             path = folder / f"{slug(arm)}-s{seed}"
-            own = arm_args(args, parser, arm)
+            own = options.arm_args(args, parser, arm)
             if not (args.resume and (path / "summary.json").exists()):
-                own.steps = matched_steps(args, parser, collection, folder, arm, device)
+                own.steps = matched_steps(args, parser, collection, arm, pilot)
             train(own, parser, collection, path, arm=arm, seed=seed, device=device)
         features = query_features(collection, "test")
         if dist.is_main():
@@ -237,41 +187,6 @@ def main():
                   f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
                   f"\n        python build_index.py --run {path}")
     dist.stop()
-
-
-def matched_steps(args, parser, collection, folder, arm, device):
-    """--steps of an arm: as given or, with --match, as many as cost what the first arm costs.
-
-    Costs are counted: B docs and B * K negatives are in the denominators and are encoded; dense and adore
-    encode the corpus once, refresh at each of its minings. Seconds are measured in a pilot of 30 steps.
-    """
-    first = args.negatives[0]
-    if args.match == "steps" or arm == first:
-        return args.steps
-    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=0)
-    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
-
-    def cost(arm):  # (fixed, of a step)
-        own = arm_args(args, parser, arm)
-        parts = dict(part for stage in negatives.parse_arm(arm) for part in stage.parts)
-        explicit = sum(count for name, count in parts.items() if name not in ("queue",))
-        docs = len(collection.docs)
-        if args.match == "denominators":
-            return 0.0, min(docs, order.batch_size * (1 + explicit)) - 1 + parts.get("queue", 0)
-        if args.match == "docs_encoded":
-            every = own.refresh_every or max(1, order.steps_per_epoch // 2)
-            fixed = docs * ("dense" in parts or "adore" in parts)
-            batch = min(docs, order.batch_size * (1 + explicit)) * (1 + ("queue" in parts))
-            return fixed, batch + docs * ("refresh" in parts) / every
-        own.steps, own.overwrite, own.eval_every = 30, True, None
-        pilot = train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0], device=device)
-        if dist.is_main():
-            run.remove(folder / "pilot")
-        fixed = pilot["mine_s"] if "refresh" not in parts else 0.0
-        return fixed, (pilot["train_s"] + pilot["mine_s"] - fixed) / 30
-
-    (fixed, each), (first_fixed, first_each) = cost(arm), cost(first)
-    return max(1, round((first_fixed + steps * first_each - fixed) / each))
 
 
 def train(args, parser, collection, folder, *, arm, seed, device):
@@ -316,7 +231,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     tally = {"denominators": 0, "docs_encoded": 0}
     health = Health()
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
-             "supply": supply, "queue": queue, "retriever": retriever, "clock": clock}
+             "supply": supply, "queue": queue, "retriever": retriever, "clock": clock,
+             "health": health}
     begin = 0
     if args.resume and (state := log.load_state(parts)):
         begin, best, tally = state["step"], state["best"], state["tally"]
@@ -327,20 +243,20 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                                  for split in ("dev", "test")}
             retriever.keep_docs()
             log.log({"step": 0, "dev": best["untrained"]["dev"]})
+            told = forecast(retriever, supply, order, temperature=args.temperature, seed=seed)
+            log.log({"step": 0, "forecast": told})
+            retriever.encoded = 0
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
 
-    if begin == 0 and log.writes:
-        log.log({"step": 0, "forecast": forecast(args, retriever, supply, order, seed=seed)})
-        retriever.encoded = 0
     encoder.train()
     bar = tqdm(total=steps, initial=begin, unit="step", desc="training")
     for step in range(begin, steps):
         with clock("mine"):
-            for name, report in supply.prepare(step).items():
+            for name, numbers in supply.prepare(step).items():
                 if name != "adore":  # mined at every step: a line each would drown the others
-                    log.log({"step": step, "mined": name} | report)
+                    log.log({"step": step, "mined": name} | numbers)
                     log.log({"step": step, "mined": name, "seconds": clock.total()}, file="timing.jsonl")
-                    bar.write(mined_line(step, name, report))
+                    bar.write(mined_line(step, name, numbers))
         with clock("train"):
             epoch, picks = order.epoch(step), order.picks(step)
             positives = data.draw_positives(qrels, picks, seed=seed, epoch=epoch)
@@ -405,11 +321,12 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     with clock("evaluate"):
         per_query = retriever.evaluate(chosen, "test")  # the one look at test
         geometry = retriever.geometry(chosen, "dev")
-        for alarm in health.geometry(geometry["effective_rank"], encoder.dim):
-            log.log({"step": steps} | alarm)
-            print(f"warning: {alarm['alarm']}: {alarm['advice']}")
-        points = retriever.neighbourhood(chosen, *(int(picks[0]), supply.draw(
-            picks[:1], step=steps - 1, epoch=order.epoch(steps - 1))), supply.labels)
+        pick = order.picks(steps - 1)[:1]
+        points = retriever.neighbourhood(chosen, int(pick[0]), supply.draw(
+            pick, step=steps - 1, epoch=order.epoch(steps - 1)), supply.labels)
+    for alarm in health.check_geometry(geometry["effective_rank"], encoder.dim):
+        log.log({"step": steps} | alarm)
+        print(f"warning: {alarm['alarm']}: {alarm['advice']}")
     summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm,
                "seed": label, "steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
     summary |= {f"{name}_s": round(clock.spent[name], 1) for name in ("train", "mine", "evaluate")}
@@ -421,12 +338,9 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                 "untrained_dev": best["untrained"]["dev"]}
     if dist.is_main():
         formats.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
-        plots.training(folder / "plots" / "training.png", log.read_log(),
-                       title=f"{arm} on {collection.name}, seed {seed}")
-        plots.ledger(folder / "plots" / "ledger.png", log.read_log(), title=f"{arm}, seed {seed}")
         run.write_json(folder / "map.json", points)
-        plots.neighbourhood(folder / "plots" / "map.png", points,
-                            title=collection.queries.text(qrels.queries[picks[0]])[:80])
+        draw(folder / "plots", log.read_log(), points, title=f"{arm} on {collection.name}, seed {seed}",
+             query=collection.queries.text(qrels.queries[pick[0]]))
         log.finish(summary)
     return summary
 
@@ -448,38 +362,6 @@ def derive(args, encoder, order, device):
             "processes": dist.world(), "parameters": trained,
             "initial_weights": run.fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
             "query_order": run.fingerprint(*(order.picks(step) for step in range(steps)))}
-
-
-@torch.no_grad()
-def forecast(args, retriever, supply, order, *, seed, queries=256):
-    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries.
-
-    loss: how much there is to learn, in nats; above: share of explicit negatives above their positive;
-    explicit: their share of the gradient; gradient: mean length of the loss's gradient with respect to a
-    query's vector, sum of p_j d_j - d+ over the temperature.
-    """
-    encoder, told = retriever.averaged.module, []
-    device = next(encoder.parameters()).device
-    for step in range(max(1, queries // order.batch_size)):
-        picks = order.picks(step)
-        rows = supply.qrels.queries[picks]
-        positives = data.draw_positives(supply.qrels, picks, seed=seed, epoch=0)
-        batch = data.make_batch(supply.collection, rows, positives, supply.forecast(picks, seed=seed))
-        q_emb, d_emb = (torch.from_numpy(retriever.embed(encoder, kind, part)).to(device)
-                        for kind, part in (("query", batch.queries), ("doc", batch.docs)))
-        labels, invalid, source = (torch.from_numpy(x).to(device)
-                                   for x in (batch.labels, batch.invalid, batch.source))
-        scores = q_emb @ d_emb.T
-        chances = (scores / args.temperature).masked_fill(invalid, -math.inf).softmax(1)        # (B, N)
-        stats = loss.batch_stats(scores, labels, invalid, source, supply.labels, temperature=args.temperature)
-        explicit = [row for name, row in stats["sources"].items() if name != "in_batch"]
-        count = sum(row["negatives"] for row in explicit)
-        told.append({
-            "loss": -chances.gather(1, labels[:, None]).clamp(min=1e-30).log().mean().item(),
-            "above": sum(row["above"] * row["negatives"] for row in explicit) / count if count else 0.0,
-            "explicit": sum(row["gradient"] for row in explicit),
-            "gradient": ((chances @ d_emb - d_emb[labels]) / args.temperature).norm(dim=1).mean().item()})
-    return {key: sum(x[key] for x in told) / len(told) for key in told[0]}
 
 
 def gradients(args, retriever, batch, queue, picks, supply, *, temperature, cached, scale):
@@ -557,27 +439,6 @@ def learning_rate(step, steps, warmup):
 
 # --------------------------------------------------------------------------------------------------- reports
 
-def recorded_arguments(path):
-    """The arguments of a recorded run, for --config; prints what differs here: versions, source."""
-    config = run.read_json(path)
-    for part in ("args", "derived", "versions"):
-        if part not in config:
-            raise BadInput(f"{path}: no config.json of a run ({part} is missing)")
-    here = run.versions()
-    for name in sorted(config["versions"].keys() | here.keys()):
-        then, now = config["versions"].get(name), here.get(name)
-        if then != now:
-            print(f"--config: {name} was {then}, here it is {now}")
-    if config["source"] != run.source_state():
-        print("--config: the source differs from what it was then")
-    arguments = {name: value for name, value in config["args"].items()
-                 if name not in ("name", "overwrite", "resume", "config", "aa")}
-    if "arm" in config["derived"]:  # one run of several
-        arguments |= {"negatives": [config["derived"]["arm"]], "steps": config["derived"]["steps"],
-                      "seeds": [config["derived"]["seed"]], "seed_shift": 0}
-    return arguments
-
-
 def slug(arm):
     """An arm as part of a folder's name: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
     return arm.translate(str.maketrans(": /", "-_-"))
@@ -613,6 +474,13 @@ def stop_non_finite(log, collection, batch, step, value):
                           "doc_ids": [collection.docs.ids[row] for row in batch.docs]})
     raise BadInput(f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; "
                    f"the batch is in {path}")
+
+
+def draw(folder, lines, points, *, title, query):
+    """The figures of one run."""
+    plots.training(folder / "training.png", lines, title=title)
+    plots.ledger(folder / "ledger.png", lines, title=title)
+    plots.neighbourhood(folder / "map.png", points, title=query[:80])
 
 
 def print_table(summary):

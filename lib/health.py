@@ -53,9 +53,18 @@ class Health:
                            "masked (--mask_margin, --guide), or the docs of other queries anyway?")
         self._absent = absent
 
-    def geometry(self, rank, dim):
+    def check_geometry(self, rank, dim):
         """The alarm, if any, of the docs' effective rank after training."""
         if rank < max(4.0, 0.02 * dim):
             return [{"alarm": "collapsed space", "advice": f"the docs fill {rank:.1f} of {dim} dimensions; "
                      "try a lower --lr or a higher --temperature"}]
         return []
+
+    def state_dict(self):
+        """What was seen and said so far."""
+        return {"raised": sorted(self._raised), "absent": sorted(self._absent), "above": dict(self._above)}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self._raised, self._absent = set(state["raised"]), set(state["absent"])
+        self._above = {source: list(seen) for source, seen in state["above"].items()}

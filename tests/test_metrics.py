@@ -198,7 +198,8 @@ def test_seeds_that_differ_widen_the_interval():
     for spread in (0.0, 0.05, 0.2):
         shift = spread * np.array([[-1.0], [0.0], [1.0], [-1.0], [1.0]])  # of mean 0: what differs is the spread
         found = metrics.paired_seeds(queries + shift, np.zeros((5, 80)), seed=0, rounds=1000)
-        assert found["low"] < found["difference"] == pytest.approx(queries.mean()) < found["high"]
+        assert found["difference"] == pytest.approx(queries.mean())
+        assert found["low"] < found["difference"] < found["high"]
         plain = paired_test(queries[0], np.zeros(80), seed=0, rounds=1000)
         assert found["p"] == pytest.approx(plain["p"]) and found["queries"] == 80
         widths.append(found["high"] - found["low"])

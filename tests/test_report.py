@@ -71,7 +71,8 @@ def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
 
 
 def test_holm_is_over_the_arms():
-    runs = [made("a", BASE)] + [made(f"b{i}", BASE + 0.016 + noise(i)) for i in range(4)]
+    others = [BASE + 0.0155 + noise(i) - noise(i).mean() for i in range(4)]
+    runs = [made("a", BASE)] + [made(f"b{i}", values) for i, values in enumerate(others)]
     tests = [row["against_first"] for row in analyse(runs)["arms"][1:]]
     assert [t["p_holm"] for t in tests] == metrics.holm([t["p"] for t in tests])
     assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found

@@ -93,6 +93,9 @@ def check_run(folder, arm, *, sources, seed=0):
         "mine_s",
         "queries_per_s",
         "peak_rss_mb",
+        "denominators",
+        "docs_encoded",
+        "geometry",
         "dev",
         "test",
         "bm25",
@@ -128,7 +131,20 @@ def check_run(folder, arm, *, sources, seed=0):
     assert [line for line in lines if "dev" in line][-1]["step"] == 4
     per_query = formats.read_per_query(folder / "eval" / "tiny-test" / "per_query.jsonl")
     assert metrics.mean(per_query) == pytest.approx(summary["test"])
-    for plot in ("training.png", "ledger.png"):
+    assert set(summary["geometry"]) == {"alignment", "uniformity", "effective_rank"}
+    assert 1 <= summary["geometry"]["effective_rank"] <= 32 and 0 <= summary["geometry"]["alignment"] <= 4
+    counted = sum(found["negatives"] for line in losses for found in line["sources"].values())
+    assert summary["denominators"] == round(counted)
+    assert summary["docs_encoded"] >= 4 * 8  # as many docs as queries at least
+    (told,) = [line for line in lines if "forecast" in line]
+    assert told["step"] == 0 and set(told["forecast"]) == {"loss", "above", "explicit", "gradient"}
+    first = [line for line in losses if line["step"] == 0][0]
+    explicit = sum(found["gradient"] for name, found in first["sources"].items() if name != "in_batch")
+    assert (told["forecast"]["explicit"] > 0) == (explicit > 0)
+    points = run.read_json(folder / "map.json")
+    assert [label for label, _, _ in points].count("query") == 1
+    assert {label for label, _, _ in points} <= {"query", "positive", "other docs", *sources}
+    for plot in ("training.png", "ledger.png", "map.png"):
         assert (folder / "plots" / plot).read_bytes().startswith(PNG)
     assert {"encoder.json", "model.safetensors", "tokenizer.json", "modules.json"} <= {
         path.name for path in (folder / "encoder").iterdir()
@@ -195,10 +211,19 @@ def test_an_ablation(desk):
             assert [line["step"] for line in lines if "mined" in line] == ([0, 2] if explicit else [])
             summary = run.read_json(one / "summary.json")
             assert {name: values[number] for name, values in row["test"].items()} == summary["test"]
-    assert {"difference", "low", "high", "p"} <= set(result["arms"][1]["against_first"])
+    assert {"difference", "low", "high", "p", "p_holm", "effect", "detectable"} <= set(
+        result["arms"][1]["against_first"]
+    )
     table = (folder / "ablation.md").read_text(encoding="utf-8")
     assert table.strip() in printed and "| in_batch |" in table and "| refresh:2 |" in table
-    assert (folder / "ablation.png").read_bytes().startswith(PNG)
+    figures = {"arms.png", "curves.png", "sources.png", "geometry.png", "gains.png"}
+    assert {path.name for path in (folder / "plots").iterdir()} == figures
+    assert all((folder / "plots" / name).read_bytes().startswith(PNG) for name in figures)
+    features = run.read_json(folder / "queries.json")
+    assert len(features) == 12 and len({tuple(values) for values in features.values()}) == 1
+    before = (folder / "ablation.md").read_bytes()
+    assert table.strip() in done(desk, "evaluate.py", "--compare", "runs/two")
+    assert (folder / "ablation.md").read_bytes() == before
     for key in ("initial_weights", "query_order"):  # arms differ in their negatives alone, seeds in all
         found = {run_of: config["derived"][key] for run_of, config in configs.items()}
         assert found["in_batch", 0] == found["refresh:2", 0] != found["in_batch", 1] == found["refresh:2", 1]
@@ -383,7 +408,7 @@ def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
     limit = threshold(records)
     flags = ("--split", "dev", "--relabel", limit)
     path, header, left, printed = taught(mine, judges, "relabelled", *flags)
-    folder = path.parent / "tiny-relabelled-bm25"
+    folder = path.parent / "tiny-relabelled"
     collection = data.load_collection(str(folder))
     new = {(record["qid"], record["doc_id"]) for record in records if record["teacher_score"] > limit}
     assert added_to(tiny, collection, "dev") == new != set()
@@ -394,14 +419,14 @@ def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
         assert collection.known_positive(np.array([row]), np.array([[doc]])).all()
     assert left == [record for record in records if record["teacher_score"] <= limit]
     assert header["sources"]["bm25"]["dropped"]["relabelled"] == len(new)
-    assert f"{len(new)} candidates became positives in {folder.relative_to(desk)}/" in printed
+    assert f"{len(new)} candidates became positives: train with --data {folder.relative_to(desk)}\n" in printed
 
 
 def test_a_doc_that_was_judged_irrelevant_can_be_relabelled(mine, judges, tiny):
     """A second line on it would make the new collection unreadable."""
     path, _, left, _ = taught(mine, judges, "all-relabelled", "--relabel", 0)
     judged = {(q, d): g for q, found in tiny.qrels_dict("train").items() for d, g in found.items()}
-    new = added_to(tiny, data.load_collection(str(path.parent / "tiny-relabelled-bm25")), "train")
+    new = added_to(tiny, data.load_collection(str(path.parent / "tiny-relabelled")), "train")
     assert any(judged.get(pair) == 0 for pair in new) and not left
 
 
@@ -419,7 +444,7 @@ def test_relabelling_comes_before_denoising(mine, judges):
 def test_what_was_relabelled_can_be_trained_on_with_the_file(mine, judges, desk):
     _, _, records, _ = taught(mine, judges, "pair-before", "--split", "dev")
     path, *_ = taught(mine, judges, "pair", "--split", "dev", "--relabel", threshold(records))
-    collection = data.load_collection(str(path.parent / "tiny-relabelled-bm25"))
+    collection = data.load_collection(str(path.parent / "tiny-relabelled"))
     assert (negatives.load_candidates(path, collection, collection.split("dev")).docs >= 0).any()
 
 

@@ -185,6 +185,41 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm, a
     assert (cut / "summary.json").exists() and not (cut / "state.pt").exists()
 
 
+def test_a_run_that_was_cut_after_its_last_step_is_finished(train, monkeypatch):
+    flags = ("--negatives", "refresh:2", "--refresh_every", 2)
+    whole = train("end-whole", *flags)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.retriever.Retriever.geometry", interrupt)  # the last state is saved by then
+        cut = train("end-cut", *flags, code=130)
+    assert (cut / "state.pt").exists() and not (cut / "summary.json").exists()
+    train("end-cut", *flags, "--resume")
+    for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl", "map.json"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_alarms_of_a_resumed_run_are_those_of_a_whole_one(train, monkeypatch):
+    flags = ("--negatives", "bm25:2", "--temperature", 5, "--lr", 1e-9, "--eval_every", 2)
+    whole = train("alarm-whole", *flags, steps=10)
+    alarms = [(line["step"], line["alarm"]) for line in run.Run(whole).read_log() if "alarm" in line]
+    assert (3, "no learning") in alarms and len({name for _, name in alarms}) == len(alarms)
+    with monkeypatch.context() as patch:
+        steps = iter(range(100))
+
+        def interrupt(parameters):
+            if next(steps) == 7:
+                raise KeyboardInterrupt
+
+        patch.setattr(dist, "sum_gradients", interrupt)
+        cut = train("alarm-cut", *flags, steps=10, code=130)
+    train("alarm-cut", *flags, "--resume", steps=10)
+    found = [(line["step"], line["alarm"]) for line in run.Run(cut).read_log() if "alarm" in line]
+    assert found == alarms
+
+
 def test_a_lag_is_used_with_the_weights_of_its_step(train):
     flags = ("--negatives", "refresh:2", "--refresh_every", 2, "--lr", 0.05)
     reports = {}
@@ -355,6 +390,9 @@ def test_distillation_from_a_file(train, taught, kind):
     plain = losses(train("alone", *flags))
     found = losses(train("pupil", *flags, "--distill", kind, "--distill_weight", 0.5))
     assert len(found) == 6 and all(a != b for a, b in zip(found, plain))
+    # the distance from a teacher is no loss of guessing
+    log = run.Run(train("pupil", *flags, "--distill", kind, "--distill_weight", 1, "--overwrite")).read_log()
+    assert "no learning" not in {line.get("alarm") for line in log}
 
 
 if __name__ == "__main__":

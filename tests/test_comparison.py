@@ -1,0 +1,333 @@
+"""Comparisons by train.py: arms that differ in one thing, budgets, A/A, continuing, reruns, topics."""
+
+import hashlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import evaluate
+import train
+from lib import data, metrics, run
+
+SMALL = ("--data", "tiny", "--dim", 16, "--vocab_size", 400, "--log_every", 1)
+
+
+def start(script, desk, *flags, code=0):
+    """Run a script in this process from the folder `desk`; its exit code must be `code`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        patch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, flags)])
+        try:
+            run.cli(script.main)
+        except SystemExit as stopped:
+            assert stopped.code == code
+        else:
+            assert code == 0
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder to work in: the collection at tiny/, runs at runs/."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(TINY, folder / "tiny")
+    return folder
+
+
+ARMS = ("in_batch", "in_batch temperature=.1", "in_batch seed_shift=1000")
+COMPARED = (*SMALL, "--batch_size", 9, "--steps", 3, "--negatives", *ARMS[:2], "--aa", "--seeds", 0, 1)
+
+
+@pytest.fixture(scope="module")
+def compared(desk):
+    """The folder of a comparison: an arm, the same with another temperature, the first on other seeds."""
+    start(train, desk, *COMPARED, "--name", "compared")
+    return desk / "runs/compared"
+
+
+@pytest.fixture
+def copy(compared):
+    """A copy of it that a test may spoil."""
+    folder = compared.with_name("copy")
+    shutil.copytree(compared, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def one(folder, arm, seed):
+    """The folder of one run."""
+    return folder / f"{train.slug(arm)}-s{seed}"
+
+
+def written(folder):
+    """{file: (when it was written, its bytes)} of all runs of a comparison."""
+    return {
+        path.relative_to(folder): (path.stat().st_mtime_ns, hashlib.sha1(path.read_bytes()).digest())
+        for path in folder.glob("*-s?/**/*")
+        if path.is_file()
+    }
+
+
+def without_clock(result):
+    """A comparison's ablation.json without what the clock says."""
+    timed = {"train_s", "mine_s", "seconds", "gain_per_minute"}
+    assert all(timed <= set(row) for row in result["arms"])
+    return result | {"arms": [{k: v for k, v in row.items() if k not in timed} for row in result["arms"]]}
+
+
+# ------------------------------------------------------------------------------------------------------- arms
+
+
+def test_arms_start_alike_and_see_the_same_queries(compared):
+    config = {(arm, seed): run.recorded(one(compared, arm, seed)) for arm in ARMS for seed in (0, 1)}
+    for key in ("initial_weights", "query_order"):
+        found = {run_of: found["derived"][key] for run_of, found in config.items()}
+        for seed in (0, 1):
+            assert found["in_batch", seed] == found["in_batch temperature=.1", seed]
+        assert len(set(found.values())) == 4  # two seeds, and two others for the first arm once more
+
+
+def differing(a, b):
+    return {key for key in a | b if a.get(key) != b.get(key)}
+
+
+def test_an_arm_changes_what_it_names_alone(compared):
+    plain, warm = (run.recorded(one(compared, arm, 0)) for arm in ARMS[:2])
+    assert differing(plain["args"], warm["args"]) == {"negatives", "temperature"}
+    assert differing(plain["derived"], warm["derived"]) == {"arm"}
+    for arm, temperature in zip(ARMS[:2], (0.06, 0.1)):
+        lines = [line for line in run.Run(one(compared, arm, 0)).read_log() if "loss" in line]
+        assert len(lines) == 3 and all(line["temperature"] == pytest.approx(temperature) for line in lines)
+
+
+def test_aa_adds_the_first_arm_on_other_seeds(compared):
+    result = run.read_json(compared / "ablation.json")
+    assert [row["arm"] for row in result["arms"]] == list(ARMS)
+    assert "| in_batch seed_shift=1000 |" in (compared / "ablation.md").read_text(encoding="utf-8")
+    plain, other = (run.recorded(one(compared, ARMS[n], 0)) for n in (0, 2))
+    assert differing(plain["args"], other["args"]) == {"negatives", "seed_shift"}
+    assert other["args"]["seed_shift"] == 1000 and other["derived"]["seed"] == 0
+    logs = [(one(compared, ARMS[n], 0) / "metrics.jsonl").read_bytes() for n in (0, 2)]
+    assert logs[0] != logs[1]
+
+
+@pytest.mark.parametrize(
+    "arm, wanted",
+    [
+        ("in_batch seed_shift", "seed_shift is no flag=value"),
+        ("in_batch batch_size=3", "batch_size=3 is no flag=value"),
+        ("in_batch topics=3", "topics=3 is no flag=value"),
+        ("in_batch match=seconds", "match=seconds is no flag=value"),
+        ("in_batch temperature=-1", "--temperature -1.0"),
+        ("random:1 filters=percpos:1.5", "a number from 0 to 1 is wanted"),
+        ("in_batch guide_margin=.1", "--guide_margin needs --guide"),
+    ],
+)
+def test_bad_flags_of_an_arm(desk, capsys, arm, wanted):
+    start(train, desk, *SMALL, "--negatives", "in_batch", arm, "--name", "refused", code=2)
+    assert wanted in capsys.readouterr().err and not (desk / "runs/refused").exists()
+
+
+# ------------------------------------------------------------------------------------- continued, drawn again
+
+
+def test_a_finished_comparison_is_not_trained_again(compared):
+    before, table = written(compared), (compared / "ablation.md").read_bytes()
+    assert len(before) > 60
+    start(train, compared.parent.parent, *COMPARED, "--name", "compared", "--resume")
+    assert written(compared) == before and (compared / "ablation.md").read_bytes() == table
+
+
+def test_a_comparison_is_continued_to_the_same_table(copy, desk, capsys):
+    result, before = run.read_json(copy / "ablation.json"), written(copy)
+    last = one(copy, ARMS[2], 1)
+    shutil.rmtree(last)
+    start(evaluate, desk, "--compare", "runs/copy", code=2)
+    assert "1 of 6 runs are not finished, the first is in_batch seed_shift=1000, seed 1" in capsys.readouterr().err
+    start(train, desk, *COMPARED, "--name", "copy", "--resume")
+    after = written(copy)
+    assert after.keys() == before.keys()
+    for path, (when, content) in before.items():
+        if path.parts[0] != last.name:
+            assert after[path] == (when, content), path
+    for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
+        path = last.relative_to(copy) / file
+        assert after[path][1] == before[path][1] and after[path][0] != before[path][0]
+    assert without_clock(run.read_json(copy / "ablation.json")) == without_clock(result)
+
+
+def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
+    before, runs = (copy / "ablation.md").read_bytes(), written(copy)
+    result = run.read_json(copy / "ablation.json")
+    for path in (copy / "ablation.md", copy / "ablation.json"):
+        path.unlink()
+    figures = {path.name for path in (copy / "plots").iterdir()}
+    shutil.rmtree(copy / "plots")
+    start(evaluate, desk, "--compare", "runs/copy")
+    assert (copy / "ablation.md").read_bytes() == before and before.decode() in capsys.readouterr().out
+    assert run.read_json(copy / "ablation.json") == result and written(copy) == runs
+    assert {path.name for path in (copy / "plots").iterdir()} == figures
+    start(evaluate, desk, "--compare", "runs/copy", "--measure", "recall@100")
+    assert run.read_json(copy / "ablation.json")["measure"] == "recall@100"
+    assert "recall@100 against in_batch" in (copy / "ablation.md").read_text(encoding="utf-8")
+
+
+def test_more_seeds_of_a_comparison_are_in_its_table(copy, desk):
+    flags = [*COMPARED[:-2], 0, 1, 2] if COMPARED[-2:] == (0, 1) else None
+    start(train, desk, *flags, "--name", "copy", "--resume")
+    assert one(copy, "in_batch", 2).exists()
+    assert [row["seeds"] for row in run.read_json(copy / "ablation.json")["arms"]] == [[0, 1, 2]] * 3
+
+
+# ------------------------------------------------------------------------------------------------------ rerun
+
+
+def same_bytes(a, b):
+    for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
+        assert (a / file).read_bytes() == (b / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("arm, seed", [(ARMS[1], 0), (ARMS[2], 1)])
+def test_a_run_of_a_comparison_is_repeated_from_its_config(compared, desk, arm, seed):
+    config = one(compared, arm, seed) / "config.json"
+    start(train, desk, "--config", config, "--name", "repeated", "--overwrite")
+    same_bytes(desk / "runs/repeated", one(compared, arm, seed))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--negatives", "random:1,refresh:2@0.5", "--refresh_every", 1, "--filters", "percpos:0.99", "--dims", 8),
+        ("--seed", 2, "--seed_shift", 3, "--epochs", 0.6),
+    ],
+    ids=["arm", "seed"],
+)
+def test_a_single_run_is_repeated_from_its_config(desk, flags):
+    start(train, desk, *SMALL, "--batch_size", 9, *flags, "--name", "first", "--overwrite")
+    start(train, desk, "--config", "runs/first/config.json", "--name", "repeated", "--overwrite")
+    same_bytes(desk / "runs/repeated", desk / "runs/first")
+
+
+def test_a_flag_beside_a_config_counts(compared, desk):
+    config = one(compared, ARMS[0], 0) / "config.json"
+    start(train, desk, "--config", config, "--temperature", 0.2, "--name", "repeated", "--overwrite")
+    then, now = (run.recorded(folder)["args"] for folder in (config.parent, desk / "runs/repeated"))
+    assert differing(then, now) <= {"temperature", "name", "config", "overwrite", "aa"}
+    assert now["temperature"] == 0.2
+
+
+def test_what_is_no_config_is_refused(desk, tmp_path, capsys):
+    run.write_json(tmp_path / "config.json", {"args": {}})
+    start(train, desk, "--config", tmp_path / "config.json", code=2)
+    assert "no config.json of a run (derived is missing)" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- budgets
+
+
+@pytest.fixture
+def matched(desk, tiny, monkeypatch):
+    """A function: the steps of each arm beside a first one of 40 steps with 4 queries each."""
+
+    def steps(match, *arms):
+        flags = (*SMALL, "--batch_size", 4, "--steps", 40, "--refresh_every", 4, "--match", match)
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--negatives", *arms])
+        args, parser = train.parse_args()
+        return [train.matched_steps(args, parser, tiny, desk, arm, None) for arm in arms]
+
+    return steps
+
+
+def test_without_a_budget_steps_are_what_is_given(matched):
+    assert matched("steps", "in_batch", "random:4", "dense:9") == [40, 40, 40]
+
+
+def test_steps_are_inverse_to_the_denominators(matched):
+    costs = {"random:1": 7, "in_batch": 3, "random:2": 11, "bm25:1+random:1": 11, "queue:9": 12}
+    assert matched("denominators", *costs) == [round(40 * 7 / cost) for cost in costs.values()]
+    assert matched("denominators", "in_batch", "random:30")[1] == round(40 * 3 / 39)  # there are 40 docs
+
+
+def test_steps_are_inverse_to_the_docs_encoded(matched):
+    arms = ("in_batch", "bm25:1", "queue:9", "refresh:1", "refresh:1 refresh_every=8", "dense:1", "adore:1")
+    costs = [(0, 4), (0, 8), (0, 8), (0, 8 + 40 / 4), (0, 8 + 40 / 8), (40, 8), (40, 8)]
+    assert matched("docs_encoded", *arms) == [round((160 - fixed) / each) for fixed, each in costs]
+
+
+def test_a_stage_costs_as_long_as_it_lasts(matched):
+    wanted = 40 * 3 / ((3 + 11) / 2)
+    assert matched("denominators", "in_batch", "in_batch,random:2@0.5")[1] == pytest.approx(wanted, abs=1)
+    half = matched("denominators", "random:2", "random:2,bm25:2@0.5")[1]
+    assert half == 40  # both stages cost the same as the first arm
+
+
+def test_matched_arms_get_as_much(desk):
+    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--match", "denominators")
+    start(train, desk, *flags, "--negatives", "in_batch", "random:2", "--name", "matched")
+    folders = [one(desk / "runs/matched", arm, 0) for arm in ("in_batch", "random:2")]
+    first, second = (run.read_json(folder / "summary.json") for folder in folders)
+    assert (first["steps"], second["steps"]) == (20, round(20 * 3 / 11))
+    assert second["denominators"] == pytest.approx(first["denominators"], rel=0.2)
+    assert second["docs_encoded"] != first["docs_encoded"]
+
+
+@pytest.mark.parametrize("arm", ["dense:1", "adore:1", "refresh:1"])
+def test_docs_encoded_holds_those_of_the_mining(desk, tiny, arm):
+    flags = ("--batch_size", 8, "--steps", 2, "--refresh_every", 9, "--negatives", arm)
+    start(train, desk, *SMALL, *flags, "--name", "encoded", "--overwrite")
+    found = run.read_json(desk / "runs/encoded/summary.json")["docs_encoded"]
+    assert 40 + 2 * 8 <= found <= 40 + 2 * 16  # the corpus once, and in each batch 8 positives and negatives
+
+
+# ----------------------------------------------------------------------------------------------------- topics
+
+
+def test_topics_change_the_order_alone(desk, monkeypatch):
+    found = {}
+    for name, flags in {"plain": (), "topics": ("--topics", 4), "again": ("--topics", 4)}.items():
+        if name == "again":  # what the run before computed is not there
+            monkeypatch.setenv("HARDNEG_CACHE", str(desk / "other-cache"))
+        start(train, desk, *SMALL, "--batch_size", 6, "--steps", 6, *flags, "--name", name)
+        found[name] = run.recorded(desk / "runs" / name)["derived"]
+    assert found["plain"]["initial_weights"] == found["topics"]["initial_weights"]
+    assert found["plain"]["query_order"] != found["topics"]["query_order"]
+    same_bytes(desk / "runs/topics", desk / "runs/again")
+
+
+def test_batches_of_a_topic_have_queries_that_are_alike(desk, monkeypatch):
+    """Of the untrained encoder's vectors: the mean cosine within a batch."""
+    seen, original = {}, train.derive
+
+    def derive(args, encoder, order, device):
+        tokens = data.tokenize(collection.queries, encoder, "query")
+        q_emb = train.model.embed(encoder, tokens, collection.split("train").queries)
+        cosines = [
+            np.mean((x := q_emb[order.picks(step)]) @ x.T) for step in range(order.steps_per_epoch)
+        ]
+        seen[args.topics] = np.mean(cosines)
+        return original(args, encoder, order, device)
+
+    monkeypatch.chdir(desk)
+    collection = data.load_collection("tiny")
+    monkeypatch.setattr(train, "derive", derive)
+    for topics in ((), ("--topics", 6)):
+        flags = ("--batch_size", 6, "--steps", 1, "--name", "alike", "--overwrite")
+        start(train, desk, *SMALL, *flags, *topics, "--negatives", "in_batch")
+    assert seen[6] > seen[None] + 0.02
+
+
+@pytest.mark.parametrize("topics", [0, 37])
+def test_a_number_of_topics_that_cannot_be_is_refused(desk, capsys, topics):
+    start(train, desk, *SMALL, "--topics", topics, "--name", "refused", code=2)  # there are 36 train queries
+    assert f"--topics {topics}" in capsys.readouterr().err and not (desk / "runs/refused").exists()
+
+
+def test_measures_of_the_table_are_those_of_the_runs(compared):
+    result = run.read_json(compared / "ablation.json")
+    for row in result["arms"]:
+        for number, seed in enumerate((0, 1)):
+            summary = run.read_json(one(compared, row["arm"], seed) / "summary.json")
+            assert {name: row["test"][name][number] for name in metrics.MEASURES} == summary["test"]
+        assert row["denominators"] == pytest.approx(3 * 8, rel=0.1) and row["forecast"]["explicit"] == 0
