@@ -70,10 +70,10 @@ class Int8Linear(nn.Module):
     def forward(self, x):
         """x (..., in) float32 -> (..., out) float32."""
         flat = x.reshape(-1, x.shape[-1])                                               # (T, in)
-        scale = flat.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(127)            # (T, 1)
+        scale = torch.linalg.vector_norm(flat, torch.inf, 1, True).clamp_(1e-12).div_(127)  # (T, 1)
         product = torch.ops.onednn.qlinear_pointwise(
-            (flat / scale).round_().char(), 1.0, 0, self.weight, self.scale, self.zero, None, 1.0, 0,
-            torch.float32, "none", [], "")                                              # (T, out)
+            (flat * scale.reciprocal()).round_().char(), 1.0, 0, self.weight, self.scale, self.zero, None,
+            1.0, 0, torch.float32, "none", [], "")                                              # (T, out)
         return torch.addcmul(self.bias, product, scale).view(*x.shape[:-1], -1)
 
 
