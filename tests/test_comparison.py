@@ -10,7 +10,7 @@ from conftest import TINY
 
 import evaluate
 import train
-from lib import data, metrics, run
+from lib import data, forecast, metrics, run
 
 SMALL = ("--data", "tiny", "--dim", 16, "--vocab_size", 400, "--log_every", 1)
 
@@ -145,7 +145,8 @@ def test_a_comparison_is_continued_to_the_same_table(copy, desk, capsys):
     last = one(copy, ARMS[2], 1)
     shutil.rmtree(last)
     start(evaluate, desk, "--compare", "runs/copy", code=2)
-    assert "1 of 6 runs are not finished, the first is in_batch seed_shift=1000, seed 1" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "1 of 6 runs are not finished, the first is in_batch seed_shift=1000, seed 1" in message
     start(train, desk, *COMPARED, "--name", "copy", "--resume")
     after = written(copy)
     assert after.keys() == before.keys()
@@ -175,8 +176,7 @@ def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
 
 
 def test_more_seeds_of_a_comparison_are_in_its_table(copy, desk):
-    flags = [*COMPARED[:-2], 0, 1, 2] if COMPARED[-2:] == (0, 1) else None
-    start(train, desk, *flags, "--name", "copy", "--resume")
+    start(train, desk, *COMPARED, 2, "--name", "copy", "--resume")  # --seeds 0 1 2
     assert one(copy, "in_batch", 2).exists()
     assert [row["seeds"] for row in run.read_json(copy / "ablation.json")["arms"]] == [[0, 1, 2]] * 3
 
@@ -199,7 +199,7 @@ def test_a_run_of_a_comparison_is_repeated_from_its_config(compared, desk, arm, 
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--negatives", "random:1,refresh:2@0.5", "--refresh_every", 1, "--filters", "percpos:0.99", "--dims", 8),
+        ("--negatives", "random:1,refresh:2@0.5", "--refresh_every", 1, "--choice", "top", "--dims", 8),
         ("--seed", 2, "--seed_shift", 3, "--epochs", 0.6),
     ],
     ids=["arm", "seed"],
@@ -214,7 +214,7 @@ def test_a_flag_beside_a_config_counts(compared, desk):
     config = one(compared, ARMS[0], 0) / "config.json"
     start(train, desk, "--config", config, "--temperature", 0.2, "--name", "repeated", "--overwrite")
     then, now = (run.recorded(folder)["args"] for folder in (config.parent, desk / "runs/repeated"))
-    assert differing(then, now) <= {"temperature", "name", "config", "overwrite", "aa"}
+    assert differing(then, now) <= {"temperature", "name", "config", "overwrite", "aa", "seeds"}
     assert now["temperature"] == 0.2
 
 
@@ -235,7 +235,7 @@ def matched(desk, tiny, monkeypatch):
         flags = (*SMALL, "--batch_size", 4, "--steps", 40, "--refresh_every", 4, "--match", match)
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--negatives", *arms])
         args, parser = train.parse_args()
-        return [train.matched_steps(args, parser, tiny, desk, arm, None) for arm in arms]
+        return [forecast.matched_steps(args, parser, tiny, arm, None) for arm in arms]
 
     return steps
 

@@ -569,7 +569,7 @@ def test_scores_that_are_not_there_cannot_be_compared(tiny, text):
 @pytest.mark.parametrize("text", ["margin:1", "percpos:0.9", "quantile:0.5"])
 def test_positive_scores_that_are_not_there_cannot_be_compared(text):
     candidates = candidates_of([[(1, 5, None), (2, 3, None)]], [np.nan])
-    with pytest.raises(BadInput, match=f"--filters {text}: needs scores of the positives, and dense has none"):
+    with pytest.raises(BadInput, match=f"{text}: needs scores of the positives, and dense has none"):
         apply(candidates, [parse_filter(text)], None)
 
 

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from lib.health import SETTLED, Health
+from lib.run import BadInput
 
 STEPS = 100
 ARMED = math.ceil(SETTLED * STEPS)
@@ -24,7 +26,8 @@ def stats(*, negatives=127.0, positive=0.7, hardest=0.5, **sources):
 def alarms(health, loss, numbers, *, steps=range(ARMED, ARMED + 10)):
     """{step: [names of alarms]} of the steps that raised any."""
     found = {step: health.check(step, STEPS, loss, numbers) for step in steps}
-    assert all(set(alarm) == {"alarm", "advice"} and alarm["advice"] for made in found.values() for alarm in made)
+    raised = [alarm for made in found.values() for alarm in made]
+    assert all(set(alarm) == {"alarm", "advice"} and alarm["advice"] for alarm in raised)
     return {step: [alarm["alarm"] for alarm in made] for step, made in found.items() if made}
 
 
@@ -34,7 +37,7 @@ def test_a_training_that_goes_well_raises_none():
         loss = math.log(128) * (1 - 0.9 * step / STEPS)
         numbers = stats(positive=0.4 + 0.5 * step / STEPS, hardest=0.5, refresh=(4.0, 0.25), bm25=(4.0, 0.05))
         assert health.check(step, STEPS, loss, numbers) == []
-    assert health.geometry(200.0, 768) == []
+    assert health.check_geometry(200.0, 768) == []
 
 
 @pytest.mark.parametrize("negatives", [7.0, 127.0, 1023.0])
@@ -89,10 +92,25 @@ def test_an_alarm_that_comes_back_is_not_raised_again():
     assert alarms(Health(), 9.0, stats(), steps=[ARMED + 2]) == {ARMED + 2: ["no learning"]}
 
 
+def test_what_was_seen_goes_on_after_a_pause(tmp_path):
+    numbers = stats(positive=0.97, hardest=0.98, bm25=(4.0, 0.9))
+    first, again = Health(), Health()
+    assert alarms(first, 1.0, numbers, steps=range(ARMED, ARMED + 3)) == {ARMED: ["collapse"]}
+    absent = [{"source": "in_batch", "negatives": 7.0}]
+    first.check_sources(absent, {"bm25": 4}, queued=0)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    wanted = {ARMED + 4: ["false negatives from bm25?"]}
+    assert alarms(again, 1.0, numbers, steps=range(ARMED + 3, ARMED + 9)) == wanted
+    with pytest.raises(BadInput, match="no doc of bm25"):
+        again.check_sources(absent, {"bm25": 4}, queued=0)
+
+
 @pytest.mark.parametrize(
-    "rank, dim, raised", [(1.0, 32, True), (3.9, 32, True), (4.1, 32, False), (15, 768, True), (16, 768, False)]
+    "rank, dim, raised",
+    [(1.0, 32, True), (3.9, 32, True), (4.1, 32, False), (15.0, 768, True), (16.0, 768, False)],
 )
 def test_a_collapsed_space(rank, dim, raised):
-    found = Health().geometry(rank, dim)
+    found = Health().check_geometry(rank, dim)
     assert [alarm["alarm"] for alarm in found] == ["collapsed space"] * raised
     assert all(f"{rank:.1f} of {dim} dimensions" in alarm["advice"] for alarm in found)

@@ -196,7 +196,7 @@ def test_seeds_that_differ_widen_the_interval():
     queries = normal(0, 1, 80, spread=0.1)
     widths = []
     for spread in (0.0, 0.05, 0.2):
-        shift = spread * np.array([[-1.0], [0.0], [1.0], [-1.0], [1.0]])  # of mean 0: what differs is the spread
+        shift = spread * np.array([[-1.0], [0.0], [1.0], [-1.0], [1.0]])  # of mean 0
         found = metrics.paired_seeds(queries + shift, np.zeros((5, 80)), seed=0, rounds=1000)
         assert found["difference"] == pytest.approx(queries.mean())
         assert found["low"] < found["difference"] < found["high"]
@@ -321,7 +321,8 @@ def test_geometry_by_loops():
     q_emb, positives, sample = (random.standard_normal((n, 6)).astype(np.float32) for n in (9, 9, 20))
     q_emb, positives, sample = (x / np.linalg.norm(x, axis=1)[:, None] for x in (q_emb, positives, sample))
     found = metrics.geometry(q_emb, positives, sample)
-    assert found["alignment"] == pytest.approx(np.mean([((a - b) ** 2).sum() for a, b in zip(q_emb, positives)]))
+    squared = [((a - b) ** 2).sum() for a, b in zip(q_emb, positives)]
+    assert found["alignment"] == pytest.approx(np.mean(squared))
     pairs = [math.exp(-2 * ((a - b) ** 2).sum()) for a, b in itertools.combinations(sample, 2)]
     assert found["uniformity"] == pytest.approx(math.log(np.mean(pairs)), abs=1e-4)
     singular = np.linalg.svd(sample, compute_uv=False)

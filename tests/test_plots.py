@@ -35,7 +35,8 @@ def arm(name, values, test=None):
     """A row of a comparison."""
     return {
         "arm": name, "test": {"mrr@10": values},
-        "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0, "effective_negatives": 3.0},
+        "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0,
+                     "effective_negatives": 3.0},
     } | ({"against_first": test} if test else {})  # fmt: skip
 
 

@@ -419,7 +419,8 @@ def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
         assert collection.known_positive(np.array([row]), np.array([[doc]])).all()
     assert left == [record for record in records if record["teacher_score"] <= limit]
     assert header["sources"]["bm25"]["dropped"]["relabelled"] == len(new)
-    assert f"{len(new)} candidates became positives: train with --data {folder.relative_to(desk)}\n" in printed
+    place = folder.relative_to(desk)
+    assert f"{len(new)} candidates became positives: train with --data {place}\n" in printed
 
 
 def test_a_doc_that_was_judged_irrelevant_can_be_relabelled(mine, judges, tiny):
@@ -470,7 +471,8 @@ def test_an_audit(launch, desk, capsys):
         assert after["hidden"] <= before["hidden"] and after["negatives"] <= before["negatives"]
         assert after["caught"] == pytest.approx(1 - after["hidden"] / before["hidden"])
         parts = [row for row in report["rows"] if row["source"] == source and row["ranks"] != "all"]
-        assert sum(row["negatives"] for row in parts) == after["negatives"]
+        # docs drawn at random have no rank
+        assert sum(row["negatives"] for row in parts) == (after["negatives"] if source == "bm25" else 0)
     # BM25 finds nearly every planted copy, random docs hold some of them, the filter most of them
     assert rows["bm25", "none"]["hidden"] > 0.8 * report["hidden"]
     assert rows["bm25", "none"]["hidden"] > rows["random", "none"]["hidden"]
@@ -763,6 +765,8 @@ def flags_of(script):
 def test_every_flag_is_read_and_has_help(script):
     source, found = flags_of(script)
     assert len(found) >= 3
+    if script == "train.py":  # the budget of an arm is reckoned there
+        source += (ROOT / "lib/forecast.py").read_text(encoding="utf-8")
     read = {
         node.attr
         for node in ast.walk(ast.parse(source))

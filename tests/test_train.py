@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lib import dist, run
+from lib import dist, options, run
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)
@@ -245,6 +245,12 @@ def test_a_source_that_teaches_nothing_ends_the_run(train, taught, capsys, arm):
     assert f"no doc of {arm[:-2]} stands in the denominator" in capsys.readouterr().err
 
 
+def test_a_batch_without_negatives_is_logged(train):
+    folder = train("lonely", "--negatives", "in_batch", "--batch_size", 1, steps=2)
+    lines = [line for line in run.Run(folder).read_log() if "loss" in line]
+    assert [(line["loss"], line["hardest"]) for line in lines] == [(0, None)] * 2
+
+
 # -------------------------------------------------------------------------------------------- flags of an arm
 
 
@@ -257,7 +263,7 @@ def parsed(monkeypatch):
 
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
         args, parser = script.parse_args()
-        return [script.arm_args(args, parser, arm) for arm in args.negatives]
+        return [options.arm_args(args, parser, arm) for arm in args.negatives]
 
     return read
 
