@@ -131,6 +131,7 @@ def parse_args():
     args = parser.parse_args()
     if args.aa:
         args.negatives = [*args.negatives, f"{args.negatives[0]} seed_shift=1000"]
+    options.check_file(args)
     for arm in args.negatives:
         options.arm_args(args, parser, arm)
     return args, parser
@@ -245,7 +246,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             log.log({"step": 0, "dev": best["untrained"]["dev"]})
             told = forecast(retriever, supply, order, temperature=args.temperature, seed=seed)
             log.log({"step": 0, "forecast": told})
-            retriever.encoded = 0
+            retriever.forget_forecast()
         bm25 = {split: metrics.mean(bm25_scores(collection, split)) for split in ("dev", "test")}
 
     encoder.train()
@@ -294,7 +295,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
                 row["age"] = supply.age(row["source"], step)
             log.log({"step": step, "epoch": epoch, "loss": value.item(),
                      "lr": optimizer.param_groups[0]["lr"], "temperature": temperature} | stats)
-            for alarm in health.check(step, steps, value.item(), stats):
+            for alarm in health.check(step, steps, stats):
                 log.log({"step": step} | alarm)
                 bar.write(f"warning: {alarm['alarm']}: {alarm['advice']}")
             rate = (step + 1) * len(picks) / clock.spent["train"]
@@ -462,8 +463,9 @@ def log_line(step, value, stats, rate):
     """One line for people. By source: negatives per query, share above the positive, share of gradient."""
     sources = "  ".join(f"{name} {s['negatives']:.0f} above {s['above']:.1%} grad {s['gradient']:.0%}"
                         for name, s in stats["sources"].items() if s["negatives"])
+    hardest = "none" if stats["hardest"] is None else f"{stats['hardest']:.2f}"
     return (f"step {step:>5}  loss {value:.3f}  acc {stats['accuracy']:.2f}  pos {stats['positive']:.2f}  "
-            f"hardest {stats['hardest']:.2f} | {sources} | {rate:,.0f} queries/s")
+            f"hardest {hardest} | {sources} | {rate:,.0f} queries/s")
 
 
 def stop_non_finite(log, collection, batch, step, value):

@@ -23,7 +23,13 @@ def matched_steps(args, parser, collection, arm, pilot):
 
     def cost(arm):  # (fixed, of a step)
         own = options.arm_args(args, parser, arm)
-        parts = dict(part for stage in negatives.parse_arm(arm) for part in stage.parts)
+        stages = negatives.parse_arm(arm)
+        ends = [stage.begin for stage in stages[1:]] + [1.0]
+        parts, share = {}, {}  # by source: mean count over the run; share of the run that it is active
+        for stage, end in zip(stages, ends):
+            for name, count in stage.parts:
+                parts[name] = parts.get(name, 0) + count * (end - stage.begin)
+                share[name] = share.get(name, 0) + end - stage.begin
         explicit = sum(count for name, count in parts.items() if name != "queue")
         docs = len(collection.docs)
         if args.match == "denominators":
@@ -32,7 +38,7 @@ def matched_steps(args, parser, collection, arm, pilot):
             every = own.refresh_every or max(1, order.steps_per_epoch // 2)
             fixed = docs * ("dense" in parts or "adore" in parts)
             batch = min(docs, order.batch_size * (1 + explicit)) * (1 + ("queue" in parts))
-            return fixed, batch + docs * ("refresh" in parts) / every
+            return fixed, batch + docs * share.get("refresh", 0) / every
         tried = pilot(arm, PILOT)
         fixed = tried["mine_s"] if "refresh" not in parts else 0.0
         return fixed, (tried["train_s"] + tried["mine_s"] - fixed) / PILOT

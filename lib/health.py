@@ -12,17 +12,17 @@ class Health:
     def __init__(self):
         self._raised, self._above, self._absent = set(), {}, set()
 
-    def check(self, step, steps, loss, stats):
-        """The new alarms at a step, as [{"alarm", "advice"}]."""
+    def check(self, step, steps, stats):
+        """The new alarms at a step, as [{"alarm", "advice"}]; stats: loss.batch_stats()."""
         if step < SETTLED * steps:
             return []
         found = []
         negatives = sum(row["negatives"] for row in stats["ledger"])
-        if negatives and loss > 0.95 * math.log(1 + negatives):
-            found.append(("no learning", f"the loss {loss:.2f} is that of guessing among {negatives:.0f} "
-                          "negatives; try another --lr, a lower --temperature"))
+        if negatives and stats["info_nce"] > 0.95 * math.log(1 + negatives):
+            found.append(("no learning", f"InfoNCE {stats['info_nce']:.2f} is that of guessing among "
+                          f"{negatives:.0f} negatives; try another --lr, a lower --temperature"))
         hardest = stats["hardest"]
-        if hardest is not None and 0.95 < stats["positive"] < hardest:
+        if hardest is not None and 0.95 < stats["positive"] < hardest < 1.001:  # cosines, all near 1
             found.append(("collapse", f"positives ({stats['positive']:.3f}) and hardest negatives "
                           f"({hardest:.3f}) are all alike; try a lower --lr, fewer hard negatives at first "
                           "(in_batch,refresh:4@0.3), a higher --temperature"))

@@ -212,6 +212,7 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
              "positive": positive.mean().item(),
              "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
+             "info_nce": -(logits.log_softmax(1)[rows, labels].mean().item()),
              "effective": (torch.special.entr(share).sum(1).exp() * negative.any(1)).mean().item(),
              "ledger": []}
     for number, (name, ranks) in enumerate((("in_batch", ""), *names)):

@@ -54,7 +54,8 @@ def geometry(q_emb, positives, sample):
     over pairs of docs (Wang & Isola 2020); effective_rank: exponential of the entropy of the sample's
     normalised singular values (Roy & Vetterli 2007), at most D.
     """
-    squared = 2 - 2 * (sample @ sample.T)[np.triu_indices(len(sample), 1)]
+    norms = (sample ** 2).sum(1)
+    squared = (norms[:, None] + norms - 2 * (sample @ sample.T))[np.triu_indices(len(sample), 1)]
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(sample.T.astype(np.float64) @ sample), 0))
     share = singular / max(singular.sum(), 1e-300)
     return {"alignment": float(((q_emb - positives) ** 2).sum(1).mean()),

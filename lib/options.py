@@ -42,12 +42,16 @@ def check_args(args, given):
         raise BadInput(f"--refresh_overlap {args.refresh_overlap}: above 0 and at most 1")
     if args.refresh_lag < 0:
         raise BadInput(f"--refresh_lag {args.refresh_lag}: at least 0")
-    if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
-        raise BadInput("the source file:K and --negatives_file F come together: "
-                       "F holds what file:K draws from")
     stages = [dict(stage.parts) for arm in args.negatives for stage in negatives.parse_arm(arm)]
     if args.distill_weight and not all("file" in stage for stage in stages):
         raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
+
+
+def check_file(args):
+    """BadInput if an arm draws from a file that is not given, or a file is given that no arm draws from."""
+    if any("file" in negatives.arm_sources(arm) for arm in args.negatives) != bool(args.negatives_file):
+        raise BadInput("the source file:K and --negatives_file F come together: "
+                       "F holds what file:K draws from")
 
 
 def arm_args(args, parser, arm):
@@ -81,5 +85,5 @@ def recorded_arguments(path):
                  if name not in ("name", "overwrite", "resume", "config", "aa")}
     if "arm" in config["derived"]:  # one run of several
         arguments |= {"negatives": [config["derived"]["arm"]], "steps": config["derived"]["steps"],
-                      "seeds": [config["derived"]["seed"]], "seed_shift": 0}
+                      "seeds": [config["derived"]["seed"]]}
     return arguments

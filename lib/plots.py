@@ -132,7 +132,8 @@ def hardness(path, lines):
                 ax.plot(values[:, 0], 100 * values[:, column], color=colour, marker=mark, markersize=3,
                         linestyle=dash, label=f"{source} in {arm}" if "+" in arm or "," in arm else arm)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
-        axes[1].legend(frameon=False, fontsize=7)
+        if lines:
+            axes[1].legend(frameon=False, fontsize=7)
 
 
 def geometry(path, rows):

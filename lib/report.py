@@ -22,10 +22,14 @@ def read_runs(folder):
     found = {}
     for path in sorted(folder.glob("*/summary.json")):
         summary = run.read_json(path)
-        per_query = next(path.parent.glob("eval/*-test/per_query.jsonl"))
+        if path.parent.name == "pilot":  # left by a command that was killed
+            continue
+        per_query = path.parent / "eval" / f"{config['inputs']['collection']}-test" / "per_query.jsonl"
         log = run.Run(path.parent)
         found[summary["negatives"], summary["seed"]] = (
             summary, formats.read_per_query(per_query), log.read_log(), log.read_log("timing.jsonl"))
+    if "arm" in config["derived"]:
+        raise BadInput(f"{folder} is a single run; a comparison has several: train.py --negatives A B ...")
     jobs = list(itertools.product(config["args"]["negatives"], config["args"]["seeds"]))
     if missing := [job for job in jobs if job not in found]:
         arm, seed = missing[0]
@@ -79,8 +83,7 @@ def analyse(runs, *, measure):
     scores = [row["forecast"] for row in rows]
     if len(rows) > 2 and all(scores):
         means = [np.mean(row["test"][measure]) for row in rows]
-        result["forecast"] = {key: _finite(stats.spearmanr([s[key] for s in scores], means).statistic)
-                              for key in scores[0]}
+        result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
     return result
 
 
@@ -105,8 +108,9 @@ def arm_row(arm, of_arm, measure):
     return row
 
 
-def _finite(value):
-    return None if np.isnan(value) else float(value)
+def _correlation(a, b):
+    """Spearman's, None where one of the two is constant."""
+    return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -132,8 +136,9 @@ def to_table(result):
     text.append(f"{result['data']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} test "
                 "queries; ± standard deviation over seeds; interval: bootstrap over queries and seeds "
                 "together; p: paired randomisation test of queries averaged over seeds, in brackets with "
-                "Holm's correction over the arms; effect: difference over its standard deviation between "
-                "queries; could show: least difference found with 80 % power.\n")
+                "Holm's correction over the arms (it tests these seeds on other queries; the "
+                "interval allows for other seeds too); effect: difference over its standard deviation "
+                "between queries; could show: least difference found with 80 % power.\n")
     head = ["negatives", *BUDGETS.values(), "of which mining s", "gain a minute", "alignment", "uniformity",
             "effective rank", "effective negatives", "alarms"]
     text.append(_markdown(head, [

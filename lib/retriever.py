@@ -37,6 +37,8 @@ class Retriever:
     def topics(self, count):
         """(n,) topic of each train query, by the encoder as it stands."""
         queries = self.collection.split("train").queries
+        if count > len(queries):
+            raise BadInput(f"--topics {count}: there are {len(queries)} train queries")
         q_emb = model.embed(self.encoder, self.tokens["query"], queries, desc="embedding queries for topics")
         key = [weights_fingerprint(self.encoder), self.collection.fingerprint]
         return data.topics_of(q_emb, count, key=key)
@@ -85,6 +87,11 @@ class Retriever:
                 return found[1]
         self._docs = found = key, self.embed(encoder, "doc")  # a local: another thread may mine meanwhile
         return found[1]
+
+    def forget_forecast(self):
+        """Begin to train as if nothing had been mined: what the forecast mined is no cost of the arm."""
+        self.encoded = 0
+        self.frozen.clear()
 
     def keep_docs(self):
         """Keep what embed_docs() gave last for other runs of this command: they begin alike."""

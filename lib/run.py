@@ -183,7 +183,12 @@ class Run:
         if not writes:
             return run
         if resume and (run.path / "config.json").exists():
-            refuse_changes(read_json(run.path / "config.json"), config, path)
+            begun = read_json(run.path / "config.json")
+            refuse_changes(begun, config, path)
+            # a comparison may be continued with other arms and seeds: its table is then of those
+            begun["args"] |= {key: config["args"][key] for key in ("negatives", "seeds")
+                              if key in config["args"]}
+            write_json(run.path / "config.json", begun)
             return run
         if run.path.exists() and any(run.path.iterdir()):
             if not overwrite:
