@@ -61,7 +61,7 @@ def forecast(retriever, supply, order, *, temperature, seed, queries=256):
         picks = order.picks(step)
         rows = supply.qrels.queries[picks]
         positives = data.draw_positives(supply.qrels, picks, seed=seed, epoch=0)
-        batch = data.make_batch(supply.collection, rows, positives, supply.forecast(picks, seed=seed))
+        batch = data.make_batch(supply.collection, rows, positives, supply.forecast(picks))
         q_emb, d_emb = (torch.from_numpy(retriever.embed(encoder, kind, part)).to(device)
                         for kind, part in (("query", batch.queries), ("doc", batch.docs)))
         labels, invalid, source = (torch.from_numpy(x).to(device)
@@ -72,7 +72,7 @@ def forecast(retriever, supply, order, *, temperature, seed, queries=256):
         explicit = [row for name, row in stats["sources"].items() if name != "in_batch"]
         count = sum(row["negatives"] for row in explicit)
         told.append({
-            "loss": -chances.gather(1, labels[:, None]).clamp(min=1e-30).log().mean().item(),
+            "loss": stats["info_nce"],
             "above": sum(row["above"] * row["negatives"] for row in explicit) / count if count else 0.0,
             "explicit": sum(row["gradient"] for row in explicit),
             "gradient": ((chances @ d_emb - d_emb[labels]) / temperature).norm(dim=1).mean().item()})

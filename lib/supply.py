@@ -140,34 +140,32 @@ class Supply:
         self._until[source] = until
         return report
 
-    def forecast(self, picks, *, seed):
-        """draw() from the lists that step 0 would have for any queries; mined for the purpose, kept apart."""
-        drawn = {}
+    def forecast(self, picks):
+        """What draw() would give at step 0 to any queries, from lists mined for the purpose and not kept."""
+        lists = {}
         for source, count in self.active(0).items():
-            if source == "random":
-                drawn[self._code("random", "")] = negatives.random_docs(
-                    self.collection, self.qrels.queries[picks], count, seed=seed, epoch=0)
-            elif source != "queue":
-                pool = max(count, self.mining.pool)
-                found = self._miner.mine(source, picks if source in ("refresh", "adore", "dense")
-                                         else np.arange(len(self.qrels)), pool, None)
-                if len(found.queries) > len(picks):
-                    found = negatives.select(found, picks)
+            if source in negatives.MINED:
+                everyone = source in ("bm25", "file")  # cached, for all or not at all
+                mined_for = np.arange(len(self.qrels)) if everyone else picks
+                found = self._miner.mine(source, mined_for, max(count, self.mining.pool), None)
                 found = filters.apply(found, self.mining.filters, self.collection)
-                found = negatives.trim(found, max(count, self.mining.depth))
-                parts = negatives.draw(found, count, self.mining.choice, seed=seed, epoch=0)
-                drawn |= {self._code(*label): docs for label, docs in parts.items()}
-        return drawn
+                position = np.full(len(self.qrels), -1)
+                position[mined_for] = np.arange(len(mined_for))
+                lists[source] = negatives.trim(found, max(count, self.mining.depth)), position
+        return self._draw(lists, picks, step=0, epoch=0)
 
     def draw(self, picks, *, step, epoch):
         """{code: (B, K) doc rows, -1 for none}; labels[code - 1] says what a code stands for."""
+        return self._draw(self._lists, picks, step=step, epoch=epoch)
+
+    def _draw(self, lists, picks, *, step, epoch):
         drawn = {}
         for source, count in self.active(step).items():
             if source == "random":
                 drawn[self._code("random", "")] = negatives.random_docs(
                     self.collection, self.qrels.queries[picks], count, seed=self.seed, epoch=epoch)
             elif source != "queue":
-                candidates, position = self._lists[source]
+                candidates, position = lists[source]
                 mine = negatives.select(candidates, position[picks])
                 parts = negatives.draw(mine, count, self.mining.choice, seed=self.seed, epoch=epoch)
                 drawn |= {self._code(*label): docs for label, docs in parts.items()}
