@@ -69,6 +69,12 @@ def test_cached_gradients_with_dropout(step, options):
     torch.testing.assert_close(cached, direct, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "plain"])
+def test_each_option_changes_the_gradient(step, name):
+    plain, found = (step(OPTIONS[key], cached=False)[1] for key in ("plain", name))
+    assert (found - plain).abs().max() > 1e-6, "an option that does nothing would pass the test above"
+
+
 def test_without_replayed_random_state_the_gradient_is_another(step, monkeypatch):
     direct = step({}, cached=False)[1]
     monkeypatch.setattr(loss, "_set_random_state", lambda state: None)

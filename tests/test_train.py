@@ -111,15 +111,18 @@ def test_chunks_give_the_same_gradients(train):
         torch.testing.assert_close(found, whole)
 
 
-def run_pair(flags, desk):
-    """Train with two processes as torchrun would start them; each leaves its gradients in the folder."""
+def run_pair(flags, desk, *, broken=""):
+    """Train with two processes as torchrun would start them; each leaves its gradients in the folder.
+
+    broken: a function of lib.dist that does nothing there.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     pair = []
     for rank in ("0", "1"):
         variables = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-        variables["PYTHONPATH"] = str(ROOT)
+        variables |= {"PYTHONPATH": str(ROOT), "BROKEN": broken}
         command = [sys.executable, __file__, *map(str, flags)]
         pair.append(subprocess.Popen(command, cwd=desk, env=os.environ | variables))
     try:
@@ -139,6 +142,14 @@ def test_two_processes_train_like_one(train, desk):
     assert [line.keys() for line in logs[0]] == [line.keys() for line in logs[1]]
     assert losses(desk / "runs/pair") == pytest.approx(losses(desk / "runs/single"), rel=1e-3)
     assert (desk / "runs/pair/summary.json").exists()
+
+
+def test_two_processes_that_do_not_add_up_are_found_out(train, desk):
+    flags = [*SMALL, *STATIC, "--steps", 1, "--name", "broken", "--overwrite", *ARM]
+    assert run_pair(flags, desk, broken="sum_gradients") == [0, 0]
+    wanted = first_gradients(lambda: train("single-1", *ARM, steps=1))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(torch.load(desk / "gradients-0.pt"), wanted, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -183,6 +194,27 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm, a
     for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
     assert (cut / "summary.json").exists() and not (cut / "state.pt").exists()
+
+
+@pytest.mark.parametrize("forgotten", ["encoder", "averaged", "optimizer", "supply", "queue", "retriever"])
+def test_a_run_that_forgets_one_part_ends_in_other_bytes(train, monkeypatch, forgotten):
+    flags = ("--negatives", "adore:1+dense:1+queue:20", "--eval_every", 2, "--lr", 0.05, "--overwrite")
+    whole = train("remembers", *flags)
+    with monkeypatch.context() as patch:
+        steps = iter(range(100))
+
+        def interrupt(parameters):
+            if next(steps) == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(dist, "sum_gradients", interrupt)
+        cut = train("forgets", *flags, code=130)
+    load = run.Run.load_state
+    monkeypatch.setattr(run.Run, "load_state", lambda self, parts: load(
+        self, {name: part for name, part in parts.items() if name != forgotten}))
+    train("forgets", *flags[:-1], "--resume")
+    names = ("metrics.jsonl", "encoder/model.safetensors")
+    assert any((cut / file).read_bytes() != (whole / file).read_bytes() for file in names)
 
 
 def test_a_run_that_was_cut_after_its_last_step_is_finished(train, monkeypatch):
@@ -404,4 +436,6 @@ def test_distillation_from_a_file(train, taught, kind):
 if __name__ == "__main__":
     from train import main
 
+    if os.environ["BROKEN"]:
+        setattr(dist, os.environ["BROKEN"], lambda *rest: None)
     torch.save(first_gradients(lambda: run.cli(main)), pathlib.Path(f"gradients-{os.environ['RANK']}.pt"))
