@@ -19,7 +19,8 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn",
-            "matplotlib", "bm25s", "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors")
+            "matplotlib", "bm25s", "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors",
+            "huggingface-hub")
 
 
 class BadInput(ValueError):
