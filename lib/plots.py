@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 STYLES = [("#1b4965", "o", "-"), ("#ca6702", "s", "--"), ("#5f8d4e", "^", "-."), ("#9b2226", "D", ":"),
-          ("#6d597a", "v", "-"), ("#555555", "P", "--")]
+          ("#6d597a", "v", "-"), ("#555555", "P", "--"), ("#0a9396", "X", "-."), ("#bb3e03", "<", ":"),
+          ("#3a5a40", ">", "-"), ("#e56b6f", "h", "--"), ("#001219", "*", "-."), ("#94a1b2", "p", ":")]
 
 
 @contextmanager
@@ -29,6 +30,11 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
         temporary.replace(path)
     finally:
         plt.close(fig)
+
+
+def legend_beside(ax):
+    """A legend to the right of the axes: the names of arms are long, and there may be many."""
+    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def training(path, log, *, title):
@@ -67,7 +73,7 @@ def ledger(path, log, *, title):
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
         axes[0].set_title(title)
         axes[1].set_title("by source and rank in the mined list")
-        axes[1].legend(frameon=False, fontsize=8)
+        legend_beside(axes[1])
 
 
 def audit(path, rows, *, title):
@@ -88,7 +94,7 @@ def arms(path, result):
     """The test measure by arm: a point per seed, their mean, and the 95 % interval of its difference."""
     rows, measure = result["arms"], result["measure"]
     base = np.mean(rows[0]["test"][measure])
-    with figure(path, width=7.2, height=1.4 + 0.45 * len(rows)) as ax:
+    with figure(path, width=9, height=1.6 + 0.4 * len(rows)) as ax:
         for y, row in enumerate(rows):
             values = row["test"][measure]
             if test := row.get("against_first"):
@@ -103,12 +109,11 @@ def arms(path, result):
         for name, dash in (("bm25", "--"), ("untrained", ":")):
             ax.axvline(result[name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
         ax.set(yticks=range(len(rows)), yticklabels=[row["arm"] for row in rows],
-               ylim=(len(rows) - 0.4, -0.6), xlabel=f"test {measure.upper()}",
-               title=f"{result['data'].rstrip('/').split('/')[-1]}, {result['queries']} queries: o a seed, "
-               "| mean, grey: interval against the first")
-        ax.title.set_fontsize(9)
-        ax.legend(frameon=False, fontsize=8)
-        ax.margins(x=0.14)
+               ylim=(len(rows) - 0.4, -0.6), title=result["data"].rstrip("/").split("/")[-1],
+               xlabel=f"test {measure.upper()}   o seed  | mean  * p < .05 (Holm)\n"
+               "grey: 95 % interval of the difference to the first")
+        legend_beside(ax)
+        ax.margins(x=0.16)
 
 
 def curves(path, lines, *, measure):
@@ -119,7 +124,7 @@ def curves(path, lines, *, measure):
                 ax.plot(points[column], points[2], color=colour, marker=mark, markersize=4, linestyle=dash,
                         label=arm)
             ax.set(xlabel=label, ylabel=f"dev {measure.upper()}, mean over seeds")
-        axes[1].legend(frameon=False, fontsize=7)
+        legend_beside(axes[1])
 
 
 def hardness(path, lines):
@@ -133,7 +138,7 @@ def hardness(path, lines):
                         linestyle=dash, label=f"{source} in {arm}" if "+" in arm or "," in arm else arm)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
         if lines:
-            axes[1].legend(frameon=False, fontsize=7)
+            legend_beside(axes[1])
 
 
 def geometry(path, rows):
@@ -147,16 +152,16 @@ def geometry(path, rows):
                           textcoords="offset points", fontsize=8)
         left.set(xlabel="uniformity of docs (log mean exp(-2 d²))", ylabel="alignment of positives (mean d²)",
                  title="lower is better on both axes")
-        left.legend(frameon=False, fontsize=7)
+        legend_beside(left)
         y = np.arange(len(rows))
         for shift, (key, label) in zip((-0.2, 0.2), (("effective_rank", "effective rank of the docs"),
                                                      ("effective_negatives", "effective negatives a query"))):
             right.barh(y + shift, [row["geometry"][key] for row in rows], height=0.38, label=label,
                        color=STYLES[0][0] if shift < 0 else "white", edgecolor=STYLES[0][0],
                        hatch="" if shift < 0 else "///")
-        right.set(yticks=y, yticklabels=[row["arm"] for row in rows], ylim=(len(rows) - 0.5, -0.5),
-                  xlabel="number", xscale="log")
-        right.legend(frameon=False, fontsize=7)
+        right.set(yticks=y, yticklabels=y + 1, ylim=(len(rows) - 0.5, -0.5), xlabel="number", xscale="log",
+                  ylabel="arm")
+        legend_beside(right)
 
 
 def gains(path, found, *, measure, first):
@@ -171,7 +176,7 @@ def gains(path, found, *, measure, first):
             ax.axhline(0, color="black", linewidth=0.8)
             ax.set(xticks=range(len(bins)), xticklabels=[label for label, _, _ in bins],
                    xlabel=f"{name}, quarters", ylabel=f"{measure.upper()} minus that of {first}")
-        np.atleast_1d(axes)[-1].legend(frameon=False, fontsize=7)
+        legend_beside(np.atleast_1d(axes)[-1])
 
 
 def grid(path, rows, columns, values, *, measure):
@@ -193,7 +198,7 @@ def neighbourhood(path, points, *, title):
         labels = dict.fromkeys(label for label, _, _ in points)
         marks = {"query": ("black", "*", 15), "positive": ("#5f8d4e", "P", 11),
                  "other docs": ("#bbbbbb", ".", 4)}
-        for label, (colour, mark, _) in zip(labels, itertools.cycle(STYLES)):
+        for label, (colour, mark, _) in zip(labels, itertools.cycle(STYLES[3:])):
             colour, mark, size = marks.get(label, (colour, mark, 6))
             x, y = zip(*((x, y) for name, x, y in points if name == label))
             ax.plot(x, y, linestyle="", marker=mark, color=colour, markersize=size, label=label)
