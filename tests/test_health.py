@@ -25,7 +25,7 @@ def stats(*, negatives=127.0, positive=0.7, hardest=0.5, **sources):
 
 def alarms(health, loss, numbers, *, steps=range(ARMED, ARMED + 10)):
     """{step: [names of alarms]} of the steps that raised any."""
-    found = {step: health.check(step, STEPS, loss, numbers) for step in steps}
+    found = {step: health.check(step, STEPS, numbers | {"info_nce": loss}) for step in steps}
     raised = [alarm for made in found.values() for alarm in made]
     assert all(set(alarm) == {"alarm", "advice"} and alarm["advice"] for alarm in raised)
     return {step: [alarm["alarm"] for alarm in made] for step, made in found.items() if made}
@@ -36,7 +36,7 @@ def test_a_training_that_goes_well_raises_none():
     for step in range(STEPS):
         loss = math.log(128) * (1 - 0.9 * step / STEPS)
         numbers = stats(positive=0.4 + 0.5 * step / STEPS, hardest=0.5, refresh=(4.0, 0.25), bm25=(4.0, 0.05))
-        assert health.check(step, STEPS, loss, numbers) == []
+        assert health.check(step, STEPS, numbers | {"info_nce": loss}) == []
     assert health.check_geometry(200.0, 768) == []
 
 
@@ -72,7 +72,7 @@ def test_negatives_that_stay_above():
 def test_the_last_five_logged_steps_count():
     health, found = Health(), []
     for step, above in enumerate([0.0] * 5 + [0.5] * 5, ARMED):
-        found.append(bool(health.check(step, STEPS, 1.0, stats(bm25=(4.0, above)))))
+        found.append(bool(health.check(step, STEPS, stats(bm25=(4.0, above)) | {"info_nce": 1.0})))
     assert found == [False] * 8 + [True, False]  # .4 on average, with 4 of 5
 
 
