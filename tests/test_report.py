@@ -173,7 +173,8 @@ def test_another_measure(tmp_path):
 def write(folder, runs, *, arms, seeds=(0, 1)):
     """A comparison's folder as train.py leaves it, of the runs that are finished."""
     run.write_json(folder / "config.json", {
-        "args": {"negatives": list(arms), "seeds": list(seeds)}, "derived": {}, "inputs": {"collection": "made"},
+        "args": {"negatives": list(arms), "seeds": list(seeds)}, "derived": {},
+        "inputs": {"collection": "made"},
     })  # fmt: skip
     for summary, values, log, timing in runs:
         one = folder / summary["name"]
