@@ -230,7 +230,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     queue = Queue(supply.queue_size, encoder.dim, device=device)
     best = {"score": -math.inf}
     tally = {"denominators": 0, "docs_encoded": 0}
-    health = Health()
+    health = Health(contrastive=args.distill_weight < 1 and args.triplet_margin is None)
     parts = {"encoder": encoder, "averaged": retriever.averaged, "optimizer": optimizer, "scaler": scaler,
              "supply": supply, "queue": queue, "retriever": retriever, "clock": clock,
              "health": health}

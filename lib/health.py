@@ -7,9 +7,13 @@ SETTLED = 0.3  # share of the steps after which the alarms are armed: at first a
 
 
 class Health:
-    """Watches the statistics of logged steps; every alarm is raised once."""
+    """Watches the statistics of logged steps; every alarm is raised once.
 
-    def __init__(self):
+    contrastive: whether InfoNCE is in the loss, so that its staying high says something.
+    """
+
+    def __init__(self, *, contrastive=True):
+        self._contrastive = contrastive
         self._raised, self._above, self._absent = set(), {}, set()
 
     def check(self, step, steps, stats):
@@ -18,7 +22,7 @@ class Health:
             return []
         found = []
         negatives = sum(row["negatives"] for row in stats["ledger"])
-        if negatives and stats["info_nce"] > 0.95 * math.log(1 + negatives):
+        if self._contrastive and negatives and stats["info_nce"] > 0.95 * math.log(1 + negatives):
             found.append(("no learning", f"InfoNCE {stats['info_nce']:.2f} is that of guessing among "
                           f"{negatives:.0f} negatives; try another --lr, a lower --temperature"))
         hardest = stats["hardest"]
