@@ -82,10 +82,12 @@ class Retriever:
     def embed_docs(self, encoder):
         """Vectors of all docs; those of the last call, if the weights are the same."""
         key = weights_fingerprint(encoder)
-        for found in (self._docs, _untrained.get(self.collection, (None, None))):
-            if found[0] == key:
-                return found[1]
-        self._docs = found = key, self.embed(encoder, "doc")  # a local: another thread may mine meanwhile
+        found = self._docs  # a local: another thread may mine meanwhile
+        if found[0] != key:
+            found = _untrained.get(self.collection, (None, None))
+        if found[0] != key:
+            found = key, self.embed(encoder, "doc")
+        self._docs = found
         return found[1]
 
     def forget_forecast(self):
