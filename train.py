@@ -268,7 +268,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             tally["docs_encoded"] += len(batch.docs) * (1 + bool(queue.size))
             torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
             value, scores, off = gradients(args, retriever, batch, queue, picks, supply,
-                                      temperature=log_temperature.exp(), cached=plan["cached_gradients"],
+                                           temperature=log_temperature.exp(), cached=plan["cached_gradients"],
                                       scale=scaler.scale)
             if not torch.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value.item())
@@ -325,7 +325,8 @@ def train(args, parser, collection, folder, *, arm, seed, device):
         pick = order.picks(steps - 1)[:1]
         points = retriever.neighbourhood(chosen, int(pick[0]), supply.draw(
             pick, step=steps - 1, epoch=order.epoch(steps - 1)), supply.labels)
-    for alarm in health.check_geometry(geometry["effective_rank"], encoder.dim):
+    for alarm in health.check_end(rank=geometry["effective_rank"], dim=encoder.dim, dev=best["score"],
+                                  untrained=best["untrained"]["dev"][SELECT]):
         log.log({"step": steps} | alarm)
         print(f"warning: {alarm['alarm']}: {alarm['advice']}")
     summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm,
@@ -334,6 +335,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
     summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1),
                 "peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": metrics.mean(per_query),
                 "denominators": round(tally["denominators"]), "geometry": geometry,
+                "near_copies": supply.near_copies(),
                 "docs_encoded": tally["docs_encoded"] + retriever.encoded,
                 "bm25": bm25["test"], "bm25_dev": bm25["dev"], "untrained": best["untrained"]["test"],
                 "untrained_dev": best["untrained"]["dev"]}
@@ -473,7 +475,7 @@ def stop_non_finite(log, collection, batch, step, value):
     path = log.path / "non_finite_batch.json"
     if log.writes:
         run.write_json(path, {"step": step, "qids": [collection.queries.ids[row] for row in batch.queries],
-                          "doc_ids": [collection.docs.ids[row] for row in batch.docs]})
+                              "doc_ids": [collection.docs.ids[row] for row in batch.docs]})
     raise BadInput(f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; "
                    f"the batch is in {path}")
 

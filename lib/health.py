@@ -57,12 +57,17 @@ class Health:
                            "masked (--mask_margin, --guide), or the docs of other queries anyway?")
         self._absent = absent
 
-    def check_geometry(self, rank, dim):
-        """The alarm, if any, of the docs' effective rank after training."""
+    def check_end(self, *, rank, dim, dev, untrained):
+        """The alarms after training: the docs' effective rank; the dev measure, trained and untrained."""
+        found = []
         if rank < max(4.0, 0.02 * dim):
-            return [{"alarm": "collapsed space", "advice": f"the docs fill {rank:.1f} of {dim} dimensions; "
-                     "try a lower --lr or a higher --temperature"}]
-        return []
+            found.append({"alarm": "collapsed space", "advice": f"the docs fill {rank:.1f} of {dim} "
+                          "dimensions; try a lower --lr or a higher --temperature"})
+        if dev <= untrained:
+            found.append({"alarm": "no gain", "advice": f"dev went from {untrained:.4f} to {dev:.4f}; "
+                          "compare with --negatives in_batch, try a lower --lr, look at mine_negatives.py "
+                          "--audit 0.3"})
+        return found
 
     def state_dict(self):
         """What was seen and said so far."""

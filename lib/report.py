@@ -48,7 +48,15 @@ def compare(folder, *, measure):
     run.write_text(folder / "ablation.md", table)
     features = folder / "queries.json"
     draw(folder / "plots", result, runs, run.read_json(features) if features.exists() else None)
+    if audits := read_audits(folder):
+        plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['data']}")
     return table
+
+
+def read_audits(folder):
+    """[(source and run, filter, ranks, estimate)] of mine_negatives.py --audit of a comparison's runs."""
+    return [(f"{row['source']}, {path.parent.parent.name}", row["after"], row["ranks"], row)
+            for path in sorted(folder.glob("*/audit/*.json")) for row in run.read_json(path)["rows"]]
 
 
 # ------------------------------------------------------------------------------------------------ statistics
@@ -69,6 +77,8 @@ def analyse(runs, *, measure):
     tests = [metrics.paired_seeds(matrix[row["arm"]], matrix[first], seed=0) for row in rows[1:]]
     for row, test, p in zip(rows[1:], tests, metrics.holm([t["p"] for t in tests]) if tests else []):
         row["against_first"] = test | {"p_holm": p}
+        if test["difference"] < 0 and p < 0.05:
+            row["hurts"] = why(row, rows[0])
     order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
     steps = [metrics.paired_seeds(matrix[a], matrix[b], seed=0) for a, b in itertools.pairwise(order)]
     for (a, b), test, p in zip(itertools.pairwise(order), steps,
@@ -105,7 +115,48 @@ def arm_row(arm, of_arm, measure):
     row["forecast"] = {key: float(np.mean([f[0][key] for f in begun])) for key in begun[0][0]} \
         if all(begun) else None
     row["alarms"] = sorted({x["alarm"] for _, _, log in of_arm for x in log if "alarm" in x})
+    row["best_at"] = float(np.mean([s["best_step"] / s["steps"] for s in summaries]))
+    row["late"] = late_negatives(of_arm)
     return row
+
+
+def late_negatives(of_arm):
+    """{source: what its negatives did in the second half of training}, in_batch left out; means over seeds.
+
+    above: share of them above the positive; gradient: share of the gradient; near_copies: share of the last
+    list that resembles a positive, None for a source without lists.
+    """
+    found = {}
+    for summary, _, log in of_arm:
+        for x in (x for x in log if "loss" in x and x["step"] >= summary["steps"] / 2):
+            for source, row in x["sources"].items():
+                if source != "in_batch" and row["negatives"]:
+                    copies = summary.get("near_copies", {}).get(source)
+                    found.setdefault(source, []).append((row["above"], row["gradient"], copies))
+    return {source: {key: None if None in values else float(np.mean(values))
+                     for key, values in zip(("above", "gradient", "near_copies"), zip(*rows))}
+            for source, rows in found.items()}
+
+
+def why(row, first):
+    """What may explain that an arm is worse than the first: sentences, each with what to try."""
+    found = []
+    for source, late in row["late"].items():
+        if (late["near_copies"] or 0) > 0.02:
+            found.append(f"{late['near_copies']:.0%} of what {source} mined are near-copies of a positive "
+                         "(--filters near_copy:0.5)")
+        if late["above"] > 0.1:
+            found.append(f"{late['above']:.0%} of {source}'s negatives still stood above the positive in the "
+                         "second half of training: unlabelled positives, or too hard for this encoder "
+                         "(mine_negatives.py --audit 0.3; --filters percpos:0.95)")
+    few, many = (arm["geometry"]["effective_negatives"] for arm in (row, first))
+    if few < many / 2:
+        found.append(f"the gradient of a query came from {few:.1f} negatives, not {many:.1f}: they crowd out "
+                     "the rest (fewer of them, a higher --temperature)")
+    if row["best_at"] <= 0.5 < first["best_at"]:
+        found.append(f"dev was best at {row['best_at']:.0%} of the steps and fell from there "
+                     "(fewer --epochs, or hard negatives later: in_batch,refresh:4@0.5)")
+    return found or ["nothing in its logs stands out; read the examples of mine_negatives.py --audit 0.3"]
 
 
 def _correlation(a, b):
@@ -153,6 +204,9 @@ def to_table(result):
             sign = ">" if test["p_holm"] < 0.05 else "≈"
             chain.append(f"{sign} {test['below']} (p {test['p_holm']:.3f})")
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
+    for row in result["arms"]:
+        if "hurts" in row:
+            text.append(f"**{row['arm']} hurts.** What its runs say: {'; '.join(row['hurts'])}.\n")
     if result.get("forecast"):
         told = ", ".join(f"{key} {'n/a' if rho is None else f'{rho:+.2f}'}"
                          for key, rho in result["forecast"].items())

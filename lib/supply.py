@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from lib import filters, negatives
+from lib import filters, negatives, run
 from lib.run import BadInput
 
 
@@ -175,6 +175,14 @@ class Supply:
         if (source, band) not in self.labels:
             self.labels.append((source, band))
         return 1 + self.labels.index((source, band))
+
+    def near_copies(self, queries=64):
+        """{source: share of near-copies of a positive in its lists}, from a sample of the queries."""
+        shares = {}
+        for source, (found, _) in self._lists.items():
+            sample = run.permutation(len(found.docs), "near_copies", 0)[:queries]
+            shares[source] = filters.near_copies(negatives.select(found, sample), self.collection)
+        return shares
 
     def teacher(self, batch, picks):
         """(B, N) teacher scores of the batch's docs from the file's records, nan where it has none."""

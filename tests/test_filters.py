@@ -329,6 +329,14 @@ def test_near_copies_of_any_known_positive_are_found(copied):
     assert ids(copied, found) == [["else", "s-more"], docs]
 
 
+@pytest.mark.parametrize("similarity, wanted", [(0.7, 2), (0.31, 3), (0.32, 2), (1.0, 0)])
+def test_the_share_of_near_copies_is_exact(copied, similarity, wanted):
+    docs = ["p-word", "else", "p-half", "r-word", "s-more"]  # p-half shares 28 of 88 shingles: .318
+    candidates = listed(copied, [docs, docs, []], queries=["q", "other", "q"])
+    assert filters.near_copies(candidates, copied, similarity=similarity) == wanted / 10
+    assert filters.near_copies(listed(copied, [[], []], queries=["q", "other"]), copied) is None
+
+
 @pytest.mark.parametrize("similarity", [0.05, 0.2, 0.5, 1.0])
 def test_near_copies_equal_a_loop_over_signatures(collection, similarity):
     rows = np.arange(len(collection.queries))

@@ -37,7 +37,7 @@ def test_a_training_that_goes_well_raises_none():
         loss = math.log(128) * (1 - 0.9 * step / STEPS)
         numbers = stats(positive=0.4 + 0.5 * step / STEPS, hardest=0.5, refresh=(4.0, 0.25), bm25=(4.0, 0.05))
         assert health.check(step, STEPS, numbers | {"info_nce": loss}) == []
-    assert health.check_geometry(200.0, 768) == []
+    assert health.check_end(rank=200.0, dim=768, dev=0.4, untrained=0.3) == []
 
 
 @pytest.mark.parametrize("negatives", [7.0, 127.0, 1023.0])
@@ -111,6 +111,13 @@ def test_what_was_seen_goes_on_after_a_pause(tmp_path):
     [(1.0, 32, True), (3.9, 32, True), (4.1, 32, False), (15.0, 768, True), (16.0, 768, False)],
 )
 def test_a_collapsed_space(rank, dim, raised):
-    found = Health().check_geometry(rank, dim)
+    found = Health().check_end(rank=rank, dim=dim, dev=0.4, untrained=0.3)
     assert [alarm["alarm"] for alarm in found] == ["collapsed space"] * raised
     assert all(f"{rank:.1f} of {dim} dimensions" in alarm["advice"] for alarm in found)
+
+
+@pytest.mark.parametrize("dev, raised", [(0.31, False), (0.3, True), (0.1, True)])
+def test_a_training_that_was_for_nothing(dev, raised):
+    found = Health().check_end(rank=100.0, dim=768, dev=dev, untrained=0.3)
+    assert [alarm["alarm"] for alarm in found] == ["no gain"] * raised
+    assert all(f"from 0.3000 to {dev:.4f}" in alarm["advice"] for alarm in found)

@@ -21,6 +21,7 @@ def made(arm, values, *, seed=0, forecast=None, alarms=(), **costs):
         "steps": 7, "bm25": dict.fromkeys(MEASURES, 0.25), "untrained": dict.fromkeys(MEASURES, 0.125),
         "test": metrics.mean(per_query), "train_s": 60.0, "mine_s": 0.0, "denominators": 900,
         "docs_encoded": 100, "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0},
+        "best_step": 7, "near_copies": {},
     } | costs  # fmt: skip
     sources = {name: {"negatives": 4.0, "above": 0.1, "gradient": 0.5} for name in ("in_batch", "bm25")}
     log = [{"step": 0, "dev": dict.fromkeys(MEASURES, 0.1)}]
@@ -111,6 +112,51 @@ def test_the_forecasts_rank_correlation_has_its_sign(sign):
     assert f"loss {sign:+.2f}, above +0.45, explicit n/a" in text
     for few in (runs[:2], runs[:3] + [made("other", BASE)]):  # too few; not of all
         assert "forecast" not in analyse(few) and "Forecast" not in report.to_table(analyse(few))
+
+
+def harmed(**late):
+    """a, and b that is .1 worse; late: above, gradient, copies, effective or best_step of b's runs."""
+    runs = [made("a", BASE + 0.1), made("b", BASE + noise(1, 0.01), best_step=late.get("best_step", 7))]
+    summary, _, log, _ = runs[1]
+    summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
+    source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
+    log[2] |= {"effective": late.get("effective", 9.0), "sources": log[2]["sources"] | {"bm25": source}}
+    return runs
+
+
+@pytest.mark.parametrize(
+    "late, wanted",
+    [
+        ({}, ["nothing in its logs stands out"]),
+        ({"copies": 0.25}, ["25% of what bm25 mined are near-copies"]),
+        ({"above": 0.3}, ["30% of bm25's negatives still stood above"]),
+        ({"effective": 3.0}, ["from 3.0 negatives, not 9.0"]),
+        ({"best_step": 3}, ["dev was best at 43% of the steps"]),
+        ({"copies": 0.03, "above": 0.11}, ["3% of what bm25", "11% of bm25's"]),
+        ({"copies": 0.01, "above": 0.09, "effective": 5.0, "best_step": 4}, ["nothing in its logs"]),
+    ],
+    ids=str,
+)
+def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
+    result = analyse(harmed(**late))
+    a, b = result["arms"]
+    assert "hurts" not in a and len(b["hurts"]) == len(wanted)
+    assert all(part in found for part, found in zip(wanted, b["hurts"]))
+    assert f"**b hurts.** What its runs say: {b['hurts'][0]}" in report.to_table(result)
+
+
+def test_an_arm_that_is_no_worse_does_not_hurt():
+    for runs in (three_arms(), [made("a", BASE), made("b", BASE - 0.0001 + noise(1))]):
+        result = analyse(runs)
+        assert not any("hurts" in row for row in result["arms"]) and "hurts" not in report.to_table(result)
+
+
+def test_late_negatives_are_those_of_the_second_half():
+    runs = harmed(above=0.3, gradient=0.8, copies=0.1)
+    row = report.late_negatives([run[:3] for run in runs[1:]])
+    assert row == {"bm25": {"above": 0.3, "gradient": 0.8, "near_copies": 0.1}}  # step 0 says .1 and .5
+    runs[1][0]["near_copies"] = {}  # random draws from no list
+    assert report.late_negatives([run[:3] for run in runs[1:]])["bm25"]["near_copies"] is None
 
 
 def test_alarms_are_told_once():
@@ -229,6 +275,18 @@ def test_a_comparison_is_written_and_written_again_alike(tmp_path):
     json.loads((folder / "ablation.json").read_text("utf-8"), parse_constant=pytest.fail)
     result = analyse(report.read_runs(folder))
     assert run.read_json(folder / "ablation.json") == json.loads(json.dumps(result))
+
+
+def test_audits_of_its_runs_are_drawn_together(tmp_path):
+    folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
+    rows = {"a-s0": "bm25", "b-s0": "dense"}
+    for name, source in rows.items():
+        row = {"source": source, "after": "none", "ranks": "all", "rate": 0.01, "interval": [0.005, 0.02]}
+        run.write_json(folder / name / "audit/made-train.json", {"rows": [row]})
+    labels = [(label, after, ranks) for label, after, ranks, _ in report.read_audits(folder)]
+    assert labels == [("bm25, a-s0", "none", "all"), ("dense, b-s0", "none", "all")]
+    report.compare(folder, measure="mrr@10")
+    assert (folder / "plots/audit.png").read_bytes().startswith(PNG)
 
 
 def test_a_run_that_was_measured_on_another_collection_too(tmp_path):

@@ -131,6 +131,8 @@ def check_run(folder, arm, *, sources, seed=0):
     assert [line for line in lines if "dev" in line][-1]["step"] == 4
     per_query = formats.read_per_query(folder / "eval" / "tiny-test" / "per_query.jsonl")
     assert metrics.mean(per_query) == pytest.approx(summary["test"])
+    mined = {name.partition(" (")[2].rstrip(")") or name for name in sources} & {*negatives.MINED}
+    assert set(summary["near_copies"]) == mined and all(0 <= s <= 1 for s in summary["near_copies"].values())
     assert set(summary["geometry"]) == {"alignment", "uniformity", "effective_rank"}
     assert 1 <= summary["geometry"]["effective_rank"] <= 32 and 0 <= summary["geometry"]["alignment"] <= 4
     counted = sum(found["negatives"] for line in losses for found in line["sources"].values())

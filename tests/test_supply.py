@@ -105,6 +105,17 @@ def mined(seen):
 # ---------------------------------------------------------------------------------------------------- stages
 
 
+def test_near_copies_are_counted_in_every_list(tiny, monkeypatch):
+    made, order, miner = make_supply("random:2+bm25:2+refresh:2", tiny)
+    assert made.near_copies() == {}  # nothing is mined yet
+    made.prepare(0)
+    asked = []
+    monkeypatch.setattr(filters, "near_copies", lambda found, collection: asked.append(found) or 0.25)
+    assert made.near_copies(queries=5) == {"bm25": 0.25, "refresh": 0.25}
+    assert [found.source for found in asked] == ["bm25", "refresh"]
+    assert all(len(set(found.queries.tolist())) == 5 and found.docs.shape[1] == 3 for found in asked)
+
+
 def test_in_batch_needs_nothing(tiny):
     made, order, miner = make_supply("in_batch", tiny)
     assert play(made, order, miner) == [({}, {}, {}, {})] * 12 and not miner.calls and not miner.probes
