@@ -8,8 +8,8 @@
 
 An arm is source:K, joined by + and staged by a comma, as in bm25:2+refresh:2 or random:4,refresh:4@0.3.
 Sources: in_batch (nothing explicit) | random:K | bm25:K | dense:K (mined once, by the model as its stage
-begins) | refresh:K (mined again and again) | adore:K (top K of the current query vectors over frozen docs,
-at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (of mine_negatives.py).
+begins) | refresh:K (mined again and again) | adore:K (as refresh, by the current query vectors over frozen
+docs, at every step) | queue:N (the last N docs, from the averaged encoder) | file:K (of mine_negatives.py).
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
