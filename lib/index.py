@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from lib.run import BadInput, atomic_path, cache_dir, fingerprint, read_json, write_json
 
-# queries times dimensions from which faiss multiplies matrices; by default 128,000, which makes the search for
-# a single batch (adore, at every step) five times as slow
+# queries times dimensions from which faiss multiplies matrices; its default, 128,000, makes the search for a
+# single batch (adore, at every step) five times as slow
 faiss.cvar.distance_compute_blas_threshold = 1024
 
 
