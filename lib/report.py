@@ -153,6 +153,11 @@ def why(row, first):
     if few < many / 2:
         found.append(f"the gradient of a query came from {few:.1f} negatives, not {many:.1f}: they crowd out "
                      "the rest (fewer of them, a higher --temperature)")
+    mine, theirs = (arm["geometry"]["uniformity"] for arm in (row, first))
+    if mine > theirs + 0.1:
+        found.append(f"its docs are spread less evenly (uniformity {mine:.2f} against {theirs:.2f}), which "
+                     "costs deep recall: negatives from a fixed list or without gradient (bm25, dense, "
+                     "adore, queue) leave the rest of the corpus alone (refresh:4, random:2+bm25:2)")
     if row["best_at"] <= 0.5 < first["best_at"]:
         found.append(f"dev was best at {row['best_at']:.0%} of the steps and fell from there "
                      "(fewer --epochs, or hard negatives later: in_batch,refresh:4@0.5)")

@@ -115,10 +115,11 @@ def test_the_forecasts_rank_correlation_has_its_sign(sign):
 
 
 def harmed(**late):
-    """a, and b that is .1 worse; late: above, gradient, copies, effective or best_step of b's runs."""
+    """a, and b that is .1 worse; late: what differs in the runs of b."""
     runs = [made("a", BASE + 0.1), made("b", BASE + noise(1, 0.01), best_step=late.get("best_step", 7))]
     summary, _, log, _ = runs[1]
     summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
+    summary["geometry"] = summary["geometry"] | {"uniformity": late.get("uniformity", -2.0)}
     source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
     log[2] |= {"effective": late.get("effective", 9.0), "sources": log[2]["sources"] | {"bm25": source}}
     return runs
@@ -132,8 +133,10 @@ def harmed(**late):
         ({"above": 0.3}, ["30% of bm25's negatives still stood above"]),
         ({"effective": 3.0}, ["from 3.0 negatives, not 9.0"]),
         ({"best_step": 3}, ["dev was best at 43% of the steps"]),
+        ({"uniformity": -1.8}, ["uniformity -1.80 against -2.00"]),
         ({"copies": 0.03, "above": 0.11}, ["3% of what bm25", "11% of bm25's"]),
         ({"copies": 0.01, "above": 0.09, "effective": 5.0, "best_step": 4}, ["nothing in its logs"]),
+        ({"uniformity": -1.95}, ["nothing in its logs"]),
     ],
     ids=str,
 )
