@@ -127,17 +127,22 @@ def curves(path, lines, *, measure):
         legend_beside(axes[1])
 
 
-def hardness(path, lines):
-    """By arm and source, {(arm, source): [(step, above, gradient)]}: hardness and share of the gradient."""
+def hardness(path, arms):
+    """Hardness and share of the gradient of {arm: {source: [(step, above, gradient)]}}, means over seeds.
+
+    Sources of one arm share its colour; the second and later ones have hollow marks.
+    """
     with figure(path, 2) as axes:
         for ax, (column, label) in zip(axes, ((1, "negatives above their positive (%)"),
                                               (2, "share of the gradient (%)"))):
-            for ((arm, source), points), (colour, mark, dash) in zip(lines.items(), itertools.cycle(STYLES)):
-                values = np.array(points)
-                ax.plot(values[:, 0], 100 * values[:, column], color=colour, marker=mark, markersize=3,
-                        linestyle=dash, label=f"{source} in {arm}" if "+" in arm or "," in arm else arm)
+            for (arm, sources), (colour, mark, dash) in zip(arms.items(), itertools.cycle(STYLES)):
+                for number, (source, points) in enumerate(sources.items()):
+                    values = np.array(points)
+                    ax.plot(values[:, 0], 100 * values[:, column], color=colour, marker=mark, markersize=4,
+                            linestyle=dash, markerfacecolor="white" if number else colour,
+                            label=f"{source} in {arm}" if len(sources) > 1 else arm)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
-        if lines:
+        if any(arms.values()):
             legend_beside(axes[1])
 
 
@@ -168,8 +173,8 @@ def gains(path, found, *, measure, first):
     """Where arms gain over the first: {feature: {arm: [(bin, mean, standard error)]}}, a panel a feature."""
     with figure(path, len(found), width=4.4) as axes:
         for ax, (name, of_arm) in zip(np.atleast_1d(axes), found.items()):
-            for number, ((arm, bins), (colour, mark, dash)) in enumerate(
-                    zip(of_arm.items(), itertools.cycle(STYLES))):
+            styles = itertools.islice(itertools.cycle(STYLES), 1, None)  # the first arm's is the first
+            for number, ((arm, bins), (colour, mark, dash)) in enumerate(zip(of_arm.items(), styles)):
                 x = np.arange(len(bins)) + 0.04 * (number - len(of_arm) / 2)
                 ax.errorbar(x, [m for _, m, _ in bins], [e for _, _, e in bins], color=colour, marker=mark,
                             markersize=4, linestyle=dash, linewidth=1, label=arm)

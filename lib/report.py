@@ -252,15 +252,17 @@ def _curves(runs, measure):
 
 
 def _by_source(runs):
-    """{(arm, source): [(step, above, gradient)]} of the first seed, but for in_batch."""
-    lines = {}
+    """{arm: {source: [(step, above, gradient)]}} without in_batch, means over seeds; in_batch's own is {}."""
+    found = {}
     for summary, _, log, _ in runs:
+        of_arm = found.setdefault(summary["negatives"], {})
         for x in log:
             for source, row in x.get("sources", {}).items():
-                if source != "in_batch" and row["negatives"] and summary["seed"] == runs[0][0]["seed"]:
-                    lines.setdefault((summary["negatives"], source), []).append(
-                        (x["step"], row["above"], row["gradient"]))
-    return lines
+                if source != "in_batch" and row["negatives"]:
+                    at = of_arm.setdefault(source, {}).setdefault(x["step"], [])
+                    at.append((row["above"], row["gradient"]))
+    return {arm: {source: [(step, *np.mean(values, axis=0)) for step, values in sorted(at.items())]
+                  for source, at in of_arm.items()} for arm, of_arm in found.items()}
 
 
 def _gains(runs, features, measure):

@@ -72,8 +72,10 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
         pytest.param(lambda path: plots.arms(path, result(ARMS[0])), id="one arm"),
         pytest.param(lambda path: plots.curves(path, MANY, measure="mrr@10"), id="curves"),
         pytest.param(
-            lambda path: plots.hardness(path, {("bm25:4", "bm25"): [(0, 0.5, 0.2), (9, 0.1, 0.4)],
-                                               ("bm25:1+random:1", "random"): [(9, 0.0, 0.1)]}),
+            lambda path: plots.hardness(path, {
+                "in_batch": {}, "bm25:4": {"bm25": [(0, 0.5, 0.2), (9, 0.1, 0.4)]},
+                "a:2+b:2": {"a": [(0, 0.5, 0.2)], "b": [(0, 0.4, 0.1)]},
+            }),  # fmt: skip
             id="hardness",
         ),
         pytest.param(lambda path: plots.geometry(path, ARMS), id="geometry"),

@@ -317,6 +317,18 @@ def test_a_grid_of_temperatures_has_a_figure(tmp_path):
     assert (tmp_path / "temperature.png").read_bytes().startswith(PNG)
 
 
+def test_sources_are_followed_as_means_over_seeds():
+    runs = three_arms()
+    runs[3][2][1]["sources"] = {"bm25": {"negatives": 4.0, "above": 0.3, "gradient": 0.7}}  # seed 1 of b
+    found = report._by_source(runs)
+    assert list(found) == ["a", "b", "c"] and list(found["b"]) == ["bm25"]
+    np.testing.assert_allclose(found["b"]["bm25"], [(0, 0.2, 0.6), (6, 0.1, 0.5)])
+    for _, _, log, _ in runs[:2]:
+        for line in (x for x in log if "sources" in x):
+            line["sources"] = {"in_batch": line["sources"]["in_batch"]}
+    assert report._by_source(runs)["a"] == {}
+
+
 def test_gains_are_means_over_quarters_of_the_queries():
     runs = [made("a", BASE), made("b", BASE + np.repeat([0.0, 0.1, 0.2, 0.3], 15))]
     features = {f"q{i}": {"place": i, "same": 5} for i in range(60)}
