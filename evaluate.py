@@ -29,7 +29,9 @@ def parse_args():
         help="drop: a doc whose id is the query's own is no result")
     add("--compare", nargs="+", metavar="RUN",
         help="two run folders, both measured on the same collection and split; or one of several arms")
-    add("--measure", default="mrr@10", choices=metrics.MEASURES, help="what --compare draws")
+    add("--measure", default="mrr@10", choices=metrics.MEASURES, help="what --compare tests and draws")
+    add("--against", metavar="ARM", help="the arm of --compare FOLDER that the others are tested against; "
+        "default: the first")
     add("--seed", type=int, default=0, help="decides the resampling of --compare")
     add("--name", help="run folder below runs/ for --retriever bm25; default: COLLECTION-bm25")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
@@ -37,6 +39,8 @@ def parse_args():
     args = parser.parse_args()
     if args.compare and len(args.compare) > 2:
         raise BadInput("--compare takes two runs, or one of several arms; train more as arms of one command")
+    if args.against and len(args.compare or ()) != 1:
+        raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
     if not args.compare and args.retriever == "dense" and not args.run:
         raise BadInput("say what to measure: --run R, --retriever bm25, or --compare A B")
     if args.depth < 100:
@@ -47,7 +51,7 @@ def parse_args():
 def main():
     args, parser = parse_args()
     if args.compare and len(args.compare) == 1:
-        print(report.compare(args.compare[0], measure=args.measure))
+        print(report.compare(args.compare[0], measure=args.measure, against=args.against))
         return print(f"wrote   {args.compare[0]}/ablation.json, ablation.md, plots/")
     if args.compare:
         return compare(args)

@@ -38,10 +38,14 @@ def read_runs(folder):
     return [found[job] for job in jobs]
 
 
-def compare(folder, *, measure):
+def compare(folder, *, measure, against=None):
     """Write ablation.json, ablation.md and plots/ of a comparison; returns the table."""
     folder = pathlib.Path(folder)
     runs = read_runs(folder)
+    if against is not None:  # that arm comes first, and the others are tested against it
+        if against not in (arms := dict.fromkeys(summary["negatives"] for summary, *_ in runs)):
+            raise BadInput(f"--against {against!r}: no arm of {folder}; it has {', '.join(arms)}")
+        runs.sort(key=lambda one: one[0]["negatives"] != against)
     result = analyse(runs, measure=measure)
     table = to_table(result)
     run.write_json(folder / "ablation.json", result)

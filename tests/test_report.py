@@ -292,6 +292,16 @@ def test_audits_of_its_runs_are_drawn_together(tmp_path):
     assert (folder / "plots/audit.png").read_bytes().startswith(PNG)
 
 
+def test_another_arm_to_compare_with(tmp_path):
+    folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
+    assert "| mrr@10 against b [95 %] |" in report.compare(folder, measure="mrr@10", against="b")
+    b, a, c = run.read_json(folder / "ablation.json")["arms"]
+    assert [row["arm"] for row in (b, a, c)] == ["b", "a", "c"] and "against_first" not in b
+    assert a["against_first"]["difference"] == pytest.approx(-0.1 - noise(1).mean()) and "hurts" in a
+    with pytest.raises(BadInput, match="--against 'd': no arm of .*; it has a, b, c"):
+        report.compare(folder, measure="mrr@10", against="d")
+
+
 def test_a_run_that_was_measured_on_another_collection_too(tmp_path):
     folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
     table = report.compare(folder, measure="mrr@10")
