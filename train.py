@@ -269,7 +269,7 @@ def train(args, parser, collection, folder, *, arm, seed, device):
             torch.manual_seed(run.stream("dropout", seed, step, dist.rank()))
             value, scores, off = gradients(args, retriever, batch, queue, picks, supply,
                                            temperature=log_temperature.exp(), cached=plan["cached_gradients"],
-                                      scale=scaler.scale)
+                                           scale=scaler.scale)
             if not torch.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value.item())
             dist.sum_gradients(trained)  # not the temperature's: each process has all of it
