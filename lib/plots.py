@@ -184,17 +184,18 @@ def gains(path, found, *, measure, first):
         legend_beside(np.atleast_1d(axes)[-1])
 
 
-def grid(path, rows, columns, values, *, measure):
-    """A heat map of the measure: rows of arms, columns of temperatures; the best of each row in bold."""
+def grid(path, rows, columns, values, *, title):
+    """A heat map of values (R, C): rows of arms, columns of temperatures; the best of each row in bold."""
     with figure(path, width=1.6 + 1.1 * len(columns), height=1.4 + 0.5 * len(rows)) as ax:
         ax.grid(False)
         ax.imshow(values, cmap="Greys", aspect="auto", vmin=values.min() - np.ptp(values) * 0.2,
-                  vmax=values.max() + np.ptp(values) * 0.4)
+                  vmax=values.max() + np.ptp(values))  # light enough for black figures
         for (i, j), value in np.ndenumerate(values):
             ax.annotate(f"{value:.3f}", (j, i), ha="center", va="center",
                         weight="bold" if value == values[i].max() else "normal")
         ax.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(len(rows)), yticklabels=rows,
-               xlabel="temperature", title=f"test {measure.upper()}")
+               xlabel="temperature; bold: the best of a row")
+        ax.set_title(title, fontsize=10)
 
 
 def neighbourhood(path, points, *, title):

@@ -53,7 +53,7 @@ def compare(folder, *, measure, against=None):
     features = folder / "queries.json"
     draw(folder / "plots", result, runs, run.read_json(features) if features.exists() else None)
     if audits := read_audits(folder):
-        plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['data']}")
+        plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {_name(result)}")
     return table
 
 
@@ -241,7 +241,8 @@ def draw(folder, result, runs, features):
         plots.gains(folder / "gains.png", _gains(runs, features, measure), measure=measure,
                     first=result["arms"][0]["arm"])
     if grid := _grid(result):
-        plots.grid(folder / "temperature.png", *grid, measure=measure)
+        plots.grid(folder / "temperature.png", *grid,
+                   title=f"test {measure.upper()}, {_name(result)}, mean of {len(result['seeds'])} seeds")
 
 
 def _curves(runs, measure):
@@ -291,6 +292,11 @@ def _gains(runs, features, measure):
                 gain = (means[arm] - means[first])[inside]
                 gains[name][arm].append((label, gain.mean(), gain.std() / np.sqrt(len(gain))))
     return gains
+
+
+def _name(result):
+    """The collection's, without the folder that it lies in."""
+    return pathlib.Path(result["data"]).name
 
 
 def _grid(result):

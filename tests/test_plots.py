@@ -90,11 +90,11 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
         ),
         pytest.param(
             lambda path: plots.grid(path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]),
-                                    measure="mrr@10"),
+                                    title="t"),
             id="grid",
         ),
         pytest.param(
-            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), measure="mrr@10"),
+            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), title="t"),
             id="grid of equals",
         ),
         pytest.param(lambda path: plots.neighbourhood(path, POINTS, title="t"), id="neighbourhood"),
@@ -155,7 +155,7 @@ def test_arms_show_every_seed_their_mean_and_what_is_significant(drawn):
 
 
 def test_a_grid_has_its_best_in_bold(drawn):
-    (ax,) = drawn(plots.grid, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.4, 0.3]]), measure="mrr@10")
+    (ax,) = drawn(plots.grid, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.4, 0.3]]), title="t")
     bold = [text.get_text() for text in ax.texts if text.get_weight() == "bold"]
     assert texts(ax) == ["0.100", "0.200", "0.400", "0.300"] and bold == ["0.200", "0.400"]
 
