@@ -13,6 +13,7 @@ docs, at every step) | queue:N (the last N docs, from the averaged encoder) | fi
 Every arm of a command starts from the same weights, sees the same queries in the same order and takes the
 same number of steps.
 """
+import functools
 import math
 
 import numpy as np
@@ -148,11 +149,10 @@ def main():
         file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
     if args.refresh_lag and dist.world() > 1:
         raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
-    jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
-    if len(set(jobs)) < len(jobs):
+    if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
         raise BadInput("--negatives or --seeds name the same run twice")
-    if len(jobs) == 1:
-        (arm, seed), = jobs
+    if len(args.negatives) == len(args.seeds) == 1:
+        (arm,), (seed,) = args.negatives, args.seeds
         folder = run.run_path(args.name or f"{collection.name}-{slug(arm)}-s{seed}")
         summary = train(options.arm_args(args, parser, arm), parser, collection, folder, arm=arm, seed=seed,
                         device=device)
@@ -160,34 +160,47 @@ def main():
         print(f"\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json"
               f"\nnext    python build_index.py --run {folder}")
     else:
-        folder = run.run_path(args.name or f"{collection.name}-ablation")
-        run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
-                       config=run.record(args, parser, derived={}, inputs=inputs(collection)))
-
-        def pilot(arm, steps):
-            own = options.arm_args(args, parser, arm)
-            own.steps, own.overwrite, own.eval_every = steps, True, None
-            summary = train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0],
-                            device=device)
-            if dist.is_main():
-                run.remove(folder / "pilot")
-            return summary
-
-        for number, (arm, seed) in enumerate(jobs, 1):
-            print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
-            path = folder / f"{slug(arm)}-s{seed}"
-            own = options.arm_args(args, parser, arm)
-            if not (args.resume and (path / "summary.json").exists()):
-                own.steps = matched_steps(args, parser, collection, arm, pilot)
-            train(own, parser, collection, path, arm=arm, seed=seed, device=device)
-        features = query_features(collection, "test")
-        if dist.is_main():
-            run.write_json(folder / "queries.json", features)
-            table = report.compare(folder, measure=SELECT)
-            print(f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
-                  f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
-                  f"\n        python build_index.py --run {path}")
+        compare(args, parser, collection, run.run_path(args.name or f"{collection.name}-ablation"), device)
     dist.stop()
+
+
+def compare(args, parser, collection, folder, device):
+    """Train every arm with every seed, but for what is finished; then tables and figures of all."""
+    run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(),
+                   config=run.record(args, parser, derived={}, inputs=inputs(collection)))
+
+    @functools.cache
+    def pilot(arm, steps):
+        own = options.arm_args(args, parser, arm)
+        own.steps, own.overwrite, own.eval_every = steps, True, None
+        train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0], device=device)
+        dist.barrier()
+        tried = run.read_json(folder / "pilot" / "summary.json")  # process 0's clock, for all
+        dist.barrier()
+        if dist.is_main():
+            run.remove(folder / "pilot")
+        return tried
+
+    decided = folder / "matched_steps.json"  # seconds are not measured again when a comparison continues
+    with dist.main_first():
+        known = run.read_json(decided) if decided.exists() else {}
+    steps = known or {arm: matched_steps(args, parser, collection, arm, pilot) for arm in args.negatives}
+    if dist.is_main() and args.match != "steps":
+        run.write_json(decided, steps)
+    jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
+    for number, (arm, seed) in enumerate(jobs, 1):
+        print(f"\n== run {number} of {len(jobs)}: {arm}, seed {seed}")
+        path = folder / f"{slug(arm)}-s{seed}"
+        own = options.arm_args(args, parser, arm)
+        own.steps = steps[arm]
+        train(own, parser, collection, path, arm=arm, seed=seed, device=device)
+    features = query_features(collection, "test")
+    if dist.is_main():
+        run.write_json(folder / "queries.json", features)
+        table = report.compare(folder, measure=SELECT)
+        print(f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
+              f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
+              f"\n        python build_index.py --run {path}")
 
 
 def train(args, parser, collection, folder, *, arm, seed, device):

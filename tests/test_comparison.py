@@ -273,6 +273,22 @@ def test_matched_arms_get_as_much(desk):
     assert second["docs_encoded"] != first["docs_encoded"]
 
 
+def test_seconds_are_measured_once(desk, monkeypatch):
+    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--match", "seconds", "--name", "timed")
+    flags += ("--negatives", "in_batch", "random:2", "--seeds", 0, 1)
+    start(train, desk, *flags)
+    folder = desk / "runs/timed"
+    steps = run.read_json(folder / "matched_steps.json")
+    assert steps["in_batch"] == 20 and steps["random:2"] > 0 and not (folder / "pilot").exists()
+    for arm, count in steps.items():  # alike for all seeds
+        assert [run.read_json(one(folder, arm, s) / "summary.json")["steps"] for s in (0, 1)] == [count] * 2
+    (one(folder, "random:2", 1) / "summary.json").unlink()  # as if it had been killed
+    shutil.rmtree(one(folder, "random:2", 1) / "encoder")
+    monkeypatch.setattr(train, "matched_steps", pytest.fail)
+    start(train, desk, *flags, "--resume")
+    assert run.read_json(one(folder, "random:2", 1) / "summary.json")["steps"] == steps["random:2"]
+
+
 @pytest.mark.parametrize("arm", ["dense:1", "adore:1", "refresh:1"])
 def test_docs_encoded_holds_those_of_the_mining(desk, tiny, arm):
     flags = ("--batch_size", 8, "--steps", 2, "--refresh_every", 9, "--negatives", arm)
