@@ -33,8 +33,9 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
 
 
 def legend_beside(ax):
-    """A legend to the right of the axes: the names of arms are long, and there may be many."""
-    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    """A legend to the right of the axes: the names of arms are long, and there may be many, or none."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def training(path, log, *, title):
@@ -142,8 +143,7 @@ def hardness(path, arms):
                             linestyle=dash, markerfacecolor="white" if number else colour,
                             label=f"{source} in {arm}" if len(sources) > 1 else arm)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
-        if any(arms.values()):
-            legend_beside(axes[1])
+        legend_beside(axes[1])
 
 
 def geometry(path, rows):

@@ -215,7 +215,7 @@ def to_table(result):
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
     for row in result["arms"]:
         if "hurts" in row:
-            text.append(f"**{row['arm']} hurts.** What its runs say: {'; '.join(row['hurts'])}.\n")
+            text.append(f"**{row['arm']} hurts {measure}.** What its runs say: {'; '.join(row['hurts'])}.\n")
     if result.get("forecast"):
         told = ", ".join(f"{key} {'n/a' if rho is None else f'{rho:+.2f}'}"
                          for key, rho in result["forecast"].items())

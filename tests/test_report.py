@@ -145,7 +145,7 @@ def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
     a, b = result["arms"]
     assert "hurts" not in a and len(b["hurts"]) == len(wanted)
     assert all(part in found for part, found in zip(wanted, b["hurts"]))
-    assert f"**b hurts.** What its runs say: {b['hurts'][0]}" in report.to_table(result)
+    assert f"**b hurts mrr@10.** What its runs say: {b['hurts'][0]}" in report.to_table(result)
 
 
 def test_an_arm_that_is_no_worse_does_not_hurt():
