@@ -8,6 +8,7 @@ from scipy import stats
 from lib import formats, metrics, plots, run
 from lib.run import BadInput
 
+DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 BUDGETS = {"steps": "steps", "denominators": "negatives in denominators per query",
            "docs_encoded": "docs encoded, mining included", "seconds": "seconds, mining included"}
 
@@ -74,15 +75,18 @@ def analyse(runs, *, measure):
     for summary, values, _, _ in runs:
         if values.keys() != runs[0][1].keys():
             raise BadInput(f"{summary['name']} was measured on other queries than {runs[0][0]['name']}")
-    matrix = {arm: np.array([[values[qid][measure] for qid in qids] for _, values, _ in of_arm])
-              for arm, of_arm in arms.items()}                                          # (S, Q)
     rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
     first = rows[0]["arm"]
-    tests = [metrics.paired_seeds(matrix[row["arm"]], matrix[first], seed=0) for row in rows[1:]]
-    for row, test, p in zip(rows[1:], tests, metrics.holm([t["p"] for t in tests]) if tests else []):
-        row["against_first"] = test | {"p_holm": p}
-        if test["difference"] < 0 and p < 0.05:
-            row["hurts"] = why(row, rows[0])
+    for name in dict.fromkeys((DEEP, measure)):  # an arm may lift the top and lose what lies deep
+        matrix = {arm: np.array([[values[qid][name] for qid in qids] for _, values, _ in of_arm])
+                  for arm, of_arm in arms.items()}                                      # (S, Q)
+        tests = [metrics.paired_seeds(matrix[row["arm"]], matrix[first], seed=0) for row in rows[1:]]
+        for row, test, p in zip(rows[1:], tests, metrics.holm([t["p"] for t in tests]) if tests else []):
+            if name == measure:
+                row["against_first"] = test | {"p_holm": p}
+            if test["difference"] < 0 and p < 0.05:
+                row.setdefault("hurts", {})[name] = {"difference": test["difference"], "p_holm": p}
+                row["why"] = why(row, rows[0])
     order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
     steps = [metrics.paired_seeds(matrix[a], matrix[b], seed=0) for a, b in itertools.pairwise(order)]
     for (a, b), test, p in zip(itertools.pairwise(order), steps,
@@ -215,7 +219,9 @@ def to_table(result):
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
     for row in result["arms"]:
         if "hurts" in row:
-            text.append(f"**{row['arm']} hurts {measure}.** What its runs say: {'; '.join(row['hurts'])}.\n")
+            told = ", ".join(f"{name} {found['difference']:+.4f} (p {found['p_holm']:.4f})"
+                             for name, found in row["hurts"].items())
+            text.append(f"**{row['arm']} hurts**: {told}. What its runs say: {'; '.join(row['why'])}.\n")
     if result.get("forecast"):
         told = ", ".join(f"{key} {'n/a' if rho is None else f'{rho:+.2f}'}"
                          for key, rho in result["forecast"].items())

@@ -143,15 +143,27 @@ def harmed(**late):
 def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
     result = analyse(harmed(**late))
     a, b = result["arms"]
-    assert "hurts" not in a and len(b["hurts"]) == len(wanted)
-    assert all(part in found for part, found in zip(wanted, b["hurts"]))
-    assert f"**b hurts mrr@10.** What its runs say: {b['hurts'][0]}" in report.to_table(result)
+    assert "hurts" not in a and set(b["hurts"]) == {"mrr@10", "recall@100"}
+    assert len(b["why"]) == len(wanted) and all(part in found for part, found in zip(wanted, b["why"]))
+    found = b["hurts"]["mrr@10"]
+    assert found["difference"] == b["against_first"]["difference"] and found["p_holm"] < 0.05
+    text = report.to_table(result)
+    assert "**b hurts**: recall@100 -0." in text and f"What its runs say: {b['why'][0]}" in text
 
 
 def test_an_arm_that_is_no_worse_does_not_hurt():
     for runs in (three_arms(), [made("a", BASE), made("b", BASE - 0.0001 + noise(1))]):
         result = analyse(runs)
         assert not any("hurts" in row for row in result["arms"]) and "hurts" not in report.to_table(result)
+
+
+def test_an_arm_that_gains_above_and_loses_below():
+    runs = [made("a", BASE), made("b", BASE + 0.1)]
+    for values in runs[1][1].values():
+        values["recall@100"] -= 0.2
+    b = analyse(runs)["arms"][1]
+    assert b["against_first"]["difference"] == pytest.approx(0.1) and list(b["hurts"]) == ["recall@100"]
+    assert b["hurts"]["recall@100"]["difference"] == pytest.approx(-0.1)
 
 
 def test_late_negatives_are_those_of_the_second_half():
