@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FENCES = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", README, flags=re.S))
+FENCES = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
 COMMANDS = [
     part.strip().removeprefix("$ ")
     for line in FENCES.splitlines()
