@@ -8,6 +8,7 @@ from scipy import stats
 from lib import formats, metrics, plots, run
 from lib.run import BadInput
 
+LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 BUDGETS = {"steps": "steps", "denominators": "negatives in denominators per query",
            "docs_encoded": "docs encoded, mining included", "seconds": "seconds, mining included"}
@@ -80,18 +81,17 @@ def analyse(runs, *, measure):
     for name in dict.fromkeys((DEEP, measure)):  # an arm may lift the top and lose what lies deep
         matrix = {arm: np.array([[values[qid][name] for qid in qids] for _, values, _ in of_arm])
                   for arm, of_arm in arms.items()}                                      # (S, Q)
-        tests = [metrics.paired_seeds(matrix[row["arm"]], matrix[first], seed=0) for row in rows[1:]]
-        for row, test, p in zip(rows[1:], tests, metrics.holm([t["p"] for t in tests]) if tests else []):
+        tests = paired((matrix[row["arm"]], matrix[first]) for row in rows[1:])
+        for row, test in zip(rows[1:], tests):
             if name == measure:
-                row["against_first"] = test | {"p_holm": p}
-            if test["difference"] < 0 and p < 0.05:
-                row.setdefault("hurts", {})[name] = {"difference": test["difference"], "p_holm": p}
+                row["against_first"] = test
+            if test["difference"] < 0 and test["p_seeds_holm"] < LEVEL:
+                row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_seeds_holm")}
                 row["why"] = why(row, rows[0])
     order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
-    steps = [metrics.paired_seeds(matrix[a], matrix[b], seed=0) for a, b in itertools.pairwise(order)]
-    for (a, b), test, p in zip(itertools.pairwise(order), steps,
-                               metrics.holm([t["p"] for t in steps]) if steps else []):
-        test |= {"above": a, "below": b, "p_holm": p}
+    steps = paired((matrix[a], matrix[b]) for a, b in itertools.pairwise(order))
+    for (a, b), test in zip(itertools.pairwise(order), steps):
+        test |= {"above": a, "below": b}
     summary = runs[0][0]
     result = {key: summary[key] for key in ("data", "encoder", "steps", "bm25")}
     result |= {"measure": measure, "seeds": [s["seed"] for s, _, _ in arms[first]], "queries": len(qids),
@@ -103,6 +103,15 @@ def analyse(runs, *, measure):
         means = [np.mean(row["test"][measure]) for row in rows]
         result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
     return result
+
+
+def paired(pairs):
+    """metrics.paired_seeds() of every pair, with Holm's correction over them of both p values."""
+    tests = [metrics.paired_seeds(a, b, seed=0) for a, b in pairs]
+    for key in ("p", "p_seeds"):
+        for test, p in zip(tests, metrics.holm([test[key] for test in tests])):
+            test[f"{key}_holm"] = p
+    return tests
 
 
 def arm_row(arm, of_arm, measure):
@@ -183,26 +192,26 @@ def to_table(result):
     """analyse() as Markdown: the arms, what they cost, their order, the forecast."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     head = ["negatives", *(f"test {name}" for name in metrics.MEASURES),
-            f"{measure} against {first} [95 %]", "p (Holm)", "effect", "could show"]
-    lines = [[f"*{name}*", *(f"{result[name][m]:.4f}" for m in metrics.MEASURES), "", "", "", ""]
+            f"{measure} against {first} [95 %]", "p (Holm)", "p, other seeds (Holm)", "effect", "could show"]
+    lines = [[f"*{name}*", *(f"{result[name][m]:.4f}" for m in metrics.MEASURES), *[""] * 5]
              for name in ("bm25", "untrained")]
     for row in result["arms"]:
         cells = {name: f"{np.mean(values):.4f}" for name, values in row["test"].items()}
         if len(row["seeds"]) > 1:
             cells[measure] += f" ± {np.std(row['test'][measure], ddof=1):.4f}"
-        tail = ["", "", "", ""]
+        tail = [""] * 5
         if test := row.get("against_first"):
             tail = [f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]",
-                    f"{test['p']:.4f} ({test['p_holm']:.4f})", f"{test['effect']:+.2f}",
-                    f"{test['detectable']:.4f}"]
+                    *(f"{test[key]:.4f} ({test[key + '_holm']:.4f})" for key in ("p", "p_seeds")),
+                    f"{test['effect']:+.2f}", f"{test['detectable']:.4f}"]
         lines.append([row["arm"], *cells.values(), *tail])
     text = [_markdown(head, lines)]
     text.append(f"{result['data']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} test "
                 "queries; ± standard deviation over seeds; interval: bootstrap over queries and seeds "
-                "together; p: paired randomisation test of queries averaged over seeds, in brackets with "
-                "Holm's correction over the arms (it tests these seeds on other queries; the "
-                "interval allows for other seeds too); effect: difference over its standard deviation "
-                "between queries; could show: least difference found with 80 % power.\n")
+                "together; p: paired randomisation test of queries averaged over seeds, these seeds on other "
+                "queries; p, other seeds: t test with seeds and queries both random, by which arms are said "
+                "to differ; in brackets with Holm's correction over the arms; effect: difference over its "
+                "standard deviation between queries; could show: least difference found with 80 % power.\n")
     head = ["negatives", *BUDGETS.values(), "of which mining s", "gain a minute", "alignment", "uniformity",
             "effective rank", "effective negatives", "alarms"]
     text.append(_markdown(head, [
@@ -214,12 +223,12 @@ def to_table(result):
     if result["order"]:
         chain = [result["order"][0]["above"]]
         for test in result["order"]:
-            sign = ">" if test["p_holm"] < 0.05 else "≈"
-            chain.append(f"{sign} {test['below']} (p {test['p_holm']:.3f})")
+            sign = ">" if test["p_seeds_holm"] < LEVEL else "≈"
+            chain.append(f"{sign} {test['below']} (p {test['p_seeds_holm']:.3f})")
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
     for row in result["arms"]:
         if "hurts" in row:
-            told = ", ".join(f"{name} {found['difference']:+.4f} (p {found['p_holm']:.4f})"
+            told = ", ".join(f"{name} {found['difference']:+.4f} (p {found['p_seeds_holm']:.4f})"
                              for name, found in row["hurts"].items())
             text.append(f"**{row['arm']} hurts**: {told}. What its runs say: {'; '.join(row['why'])}.\n")
     if result.get("forecast"):

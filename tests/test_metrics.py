@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import pytrec_eval
+import scipy.stats
 
 from lib import metrics
 from lib.metrics import MEASURES, paired_test, per_query
@@ -186,7 +187,9 @@ def test_one_seed_is_the_paired_test():
     assert {key: found[key] for key in wanted} == wanted and set(found) - set(wanted) == {
         "effect",
         "detectable",
+        "p_seeds",
     }
+    assert found["p_seeds"] == found["p"]
     spread = math.sqrt(sum((d - np.mean(a - b)) ** 2 for d in a - b) / 29)
     assert found["effect"] == pytest.approx(np.mean(a - b) / spread)
     assert found["detectable"] == pytest.approx((1.959964 + 0.841621) * spread / math.sqrt(30))
@@ -220,6 +223,29 @@ def test_arms_that_are_equal_have_no_effect():
     found = metrics.paired_seeds(np.ones((2, 9)), np.ones((2, 9)), seed=0, rounds=200)
     assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
     assert (found["effect"], found["detectable"], found["ties"]) == (0, 0, 9)
+
+
+def test_a_crossed_test_by_hand():
+    """Seeds that say the same: the paired t test over queries; seeds alone differ: the t test over seeds."""
+    queries, seeds = normal(0, 1, 40, mean=0.3), normal(1, 6, 1, mean=0.5)
+    wanted = scipy.stats.ttest_1samp(queries[0], 0).pvalue
+    assert metrics.crossed_test(np.repeat(queries, 3, axis=0)) == pytest.approx(wanted)
+    wanted = scipy.stats.ttest_1samp(seeds[:, 0], 0).pvalue
+    assert metrics.crossed_test(np.repeat(seeds, 900, axis=1)) == pytest.approx(wanted, rel=1e-6)
+    assert metrics.crossed_test(np.zeros((3, 5))) == 1 and metrics.crossed_test(np.ones((3, 5))) == 0
+
+
+@pytest.mark.parametrize("seeds, queries, of_seed, of_query", [(5, 80, 0.3, 1.0), (3, 50, 0.0, 1.0),
+                                                              (5, 200, 1.0, 0.3), (8, 60, 0.2, 0.0)])  # fmt: skip
+def test_an_arm_is_rarely_better_than_itself_on_other_seeds(seeds, queries, of_seed, of_query):
+    random, found, alone = np.random.default_rng(4), 0, 0
+    for _ in range(1000):
+        values = of_seed * random.standard_normal((seeds, 1)) + of_query * random.standard_normal((1, queries))
+        values = values + random.standard_normal((seeds, queries))
+        found += metrics.crossed_test(values) < 0.05
+        alone += scipy.stats.ttest_1samp(values.mean(0), 0).pvalue < 0.05
+    assert 0.005 <= found / 1000 <= 0.065
+    assert alone / 1000 > 0.2 or of_seed < 0.5  # what a test over queries finds where runs differ
 
 
 def test_power_by_hand():

@@ -146,7 +146,7 @@ def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
     assert "hurts" not in a and set(b["hurts"]) == {"mrr@10", "recall@100"}
     assert len(b["why"]) == len(wanted) and all(part in found for part, found in zip(wanted, b["why"]))
     found = b["hurts"]["mrr@10"]
-    assert found["difference"] == b["against_first"]["difference"] and found["p_holm"] < 0.05
+    assert found["difference"] == b["against_first"]["difference"] and found["p_seeds_holm"] < 0.05
     text = report.to_table(result)
     assert "**b hurts**: recall@100 -0." in text and f"What its runs say: {b['why'][0]}" in text
 
@@ -206,11 +206,12 @@ def test_the_table():
         assert len({len(found[number]) for found in rows.values() if len(found) > number}) == 1
     assert rows["*bm25*"][0][:4] == ["0.2500"] * 4 and rows["*untrained*"][0][:4] == ["0.1250"] * 4
     assert rows["a"][0][0] == f"{BASE.mean():.4f} ± 0.0283"  # 0.02 * sqrt(2)
-    assert rows["a"][0][4:] == [""] * 4
+    assert rows["a"][0][4:] == [""] * 5
     test = result["arms"][1]["against_first"]
     assert rows["b"][0][4:] == [
         f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]",
-        f"{test['p']:.4f} ({test['p_holm']:.4f})", f"{test['effect']:+.2f}", f"{test['detectable']:.4f}",
+        f"{test['p']:.4f} ({test['p_holm']:.4f})", f"{test['p_seeds']:.4f} ({test['p_seeds_holm']:.4f})",
+        f"{test['effect']:+.2f}", f"{test['detectable']:.4f}",
     ]  # fmt: skip
     assert rows["a"][1] == ["7", "900", "100", "60.0", "0.0", f"{BASE.mean() - 0.125:+.3f}", "0.500",
                             "-2.000", "30", "9.0", ""]  # fmt: skip
