@@ -202,7 +202,7 @@ def to_table(result):
         tail = [""] * 5
         if test := row.get("against_first"):
             tail = [f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]",
-                    *(f"{test[key]:.4f} ({test[key + '_holm']:.4f})" for key in ("p", "p_seeds")),
+                    *(f"{_p(test[key])} ({_p(test[key + '_holm'])})" for key in ("p", "p_seeds")),
                     f"{test['effect']:+.2f}", f"{test['detectable']:.4f}"]
         lines.append([row["arm"], *cells.values(), *tail])
     text = [_markdown(head, lines)]
@@ -224,11 +224,11 @@ def to_table(result):
         chain = [result["order"][0]["above"]]
         for test in result["order"]:
             sign = ">" if test["p_seeds_holm"] < LEVEL else "≈"
-            chain.append(f"{sign} {test['below']} (p {test['p_seeds_holm']:.3f})")
+            chain.append(f"{sign} {test['below']} (p {_p(test['p_seeds_holm'])})")
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
     for row in result["arms"]:
         if "hurts" in row:
-            told = ", ".join(f"{name} {found['difference']:+.4f} (p {found['p_seeds_holm']:.4f})"
+            told = ", ".join(f"{name} {found['difference']:+.4f} (p {_p(found['p_seeds_holm'])})"
                              for name, found in row["hurts"].items())
             text.append(f"**{row['arm']} hurts**: {told}. What its runs say: {'; '.join(row['why'])}.\n")
     if result.get("forecast"):
@@ -237,6 +237,10 @@ def to_table(result):
         text.append("Forecast: rank correlation over the arms of what the untrained encoder said of their "
                     f"negatives with test {measure}: {told}.\n")
     return "\n".join(text)
+
+
+def _p(value):
+    return f"{value:.4f}" if value >= 0.00005 else "<.0001"
 
 
 def _markdown(head, lines):

@@ -235,13 +235,15 @@ def test_a_crossed_test_by_hand():
     assert metrics.crossed_test(np.zeros((3, 5))) == 1 and metrics.crossed_test(np.ones((3, 5))) == 0
 
 
-@pytest.mark.parametrize("seeds, queries, of_seed, of_query", [(5, 80, 0.3, 1.0), (3, 50, 0.0, 1.0),
-                                                              (5, 200, 1.0, 0.3), (8, 60, 0.2, 0.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "seeds, queries, of_seed, of_query",
+    [(5, 80, 0.3, 1.0), (3, 50, 0.0, 1.0), (5, 200, 1.0, 0.3), (8, 60, 0.2, 0.0)],
+)
 def test_an_arm_is_rarely_better_than_itself_on_other_seeds(seeds, queries, of_seed, of_query):
     random, found, alone = np.random.default_rng(4), 0, 0
     for _ in range(1000):
-        values = of_seed * random.standard_normal((seeds, 1)) + of_query * random.standard_normal((1, queries))
-        values = values + random.standard_normal((seeds, queries))
+        values = of_seed * random.standard_normal((seeds, 1)) + random.standard_normal((seeds, queries))
+        values += of_query * random.standard_normal((1, queries))
         found += metrics.crossed_test(values) < 0.05
         alone += scipy.stats.ttest_1samp(values.mean(0), 0).pvalue < 0.05
     assert 0.005 <= found / 1000 <= 0.065
