@@ -246,7 +246,7 @@ def test_an_arm_is_rarely_better_than_itself_on_other_seeds(seeds, queries, of_s
         values += of_query * random.standard_normal((1, queries))
         found += metrics.crossed_test(values) < 0.05
         alone += scipy.stats.ttest_1samp(values.mean(0), 0).pvalue < 0.05
-    assert 0.005 <= found / 1000 <= 0.065
+    assert 0.005 <= found / 1000 <= 0.075  # 50, give or take chance
     assert alone / 1000 > 0.2 or of_seed < 0.5  # what a test over queries finds where runs differ
 
 
