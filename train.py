@@ -172,7 +172,8 @@ def compare(args, parser, collection, folder, device):
     @functools.cache
     def pilot(arm, steps):
         own = options.arm_args(args, parser, arm)
-        own.steps, own.overwrite, own.eval_every = steps, True, None
+        own.steps, own.eval_every = steps, None
+        own.overwrite, own.resume = True, False  # nothing of a pilot that was killed
         train(own, parser, collection, folder / "pilot", arm=arm, seed=args.seeds[0], device=device)
         dist.barrier()
         tried = run.read_json(folder / "pilot" / "summary.json")  # process 0's clock, for all
@@ -184,7 +185,8 @@ def compare(args, parser, collection, folder, device):
     decided = folder / "matched_steps.json"  # seconds are not measured again when a comparison continues
     with dist.main_first():
         known = run.read_json(decided) if decided.exists() else {}
-    steps = known or {arm: matched_steps(args, parser, collection, arm, pilot) for arm in args.negatives}
+    steps = known | {arm: matched_steps(args, parser, collection, arm, pilot) for arm in args.negatives
+                     if arm not in known}
     if dist.is_main() and args.match != "steps":
         run.write_json(decided, steps)
     jobs = [(arm, seed) for arm in args.negatives for seed in args.seeds]
