@@ -104,7 +104,7 @@ def arms(path, result):
             ax.plot([np.mean(values)] * 2, [y - 0.28, y + 0.28], color=STYLES[0][0], linewidth=2.5)
             ax.plot(values, [y] * len(values), linestyle="", marker="o", markersize=5,
                     markerfacecolor="white", markeredgecolor=STYLES[0][0])
-            star = "" if not test or test["p_seeds_holm"] >= 0.05 else " *"
+            star = " *" if test and test["differs"] else ""
             ax.annotate(f"{np.mean(values):.3f}{star}", (max(values), y), xytext=(12, 0),
                         textcoords="offset points", va="center")
         for name, dash in (("bm25", "--"), ("untrained", ":")):

@@ -78,16 +78,18 @@ def analyse(runs, *, measure):
             raise BadInput(f"{summary['name']} was measured on other queries than {runs[0][0]['name']}")
     rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
     first = rows[0]["arm"]
-    for name in dict.fromkeys((DEEP, measure)):  # an arm may lift the top and lose what lies deep
-        matrix = {arm: np.array([[values[qid][name] for qid in qids] for _, values, _ in of_arm])
-                  for arm, of_arm in arms.items()}                                      # (S, Q)
+    matrices = {name: {arm: np.array([[values[qid][name] for qid in qids] for _, values, _ in of_arm])
+                       for arm, of_arm in arms.items()}                                 # (S, Q)
+                for name in (measure, DEEP)}  # an arm may lift the top and lose what lies deep
+    for name, matrix in matrices.items():
         tests = paired((matrix[row["arm"]], matrix[first]) for row in rows[1:])
         for row, test in zip(rows[1:], tests):
             if name == measure:
                 row["against_first"] = test
-            if test["difference"] < 0 and test["p_seeds_holm"] < LEVEL:
+            if test["difference"] < 0 and test["differs"]:
                 row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_seeds_holm")}
                 row["why"] = why(row, rows[0])
+    matrix = matrices[measure]
     order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
     steps = paired((matrix[a], matrix[b]) for a, b in itertools.pairwise(order))
     for (a, b), test in zip(itertools.pairwise(order), steps):
@@ -111,7 +113,7 @@ def paired(pairs):
     for key in ("p", "p_seeds"):
         for test, p in zip(tests, metrics.holm([test[key] for test in tests])):
             test[f"{key}_holm"] = p
-    return tests
+    return [test | {"differs": test["p_seeds_holm"] < LEVEL} for test in tests]
 
 
 def arm_row(arm, of_arm, measure):
@@ -223,7 +225,7 @@ def to_table(result):
     if result["order"]:
         chain = [result["order"][0]["above"]]
         for test in result["order"]:
-            sign = ">" if test["p_seeds_holm"] < LEVEL else "≈"
+            sign = ">" if test["differs"] else "≈"
             chain.append(f"{sign} {test['below']} (p {_p(test['p_seeds_holm'])})")
         text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
     for row in result["arms"]:

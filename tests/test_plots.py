@@ -49,8 +49,8 @@ def result(*rows):
 
 ARMS = (
     arm("in_batch", [0.3, 0.4]),
-    arm("bm25:4", [0.5, 0.6], {"low": 0.1, "high": 0.3, "p_seeds_holm": 0.01}),
-    arm("refresh:4 lr=1e-3", [0.3], {"low": -0.1, "high": 0.1, "p_seeds_holm": 0.5}),
+    arm("bm25:4", [0.5, 0.6], {"low": 0.1, "high": 0.3, "differs": True}),
+    arm("refresh:4 lr=1e-3", [0.3], {"low": -0.1, "high": 0.1, "differs": False}),
 )
 MANY = {f"arm {i}": np.array([[0, 4, 8], [0.0, 1.0, 2.0], [0.1, 0.2, 0.3 + i / 50]]) for i in range(9)}
 BINS = [("0-1", 0.1, 0.01), ("2-9", -0.2, 0.02)]

@@ -148,7 +148,7 @@ def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
     found = b["hurts"]["mrr@10"]
     assert found["difference"] == b["against_first"]["difference"] and found["p_seeds_holm"] < 0.05
     text = report.to_table(result)
-    assert "**b hurts**: recall@100 -0." in text and f"What its runs say: {b['why'][0]}" in text
+    assert "**b hurts**: mrr@10 -0." in text and f"What its runs say: {b['why'][0]}" in text
 
 
 def test_an_arm_that_is_no_worse_does_not_hurt():
