@@ -6,44 +6,45 @@
 The answer is extractive: sentences of the docs found, nearest to the question. Nothing is invented, nothing
 is fetched.
 """
+
 import pathlib
 import textwrap
 
-from lib import data, generate, index, model, run
-from lib.run import BadInput
+from lib import run
+from lib.data import readers
+from lib.data.collection import collection_of
+from lib.model.encoder import embed_texts, pick_device
+from lib.rag.generators import extractive_answer
+from lib.search.retriever import open_retriever
 
 
 def parse_args():
-    parser = run.parser(__doc__)
+    parser = run.Parser(__doc__)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
-    parser.add_argument("--run", required=True, help="run folder with an encoder and an index")
-    parser.add_argument("--data", help="collection whose index is asked; default: the run's own")
-    parser.add_argument("--device", help="cpu, cuda, mps; default: cuda where there is one")
-    parser.add_argument("--docs", type=int, default=5, help="docs to retrieve for a question")
-    args = parser.parse_args()
-    if args.docs <= 0:
-        raise BadInput(f"--docs {args.docs}: must be above 0")
-    return args
+    add = parser.group("what")
+    add("--run", required=True, help="run folder with an encoder and an index")
+    add("--data", help=f"{readers.HELP}; default: the run's own")
+    add("--device", help="cpu, cuda, mps; default: cuda where there is one")
+    add("--docs", type=run.COUNT, default=5, help="docs to retrieve for a question")
+    return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    folder = pathlib.Path(args.run)
-    collection = data.load_collection(args.data or run.recorded(folder)["args"]["data"])
-    encoder = model.load_encoder(folder / "encoder").set_device(model.pick_device(args.device))
-    found = index.load_index(folder / "index" / collection.name, encoder_fingerprint=encoder.fingerprint,
-                             collection=collection)
+    _, collection = collection_of(args.data, pathlib.Path(args.run))
+    retriever = open_retriever(args.run, collection, device=pick_device(args.device))
 
     def embed(texts, kind):
-        return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind), kind=kind))
+        return embed_texts(retriever.encoder, texts, kind)
 
     def answer(question):
-        scores, rows = found.search(embed([question], "query"), min(args.docs, len(collection.docs)))
-        docs, texts = [collection.docs.record(row) for row in rows[0]], collection.docs.texts(rows[0])
-        show(docs, texts, [collection.docs.ids[row] for row in rows[0]], scores[0])
+        hits = retriever.search([question], args.docs)
+        scores, rows = hits.scores[0], hits.rows[0]
+        docs, texts = [collection.docs.record(row) for row in rows], collection.docs.texts(rows)
+        show(docs, texts, [collection.docs.ids[row] for row in rows], scores)
         # what a function is for stands in its docstring, where there is one; the doc itself is code
         texts = [doc.get("metadata", {}).get("docstring") or text for doc, text in zip(docs, texts)]
-        reply = generate.extractive_answer(question, texts, scores[0], embed=embed)
+        reply = extractive_answer(question, texts, scores, embed=embed)
         print(f"\n{textwrap.fill(reply.text, 100)}\n")
 
     if args.question:

@@ -3,6 +3,7 @@
 Every process knows the whole batch as integers (its draw is a pure function of the seed), encodes the rows
 that are its own, and gathers the vectors of the others: process r of W owns rows r, r + W, r + 2W, ...
 """
+
 import contextlib
 import datetime
 import functools
@@ -83,7 +84,7 @@ def gather(part, n):
         return part
     size = -(-n // world())
     padded = part.new_zeros((size, *part.shape[1:]))  # collectives want equal shapes; n need not divide
-    padded[:len(part)] = part.detach()
+    padded[: len(part)] = part.detach()
     parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded)
     rows = torch.stack(parts, 1).flatten(0, 1)[:n]  # row i * W + r is the i-th of process r
@@ -113,5 +114,5 @@ def sum_gradients(parameters):
     dist.all_reduce(flat)
     begin = 0
     for p in parameters:
-        p.grad.copy_(flat[begin:begin + p.numel()].view_as(p))
+        p.grad.copy_(flat[begin : begin + p.numel()].view_as(p))
         begin += p.numel()

@@ -3,26 +3,93 @@
 Letters: B queries, N docs, D dimensions. Every doc is scored against every query; `invalid` (B, N) is True
 where a doc must not count as a negative of a query; `labels` (B,) is the column of each query's positive.
 """
+
 import torch
 import torch.nn.functional as F
 
-TERMS = ("d2q", "q2q", "d2d")
+DIRECTIONS = ("doc_to_query", "query_to_query", "doc_to_doc")
+# what train.py has flags for, besides the temperature and the guide: arguments of contrastive_loss() with their
+# defaults, limits (words of run.number()) and help. A term with a flag of its own is an argument and a row.
+OPTIONS = {
+    "directions": {
+        "default": (),
+        "choices": DIRECTIONS,
+        "help": "more negatives: doc_to_query, other queries "
+        "against the positive; query_to_query, other queries against the query; doc_to_doc, other docs "
+        "against the positive",
+    },
+    "hardness_strength": {
+        "default": 0.0,
+        "limits": {"least": 0},
+        "help": "adds this times its similarity to each negative's logit",
+    },
+    "label_smoothing": {
+        "default": 0.0,
+        "limits": {"least": 0, "below": 1},
+        "help": "share of the target spread over the negatives",
+    },
+    "debias": {"default": 0.0, "limits": {"least": 0, "below": 1}, "help": "assumed share of false negatives"},
+    "mask_margin": {
+        "default": None,
+        "limits": {},
+        "help": "negatives that outscore their positive by more than this do not count",
+    },
+    "guide_margin": {
+        "default": 0.0,
+        "limits": {},
+        "help": "with --guide: negatives above the positive's guide score minus this do not count either",
+    },
+    "triplet_margin": {
+        "default": None,
+        "limits": {"least": 0},
+        "help": "hinge loss with this margin in place of InfoNCE",
+    },
+    "dims": {"default": (), "limits": {"least": 1}, "help": "Matryoshka: train these prefixes of the vectors too"},
+    "distill": {
+        "default": "margin_mse",
+        "choices": ("margin_mse", "kl"),
+        "help": "how to follow the teacher scores of --negatives_file",
+    },
+    "distill_weight": {
+        "default": 0.0,
+        "limits": {"least": 0, "most": 1},
+        "help": "share of distillation in the loss, the rest is contrastive",
+    },
+}
 
 
-def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), hardness=0.0,
-                     label_smoothing=0.0, debias=0.0, mask_margin=None, guide=None, guide_margin=0.0,
-                     triplet_margin=None, dims=(), teacher=None, distill="margin_mse", distill_weight=0.0):
-    """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores).
+def contrastive_loss(
+    q_emb,
+    d_emb,
+    labels,
+    invalid,
+    *,
+    temperature,
+    directions=(),
+    hardness_strength=0.0,
+    label_smoothing=0.0,
+    debias=0.0,
+    mask_margin=None,
+    guide=None,
+    guide_margin=0.0,
+    triplet_margin=None,
+    dims=(),
+    teacher=None,
+    distill="margin_mse",
+    distill_weight=0.0,
+):
+    """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores, mask).
 
-    q_emb (B, D), d_emb (N, D) -> a scalar, and the similarities (B, N), detached, for statistics. Scores and
-    softmax are float32 or better whatever the autocast: in half precision a gap below 1e-3 would vanish.
-    Everything but the temperature is off by default:
+    q_emb (B, D), d_emb (N, D) -> a scalar; the similarities (B, N), detached; and (B, N) bool: which docs did
+    not count as negatives, `invalid` among them. Scores and softmax are float32 or better whatever the
+    autocast: in half precision a gap below 1e-3 would vanish. Everything but the temperature is off by
+    default:
 
     temperature      divides the similarities; a tensor that requires a gradient is learned
-    terms            more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): d2q other queries
-                     against the positive doc, q2q other queries against the query, d2d other docs against the
-                     positive doc
-    hardness         alpha: adds alpha * similarity, without its gradient, to the logit of each negative
+    directions       more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): doc_to_query other
+                     queries against the positive doc, query_to_query other queries against the query,
+                     doc_to_doc other docs against the positive doc
+    hardness_strength  alpha: adds alpha * similarity, without its gradient, to the logit of each negative
     label_smoothing  share of the target that is spread evenly over the negatives
     debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020,
                      eq. 8)
@@ -37,39 +104,45 @@ def contrastive_loss(q_emb, d_emb, labels, invalid, *, temperature, terms=(), ha
     """
     with torch.autocast(q_emb.device.type, enabled=False):
         q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
-        values, full_scores = [], None
+        values = []
         for dim in sorted({*dims, q_emb.shape[1]}):
             q, d = q_emb, d_emb
             if dim < q_emb.shape[1]:
                 q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
-            scores = q @ d.T                                                            # (B, N)
-            off = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin)
+            scores = q @ d.T  # (B, N)
+            mask = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin)
             if triplet_margin is not None:
-                value = triplet(scores, labels, off, margin=triplet_margin)
+                value = triplet(scores, labels, mask, margin=triplet_margin)
             else:
-                extra = extra_terms(q, d, scores, labels, invalid, terms)
-                value = info_nce(scores, labels, off, temperature=temperature, hardness=hardness,
-                                 debias=debias, label_smoothing=label_smoothing, extra=extra)
+                extra = extra_terms(q, d, scores, labels, invalid, directions)
+                value = info_nce(
+                    scores,
+                    labels,
+                    mask,
+                    temperature=temperature,
+                    hardness=hardness_strength,
+                    debias=debias,
+                    label_smoothing=label_smoothing,
+                    extra=extra,
+                )
             if distill_weight:
                 taught = distillation(scores, labels, teacher, kind=distill, temperature=temperature)
                 value = (1 - distill_weight) * value + distill_weight * taught
             values.append(value)
-            if full_scores is None or dim == q_emb.shape[1]:
-                full_scores = scores.detach()
-    return torch.stack(values).mean(), full_scores
+    return torch.stack(values).mean(), scores.detach(), mask  # of the whole vectors, which come last
 
 
 def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smoothing, extra):
     """Mean over queries of -log softmax at the positive. scores, off (B, N); extra: [(similarities, off)]."""
     rows = torch.arange(len(scores), device=scores.device)
     is_positive = F.one_hot(labels, scores.shape[1]).bool()
-    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)                       # (B, N')
+    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)  # (B, N')
     off = torch.cat([off & ~is_positive, *(o for _, o in extra)], 1)
     is_negative = ~off
     is_negative[rows, labels] = False
     logits = similarities / temperature + hardness * similarities.detach() * is_negative
     logits = logits.masked_fill(off, float("-inf"))
-    positive = logits[rows, labels]                                                     # (B,)
+    positive = logits[rows, labels]  # (B,)
     if debias:
         count, top = is_negative.sum(1), logits.detach().amax(1)  # relative to the top, nothing overflows
         negatives = (logits - top[:, None]).masked_fill(~is_negative, float("-inf")).exp().sum(1)
@@ -84,17 +157,17 @@ def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smooth
     return value.mean()
 
 
-def extra_terms(q, d, scores, labels, invalid, terms):
-    """[(similarities (B, n), off (B, n))] of the further negatives that `terms` names."""
+def extra_terms(q, d, scores, labels, invalid, directions):
+    """[(similarities (B, n), off (B, n))] of the further negatives that `directions` names."""
     rows = torch.arange(len(q), device=q.device)
     extra = []
     # query j may not stand against query i where i's positive is relevant to j too: then they mean the same
-    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T                  # (B, B)
-    if "d2q" in terms:
+    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T  # (B, B)
+    if "doc_to_query" in directions:
         extra.append((scores[:, labels].T, same))
-    if "q2q" in terms:
+    if "query_to_query" in directions:
         extra.append((q @ q.T, same | same.T))
-    if "d2d" in terms:
+    if "doc_to_doc" in directions:
         own = invalid.clone()
         own[rows, labels] = True
         extra.append((d[labels] @ d.T, own))
@@ -143,9 +216,9 @@ def distillation(scores, labels, teacher, *, kind, temperature):
 def backward(forward, sides, loss_of, *, cached, both=None, scale=lambda value: value):
     """Gradients of a step, keeping all activations or, `cached`, one chunk's (GradCache, Gao et al. 2021).
 
-    forward(*chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two
-    lists; loss_of(q_emb, d_emb) -> (loss, scores). Cached: (1) vectors without a graph; (2) the loss and its
-    gradient with respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and
+    forward(chunk) -> vectors of one chunk; sides: the chunks of the queries and those of the docs, as two
+    lists; loss_of(q_emb, d_emb) -> (loss, *more), which is returned. Cached: (1) vectors without a graph; (2) the loss
+    and its gradient with respect to the vectors; (3) chunk by chunk, forward again with the random state of (1), and
     backward with the gradient of (2). The gradient is the same; memory stays that of a chunk, for one more
     forward pass. both(query chunk, doc chunk) -> (q_emb, d_emb), where given, takes the place of two calls of
     forward when nothing is cached and each side is one chunk.
@@ -154,31 +227,31 @@ def backward(forward, sides, loss_of, *, cached, both=None, scale=lambda value: 
         if both:
             vectors = both(*(side[0] for side in sides))
         else:
-            vectors = (torch.cat([forward(*chunk) for chunk in side]) for side in sides)
-        value, scores = loss_of(*vectors)
+            vectors = (torch.cat([forward(chunk) for chunk in side]) for side in sides)
+        value, *more = loss_of(*vectors)
         scale(value).backward()
-        return value.detach(), scores
+        return value.detach(), *more
     states, leaves = [], []
     for side in sides:
         vectors = []
         for chunk in side:
             states.append(_random_state())
             with torch.no_grad():
-                vectors.append(forward(*chunk))
+                vectors.append(forward(chunk))
         leaves.append(torch.cat(vectors).requires_grad_())
     after = _random_state()
-    value, scores = loss_of(*leaves)
+    value, *more = loss_of(*leaves)
     scale(value).backward()
     states = iter(states)
     for side, leaf in zip(sides, leaves):
         begin = 0
         for chunk in side:
             _set_random_state(next(states))
-            vectors = forward(*chunk)
-            vectors.backward(leaf.grad[begin:begin + len(vectors)].to(vectors.dtype))
+            vectors = forward(chunk)
+            vectors.backward(leaf.grad[begin : begin + len(vectors)].to(vectors.dtype))
             begin += len(vectors)
     _set_random_state(after)
-    return value.detach(), scores
+    return value.detach(), *more
 
 
 def _random_state():
@@ -201,7 +274,7 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     exponential of the entropy of that mass over a query's negatives, how many it is really trained on.
     """
     rows = torch.arange(len(scores), device=scores.device)
-    positive = scores[rows, labels][:, None]                                            # (B, 1)
+    positive = scores[rows, labels][:, None]  # (B, 1)
     negative = ~invalid
     negative[rows, labels] = False
     hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
@@ -209,19 +282,26 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     weight = torch.softmax(logits, 1) * negative
     share = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
     above = (scores > positive) & negative
-    stats = {"accuracy": (hardest <= positive[:, 0]).float().mean().item(),
-             "positive": positive.mean().item(),
-             "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
-             "info_nce": -(logits.log_softmax(1)[rows, labels].mean().item()),
-             "effective": (torch.special.entr(share).sum(1).exp() * negative.any(1)).mean().item(),
-             "ledger": []}
+    stats = {
+        "accuracy": (hardest <= positive[:, 0]).float().mean().item(),
+        "positive": positive.mean().item(),
+        "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
+        "info_nce": -(logits.log_softmax(1)[rows, labels].mean().item()),
+        "effective": (torch.special.entr(share).sum(1).exp() * negative.any(1)).mean().item(),
+        "ledger": [],
+    }
     for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
-        mine = negative & (source == number)
-        count = mine.sum().item()
-        stats["ledger"].append({
-            "source": name, "ranks": ranks, "negatives": count / len(scores),
-            "above": above[mine].float().mean().item() if count else 0.0,
-            "gradient": (weight[mine].sum() / weight.sum()).item() if count else 0.0})
+        own = negative & (source == number)
+        count = own.sum().item()
+        stats["ledger"].append(
+            {
+                "source": name,
+                "ranks": ranks,
+                "negatives": count / len(scores),
+                "above": above[own].float().mean().item() if count else 0.0,
+                "gradient": (weight[own].sum() / weight.sum()).item() if count else 0.0,
+            }
+        )
     return stats | {"sources": by_source(stats["ledger"])}
 
 

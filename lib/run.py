@@ -1,12 +1,14 @@
-"""Run folders, configuration records, metric logs, counter-based randomness, fingerprints, atomic writes."""
+"""The command line, run folders and their logs, configuration records, the clock."""
+
 import argparse
 import contextlib
-import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
+import re
 import resource
 import shlex
 import shutil
@@ -14,17 +16,27 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import torch
 
+from lib.files import BadInput, atomic_path, read_json, write_json
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "scipy", "scikit-learn",
-            "matplotlib", "bm25s", "ir_measures", "pytrec_eval-terrier", "tqdm", "safetensors",
-            "huggingface-hub")
-
-
-class BadInput(ValueError):
-    """A mistake in the user's files or flags. The message names place, value and fix, on one line."""
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "faiss-cpu",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+    "bm25s",
+    "ir_measures",
+    "pytrec_eval-terrier",
+    "tqdm",
+    "safetensors",
+    "huggingface-hub",
+)
 
 
 def cli(main):
@@ -35,132 +47,142 @@ def cli(main):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: what was reported as written is whole; train.py continues with --resume",
-              file=sys.stderr)
+        print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left (`| head`); our files were not affected
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# ---------------------------------------------------------------------------------------------------- files
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """Yield a temporary sibling of `path` (file or folder) that takes its place if the block succeeds."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        if temporary.is_dir() and path.exists():  # os.replace refuses a folder that is not empty
-            discarded = path.parent / f".{path.name}.{os.getpid()}.old"
-            os.replace(path, discarded)
-            os.replace(temporary, path)
-            remove(discarded)
-        else:
-            os.replace(temporary, path)
-    finally:
-        remove(temporary)
+# --------------------------------------------------------------------------------------------- command line
 
 
-def remove(path):
-    """Delete a file or a folder with all that it holds; nothing happens where there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows a script's docstring as it stands and completes no abbreviation.
 
-
-def write_text(path, text):
-    """Write a text file, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path, value):
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path):
-    """The value of a JSON file; BadInput if it is missing or broken."""
-    try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from None
-
-
-def cache_dir(*parts):
-    """A folder for what can be computed again: $HARDNEG_CACHE, else ~/.cache/hardneg."""
-    base = os.environ.get("HARDNEG_CACHE") or pathlib.Path.home() / ".cache" / "hardneg"
-    return pathlib.Path(base).joinpath(*parts)
-
-
-# -------------------------------------------------------------------------------------------- fingerprints
-
-def fingerprint(*values):
-    """16 hex digits over any mix of strings, bytes, arrays and JSON values, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for value in values:
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype}{value.shape}".encode())
-            value = np.ascontiguousarray(value).view(np.uint8).reshape(-1).data
-        elif not isinstance(value, bytes):
-            value = json.dumps(value, sort_keys=True).encode()
-        digest.update(str(len(value)).encode() + b":")
-        digest.update(value)
-    return digest.hexdigest()
-
-
-def fingerprint_file(path):
-    """16 hex digits over a file's bytes: its name and date play no part."""
-    digest = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-# ---------------------------------------------------------------------------------------------- randomness
-
-def mix(x):
-    """The splitmix64 finaliser: uint64 array -> uint64 array (Steele, Lea & Flood, OOPSLA 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def uniform(*key):
-    """Uniform numbers in [0, 1) as a pure function of `key`: integers and integer arrays, broadcast together.
-
-    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its
-    own key: not on the batch, the process or the order of calls. A string names a stream, so that two uses
-    never share numbers.
+    A mistake raises BadInput. Flags know whether an arm of a comparison may change them (`per_arm`) and
+    whether they are for one kind of encoder only (`only`).
     """
-    with np.errstate(over="ignore"):
-        state = np.uint64(0x9E3779B97F4A7C15)
-        for part in key:
-            if isinstance(part, str):
-                part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
-            part = np.asarray(part)
-            part = part.astype(np.uint64) if part.dtype != np.int64 else part.view(np.uint64)
-            state = mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(part + np.uint64(0x9E3779B97F4A7C15)))
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        """BadInput instead of argparse's usage text: `--batch_size 0: must be above 0`."""
+        message = re.sub(r"^argument (--\w+)(/--\w+)*: (?=invalid|expected)", r"\1: ", message)
+        raise BadInput(re.sub(r"^argument (--\w+)(/--\w+)*: ", r"\1 ", message))
+
+    def group(self, title, *, per_arm=False, only=None):
+        """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
+        group = self.add_argument_group(title)
+
+        def add(*names, per_arm=per_arm, **options):
+            action = group.add_argument(*names, **options)
+            action.per_arm, action.only = per_arm, only
+
+        return add
+
+    @staticmethod
+    def add_options(add, options):
+        """Flags from a table {name: default, limits or choices, help}; a default of () is that of a list.
+
+        limits: of number(); the numbers of a list are whole.
+        """
+        for name, row in options.items():
+            kind = (
+                {"choices": row["choices"]}
+                if "choices" in row
+                else {"type": number(int if row["default"] == () else float, **row["limits"])}
+            )
+            several = {"nargs": "+", "default": []} if row["default"] == () else {"default": row["default"]}
+            add(f"--{name}", help=row["help"], **kind, **several)
+
+    def flags(self, **wanted):
+        """{name: action} of the flags with these attributes: flags(per_arm=True), flags(only="static")."""
+        return {
+            action.dest: action
+            for action in self._actions
+            if all(getattr(action, name, None) == value for name, value in wanted.items())
+        }
+
+    def value_of(self, name, text):
+        """The value of a flag that an arm may change, checked by the flag's own type; lists have commas."""
+        allowed = self.flags(per_arm=True)
+        if name not in allowed or not text:
+            raise BadInput(f"{name}={text} is no flag=value of an arm; it may change {', '.join(allowed)}")
+        values = text.split(",") if allowed[name].nargs else [text]
+        return getattr(self.parse_args([f"--{name}", *values]), name)
 
 
-def stream(*key):
-    """A 53-bit seed for another library's generator, as a pure function of `key`."""
-    return int(uniform(*key) * 2.0 ** 53)
+def number(kind, *, above=-math.inf, least=-math.inf, below=math.inf, most=math.inf):
+    """A type for argparse: a finite int or float within limits."""
+    limits = [
+        f"{word} {limit:g}"
+        for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
+        if math.isfinite(limit)
+    ]
+    noun = {int: "a whole number", float: "a number"}[kind]
+
+    def convert(text):
+        try:
+            value = kind(text)
+            fits = math.isfinite(value)
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise BadInput(f"{text}: must be {noun} {' and '.join(limits)}".rstrip())
+        if not (above < value < below and least <= value <= most):
+            raise BadInput(f"{text}: must be {' and '.join(limits)}")
+        return value
+
+    return convert
 
 
-def permutation(n, *key):
-    """A permutation of range(n) as a pure function of `key`."""
-    return np.argsort(uniform(*key, np.arange(n)), kind="stable")
+COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps, dimensions
+ABOVE_0 = number(float, above=0)
+AT_LEAST_0 = number(float, least=0)
+BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
+SHARE = number(float, least=0, most=1)
+SEED = number(int, least=0, below=1 << 53)
+
+
+def plain(value):
+    """A flag's value as JSON holds it: what was parsed from a text becomes that text again."""
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return getattr(value, "text", value)
+
+
+def non_default(args, parser):
+    """{name: value} of the flags that differ from the parser's defaults: what a reader of a run wants first."""
+    return {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+
+
+def to_flags(values):
+    """A command line that gives these {name: value}: --name=value, --name value value, or --name alone."""
+    flags = []
+    for name, value in values.items():
+        value = plain(value)
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)] if value else []
+        elif value is True:
+            flags.append(f"--{name}")
+        elif value is not None and value is not False:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def print_header(title, args, parser, derived):
+    """Print what was asked for that is not the default, and the numbers that follow from it."""
+    print(f"== {title}")
+    for name, value in non_default(args, parser).items():
+        value = plain(value)
+        print(f"   --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    for name, value in derived.items():
+        print(f"   {name} = {value}")
 
 
 # ---------------------------------------------------------------------------------------------- run folders
+
 
 class Run:
     """A folder that records one command: config.json first, metrics.jsonl line by line, summary.json last.
@@ -180,34 +202,35 @@ class Run:
         A folder that already holds something is refused, unless `overwrite` replaces it or `resume` continues
         it, which only the same settings on the same inputs may.
         """
-        run = cls(path, writes=writes)
+        created = cls(path, writes=writes)
         if not writes:
-            return run
-        if resume and (run.path / "config.json").exists():
-            begun = read_json(run.path / "config.json")
+            return created
+        if resume and (created.path / "config.json").exists():
+            begun = read_json(created.path / "config.json")
             refuse_changes(begun, config, path)
             # a comparison may be continued with other arms and seeds: its table is then of those
-            begun["args"] |= {key: config["args"][key] for key in ("negatives", "seeds")
-                              if key in config["args"]}
-            write_json(run.path / "config.json", begun)
-            return run
-        if run.path.exists() and any(run.path.iterdir()):
+            begun["args"] |= {
+                key: config["args"][key] for key in ("negatives", "seeds", "grid") if key in config["args"]
+            }
+            write_json(created.path / "config.json", begun)
+            return created
+        if created.path.exists() and any(created.path.iterdir()):
             if not overwrite:
                 raise BadInput(f"{path} is not empty: choose another --name, --overwrite or --resume it")
-            if not (run.path / "config.json").exists():
+            if not (created.path / "config.json").exists():
                 raise BadInput(f"{path} is no run of ours (no config.json): choose another --name")
             for name in ("summary.json", "config.json"):  # a half-deleted run must not look whole
-                (run.path / name).unlink(missing_ok=True)
-            shutil.rmtree(run.path)
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.path / "config.json", config)
-        return run
+                (created.path / name).unlink(missing_ok=True)
+            shutil.rmtree(created.path)
+        created.path.mkdir(parents=True, exist_ok=True)
+        write_json(created.path / "config.json", config)
+        return created
 
-    def log(self, record, *, file="metrics.jsonl"):
-        """Append one object as one line."""
+    def log(self, event, record, *, file="metrics.jsonl"):
+        """Append one object as one line; its `event` tells the kinds of lines apart."""
         if self.writes:
             with open(self.path / file, "a", encoding="utf-8") as out:
-                out.write(json.dumps(record) + "\n")
+                out.write(json.dumps({"event": event} | record) + "\n")
 
     def read_log(self, file="metrics.jsonl"):
         """Every object logged so far."""
@@ -221,8 +244,14 @@ class Run:
             return
         sizes = {path.name: path.stat().st_size for path in self.path.glob("*.jsonl")}
         with atomic_path(self.path / "state.pt") as temporary:
-            torch.save({"parts": {name: part.state_dict() for name, part in parts.items()}, "values": values,
-                        "log_sizes": sizes}, temporary)
+            torch.save(
+                {
+                    "parts": {name: part.state_dict() for name, part in parts.items()},
+                    "values": values,
+                    "log_sizes": sizes,
+                },
+                temporary,
+            )
 
     def load_state(self, parts):
         """Put the parts back as state.pt has them, cut the logs to match; returns the values, or None."""
@@ -246,13 +275,12 @@ class Run:
 def refuse_changes(then, now, path):
     """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
     # a run's own arm and seed are among the derived numbers
-    free = {"overwrite", "resume", "name", "negatives", "seeds"}
+    free = {"overwrite", "resume", "name", "negatives", "seeds", "grid", "jobs", "processes"}
     for part in ("args", "inputs", "derived"):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)
             if old != new and not (part == "args" and key in free):
-                raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: "
-                               "resume with what it began with")
+                raise BadInput(f"{path} was begun with {key} {old}, now it is {new}: resume with what it began with")
 
 
 def run_path(name):
@@ -260,12 +288,6 @@ def run_path(name):
     if {"", ".", ".."} & set(name.split("/")):
         raise BadInput(f"--name {name}: a folder below runs/, such as first-try")
     return pathlib.Path("runs") / name
-
-
-def parser(doc):
-    """An argument parser that shows a script's docstring as it stands and completes no abbreviation."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                   allow_abbrev=False)
 
 
 def recorded(folder):
@@ -276,15 +298,36 @@ def recorded(folder):
     return read_json(path)
 
 
-def non_default(args, parser):
-    """The flags that differ from the parser's defaults: what a reader of a run wants first."""
-    return {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
-
-
 def record(args, parser, *, derived, inputs):
     """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
-    return {"args": vars(args), "non_default": non_default(args, parser), "derived": derived,
-            "inputs": inputs, "versions": versions(), "source": source_state(), "argv": shlex.join(sys.argv)}
+    arguments, changed = (
+        {name: plain(value) for name, value in values.items()} for values in (vars(args), non_default(args, parser))
+    )
+    return {
+        "args": arguments,
+        "non_default": changed,
+        "derived": derived,
+        "inputs": inputs,
+        "versions": versions(),
+        "source": source_state(),
+        "argv": shlex.join(sys.argv),
+    }
+
+
+def recorded_flags(path, *, without):
+    """The command line of a recorded run, for --config; prints what differs here: versions, source."""
+    config = read_json(path)
+    for part in ("args", "derived", "versions", "source"):
+        if part not in config:
+            raise BadInput(f"{path}: no config.json of a run ({part} is missing)")
+    here = versions()
+    for name in sorted(config["versions"].keys() | here.keys()):
+        then, now = config["versions"].get(name), here.get(name)
+        if then != now:
+            print(f"--config: {name} was {then}, here it is {now}")
+    if config["source"] != source_state():
+        print("--config: the source differs from what it was then")
+    return to_flags({name: value for name, value in config["args"].items() if name not in without})
 
 
 def versions():
@@ -298,24 +341,16 @@ def versions():
 
 def source_state():
     """The commit that the scripts stand at and the patch of later edits; None outside a git checkout."""
+
     def git(*command):
-        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True,
-                              errors="replace")
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, errors="replace")
         return done.stdout if done.returncode == 0 else None
+
     try:
         commit = git("rev-parse", "HEAD")
     except FileNotFoundError:
         return None
     return commit and {"commit": commit.strip(), "patch": git("diff", "HEAD", "--", "*.py")}
-
-
-def print_header(title, args, parser, derived):
-    """Print what was asked for that is not the default, and the numbers that follow from it."""
-    print(f"== {title}")
-    for name, value in non_default(args, parser).items():
-        print(f"   --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    for name, value in derived.items():
-        print(f"   {name} = {value}")
 
 
 def peak_rss_mb():

@@ -19,7 +19,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from lib import data, index, model, run  # noqa: E402
+from lib import rng, run  # noqa: E402
+from lib.data.collection import load_collection  # noqa: E402
+from lib.files import write_json  # noqa: E402
+from lib.model import encoder as model  # noqa: E402
+from lib.model.static import StaticEncoder, train_wordpiece  # noqa: E402
+from lib.search.bm25 import words as words_of  # noqa: E402
 
 TINY = pathlib.Path(__file__).parent / "tiny"
 
@@ -42,7 +47,7 @@ def folder(tmp_path):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The collection tests/tiny, loaded from a copy."""
-    return data.load_collection(shutil.copytree(TINY, tmp_path_factory.mktemp("data") / "tiny"))
+    return load_collection(shutil.copytree(TINY, tmp_path_factory.mktemp("data") / "tiny"))
 
 
 def write_collection(folder, docs, queries, qrels):
@@ -68,7 +73,7 @@ def crowded(tmp_path_factory):
         judged = random.choice(50, size=random.integers(1, 6), replace=False)
         grades = [1, *random.integers(0, 3, size=len(judged) - 1)]
         qrels["train" if i % 3 else "dev"] += [(f"q{i}", f"d{d}", g) for d, g in zip(judged, grades)]
-    return data.load_collection(
+    return load_collection(
         write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels)
     )
 
@@ -93,24 +98,24 @@ def known_by_text(collection):
 
 def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
     """An untrained static encoder whose vocabulary comes from the collection's docs."""
-    encoder = model.StaticEncoder(
-        model.train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim
+    encoder = StaticEncoder(
+        train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim
     )
-    weights = 0.5 + run.uniform("idf", np.arange(len(encoder.weight)))
+    weights = 0.5 + rng.uniform("idf", np.arange(len(encoder.weight)))
     encoder.init_weights(seed=seed, idf=weights)
     return encoder
 
 
 def embed_texts(encoder, texts, kind="doc"):
     """Vectors (n, D) of texts that belong to no collection."""
-    return model.embed(encoder, data.Tokens(*encoder.tokenize(texts, kind), kind=kind))
+    return model.embed_texts(encoder, texts, kind)
 
 
 @pytest.fixture(scope="session")
 def bert(tiny, tmp_path_factory):
     """The folder of a bare Hugging Face model: a BERT of two small layers with random weights and dropout."""
     place = tmp_path_factory.mktemp("bert")
-    words = sorted({word for text in tiny.docs.texts() for word in index.words(text)})
+    words = sorted({word for text in tiny.docs.texts() for word in words_of(text)})
     (place / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]), encoding="utf-8"
     )
@@ -152,7 +157,7 @@ def untrained(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("untrained")
     shutil.copytree(TINY, folder / "tiny")
     model.save_encoder(make_encoder(tiny), folder / "runs/R/encoder")
-    run.write_json(folder / "runs/R/config.json", {"args": {"data": "tiny"}})
+    write_json(folder / "runs/R/config.json", {"args": {"data": "tiny"}})
     return folder
 
 

@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import known_by_text, write_collection
+from lib.filters import apply, choose, parse_choice, parse_filter
 
 from lib import data, filters, negatives
-from lib.filters import apply, choose, parse_choice, parse_filter
 from lib.negatives import Candidates
 from lib.run import BadInput
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from lib.generate import extractive_answer, sentences
 
 

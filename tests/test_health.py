@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from lib.health import SETTLED, Health
+
 from lib.run import BadInput
 
 STEPS = 100

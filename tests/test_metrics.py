@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 import scipy.stats
+from lib.metrics import MEASURES, paired_test, per_query
 
 from lib import metrics
-from lib.metrics import MEASURES, paired_test, per_query
 
 
 def ranked(*doc_ids):

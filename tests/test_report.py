@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from lib.metrics import MEASURES
 
 from lib import formats, metrics, report, run
-from lib.metrics import MEASURES
 from lib.run import BadInput
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from lib.rerank import CrossEncoder
 
 from lib.negatives import Candidates
-from lib.rerank import CrossEncoder
 from lib.run import BadInput
 
 

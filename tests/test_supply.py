@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import known_by_text
+from lib.health import Health
+from lib.supply import Mining, Queue, Supply
 
 from lib import data, filters, formats, negatives, supply
-from lib.health import Health
 from lib.negatives import Candidates
 from lib.run import BadInput
-from lib.supply import Mining, Queue, Supply
 
 SHIFT = 3  # by how many docs the made-up lists of one step's weights lie behind those of the step before
 

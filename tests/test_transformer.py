@@ -5,10 +5,10 @@ import pytest
 import torch
 import transformers
 from conftest import embed_texts
+from lib.transformer import Int8Linear
 
 from lib import data, metrics, model, run
 from lib.run import BadInput
-from lib.transformer import Int8Linear
 
 TEXTS = [
     "Which spice is the most expensive by weight?",

@@ -1,0 +1,130 @@
+"""Batches: which queries a step visits, and the queries and docs that are scored against each other.
+
+Three kinds of integers meet here. A *row* is a line of corpus.jsonl or queries.jsonl. A *position* counts the
+queries of one split. A *group* is the first row with a doc's text: copies share it, and where a batch names a
+doc by its group, a text is one column however many copies it has.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from lib import rng
+from lib.data.collection import ranges
+from lib.files import atomic_path, cache_dir, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One step's B queries and the N different docs that they are scored against."""
+
+    queries: np.ndarray  # (B,) query rows
+    docs: np.ndarray  # (N,) doc rows, no text twice
+    labels: np.ndarray  # (B,) column of each query's positive
+    invalid: np.ndarray  # (B, N) bool: known positives of the query, which must not count as negatives
+    source: np.ndarray  # (B, N) int8: 0 for docs of other queries, else the code of source and rank band
+
+
+class QueryOrder:
+    """Which training queries each step visits: a function of seed and step alone.
+
+    An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
+    epoch. With clusters (n,), a number for each query, the queries of a batch are of one cluster or, where
+    one ends, of two (topic-aware sampling; Hofstätter et al. 2021).
+    """
+
+    def __init__(self, n, *, batch_size, seed, clusters=None):
+        self.n, self.seed, self.clusters = n, seed, clusters
+        self.batch_size = min(batch_size, n)
+        self.steps_per_epoch = n // self.batch_size
+        self._permutation = functools.lru_cache(maxsize=4)(
+            lambda epoch: rng.permutation(n, "order", seed, epoch) if clusters is None else self._by_cluster(epoch)
+        )
+
+    def _by_cluster(self, epoch):
+        within = rng.uniform("order", self.seed, epoch, np.arange(self.n))
+        of_cluster = rng.uniform("topic", self.seed, epoch, self.clusters)
+        start = int(rng.uniform("start", self.seed, epoch) * self.n)  # clusters are cut elsewhere each epoch
+        ordered = np.roll(np.lexsort((within, of_cluster)), start)
+        batches = ordered[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, -1)
+        return batches[rng.permutation(len(batches), "batches", self.seed, epoch)].reshape(-1)
+
+    def epoch(self, step):
+        """The epoch that a step belongs to."""
+        return step // self.steps_per_epoch
+
+    def positions(self, step):
+        """(B,) positions of a step's queries in the split."""
+        begin = step % self.steps_per_epoch * self.batch_size
+        return self._permutation(self.epoch(step))[begin : begin + self.batch_size]
+
+    def upcoming(self, step, count):
+        """Positions of all queries that the `count` steps from `step` on visit, sorted, each once."""
+        return np.unique(np.concatenate([self.positions(s) for s in range(step, step + count)]))
+
+
+def cluster_queries(q_emb, count, *, key):
+    """(n,) int32 cluster of each query vector by k-means; cached by `key`, so that all processes agree."""
+    path = cache_dir("clusters", fingerprint(key, count) + ".npy")
+    if not path.exists():
+        from sklearn import cluster  # here, because it is heavy and few runs want it
+
+        found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3).fit_predict(q_emb)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, found.astype(np.int32))
+    return np.load(path)
+
+
+def draw_positives(qrels, positions, *, seed, epoch):
+    """(B,) doc rows: one positive of each of the split's queries at `positions`, drawn anew each epoch."""
+    draws = rng.uniform("positive", seed, epoch, qrels.queries[positions])
+    choices = [qrels.positives(i) for i in positions]
+    return np.array([docs[int(u * len(docs))] for docs, u in zip(choices, draws)], dtype=np.int32)
+
+
+def make_batch(collection, query_rows, positives, negatives, *, queue=None):
+    """Assemble a Batch. positives (B,) doc rows; negatives: {code: (B, K) doc rows, -1 for none}.
+
+    A doc that is named more than once becomes one column, so that it is encoded once and counts once per
+    denominator. queue: (its code, (n,) doc rows whose vectors stand behind those of `docs`): they
+    add n columns.
+    """
+    B = len(query_rows)
+    groups = collection.docs.groups
+    named = np.concatenate([positives[:, None], *negatives.values()], axis=1)  # (B, 1 + sum of K)
+    named = np.where(named >= 0, groups[named], -1)
+    docs, columns = np.unique(named, return_inverse=True)
+    columns = columns.reshape(named.shape)
+    if docs[0] == -1:
+        docs, columns = docs[1:], columns - 1  # a missing negative has column -1
+    labels = columns[:, 0]
+    source = np.zeros((B, len(docs)), dtype=np.int8)
+    begin = 1
+    for code, part in negatives.items():
+        own = columns[:, begin : begin + part.shape[1]]
+        rows, slots = np.nonzero(own >= 0)
+        source[rows, own[rows, slots]] = code
+        begin += part.shape[1]
+    invalid = known_columns(collection, query_rows, docs)
+    invalid[np.arange(B), labels] = False
+    if queue:
+        code, queued = queue
+        stale = known_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
+        invalid = np.concatenate([invalid, stale], axis=1)
+        source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int8)], axis=1)
+    return Batch(query_rows, docs, labels, invalid, source)
+
+
+def known_columns(collection, query_rows, docs):
+    """(B, n) bool: which of `docs` (n,), text groups, each once, are known positives of each query."""
+    indptr, known = collection.known
+    flat = known[ranges(indptr[query_rows], indptr[query_rows + 1])]
+    owner = np.repeat(np.arange(len(query_rows)), np.diff(indptr)[query_rows])
+    columns = np.zeros((len(query_rows), len(docs)), dtype=bool)
+    if len(docs):
+        by_row = np.argsort(docs)
+        at = by_row[np.minimum(np.searchsorted(docs, flat, sorter=by_row), len(docs) - 1)]
+        there = docs[at] == flat
+        columns[owner[there], at[there]] = True
+    return columns

@@ -1,0 +1,106 @@
+"""Lines of JSONL and BEIR's tab-separated judgements, read strictly: errors name file, line, value, fix."""
+
+import json
+
+from lib.files import BadInput, atomic_path
+
+QRELS_HEADER = ("query-id", "corpus-id", "score")
+
+
+def read_lines(path):
+    """(line number, text) of every line that is not blank, without byte order mark and line ending."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, decode_line(line, path=path, number=number)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def decode_line(line, *, path, number):
+    """The text of one line of a UTF-8 file, given as bytes."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}:{number}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
+
+
+def parse_object(line, *, path, number):
+    """The JSON object on one line of a JSONL file."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{path}:{number}: not valid JSON ({error}): {shorten(line)}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}:{number}: a JSON object is wanted, found {shorten(line)}")
+    return value
+
+
+def shorten(value, limit=60):
+    """`value` as one line of at most `limit` characters, for messages."""
+    text = repr(value if isinstance(value, str) else str(value))
+    return text if len(text) <= limit else text[: limit - 4] + "...'"
+
+
+def check_text(record, *, path, number):
+    """(id, text) of a corpus or queries line; the text is title and text with a space between."""
+    if "_id" not in record:
+        raise BadInput(f'{path}:{number}: no "_id"; the keys are {", ".join(record) or "none"}')
+    ident, text, title = record["_id"], record.get("text"), record.get("title") or ""
+    if not isinstance(ident, str):
+        raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
+    if not ident or ident.split() != [ident]:
+        raise BadInput(
+            f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, which run files cannot hold'
+        )
+    for key, value in (("title", title), ("text", text)):
+        if not isinstance(value, str):
+            raise BadInput(f'{path}:{number}: "{key}" of {ident} must be a string, found {shorten(json.dumps(value))}')
+    text = f"{title} {text}".strip()
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise BadInput(
+            f"{path}:{number}: {ident} holds half a surrogate pair (\\ud800 to \\udfff alone); "
+            "write the whole character"
+        )
+    if not text:
+        raise BadInput(f"{path}:{number}: {ident} has neither title nor text; fill it or delete the line and its qrels")
+    return ident, text
+
+
+def read_qrels(path):
+    """[(qid, doc_id, grade, line number)] of a BEIR qrels file: header, then query-id, corpus-id, score."""
+    rows, seen = [], {}
+    for index, (number, line) in enumerate(read_lines(path)):
+        fields = line.split("\t")
+        if index == 0:
+            if tuple(f.strip() for f in fields) != QRELS_HEADER:
+                raise BadInput(
+                    f"{path}:{number}: no header, found {shorten(line)}; the first line must be "
+                    "query-id<TAB>corpus-id<TAB>score"
+                )
+            continue
+        if len(fields) != 3:
+            raise BadInput(
+                f"{path}:{number}: 3 fields with tabs between are wanted, found {len(fields)}: {shorten(line)}"
+            )
+        qid, doc_id, score = (field.strip() for field in fields)
+        try:
+            grade = int(score)
+        except ValueError:
+            raise BadInput(f"{path}:{number}: score {shorten(score)} is not an integer") from None
+        if (qid, doc_id) in seen:
+            raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged on line {seen[qid, doc_id]} already; keep one")
+        seen[qid, doc_id] = number
+        rows.append((qid, doc_id, grade, number))
+    if not rows:
+        raise BadInput(f"{path}: no judgements; a split needs at least one line below the header")
+    return rows
+
+
+def write_qrels(path, judged):
+    """Write {qid: {doc_id: grade}} as BEIR's tab-separated judgements."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        out.write("\t".join(QRELS_HEADER) + "\n")
+        for qid, grades in judged.items():
+            out.writelines(f"{qid}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())

@@ -1,0 +1,70 @@
+"""Token ids: made once for each pair of tokenizer and texts, then mapped from disk."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.data.collection import ranges
+from lib.files import atomic_path, cache_dir, fingerprint
+
+
+class TokenBatch(NamedTuple):
+    """What an encoder's forward() takes: the tokens of n texts, one text behind the other."""
+
+    ids: torch.Tensor  # (T,) int32
+    offsets: torch.Tensor  # (n + 1,) int32: text i has ids[offsets[i]:offsets[i + 1]]
+    counts: torch.Tensor | None  # (T,) float32: how often a static encoder's token stands in the text
+    kind: str  # query or doc
+
+
+class Tokens:
+    """Token ids of n texts in one flat array. Static encoders keep each id once per text, with a count."""
+
+    def __init__(self, ids, offsets, counts=None, *, kind="doc"):
+        self.ids, self.offsets, self.counts = ids, offsets, counts  # (T,), (n + 1,), (T,) or None
+        self.kind = kind  # query or doc
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self):
+        """(n,) tokens of each text."""
+        return np.diff(self.offsets)
+
+    def select(self, rows):
+        """The TokenBatch of some rows."""
+        start, end = self.offsets[rows], self.offsets[np.asarray(rows) + 1]
+        flat = ranges(start, end)
+        offsets = np.concatenate([[0], np.cumsum(end - start)]).astype(np.int32)
+        counts = None if self.counts is None else torch.from_numpy(self.counts[flat].astype(np.float32))
+        return TokenBatch(torch.from_numpy(self.ids[flat]), torch.from_numpy(offsets), counts, self.kind)
+
+
+def tokenize(texts, encoder, kind, *, block=4096):
+    """Tokens of all of `texts` as `kind` (query or doc); made once per (tokenizer, texts), then mapped."""
+    folder = cache_dir("tokens", fingerprint(encoder.token_key(kind), texts.fingerprint))
+    if not folder.exists():
+        parts = []
+        with tqdm(total=len(texts), unit="text", unit_scale=True, delay=1, desc=f"tokenising {texts.path.name}") as bar:
+            for begin in range(0, len(texts), block):
+                rows = range(begin, min(begin + block, len(texts)))
+                parts.append(encoder.tokenize(texts.texts(rows), kind))
+                bar.update(len(rows))
+        ids, offsets, counts = zip(*parts)
+        lengths = np.concatenate([np.diff(o) for o in offsets])
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            np.save(temporary / "ids.npy", np.concatenate(ids))
+            np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+            if counts[0] is not None:
+                np.save(temporary / "counts.npy", np.concatenate(counts))
+    counts = folder / "counts.npy"
+    return Tokens(
+        np.load(folder / "ids.npy", mmap_mode="r"),
+        np.load(folder / "offsets.npy"),
+        np.load(counts, mmap_mode="r") if counts.exists() else None,
+        kind=kind,
+    )

@@ -1,0 +1,278 @@
+"""The comparison of arms: statistics made only from what lies in the run folders."""
+
+import itertools
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from lib import run
+from lib.evaluation import measures, significance
+from lib.files import BadInput, read_json
+from lib.negatives.arms import Arm
+
+LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
+DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
+
+
+class Measured(NamedTuple):
+    """One run that was measured on a split."""
+
+    arm: str  # what it is compared as
+    base: str  # the same without the flags that the arm alone changes
+    seed: int
+    values: dict  # {qid: {measure: value}}
+    summary: dict  # summary.json, empty for what was not trained here
+    log: list  # lines of metrics.jsonl
+    timing: list  # lines of timing.jsonl
+    overrides: dict  # {flag: value} that the arm alone changes
+
+
+def read_run(folder, evaluation, *, name=None):
+    """The Measured of a run folder."""
+    folder = pathlib.Path(folder)
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    values = measures.read_per_query(folder / "eval" / evaluation / "per_query.jsonl")
+    log, base, overrides = run.Run(folder), name, {}
+    if name is None:
+        arm, arguments = Arm.parse(summary["negatives"]), run.recorded(folder)["args"]
+        name, base = arm.text, arm.base
+        overrides = {flag: arguments[flag] for flag in arm.overrides}
+    return Measured(
+        name, base, summary.get("seed", 0), values, summary, log.read_log(), log.read_log("timing.jsonl"), overrides
+    )
+
+
+def read_comparison(folder, *, against=None):
+    """The runs of a comparison by train.py, in the order of the command that began it.
+
+    against: the arm that comes first, so that the others are tested against it. BadInput if a run is not
+    finished, or if there is no such arm.
+    """
+    folder = pathlib.Path(folder)
+    config = run.recorded(folder)
+    if "arm" in config["derived"]:
+        raise BadInput(f"{folder} is a single run; a comparison has several: train.py --negatives A B ...")
+    evaluation = f"{config['inputs']['collection']}-test"
+    jobs = list(itertools.product(config["args"]["negatives"], config["args"]["seeds"]))
+    missing, found = [], []
+    for arm, seed in jobs:
+        path = run_folder(folder, Arm.parse(arm), seed)
+        if (path / "summary.json").exists():
+            found.append(read_run(path, evaluation))
+        else:
+            missing.append((arm, seed))
+    if missing:
+        arm, seed = missing[0]
+        raise BadInput(
+            f"{folder}: {len(missing)} of {len(jobs)} runs are not finished, the first is {arm}, "
+            f"seed {seed}; continue with the same command and --resume"
+        )
+    if against is not None:
+        if against not in (arms := dict.fromkeys(one.arm for one in found)):
+            raise BadInput(f"--against {against!r}: no arm of {folder}; it has {', '.join(arms)}")
+        found.sort(key=lambda one: one.arm != against)
+    return found
+
+
+def run_folder(folder, arm, seed):
+    """Where a comparison keeps the run of an arm with a seed."""
+    return folder / f"{arm.slug}-s{seed}"
+
+
+def read_evaluations(folders):
+    """{evaluation: [Measured of each folder]} for every evaluation that all the folders have."""
+    folders = list(map(pathlib.Path, folders))
+    measured = [{path.parent.name for path in folder.glob("eval/*/per_query.jsonl")} for folder in folders]
+    if not (common := sorted(set.intersection(*measured))):
+        raise BadInput(
+            f"{', '.join(map(str, folders))} have no evaluation in common; run evaluate.py on each, "
+            "with the same --data and --split"
+        )
+    return {evaluation: [read_run(folder, evaluation, name=folder.name) for folder in folders] for evaluation in common}
+
+
+def read_audits(folder):
+    """[(source and run, filter, ranks, estimate)] of mine_negatives.py --audit of a comparison's runs."""
+    return [
+        (f"{row['source']}, {path.parent.parent.name}", row["after"], row["ranks"], row)
+        for path in sorted(folder.glob("*/audit/*.json"))
+        for row in run.read_json(path)["rows"]
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+
+
+def analyse(runs, *, measure):
+    """Rows for each arm, tested against the first; then each against the next in the order of means."""
+    arms = {}
+    for one in runs:
+        arms.setdefault(one.arm, []).append(one)
+        if one.values.keys() != runs[0].values.keys():
+            raise BadInput(
+                f"{one.arm}, seed {one.seed}, was measured on other queries than {runs[0].arm}; run "
+                "evaluate.py --overwrite on both"
+            )
+    qids = list(runs[0].values)
+    rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
+    first = rows[0]["arm"]
+    matrices = {
+        name: {
+            arm: np.array([[one.values[qid][name] for qid in qids] for one in of_arm]) for arm, of_arm in arms.items()
+        }  # (S, Q)
+        for name in (measure, DEEP)
+    }  # an arm may lift the top and lose what lies deep
+    for name, matrix in matrices.items():
+        tests = paired((matrix[row["arm"]], matrix[first]) for row in rows[1:])
+        for row, test in zip(rows[1:], tests):
+            if name == measure:
+                row["against_first"] = test
+            if test["difference"] < 0 and test["differs"]:
+                row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_seeds_holm")}
+                row["why"] = why(row, rows[0])
+    matrix = matrices[measure]
+    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
+    steps = paired((matrix[a], matrix[b]) for a, b in itertools.pairwise(order))
+    for (a, b), test in zip(itertools.pairwise(order), steps):
+        test |= {"above": a, "below": b}
+    result = {
+        "measure": measure,
+        "seeds": [one.seed for one in arms[first]],
+        "queries": len(qids),
+        "references": references(runs),
+        "arms": rows,
+        "order": steps,
+    }
+    summary = runs[0].summary
+    result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
+    scores = [row.get("forecast") for row in rows]
+    if len(rows) > 2 and all(scores):
+        means = [np.mean(row["test"][measure]) for row in rows]
+        result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
+    return result
+
+
+def references(runs):
+    """{name: {measure: mean}} of BM25 and the untrained encoder, where the runs recorded them."""
+    if not all("untrained" in one.summary for one in runs):
+        return {}
+    return {
+        "bm25": runs[0].summary["bm25"],
+        "untrained": {
+            name: float(np.mean([one.summary["untrained"][name] for one in runs])) for name in measures.MEASURES
+        },
+    }
+
+
+def paired(pairs):
+    """significance.paired_seeds() of every pair, with Holm's correction over them of both p values."""
+    tests = [significance.paired_seeds(a, b, seed=0) for a, b in pairs]
+    for key in ("p", "p_seeds"):
+        for test, p in zip(tests, significance.holm([test[key] for test in tests])):
+            test[f"{key}_holm"] = p
+    return [test | {"differs": test["p_seeds_holm"] < LEVEL} for test in tests]
+
+
+def arm_row(arm, of_arm, measure):
+    """Numbers of one arm over its seeds; what training costs and looks like only where it was recorded."""
+    summaries = [one.summary for one in of_arm]
+    row = {
+        "arm": arm,
+        "seeds": [one.seed for one in of_arm],
+        "test": {name: [measures.mean(one.values)[name] for one in of_arm] for name in measures.MEASURES},
+        "trained": all("steps" in summary for summary in summaries),
+    }
+    if not row["trained"]:
+        return row
+    row |= {
+        key: float(np.mean([s[key] for s in summaries]))
+        for key in ("steps", "denominators", "docs_encoded", "train_s", "mine_s")
+    }
+    row["seconds"] = row["train_s"] + row["mine_s"]
+    gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
+    row["gain_per_minute"] = float(60 * gain / max(row["seconds"], 1e-9))
+    row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
+    steps, predictions = (
+        [[x for x in one.log if x["event"] == event] for one in of_arm] for event in ("step", "forecast")
+    )
+    row["geometry"]["effective_negatives"] = float(np.mean([lines[-1]["effective"] for lines in steps]))
+    row["forecast"] = (
+        {
+            key: float(np.mean([lines[0]["forecast"][key] for lines in predictions]))
+            for key in predictions[0][0]["forecast"]
+        }
+        if all(predictions)
+        else None
+    )
+    row["warnings"] = sorted({x["warning"] for one in of_arm for x in one.log if x["event"] == "warning"})
+    row["best_at"] = float(np.mean([s["best_step"] / s["steps"] for s in summaries]))
+    row["late"] = late_negatives(of_arm)
+    return row
+
+
+def late_negatives(of_arm):
+    """{source: what its negatives did in the second half of training}, in_batch left out; means over seeds.
+
+    above: share of them above the positive; gradient: share of the gradient; near_copies: share of the last
+    list that resembles a positive, None for a source without lists.
+    """
+    found = {}
+    for one in of_arm:
+        half = one.summary["steps"] / 2
+        for x in (x for x in one.log if x["event"] == "step" and x["step"] >= half):
+            for source, row in x["sources"].items():
+                if source != "in_batch" and row["negatives"]:
+                    copies = one.summary.get("near_copies", {}).get(source)
+                    found.setdefault(source, []).append((row["above"], row["gradient"], copies))
+    return {
+        source: {
+            key: None if None in values else float(np.mean(values))
+            for key, values in zip(("above", "gradient", "near_copies"), zip(*rows))
+        }
+        for source, rows in found.items()
+    }
+
+
+def why(row, first):
+    """What may explain that an arm is worse than the first: sentences, each with what to try."""
+    if not (row["trained"] and first["trained"]):
+        return ["its training was not recorded"]
+    found = []
+    for source, late in row["late"].items():
+        if (late["near_copies"] or 0) > 0.02:
+            found.append(
+                f"{late['near_copies']:.0%} of what {source} mined are near-copies of a positive "
+                "(--filters near_copy:0.5)"
+            )
+        if late["above"] > 0.1:
+            found.append(
+                f"{late['above']:.0%} of {source}'s negatives still stood above the positive in the "
+                "second half of training: unlabelled positives, or too hard for this encoder "
+                "(mine_negatives.py --audit 0.3; --filters percpos:0.95)"
+            )
+    few, many = (arm["geometry"]["effective_negatives"] for arm in (row, first))
+    if few < many / 2:
+        found.append(
+            f"the gradient of a query came from {few:.1f} negatives, not {many:.1f}: they crowd out "
+            "the rest (fewer of them, a higher --temperature)"
+        )
+    own, other = (arm["geometry"]["uniformity"] for arm in (row, first))
+    if own > other + 0.1:
+        found.append(
+            f"its docs are spread less evenly (uniformity {own:.2f} against {other:.2f}), which "
+            "costs deep recall: negatives from a fixed list or without gradient (bm25, dense, "
+            "adore, queue) leave the rest of the corpus alone (refresh:4, random:2+bm25:2)"
+        )
+    if row["best_at"] <= 0.5 < first["best_at"]:
+        found.append(
+            f"dev was best at {row['best_at']:.0%} of the steps and fell from there "
+            "(fewer --epochs, or hard negatives later: in_batch,refresh:4@0.5)"
+        )
+    return found or ["nothing in its logs stands out; read the examples of mine_negatives.py --audit 0.3"]
+
+
+def _correlation(a, b):
+    """Spearman's, None where one of the two is constant."""
+    return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)

@@ -1,0 +1,148 @@
+"""Diagnostics of a run: the measures of a split, what an untrained encoder says of negatives, the space."""
+
+import math
+
+import numpy as np
+import torch
+from scipy import stats
+
+from lib import loss, rng
+from lib.evaluation import measures
+from lib.negatives.near_copies import share_of_near_copies
+from lib.search import exact
+from lib.search.bm25 import words
+from lib.search.retriever import open_retriever
+from lib.search.sharded import cached_search
+
+RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of measures.MEASURES
+SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
+
+
+def evaluate(embedder, encoder, split, *, shared=False):
+    """Per-query values of a split by exact search. shared: as in Embedder.embed_docs()."""
+    q_emb = embedder.embed(encoder, "query", embedder.collection.split(split).queries)
+    hits = exact.search(q_emb, embedder.embed_docs(encoder, shared=shared), RANKED)
+    return measures.score(embedder.collection, split, hits)
+
+
+def bm25_hits(collection, split):
+    """BM25's Hits for the queries of a split, the same for every run: cached."""
+    queries = collection.queries.view(collection.split(split).queries)
+    return cached_search(open_retriever("bm25", collection, device=None), queries, RANKED)
+
+
+@torch.no_grad()
+def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
+    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries.
+
+    sampler_of(positions) -> a NegativeSampler for these train queries alone, thrown away afterwards. loss: how
+    much there is to learn, in nats; above: share of explicit negatives above their positive; explicit: their
+    share of the gradient; gradient: mean length of the loss's gradient with respect to a query's vector, sum
+    of p_j d_j - d+ over the temperature.
+    """
+    predictions, device = [], next(encoder.parameters()).device
+    for step in range(max(1, queries // order.batch_size)):
+        positions = order.positions(step)
+        sampler = sampler_of(positions)
+        sampler.refresh(0)
+        batch = sampler.batch(positions, step=0, epoch=0)
+        q_emb, d_emb = (
+            torch.from_numpy(embedder.embed(encoder, kind, part)).to(device)
+            for kind, part in (("query", batch.queries), ("doc", batch.docs))
+        )
+        labels, invalid, source = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid, batch.source))
+        scores = q_emb @ d_emb.T
+        chances = (scores / temperature).masked_fill(invalid, -math.inf).softmax(1)  # (B, N)
+        names = [(label.name, label.ranks) for label in sampler.labels]
+        found = loss.batch_stats(scores, labels, invalid, source, names, temperature=temperature)
+        explicit = [row for name, row in found["sources"].items() if name != "in_batch"]
+        count = sum(row["negatives"] for row in explicit)
+        predictions.append(
+            {
+                "loss": found["info_nce"],
+                "above": sum(row["above"] * row["negatives"] for row in explicit) / count if count else 0.0,
+                "explicit": sum(row["gradient"] for row in explicit),
+                "gradient": ((chances @ d_emb - d_emb[labels]) / temperature).norm(dim=1).mean().item(),
+            }
+        )
+    return {key: sum(x[key] for x in predictions) / len(predictions) for key in predictions[0]}
+
+
+def near_copies(lists, collection, *, queries=64):
+    """{source: share of near-copies of a positive in its MinedList}, from a sample of the queries."""
+    shares = {}
+    for source, mined in lists.items():
+        sample = rng.permutation(len(mined.candidates.docs), "near_copies", 0)[:queries]
+        shares[source] = share_of_near_copies(mined.candidates.select(sample), collection)
+    return shares
+
+
+def geometry(embedder, encoder, split):
+    """embedding_stats() of a split's first positives and of a sample of the corpus."""
+    qrels, d_emb = embedder.collection.split(split), embedder.embed_docs(encoder)
+    positives = np.array([qrels.positives(i)[0] for i in range(len(qrels))])
+    sample = rng.permutation(len(d_emb), "geometry", 0)[:SAMPLED_DOCS]
+    q_emb = embedder.embed(encoder, "query", qrels.queries)
+    return embedding_stats(q_emb, d_emb[positives], d_emb[sample])
+
+
+def embedding_stats(q_emb, positives, sample):
+    """The space that an encoder spans: q_emb, positives (Q, D) row by row, sample (n, D) of docs.
+
+    alignment: mean squared distance of a query and its positive; uniformity: log of the mean of exp(-2 d^2)
+    over pairs of docs (Wang & Isola 2020); effective_rank: exponential of the entropy of the sample's
+    normalised singular values (Roy & Vetterli 2007), at most D.
+    """
+    norms = (sample**2).sum(1)
+    squared = (norms[:, None] + norms - 2 * (sample @ sample.T))[np.triu_indices(len(sample), 1)]
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(sample.T.astype(np.float64) @ sample), 0))
+    share = singular / max(singular.sum(), 1e-300)
+    return {
+        "alignment": float(((q_emb - positives) ** 2).sum(1).mean()),
+        "uniformity": float(np.log(np.exp(-2 * np.maximum(squared, 0)).mean())),
+        "effective_rank": float(np.exp(stats.entropy(share))),
+    }
+
+
+def cosines(a, b):
+    """(n,) cosine of each row of a (n, D) with the same row of b (n, D)."""
+    return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def neighbourhood(embedder, encoder, position, drawn, names, *, others=300):
+    """[(label, x, y)] of a train query, its positive, drawn docs and others, on the plane.
+
+    drawn: {code: (1, K) doc rows, -1 for none}; names[code - 1]: the source of a code.
+    """
+    collection = embedder.collection
+    qrels = collection.split("train")
+    groups = {
+        "other docs": rng.permutation(len(collection.docs), "map", 0)[:others],
+        "positive": qrels.positives(position)[:1],
+    }
+    for code, docs in drawn.items():
+        name = names[code - 1]
+        groups[name] = np.concatenate([groups.get(name, docs[0][:0]), docs[0][docs[0] >= 0]])
+    d_emb = embedder.embed_docs(encoder)[np.concatenate(list(groups.values())).astype(np.int64)]
+    q_emb = embedder.embed(encoder, "query", qrels.queries[position : position + 1])
+    vectors = np.concatenate([d_emb, q_emb])
+    centred = vectors - vectors.mean(0)
+    plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T  # (n, 2)
+    labels = [name for name, rows in groups.items() for _ in rows] + ["query"]
+    return [(label, float(f"{x:.5g}"), float(f"{y:.5g}")) for label, (x, y) in zip(labels, plane)]
+
+
+def query_features(collection, split):
+    """{qid: {name: value}} for every query of a split: what may explain where an arm gains."""
+    qrels = collection.split(split)
+    ranks = measures.first_relevant(bm25_hits(collection, split).rows, qrels)
+    features = {}
+    for i, row in enumerate(qrels.queries):
+        own = set(words(collection.queries.text(row)))
+        shared = max(len(own & set(words(collection.docs.text(doc)))) for doc in qrels.positives(i))
+        features[collection.queries.ids[row]] = {
+            "BM25 rank of the positive": int(min(ranks[i], RANKED + 1)),
+            "words of the query": len(own),
+            "share of them in the positive": shared / max(len(own), 1),
+        }
+    return features

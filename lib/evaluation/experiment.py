@@ -1,0 +1,187 @@
+"""A comparison as a list of runs: arms and grids, what each may cost, a process for every run."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from lib.files import BadInput, read_json, remove, write_json
+from lib.negatives.sources import SOURCES
+from lib.run import run_path, to_flags
+
+BUDGETS = ("steps", "denominators", "docs_encoded", "seconds")
+PILOT = 30  # steps that are timed to match seconds
+
+
+def expand(arms, grid, *, control, value_of):
+    """The arms of a comparison: each with every combination of a grid; `control` adds the first on other seeds.
+
+    grid: texts such as temperature=.01,.02; value_of(flag, text) -> the flag's value, checked.
+    """
+    axes = []
+    for text in grid:
+        name, _, values = text.partition("=")
+        axes.append([(name, (value_of(name, value), value)) for value in values.split(",")])
+    found = [arm.changed(**dict(point)) for arm in arms for point in itertools.product(*axes)]
+    if control:
+        found.append(found[0].changed(seed_shift=(1000, "1000")))
+    return found
+
+
+def decide_steps(path, arms, **costs):
+    """{arm: steps}, kept at `path`: seconds are not measured again when a comparison continues.
+
+    costs: the arguments of matched_steps().
+    """
+    known = read_json(path) if path.exists() else {}
+    if unknown := [arm for arm in arms if arm.text not in known]:
+        others = [arm for arm in unknown if arm != arms[0]]
+        known |= {arm.text: steps for arm, steps in matched_steps([arms[0], *others], **costs).items()}
+    write_json(path, known)
+    return {arm: known[arm.text] for arm in arms}
+
+
+def matched_steps(arms, *, budget, steps, order, docs, refresh_every, pilot):
+    """{arm: steps} that cost what `steps` of the first arm cost.
+
+    Costs are counted: B docs and B * K negatives are in the denominators and are encoded; a source that encodes
+    the corpus does so once or at each of its minings, every refresh_every(arm) steps. Seconds are those of
+    pilot(arm), which trains PILOT steps and returns the summary.
+    """
+
+    def cost(arm):  # (fixed, of a step)
+        shares = arm.shares
+        queued = sum(mean for name, (mean, _) in shares.items() if SOURCES[name].queue)
+        explicit = sum(mean for mean, _ in shares.values()) - queued
+        batch = min(docs, order.batch_size * (1 + explicit))
+        if budget == "denominators":
+            return 0.0, batch - 1 + queued
+        again = {name: share for name, (_, share) in shares.items() if SOURCES[name].every == "refresh"}
+        if budget == "docs_encoded":
+            once = any(SOURCES[name].encodes_corpus for name in shares if name not in again)
+            return docs * once, batch * (2 if queued else 1) + docs * sum(again.values()) / refresh_every(arm)
+        timed = pilot(arm)
+        fixed = 0.0 if again else timed["mine_s"]
+        return fixed, (timed["train_s"] + timed["mine_s"] - fixed) / PILOT
+
+    first_fixed, first_each = cost(arms[0])
+    found = {arms[0]: steps}
+    for arm in arms[1:]:
+        fixed, each = cost(arm)
+        found[arm] = max(1, round((first_fixed + steps * first_each - fixed) / each))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- processes
+
+
+class Job(NamedTuple):
+    """A run to be made by a process of its own."""
+
+    label: str  # for people
+    folder: pathlib.Path  # the run's
+    command: list
+    steps: int  # that it will take
+
+
+def job(arm, seed, name, flags, *, steps, processes=1):
+    """The Job of one run: this very script with `flags`, and an arm, a seed and a name, under torchrun where it
+    is to be parallel."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--"]
+    command = [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        sys.argv[0],
+        *to_flags(flags | {"negatives": [arm], "seeds": [seed], "name": name}),
+    ]
+    return Job(f"{arm}, seed {seed}", run_path(name), command, steps)
+
+
+def pilot(timed, output):
+    """The summary of a short run, which leaves nothing behind."""
+    run_jobs([timed], at_once=1, output=output)
+    summary = read_json(timed.folder / "summary.json")
+    remove(timed.folder)
+    return summary
+
+
+def run_jobs(jobs, *, at_once, output):
+    """Run every job in a process of its own, `at_once` at a time, with one progress line for all.
+
+    What a process prints goes to a file of the folder `output`. Processes share the cores of the machine; on
+    GPUs each has a device of its own. A job that fails does not stop the others: BadInput names it at the end.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    waiting, running, failed = list(enumerate(jobs, 1)), {}, []
+    with tqdm(total=sum(job.steps for job in jobs), unit="step", desc=f"{len(jobs)} runs") as bar:
+        finished = 0
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    slot = min(set(range(at_once)) - running.keys())
+                    number, job = waiting.pop(0)
+                    running[slot] = number, job, _start(job, slot, at_once, output), time.monotonic()
+                time.sleep(0.1)
+                for slot, (number, job, process, begun) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[slot]
+                    finished += job.steps
+                    if process.returncode:
+                        failed.append((job, _last_line(output, job)))
+                    bar.write(
+                        f"run {number} of {len(jobs)}: {job.label}: {_outcome(job, process.returncode)} "
+                        f"({time.monotonic() - begun:.0f} s)"
+                    )
+                bar.n = finished + sum(min(_step(job), job.steps) for _, job, _, _ in running.values())
+                bar.refresh()
+        finally:
+            for _, _, process, _ in running.values():
+                process.terminate()
+            for _, _, process, _ in running.values():
+                process.wait()
+    if failed:
+        job, line = failed[0]
+        raise BadInput(
+            f"{len(failed)} of {len(jobs)} runs failed, the first is {job.label}: {line} (all that "
+            f"it printed is in {output}/); the same command with --resume continues"
+        )
+
+
+def _start(job, slot, at_once, output):
+    env = os.environ | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+    if at_once > 1:  # the cores are shared, unless the user has divided them
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+        if torch.cuda.device_count() > 1:
+            env.setdefault("CUDA_VISIBLE_DEVICES", str(slot % torch.cuda.device_count()))
+    with open(output / f"{job.folder.name}.txt", "w", encoding="utf-8") as out:
+        return subprocess.Popen(job.command, stdout=out, stderr=subprocess.STDOUT, env=env)
+
+
+def _outcome(job, code):
+    summary = job.folder / "summary.json"
+    if code or not summary.exists():
+        return f"failed with exit code {code}"
+    return ", ".join(f"test {name} {value:.4f}" for name, value in list(read_json(summary)["test"].items())[:2])
+
+
+def _step(job):
+    """The last step that a run has logged."""
+    try:
+        with open(job.folder / "metrics.jsonl", "rb") as log:
+            log.seek(-min(4096, os.fstat(log.fileno()).st_size), os.SEEK_END)
+            found = log.read().rpartition(b'"step": ')[2]
+        return int(found.partition(b",")[0].strip(b"} \n") or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _last_line(output, job):
+    lines = (output / f"{job.folder.name}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it printed nothing"

@@ -1,0 +1,95 @@
+"""Retrieval measures, exactly trec_eval's (through ir_measures), and the files that hold what was measured."""
+
+import json
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, R, nDCG
+
+from lib.data.beir import parse_object, read_lines
+from lib.files import atomic_path
+
+MEASURES = ("mrr@10", "ndcg@10", "recall@10", "recall@100")
+_TREC = {"ndcg@10": nDCG @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
+
+
+def to_rankings(qids, doc_ids, rows, scores):
+    """{qid: {doc_id: score}} from arrays rows (Q, k), -1 where a list ends early, and scores (Q, k)."""
+    return {
+        qid: {doc_ids[row]: score for row, score in zip(r, s) if row >= 0}
+        for qid, r, s in zip(qids, rows.tolist(), scores.tolist())
+    }
+
+
+def per_query(rankings, qrels):
+    """{qid: {measure: value}} for every judged query with a positive; one that is not ranked scores 0.
+
+    rankings {qid: {doc_id: score}}, qrels {qid: {doc_id: grade}}. As in trec_eval, order is by score
+    (float32) and then by doc_id, both descending; relevant is grade >= 1; nDCG's gain is the grade, its
+    discount log2(rank + 1).
+    """
+    judged = {qid: grades for qid, grades in qrels.items() if max(grades.values()) >= 1}
+    values = {qid: dict.fromkeys(MEASURES, 0.0) for qid in judged}
+    if not any(qid in judged and docs for qid, docs in rankings.items()):
+        return values
+    names = {str(measure): name for name, measure in _TREC.items()} | {str(RR): "rr"}
+    evaluator = ir_measures.pytrec_eval.evaluator([RR, *_TREC.values()], judged)
+    for qid, measure, value in evaluator.iter_calc(rankings):
+        if qid in values:
+            values[qid][names[str(measure)]] = value
+    for found in values.values():
+        rank_inverse = found.pop("rr", 0.0)
+        found["mrr@10"] = rank_inverse if rank_inverse >= 0.1 else 0.0  # trec_eval's has no cut-off
+    return values
+
+
+def score(collection, split, hits):
+    """per_query() of the Hits of a split's queries."""
+    qids = [collection.queries.ids[row] for row in collection.split(split).queries]
+    rankings = to_rankings(qids, collection.docs.ids, hits.rows, hits.scores)
+    return per_query(rankings, collection.qrels_dict(split))
+
+
+def mean(values):
+    """{measure: mean over queries} of what per_query() returned."""
+    return {name: float(np.mean([v[name] for v in values.values()])) for name in MEASURES}
+
+
+def first_relevant(rows, qrels):
+    """(Q,) rank of the first positive among doc rows (Q, k), inf where there is none."""
+    ranks = np.full(len(rows), np.inf)
+    for i, found in enumerate(rows):
+        hits = np.flatnonzero(np.isin(found, qrels.positives(i)))
+        if len(hits):
+            ranks[i] = hits[0] + 1
+    return ranks
+
+
+def unjudged(rows, qrels, *, depth=10):
+    """Share of the `depth` best docs (Q, k) without a judgement: trec_eval counts them as not relevant."""
+    judged = np.array(
+        [np.isin(found[:depth], qrels.docs[a:b]).sum() for found, a, b in zip(rows, qrels.indptr, qrels.indptr[1:])]
+    )
+    return float(1 - judged.mean() / np.maximum((rows[:, :depth] >= 0).sum(1), 1).mean())
+
+
+def write_run(path, qids, doc_ids, rows, scores, *, tag):
+    """Write rankings as TREC's six columns. rows (Q, k) int, -1 where a list ends early; scores (Q, k)."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        for qid, query_rows, query_scores in zip(qids, rows, scores):
+            for rank, (row, score) in enumerate(zip(query_rows.tolist(), query_scores.tolist()), 1):
+                if row >= 0:
+                    out.write(f"{qid} Q0 {doc_ids[row]} {rank} {score:.9g} {tag}\n")
+
+
+def write_per_query(path, values):
+    """Write {qid: {measure: value}}, one line a query."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        for qid, measured in values.items():
+            out.write(json.dumps({"qid": qid} | measured) + "\n")
+
+
+def read_per_query(path):
+    """{qid: {measure: value}} of a file that write_per_query() wrote."""
+    records = (parse_object(line, path=path, number=number) for number, line in read_lines(path))
+    return {record.pop("qid"): record for record in records}

@@ -1,0 +1,191 @@
+"""The monitor of a training: averages since the last line, and early warnings of training problems."""
+
+import math
+
+import torch
+
+from lib.files import BadInput
+from lib.loss import batch_stats, by_source
+from lib.negatives.sources import SOURCES
+
+SETTLED = 0.3  # share of the steps after which warnings begin: at first everything looks wrong
+
+
+class Averages:
+    """Statistics of the steps since the last line of the log, as one line."""
+
+    def __init__(self):
+        self._steps = []
+
+    def add(self, value, scores, mask, batch, labels, *, temperature):
+        """Note a step: its loss, what contrastive_loss() returned, its Batch and the sampler's labels."""
+        columns, source = (torch.from_numpy(x).to(scores.device) for x in (batch.labels, batch.source))
+        names = [(label.name, label.ranks) for label in labels]
+        self._steps.append({"loss": value} | batch_stats(scores, columns, mask, source, names, temperature=temperature))
+
+    def take(self):
+        """The means over the steps noted, in the form of batch_stats() with the loss, and begin anew.
+
+        Shares of negatives are weighted by how many negatives there were.
+        """
+        steps, self._steps = self._steps, []
+        if len(steps) == 1:
+            return steps[0]
+        found = {
+            key: [step[key] for step in steps if step[key] is not None]
+            for key in steps[0]
+            if key not in ("ledger", "sources")
+        }
+        means = {key: sum(values) / len(values) if values else None for key, values in found.items()}
+        rows = {}
+        for step in steps:
+            for row in step["ledger"]:
+                rows.setdefault((row["source"], row["ranks"]), []).append(row)
+        means["ledger"] = []
+        for (source, ranks), of_name in rows.items():
+            negatives = sum(row["negatives"] for row in of_name)
+            above = sum(row["above"] * row["negatives"] for row in of_name)
+            means["ledger"].append(
+                {
+                    "source": source,
+                    "ranks": ranks,
+                    "negatives": negatives / len(steps),
+                    "above": above / negatives if negatives else 0.0,
+                    "gradient": sum(row["gradient"] for row in of_name) / len(steps),
+                }
+            )
+        return means | {"sources": by_source(means["ledger"])}
+
+    def state_dict(self):
+        """The steps noted so far."""
+        return {"steps": list(self._steps)}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self._steps = list(state["steps"])
+
+
+class Monitor:
+    """Watches the statistics of logged lines; every warning is given once.
+
+    contrastive: whether InfoNCE is in the loss, so that its staying high says something.
+    """
+
+    def __init__(self, *, contrastive=True):
+        self._contrastive = contrastive
+        self._raised, self._above, self._absent = set(), {}, set()
+
+    def check(self, step, steps, stats):
+        """The new warnings at a step, as [{"warning", "advice"}]; stats: of Averages or loss.batch_stats()."""
+        if step < SETTLED * steps:
+            return []
+        found = []
+        negatives = sum(row["negatives"] for row in stats["ledger"])
+        if self._contrastive and negatives and stats["info_nce"] > 0.95 * math.log(1 + negatives):
+            found.append(
+                (
+                    "no learning",
+                    f"InfoNCE {stats['info_nce']:.2f} is that of guessing among "
+                    f"{negatives:.0f} negatives; try another --lr, a lower --temperature",
+                )
+            )
+        hardest = stats["hardest"]
+        if hardest is not None and 0.95 < stats["positive"] < hardest < 1.001:  # cosines, all near 1
+            found.append(
+                (
+                    "collapse",
+                    f"positives ({stats['positive']:.3f}) and hardest negatives "
+                    f"({hardest:.3f}) are all alike; try a lower --lr, fewer hard negatives at first "
+                    "(in_batch,refresh:4@0.3), a higher --temperature",
+                )
+            )
+        for source, row in stats["sources"].items():
+            if source != "in_batch" and row["negatives"]:
+                seen = self._above.setdefault(source, [])
+                seen.append(row["above"])
+                recent = sum(seen[-5:]) / 5
+                if len(seen) >= 5 and recent > 0.3:
+                    found.append(
+                        (
+                            f"false negatives from {source}?",
+                            f"{recent:.0%} of them stay above the "
+                            "positive; look at mine_negatives.py --audit 0.3, try --filters "
+                            "near_copy:0.5 percpos:0.95, --mask_margin 0.1",
+                        )
+                    )
+        new = [(name, advice) for name, advice in found if name not in self._raised]
+        self._raised |= {name for name, _ in new}
+        return [{"warning": name, "advice": advice} for name, advice in new]
+
+    def check_sources(self, ledger, labels, active, *, queued):
+        """BadInput if a source had no negative in the denominator in two logged lines in a row.
+
+        Then it teaches nothing. One line alone may be chance: a doc that two sources draw counts for one.
+        labels: the sampler's, of the ledger's rows after the first; queued: docs of the queue in this batch;
+        it is empty at first.
+        """
+        of_name = {label.name: label.source for label in labels}
+        there = {of_name[row["source"]] for row in ledger if row["negatives"] and row["source"] in of_name}
+        absent = {name for name in active if name not in there and not (SOURCES[name].queue and not queued)}
+        if again := sorted(absent & self._absent):
+            raise BadInput(
+                f"--negatives: no doc of {again[0]} stands in the denominator; are all of them "
+                "masked (--mask_margin, --guide), or the docs of other queries anyway?"
+            )
+        self._absent = absent
+
+    def check_end(self, *, rank, dim, dev, untrained):
+        """The warnings after training: the docs' effective rank; the dev measure, trained and untrained."""
+        found = []
+        if rank < max(4.0, 0.02 * dim):
+            found.append(
+                {
+                    "warning": "collapsed space",
+                    "advice": f"the docs fill {rank:.1f} of {dim} "
+                    "dimensions; try a lower --lr or a higher --temperature",
+                }
+            )
+        if dev <= untrained:
+            found.append(
+                {
+                    "warning": "no gain",
+                    "advice": f"dev went from {untrained:.4f} to {dev:.4f}; "
+                    "compare with --negatives in_batch, try a lower --lr, look at mine_negatives.py "
+                    "--audit 0.3",
+                }
+            )
+        return found
+
+    def state_dict(self):
+        """What was seen and said so far."""
+        return {"raised": sorted(self._raised), "absent": sorted(self._absent), "above": dict(self._above)}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self._raised, self._absent = set(state["raised"]), set(state["absent"])
+        self._above = {source: list(seen) for source, seen in state["above"].items()}
+
+
+def mining_line(step, name, report):
+    """One line for people about a mining."""
+    age = "" if report["age"] is None else f", {report['age']} steps after the last"
+    kept = (
+        "" if report.get("overlap") is None else f", {report['overlap']:.0%} of them were already in the previous lists"
+    )
+    above = report["outscore_positive"]
+    above = "" if above is None else f", {above:.1%} above the positive"
+    return f"step {step:>5}  mined {name}: {report['candidates']:,} candidates{above}{age}{kept}"
+
+
+def step_line(step, stats, rate):
+    """One line for people. By source: negatives per query, share above the positive, share of gradient."""
+    sources = "  ".join(
+        f"{name} {s['negatives']:.0f} above {s['above']:.1%} grad {s['gradient']:.0%}"
+        for name, s in stats["sources"].items()
+        if s["negatives"]
+    )
+    hardest = "none" if stats["hardest"] is None else f"{stats['hardest']:.2f}"
+    return (
+        f"step {step:>5}  loss {stats['loss']:.3f}  acc {stats['accuracy']:.2f}  "
+        f"pos {stats['positive']:.2f}  hardest {hardest} | {sources} | {rate:,.0f} queries/s"
+    )

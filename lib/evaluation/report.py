@@ -1,0 +1,282 @@
+"""Tables and figures of a comparison. A new column is a line of RESULTS or COSTS."""
+
+import pathlib
+
+import numpy as np
+
+from lib.evaluation import comparison, plots
+from lib.evaluation.measures import MEASURES
+from lib.files import read_json, write_json, write_text
+
+
+def write(folder, runs, *, measure, name=None):
+    """Write ablation.json, ablation.md and plots/ of a comparison of Measured runs; returns the table."""
+    folder = pathlib.Path(folder)
+    result = comparison.analyse(runs, measure=measure)
+    result["name"] = name or pathlib.Path(result["data"]).name
+    table = to_table(result)
+    write_json(folder / "ablation.json", result)
+    write_text(folder / "ablation.md", table)
+    features = folder / "queries.json"
+    draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
+    if audits := comparison.read_audits(folder):
+        plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['name']}")
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def _of_test(key, form="{:.4f}"):
+    """A cell of an arm's test against the first arm, empty for the first."""
+    return lambda row: form.format(row["against_first"][key]) if "against_first" in row else ""
+
+
+def _p(value):
+    return f"{value:.4f}" if value >= 0.00005 else "<.0001"
+
+
+def _p_values(key):
+    """A cell with p and, in brackets, p with Holm's correction."""
+
+    def cell(row):
+        test = row.get("against_first")
+        return f"{_p(test[key])} ({_p(test[f'{key}_holm'])})" if test else ""
+
+    return cell
+
+
+def _measured(name):
+    """A cell with a measure's mean over seeds and, where it is the one compared, its deviation."""
+
+    def cell(row):
+        values = row["test"][name]
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 and name == row["measure"] else ""
+        return f"{np.mean(values):.4f}{spread}"
+
+    return cell
+
+
+def _interval(row):
+    test = row.get("against_first")
+    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]" if test else ""
+
+
+# (title, cell of an arm's row); {measure} and {first} are filled in
+RESULTS = (
+    ("negatives", lambda row: row["arm"]),
+    *((f"test {name}", _measured(name)) for name in MEASURES),
+    ("{measure} against {first} [95 %]", _interval),
+    ("p over queries (Holm)", _p_values("p")),
+    ("p over queries and seeds (Holm)", _p_values("p_seeds")),
+    ("effect size", _of_test("effect", "{:+.2f}")),
+    ("smallest detectable difference", _of_test("detectable")),
+)
+WINS = tuple((key, _of_test(key, "{:,}")) for key in ("wins", "ties", "losses"))
+COSTS = (
+    ("negatives", lambda row: row["arm"]),
+    ("steps", lambda row: f"{row['steps']:,.0f}"),
+    ("negatives in denominators per query", lambda row: f"{row['denominators']:,.0f}"),
+    ("docs encoded, mining included", lambda row: f"{row['docs_encoded']:,.0f}"),
+    ("seconds, mining included", lambda row: f"{row['seconds']:.1f}"),
+    ("of which mining", lambda row: f"{row['mine_s']:.1f}"),
+    ("gain a minute", lambda row: f"{row['gain_per_minute']:+.3f}"),
+    ("alignment", lambda row: f"{row['geometry']['alignment']:.3f}"),
+    ("uniformity", lambda row: f"{row['geometry']['uniformity']:.3f}"),
+    ("effective rank", lambda row: f"{row['geometry']['effective_rank']:.0f}"),
+    ("effective negatives", lambda row: f"{row['geometry']['effective_negatives']:.1f}"),
+    ("warnings", lambda row: ", ".join(row["warnings"])),
+)
+
+
+def to_table(result):
+    """analyse() as Markdown: the arms, what they cost, their order, the forecast."""
+    measure, first = result["measure"], result["arms"][0]["arm"]
+    rows = [row | {"measure": measure} for row in result["arms"]]
+    columns = RESULTS + (WINS if len(result["seeds"]) == 1 else ())
+    known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
+    text = [
+        _markdown(
+            [title.format(measure=measure, first=first) for title, _ in columns],
+            [*known, *([cell(row) for _, cell in columns] for row in rows)],
+        )
+    ]
+    text.append(
+        f"{result['name']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} "
+        "queries. ±: standard deviation over seeds. Interval: bootstrap over queries and seeds "
+        "together. p over queries: paired randomisation test of values averaged over seeds; it holds "
+        "for these seeds and other queries. p over queries and seeds: t test with both random; arms "
+        "are said to differ by it. In brackets: with Holm's correction over the arms. Effect size: "
+        "difference over its standard deviation between queries. Smallest detectable difference: the "
+        "least that these queries find with 80 % power.\n"
+    )
+    if trained := [row for row in rows if row["trained"]]:
+        text.append(_markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
+    if result["order"]:
+        chain = [result["order"][0]["above"]]
+        for test in result["order"]:
+            sign = ">" if test["differs"] else "≈"
+            chain.append(f"{sign} {test['below']} (p {_p(test['p_seeds_holm'])})")
+        text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
+    for row in rows:
+        if "hurts" in row:
+            losses = ", ".join(
+                f"{name} {found['difference']:+.4f} (p {_p(found['p_seeds_holm'])})"
+                for name, found in row["hurts"].items()
+            )
+            text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
+    if result.get("forecast"):
+        parts = ", ".join(
+            f"{title} {'n/a' if rho is None else f'{rho:+.2f}'}"
+            for title, rho in zip(
+                (
+                    "initial loss",
+                    "share of the negatives scored above the positive",
+                    "share of the gradient from explicit negatives",
+                    "gradient norm",
+                ),
+                result["forecast"].values(),
+            )
+        )
+        text.append(
+            "Predicting the outcome before training: Spearman correlation across arms between a "
+            "statistic of the negatives under the untrained encoder and the final test "
+            f"{measure}: {parts}.\n"
+        )
+    return "\n".join(text)
+
+
+def of_run(summary, measure):
+    """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
+    rows = [
+        ("BM25", summary["bm25_dev"], summary["bm25"]),
+        ("untrained", summary["untrained_dev"], summary["untrained"]),
+        (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
+    ]
+    lines = [f"\n{'':24}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in MEASURES)]
+    lines += [
+        f"{label:24}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in MEASURES)
+        for label, dev, test in rows
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
+            f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
+            f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
+            f"peak memory {summary['peak_rss_mb']:,.0f} MB",
+        ]
+    )
+
+
+def _markdown(head, lines):
+    """A table; lines that are short end in empty cells."""
+    lines = [[*cells, *[""] * (len(head) - len(cells))] for cells in lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *lines])
+
+
+# --------------------------------------------------------------------------------------------------- figures
+
+
+def draw(folder, result, runs, features):
+    """Every figure of a comparison. features: {qid: {name: value}} of the test queries, or None."""
+    measure = result["measure"]
+    plots.arms(folder / "arms.png", result)
+    if all(row["trained"] for row in result["arms"]):
+        plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
+        plots.hardness(folder / "sources.png", _by_source(runs))
+        plots.geometry(folder / "geometry.png", result["arms"])
+    if len(result["arms"]) == 2:
+        (_, first), (_, second) = by_arm = list(_means(runs, measure, list(runs[0].values)).items())
+        plots.differences(
+            folder / "differences.png", second - first, names=[by_arm[1][0], by_arm[0][0]], measure=measure
+        )
+    if features and len(result["arms"]) > 1:
+        plots.gains(
+            folder / "gains.png", _gains(runs, features, measure), measure=measure, first=result["arms"][0]["arm"]
+        )
+    if grid := _grid(runs, measure):
+        flag, *cells = grid
+        plots.grid(
+            folder / "grid.png",
+            *cells,
+            flag=flag,
+            title=f"test {measure.upper()}, {result['name']}, mean of {len(result['seeds'])} seeds",
+        )
+
+
+def _curves(runs, measure):
+    """{arm: (steps, seconds, mean dev measure)} over its seeds."""
+    curves = {}
+    for one in runs:
+        seconds = {x["step"]: x["dev_seconds"] for x in one.timing if x["event"] == "evaluation"}
+        points = [
+            (x["step"], seconds.get(x["step"], 0.0), x["dev"][measure]) for x in one.log if x["event"] == "evaluation"
+        ]
+        curves.setdefault(one.arm, []).append(points)
+    return {arm: np.mean([points[: min(map(len, many))] for points in many], axis=0).T for arm, many in curves.items()}
+
+
+def _by_source(runs):
+    """{arm: {source: [(step, above, gradient)]}} without in_batch, means over seeds; in_batch's own is {}."""
+    found = {}
+    for one in runs:
+        of_arm = found.setdefault(one.arm, {})
+        for x in one.log:
+            for source, row in x.get("sources", {}).items():
+                if source != "in_batch" and row["negatives"]:
+                    at = of_arm.setdefault(source, {}).setdefault(x["step"], [])
+                    at.append((row["above"], row["gradient"]))
+    return {
+        arm: {
+            source: [(step, *np.mean(values, axis=0)) for step, values in sorted(at.items())]
+            for source, at in of_arm.items()
+        }
+        for arm, of_arm in found.items()
+    }
+
+
+def _gains(runs, features, measure):
+    """{feature: {arm: [(bin label, mean gain over the first arm, its standard error)]}}."""
+    qids = [qid for qid in runs[0].values if qid in features]
+    means = _means(runs, measure, qids)
+    first, *others = means
+    gains = {}
+    for name in next(iter(features.values())):
+        values = np.array([features[qid][name] for qid in qids], dtype=np.float64)
+        edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+        bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+        gains[name] = {arm: [] for arm in others}
+        for number in np.unique(bins):
+            inside = bins == number
+            low, high = values[inside].min(), values[inside].max()
+            label = f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}"
+            for arm in others:
+                gain = (means[arm] - means[first])[inside]
+                gains[name][arm].append((label, gain.mean(), gain.std() / np.sqrt(len(gain))))
+    return gains
+
+
+def _means(runs, measure, qids):
+    """{arm: (Q,) values of a measure, means over seeds}."""
+    by_arm = {}
+    for one in runs:
+        by_arm.setdefault(one.arm, []).append([one.values[qid][measure] for qid in qids])
+    return {arm: np.mean(many, axis=0) for arm, many in by_arm.items()}
+
+
+def _grid(runs, measure):
+    """(flag, arms without it, its values, means (A, V)) if the arms differ by one number each, else None."""
+    cells = {}
+    for one in runs:
+        if len(one.overrides) != 1 or not isinstance(next(iter(one.overrides.values())), (int, float)):
+            return None
+        ((flag, value),) = one.overrides.items()
+        mean = np.mean([values[measure] for values in one.values.values()])
+        cells.setdefault((flag, one.base, value), []).append(mean)
+    flags = {flag for flag, _, _ in cells}
+    rows, columns = list(dict.fromkeys(key[1] for key in cells)), sorted({key[2] for key in cells})
+    if len(flags) > 1 or len(cells) < len(rows) * len(columns) or len(columns) < 2:
+        return None
+    (flag,) = flags
+    return flag, rows, columns, np.array([[np.mean(cells[flag, a, v]) for v in columns] for a in rows])

@@ -1,0 +1,77 @@
+"""The texts of a collection as tokens, and vectors of them by weights that change as training goes on."""
+
+import numpy as np
+
+from lib import dist
+from lib.data.batches import cluster_queries
+from lib.data.tokens import tokenize
+from lib.files import BadInput, atomic_path, cache_dir, fingerprint
+from lib.model.encoder import embed, load_encoder, weights_fingerprint
+
+
+class Embedder:
+    """Tokens of a collection's queries and docs for one encoder, and vectors of them; processes share the work.
+
+    The vectors of all docs are kept for the weights that made them last: what mines is evaluated too.
+    """
+
+    def __init__(self, collection, encoder):
+        self.collection = collection
+        self.tokens = {
+            "query": tokenize(collection.queries, encoder, "query"),
+            "doc": tokenize(collection.docs, encoder, "doc"),
+        }
+        self._docs = None, None  # fingerprint of weights, their vectors of all docs
+
+    def embed(self, encoder, kind, rows=None):
+        """(n, D) vectors of rows of the queries or of the docs, all by default."""
+        rows = np.arange(len(self.tokens[kind])) if rows is None else rows
+        tokens, desc = self.tokens[kind], "embedding " + {"query": "queries", "doc": "docs"}[kind]
+        return dist.map_rows(lambda own: embed(encoder, tokens, own, desc=desc), rows)
+
+    def embed_docs(self, encoder, *, shared=False):
+        """(M, D) vectors of all docs; those of the last call, if the weights are the same.
+
+        shared: whether other runs will want them, as those of a model that is not yet trained. A transformer's
+        then go through the cache; a static encoder makes its own faster than they could be read.
+        """
+        key = weights_fingerprint(encoder)
+        found = self._docs  # a local: another thread may mine meanwhile
+        if found[0] != key:
+            shared = shared and encoder.kind == "transformer" and dist.world() == 1
+            found = key, self._cached(encoder, key) if shared else self.embed(encoder, "doc")
+        self._docs = found
+        return found[1]
+
+    def _cached(self, encoder, key):
+        path = cache_dir(
+            "vectors",
+            fingerprint(key, encoder.vector_key(), encoder.token_key("doc"), self.collection.docs.fingerprint) + ".npy",
+        )
+        if not path.exists():
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, self.embed(encoder, "doc"))
+        return np.load(path)
+
+    def clusters(self, encoder, count):
+        """(n,) cluster of each train query, by the encoder as it stands."""
+        queries = self.collection.split("train").queries
+        if count > len(queries):
+            raise BadInput(f"--query_clusters {count}: there are {len(queries)} train queries")
+        q_emb = embed(encoder, self.tokens["query"], queries, desc="embedding queries to cluster")
+        return cluster_queries(q_emb, count, key=[weights_fingerprint(encoder), self.collection.fingerprint])
+
+
+class Guide:
+    """Another encoder, which says which negatives look relevant: vectors of a whole collection, made once."""
+
+    def __init__(self, collection, source, device, dtype):
+        encoder = load_encoder(source).set_device(device, dtype)
+        embedder = Embedder(collection, encoder)
+        self._queries, self._docs = (embedder.embed(encoder, kind) for kind in ("query", "doc"))
+
+    def scores(self, batch, queue):
+        """(B, N) similarities of a batch's queries and docs, those of the queue last."""
+        queued = batch.invalid.shape[1] - len(batch.docs)
+        docs = np.concatenate([batch.docs, queue.docs[-queued:]]) if queued else batch.docs
+        return self._queries[batch.queries] @ self._docs[docs].T

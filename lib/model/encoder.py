@@ -1,0 +1,147 @@
+"""Encoders: texts -> vectors. What an encoder needs to embed (tokenizer, settings) is saved with its weights.
+
+Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives the same vectors.
+"""
+
+import pathlib
+
+import huggingface_hub
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from lib.data.tokens import Tokens
+from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, write_json
+from lib.model.static import StaticEncoder
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def save_encoder(encoder, folder):
+    """Write an encoder atomically, with encoder.json naming its kind, size and fingerprint."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        encoder.write(temporary)
+        write_json(
+            temporary / "encoder.json",
+            {"kind": encoder.kind, "dim": encoder.dim, "fingerprint": _fingerprint_folder(temporary)},
+        )
+
+
+def pick_device(requested):
+    """The torch.device of `--device`, by default cuda where there is one; BadInput if it is not to be had."""
+    device = torch.device(requested or ("cuda" if torch.cuda.is_available() else "cpu"))
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type):
+        raise BadInput(f"--device {requested}: not available here")
+    return device
+
+
+def load_encoder(source, *, seed=0, **options):
+    """The encoder of a folder or hub name, with `.fingerprint`: ours, sentence-transformers', Hugging Face's.
+
+    `options` are TransformerEncoder.read()'s. BadInput if a folder of ours was changed after it was written.
+    """
+    folder = local_folder(source)
+    found = _fingerprint_folder(folder)
+    if (folder / "encoder.json").exists():
+        info = read_json(folder / "encoder.json")
+        if found != info["fingerprint"]:
+            raise BadInput(
+                f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give "
+                f"{found}: they were changed after training"
+            )
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else []
+    if modules and modules[0]["type"].endswith("StaticEmbedding"):
+        if any(options.values()):
+            flags = ", ".join(name for name, value in options.items() if value)
+            raise BadInput(f"{folder}: a static encoder takes no {flags}")
+        encoder = StaticEncoder.read(folder / modules[0]["path"])
+    else:
+        from lib.model.transformer import TransformerEncoder  # here: its library takes seconds to import
+
+        encoder = TransformerEncoder.read(folder, seed=seed, **options)
+    encoder.fingerprint = found
+    return encoder.eval()
+
+
+def load_to_encode(folder, device, precision="fp32"):
+    """load_encoder() on a torch.device, ready to encode in a precision of PRECISIONS or, on the CPU, in int8."""
+    encoder = load_encoder(folder)
+    if precision == "int8" and (encoder.kind != "transformer" or device.type != "cpu"):
+        raise BadInput(f"--precision int8 is for transformers on the CPU, not {encoder.kind} on {device}")
+    encoder.set_device(device, PRECISIONS.get(precision))
+    return encoder.quantize() if precision == "int8" else encoder
+
+
+def local_folder(source):
+    """The folder of a folder or of a hub name, which is downloaded; BadInput if there is none."""
+    folder = pathlib.Path(source)
+    if folder.is_dir():
+        return folder
+    if len(folder.parts) > 2 or folder.is_absolute():
+        raise BadInput(f"{source}: no such folder")
+    try:  # only what is needed: some repositories hold the same weights in five formats
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
+            )
+        )
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = type(error).__name__
+        raise BadInput(f"{source}: neither a folder nor to be had from the hub ({reason})") from None
+
+
+def _fingerprint_folder(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
+    return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
+
+
+def averaged_twin(encoder, decay):
+    """An AveragedModel of the encoder: an exponential average of its weights, which update_parameters() moves.
+
+    The decay per step is lower at first: a short run would average its beginning.
+    """
+
+    @torch.no_grad()
+    def update(averaged, current, count):
+        warm = (1 + float(count)) / (10 + float(count))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, warm))
+
+    return AveragedModel(encoder, multi_avg_fn=update)
+
+
+def weights_fingerprint(encoder):
+    """16 hex digits over an encoder's weights as they stand."""
+    return fingerprint(*(p.detach().cpu().numpy() for p in encoder.parameters()))
+
+
+@torch.inference_mode()
+def embed(encoder, tokens, rows=None, *, desc=None):
+    """Vectors of `rows` of `tokens` (all by default), (n, D) float32. The one loop that embeds texts.
+
+    Texts are visited in order of length, so that a block holds little padding, and returned in the order
+    asked for.
+    """
+    rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    if not len(rows):
+        return np.empty((0, encoder.dim), dtype=np.float32)
+    lengths = tokens.lengths[rows]
+    by_length = np.argsort(-lengths, kind="stable")  # longest first: memory peaks at the start
+    block = np.cumsum(np.maximum(lengths[by_length], 1)) // (8 * encoder.block_tokens)
+    cuts = np.flatnonzero(np.diff(block)) + 1
+    out = np.empty((len(rows), encoder.dim), dtype=np.float32)
+    was_training = encoder.training
+    encoder.eval()
+    with tqdm(total=len(rows), unit="text", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
+        for part in np.split(by_length, cuts):
+            out[part] = encoder(tokens.select(rows[part])).float().cpu().numpy()
+            bar.update(len(part))
+    encoder.train(was_training)
+    return out
+
+
+def embed_texts(encoder, texts, kind, *, desc=None):
+    """(n, D) vectors of texts that need not belong to a collection: a sequence of str, as queries or docs."""
+    return embed(encoder, Tokens(*encoder.tokenize(list(texts), kind), kind=kind), desc=desc)

@@ -1,0 +1,256 @@
+"""Transformer encoders: any Hugging Face backbone, pooled, projected and normalised.
+
+Folders are in sentence-transformers layout.
+"""
+
+import contextlib
+import copy
+import json
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.files import BadInput, fingerprint
+from lib.model import layout
+from lib.model.pooling import POOLINGS
+
+
+class Tower(nn.Module):
+    """A backbone, a pooling and, if wanted, a linear projection: padded token ids -> one vector per text."""
+
+    def __init__(self, backbone, *, pooling, projection=None):
+        super().__init__()
+        self.backbone, self.pooling, self.projection = backbone, pooling, projection
+
+    @property
+    def dim(self):
+        """D, the length of the vectors."""
+        return self.projection.out_features if self.projection else self.backbone.config.hidden_size
+
+    def forward(self, ids, lengths):
+        """ids (n, L) padded on the right, lengths (n,) -> (n, D)."""
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (n, L)
+        # without padding no mask is needed, and attention takes its fastest path
+        attention_mask = None if int(lengths.min()) == ids.shape[1] else mask.long()
+        hidden = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state  # (n, L, H)
+        pooled = POOLINGS[self.pooling][0](hidden, mask, lengths)  # (n, H)
+        return self.projection(pooled) if self.projection else pooled
+
+
+class Int8Linear(nn.Module):
+    """A linear layer in 8-bit integers on the CPU: weights scaled per output, activations per token.
+
+    One scale for a whole activation matrix, as in torch's dynamic quantisation, lets one outlying token cost
+    all others their precision. Weights use 7 of the 8 bits: on processors without VNNI the kernel adds pairs
+    of products in 16 bits, and 2 * 63 * 255 still fits.
+    """
+
+    def __init__(self, linear):
+        super().__init__()
+        weight = linear.weight.detach()  # (out, in)
+        self.scale = (weight.abs().amax(1) / 63).clamp(min=1e-12)
+        self.weight = torch.ops.onednn.qlinear_prepack((weight / self.scale[:, None]).round().char(), None)
+        self.zero = torch.zeros(len(weight), dtype=torch.int32)
+        self.bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x):
+        """x (..., in) float32 -> (..., out) float32."""
+        flat = x.reshape(-1, x.shape[-1])  # (T, in)
+        scale = torch.linalg.vector_norm(flat, torch.inf, 1, True).clamp_(1e-12).div_(127)  # (T, 1)
+        product = torch.ops.onednn.qlinear_pointwise(
+            (flat * scale.reciprocal()).round_().char(),
+            1.0,
+            0,
+            self.weight,
+            self.scale,
+            self.zero,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )  # (T, out)
+        return torch.addcmul(self.bias, product, scale).view(*x.shape[:-1], -1)
+
+
+class TransformerEncoder(nn.Module):
+    """Queries and docs through a shared tower or through one each, with prefixes and lengths of their own."""
+
+    kind = "transformer"
+
+    def __init__(self, query_tower, doc_tower, tokenizer, *, settings):
+        super().__init__()
+        self.query_tower = query_tower
+        self.doc_tower = doc_tower  # the same module when shared: its parameters are counted once
+        self.tokenizer, self.settings = tokenizer, settings
+        self.dtype = None  # of autocast; None computes in the weights' own precision
+        self.block_tokens = 2048  # per forward pass: small enough for a CPU's cache; set_device() raises it
+
+    @property
+    def dim(self):
+        """D, the length of the vectors."""
+        return self.doc_tower.dim
+
+    def set_device(self, device, dtype=None):
+        """Move to a device and choose autocast's dtype; on a GPU a forward pass takes more tokens at once."""
+        self.to(device)
+        self.dtype = dtype
+        if torch.device(device).type == "cuda":
+            self.block_tokens = 1 << 16
+        return self
+
+    def _towers(self):
+        return dict.fromkeys((self.query_tower, self.doc_tower))  # each once, in a fixed order
+
+    def compile_backbone(self):
+        """torch.compile, in place: parameters keep their names."""
+        for tower in self._towers():
+            tower.backbone.compile(dynamic=True)
+
+    def quantize(self):
+        """Compute the backbones' linear layers in int8 from now on: to encode with, on the CPU, not to train."""
+        for tower in self._towers():
+            for module in list(tower.backbone.modules()):
+                for name, child in module.named_children():
+                    if isinstance(child, nn.Linear):
+                        setattr(module, name, Int8Linear(child))
+        return self
+
+    def set_dropout(self, rate):
+        """The rate of every dropout, whatever each architecture calls it."""
+        for module in self.modules():
+            for name in ("p",) if isinstance(module, nn.Dropout) else ("attention_dropout", "dropout_prob"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, rate)
+
+    def checkpoint_activations(self):
+        """Recompute activations in the backward pass."""
+        for tower in self._towers():
+            tower.backbone.activation_checkpointing_enable()
+            tower.backbone.enable_input_require_grads()  # with LoRA the embeddings would ask for none
+
+    def forward(self, batch):
+        """A TokenBatch of n texts -> (n, D). Texts are grouped by length, to spend little on padding."""
+        ids, offsets = batch.ids, batch.offsets
+        tower = self.query_tower if batch.kind == "query" else self.doc_tower
+        device = next(tower.parameters()).device
+        lengths = offsets.diff().long()
+        if not len(lengths):  # a process without texts: no rows, but part of the graph
+            return next(tower.parameters()).sum() * torch.zeros(0, self.dim, device=device)
+        by_length = torch.argsort(lengths, descending=True, stable=True)
+        texts = ids.long().split(lengths.tolist())
+        pooled = []
+        context = torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext()
+        with context:
+            for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
+                rows = by_length[part]
+                padded = nn.utils.rnn.pad_sequence(
+                    [texts[i] for i in rows.tolist()], batch_first=True, padding_value=self.tokenizer.pad_token_id
+                )
+                pooled.append(tower(padded.to(device), lengths[rows].to(device)).float())
+        vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
+        return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
+
+    def both(self, queries, docs):
+        """Vectors of queries and of docs."""
+        return self(queries), self(docs)
+
+    def token_key(self, kind):
+        """Identifies how texts become tokens: equal keys, equal tokens."""
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        state.update(truncation=None, padding=None)  # what the last call left there
+        prefix, length = self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"]
+        return fingerprint("transformer", state, prefix, length)
+
+    def vector_key(self):
+        """Identifies what turns tokens into vectors, the weights aside."""
+        return fingerprint(
+            "transformer", self.settings, str(self.dtype), [tower.backbone.config.to_dict() for tower in self._towers()]
+        )
+
+    def tokenize(self, texts, kind="doc"):
+        """(ids (T,) int32, offsets (n + 1,) int64, None): prefix and text, cut at the length of this kind."""
+        prefix = self.settings[f"{kind}_prefix"]
+        encoded = self.tokenizer(
+            [prefix + text for text in texts],
+            truncation=True,
+            max_length=self.settings[f"{kind}_length"],
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        self.tokenizer.backend_tokenizer.no_truncation()  # or it would be saved with the encoder
+        offsets = np.cumsum([0] + [len(ids) for ids in encoded])
+        flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int32, count=offsets[-1])
+        return flat, offsets, None
+
+    def write(self, folder):
+        """Write the encoder's files in sentence-transformers' layout."""
+        layout.write(self, folder)
+
+    @classmethod
+    def read(
+        cls,
+        source,
+        *,
+        overrides=None,
+        separate_towers=False,
+        from_config=False,
+        projection=None,
+        lora=None,
+        seed=0,
+        attention="sdpa",
+    ):
+        """The encoder of a folder: ours, a sentence-transformers model, or a bare Hugging Face one.
+
+        overrides {setting: value} replaces what the folder says; from_config takes random weights drawn from
+        `seed`; projection adds a linear layer of that many outputs; lora trains low-rank updates of that rank
+        (needs peft).
+        """
+        source = pathlib.Path(source)
+        torch.manual_seed(seed)
+        routes, settings, tokenizer = layout.read(source)
+        settings |= overrides or {}
+        towers = {}
+        for name, found in routes.items():
+            backbone = layout.load_backbone(found["backbone"], from_config=from_config, attention=attention)
+            dense = found["projection"] and layout.load_projection(found["projection"])
+            pooling = settings.get("pooling") or found["pooling"]
+            towers[name] = Tower(backbone, pooling=pooling, projection=dense)
+            if projection:
+                towers[name].projection = nn.Linear(backbone.config.hidden_size, projection, bias=False)
+            if lora:
+                towers[name].backbone = _with_lora(backbone, rank=lora)
+        if separate_towers and len(towers) == 1:  # after the projection: both begin in one space
+            towers["query"] = copy.deepcopy(towers["doc"])
+        towers.setdefault("query", towers["doc"])
+        settings["pooling"] = towers["doc"].pooling
+        if tokenizer.pad_token is None:  # as in many decoders; what it is plays no part, since it is masked
+            tokenizer.pad_token = tokenizer.eos_token
+        limit = getattr(towers["doc"].backbone.config, "max_position_embeddings", None) or 1 << 30
+        limit = min(limit, tokenizer.model_max_length)
+        for kind, default in (("query", 64), ("doc", 256)):
+            settings[f"{kind}_length"] = min(settings.get(f"{kind}_length") or default, limit)
+        return cls(towers["query"], towers["doc"], tokenizer, settings=settings)
+
+
+def _blocks(lengths, budget):
+    """Slices over texts sorted by falling length, each of at most `budget` padded tokens, or of one text."""
+    begin = 0
+    while begin < len(lengths):
+        count = max(1, budget // max(1, lengths[begin]))
+        yield slice(begin, begin + count)
+        begin += count
+
+
+def _with_lora(backbone, *, rank):
+    try:
+        import peft
+    except ImportError:
+        raise BadInput("--lora needs the package peft: pip install peft") from None
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return peft.get_peft_model(backbone, config)

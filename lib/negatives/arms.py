@@ -1,0 +1,115 @@
+"""Arms: the choices that a comparison compares, parsed once from the command line."""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+from lib.files import BadInput
+from lib.negatives.sources import SOURCES
+
+
+class Stage(NamedTuple):
+    """From fraction `begin` of training on, draw `counts` = {source: negatives per query}."""
+
+    begin: float
+    counts: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Where negatives come from, stage by stage, and the flags that this arm alone changes.
+
+    Written as `bm25:2+refresh:2` or, in stages, `random:4,refresh:4@0.3`; flags stand behind a space, as in
+    `refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8`. The text is the arm's name and nothing else.
+    """
+
+    text: str
+    stages: tuple = dataclasses.field(compare=False, hash=False)
+    overrides: dict = dataclasses.field(compare=False, hash=False)  # flag -> value
+
+    def __str__(self):
+        return self.text
+
+    @classmethod
+    def parse(cls, text, value_of=lambda name, value: value):
+        """The Arm that `text` names; value_of(flag, text) -> the flag's value, checked; BadInput if wrong."""
+        sources, *changes = text.split() or [""]
+        overrides = {}
+        for item in changes:
+            name, _, value = item.partition("=")
+            if name in overrides:
+                raise BadInput(f"{text}: {name} is set twice")
+            try:
+                overrides[name] = value_of(name, value)
+            except BadInput as error:
+                raise BadInput(f"{text}: {error}") from None
+        stages = []
+        for piece in sources.split(","):
+            stage = _parse_stage(piece, text)
+            rises = stage.begin > stages[-1].begin if stages else stage.begin == 0
+            if not 0.0 <= stage.begin < 1.0 or not rises:
+                raise BadInput(f"{text}: stages begin at rising fractions below 1, the first at 0; found {piece}")
+            stages.append(stage)
+        return cls(text, tuple(stages), overrides)
+
+    def apply(self, arguments):
+        """The arguments {flag: value} of a run of this arm alone."""
+        return arguments | {"negatives": [self]} | self.overrides
+
+    def changed(self, **overrides):
+        """This arm with further overrides {flag: (value, its text)}."""
+        text = " ".join([self.text, *(f"{name}={text}" for name, (_, text) in overrides.items())])
+        return Arm(text, self.stages, self.overrides | {name: value for name, (value, _) in overrides.items()})
+
+    @property
+    def base(self):
+        """The arm's text without the flags that it changes."""
+        return (self.text.split() or [""])[0]
+
+    @property
+    def sources(self):
+        """The explicit sources, in order of first use."""
+        return list(dict.fromkeys(name for stage in self.stages for name in stage.counts))
+
+    @property
+    def explicit(self):
+        """Explicit negatives per query, as "4" or, where stages differ, as "4 then 8"."""
+        return " then ".join(str(sum(stage.counts.values())) for stage in self.stages)
+
+    @property
+    def shares(self):
+        """{source: (mean count over a training, share of it in which the source is active)}."""
+        found = {}
+        for stage, end in zip(self.stages, [*(s.begin for s in self.stages[1:]), 1.0]):
+            for name, count in stage.counts.items():
+                mean, share = found.get(name, (0, 0))
+                found[name] = mean + count * (end - stage.begin), share + end - stage.begin
+        return found
+
+    @property
+    def slug(self):
+        """The arm as part of a folder's name: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
+        return self.text.translate(str.maketrans(": /", "-_-"))
+
+
+def _parse_stage(piece, text):
+    body, _, begin = piece.partition("@")
+    counts = {}
+    for part in body.split("+"):
+        match = re.fullmatch(r"(\w+)(?::(\d+))?", part)
+        if not match or match[1] not in SOURCES:
+            raise BadInput(f"{text}: {part!r} is no source; write source:K with one of {', '.join(SOURCES)}")
+        name, count = match[1], int(match[2] or 0)
+        if not SOURCES[name].explicit:
+            if match[2] is not None:
+                raise BadInput(f"{text}: {part!r}; {name} takes no number")
+        elif not count:
+            raise BadInput(f"{text}: {part!r}; {name} takes a number, at least 1")
+        elif name in counts:
+            raise BadInput(f"{text}: a source stands twice in {piece!r}")
+        else:
+            counts[name] = count
+    try:
+        return Stage(float(begin or 0.0), counts)
+    except ValueError:
+        return Stage(-1.0, counts)

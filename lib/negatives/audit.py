@@ -1,0 +1,235 @@
+"""How many mined negatives are really positives: estimated by hiding positives and looking where they land.
+
+A share of the queries loses one of its known positives from the judgements; a query with a single positive
+gets an edited copy of it planted in the corpus instead. Mining does not know, so a hidden doc that comes back
+as a negative is a false one, for certain.
+"""
+
+import json
+import shutil
+
+import numpy as np
+
+from lib.data import beir
+from lib.data.collection import load_collection
+from lib.files import BadInput, atomic_path, cache_dir, fingerprint, write_text
+from lib.negatives.candidates import BANDS, band_names
+from lib.rng import uniform
+
+EDITED = 0.15  # share of the words that a planted copy lacks
+
+
+def hide(collection, split, share, *, seed):
+    """(collection without some positives, hidden (n, 2): query row, doc row in it); cached by its content."""
+    if not 0 < share <= 1:
+        raise BadInput(f"--audit {share}: a share of the queries, above 0 and at most 1")
+    qrels = collection.split(split)
+    key = fingerprint("audit", collection.fingerprint, split, share, seed, EDITED)
+    folder = cache_dir("audit", f"{collection.name}-{key}")
+    if not folder.exists():
+        with atomic_path(folder) as temporary:
+            _write(collection, split, qrels, share, seed, temporary)
+    audited = load_collection(str(folder))
+    pairs = [json.loads(line) for line in (folder / "hidden.jsonl").read_text(encoding="utf-8").splitlines()]
+    hidden = np.array([[audited.queries.row_of[q], audited.docs.row_of[d]] for q, d in pairs], dtype=np.int64).reshape(
+        -1, 2
+    )
+    # a positive that another query of the same text still has is not hidden
+    gone = ~audited.known_positive(hidden[:, 0], hidden[:, 1:])[:, 0]
+    return audited, hidden[gone]
+
+
+def _write(collection, split, qrels, share, seed, folder):
+    (folder / "qrels").mkdir(parents=True)
+    for texts, name in ((collection.docs, "corpus.jsonl"), (collection.queries, "queries.jsonl")):
+        shutil.copyfile(texts.path, folder / name)
+    picked = np.flatnonzero(uniform("audit", seed, qrels.queries) < share)
+    hidden, removed, copies = [], set(), []
+    for i in picked.tolist():
+        positives, row = qrels.positives(i), int(qrels.queries[i])
+        doc = int(positives[int(uniform("audit which", seed, row) * len(positives))])
+        qid, doc_id = collection.queries.ids[row], collection.docs.ids[doc]
+        if len(positives) > 1:
+            removed.add((qid, doc_id))
+            hidden.append((qid, doc_id))
+        else:
+            record = collection.docs.record(doc)
+            record |= {"_id": f"{doc_id}~planted-for-{qid}", "text": edited(record["text"], seed, row)}
+            copies.append(record)
+            hidden.append((qid, record["_id"]))
+    with open(folder / "corpus.jsonl", "ab") as corpus:
+        corpus.write(b"" if _ends_a_line(collection.docs.path) else b"\n")
+        corpus.write("".join(json.dumps(record) + "\n" for record in copies).encode())
+    for name in collection.qrels:
+        beir.write_qrels(
+            folder / "qrels" / f"{name}.tsv",
+            {
+                qid: {
+                    doc_id: grade for doc_id, grade in grades.items() if name != split or (qid, doc_id) not in removed
+                }
+                for qid, grades in collection.qrels_dict(name).items()
+            },
+        )
+    write_text(folder / "hidden.jsonl", "".join(json.dumps(pair) + "\n" for pair in hidden))
+
+
+def _ends_a_line(path):
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
+def edited(text, *key):
+    """`text` without EDITED of its words, drawn as a function of `key`; at least one word stays."""
+    words = text.split()
+    kept = [word for word, u in zip(words, uniform("edit", *key, np.arange(len(words)))) if u >= EDITED]
+    return " ".join(kept or words[:1])
+
+
+# ------------------------------------------------------------------------------------------------- estimates
+
+
+def interval(count, n, z=1.96):
+    """The 95 % Wilson score interval of a share count / n."""
+    if not n:
+        return 0.0, 1.0
+    p, zz = count / n, z * z / n
+    centre, half = p + zz / 2, z * (p * (1 - p) / n + zz / (4 * n)) ** 0.5
+    return max(0.0, (centre - half) / (1 + zz)), min(1.0, (centre + half) / (1 + zz))
+
+
+def is_hidden(candidates, hidden, groups):
+    """(n, C) bool: candidates whose text is that of a doc hidden for their query."""
+    wanted = dict(zip(hidden[:, 0].tolist(), groups[hidden[:, 1]].tolist()))
+    column = np.array([wanted.get(row, -2) for row in candidates.queries.tolist()])[:, None]
+    return (groups[candidates.docs] == column) & (candidates.docs >= 0)
+
+
+def estimate(candidates, found, *, share, before=None, inside=None):
+    """One row of the audit for the candidates where `inside` (n, C) holds (all by default).
+
+    found (n, C): is_hidden(). rate: hidden positives per negative, with an interval over queries, each of
+    which has one at most; per_unlabelled: what the rate would be if every query had one positive that nobody
+    labelled, alike to the hidden ones. at_most: upper_bound(). `before`, the candidates that a filter was
+    given, adds what it caught of the hidden ones and what it cost of the others.
+    """
+    inside = candidates.docs >= 0 if inside is None else inside & (candidates.docs >= 0)
+    queries, count = len(candidates.docs), int(inside.sum())
+    hit = int((found & inside).sum())
+    scale = queries / max(count, 1)
+    low, high = interval(hit, queries)
+    row = {
+        "negatives": count,
+        "hidden": hit,
+        "rate": hit / max(count, 1),
+        "interval": [low * scale, min(1.0, high * scale)],
+        "per_unlabelled": hit / share / max(count, 1),
+        "at_most": upper_bound(candidates, found, inside),
+    }
+    if before:
+        others = before["negatives"] - before["hidden"]
+        row["cost"] = 1 - (count - hit) / max(others, 1)
+        if before["hidden"]:
+            row["caught"] = 1 - hit / before["hidden"]
+    return row
+
+
+def upper_bound(candidates, found, inside, *, least=20):
+    """A 95 % upper bound on the share of all true positives among the candidates, labelled by nobody.
+
+    If unlabelled positives score like the hidden ones, a share p of positives puts at least p times the share
+    of hidden ones beyond any threshold there, so p cannot exceed the ratio of the two shares: the least such
+    ratio over thresholds of s - s+ (mixture proportion estimation; Blanchard, Lee & Scott 2010). 1 where
+    fewer than `least` hidden ones or no scores give anything to compare.
+    """
+    margin = candidates.scores - candidates.positive[:, None]
+    hidden = margin[found & inside & np.isfinite(margin)]
+    others = margin[inside & ~found & np.isfinite(margin)]
+    if len(hidden) < least or not len(others):
+        return 1.0
+    best = 1.0
+    levels = np.quantile(hidden, np.linspace(0, 0.9, 10))
+    z = 2.81  # one-sided 2.5 % over 10 thresholds, for each of the two shares
+    for level in levels:
+        high = interval(int((others >= level).sum()), len(others), z)[1]
+        low = interval(int((hidden >= level).sum()), len(hidden), z)[0]
+        best = min(best, high / max(low, 1e-12))
+    return float(best)
+
+
+def bands(candidates, found, *, share):
+    """[(band of ranks, estimate())] of every band that holds a candidate."""
+    of_rank = np.where(candidates.ranks > 0, np.searchsorted(BANDS, candidates.ranks), -1)
+    return [
+        (label, estimate(candidates, found, share=share, inside=of_rank == band))
+        for band, label in enumerate(band_names())
+        if ((of_rank == band) & (candidates.docs >= 0)).any()
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- reports
+
+
+def table(rows):
+    """The audit as a Markdown table. rows: [(source, filter, ranks, estimate())]."""
+    head = [
+        "source",
+        "after",
+        "ranks",
+        "negatives",
+        "hidden found",
+        "rate (95 % interval)",
+        "per unlabelled positive",
+        "all false, at most",
+        "hidden caught",
+        "others lost",
+    ]
+    lines = [head, ["---"] * len(head)]
+    for source, after, ranks, row in rows:
+        low, high = row["interval"]
+        lines.append(
+            [
+                source,
+                after,
+                ranks,
+                f"{row['negatives']:,}",
+                f"{row['hidden']:,}",
+                f"{row['rate']:.3%} [{low:.3%}, {high:.3%}]",
+                f"{row['per_unlabelled']:.3%}",
+                f"{row['at_most']:.1%}",
+                *(f"{row[key]:.1%}" if key in row else "" for key in ("caught", "cost")),
+            ]
+        )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+NOTE = """\
+*rate*: share of the negatives that are hidden positives. *per unlabelled positive*: the share that would be
+false if every query had one positive that nobody labelled, found as often as the hidden ones are. *all false,
+at most*: 95 % bound on the share of all negatives that are positives, if unlabelled ones score like hidden
+ones. *hidden caught*, *others lost*: what the filters up to here dropped, of the hidden and of the rest.
+"""
+
+
+def page(candidates, found, collection, *, count=30):
+    """Markdown: the negatives that score highest against their positive, to be read by a person."""
+    margin = np.nan_to_num(candidates.scores - candidates.positive[:, None], nan=-1e30)
+    there = np.flatnonzero(candidates.docs >= 0)
+    order = there[np.argsort(-margin.ravel()[there], kind="stable")[:count]]
+    lines = [f"\n## The {len(order)} hardest negatives by {candidates.source}\n"]
+    for number, flat in enumerate(order.tolist(), 1):
+        i, j = divmod(flat, margin.shape[1])
+        row = candidates.queries[i]
+        positive = next(iter(collection.known_docs(np.array([row]))[0]), -1)
+        lines.append(
+            f"{number}. **{_short(collection.queries.text(row), 200)}**  \n"
+            f"   positive {candidates.positive[i]:.3f}: {_short(collection.docs.text(positive))}  \n"
+            f"   {'*hidden positive*' if found[i, j] else 'negative'} {candidates.scores[i, j]:.3f}, rank "
+            f"{candidates.ranks[i, j]}: {_short(collection.docs.text(candidates.docs[i, j]))}\n"
+        )
+    return "\n".join(lines)
+
+
+def _short(text, limit=300):
+    text = " ".join(text.split()).replace("*", "\\*").replace("`", "'")
+    return text if len(text) <= limit else text[: limit - 3] + "..."

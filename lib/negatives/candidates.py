@@ -1,0 +1,189 @@
+"""Candidates: docs that a source proposes as negatives, list by list, and all that is done with such lists."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from lib import rng
+
+BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
+# of several positives' scores (n, P), nan for none
+POSITIVE = {
+    "max": lambda scores: np.fmax.reduce(scores, axis=1),
+    "min": lambda scores: np.fmin.reduce(scores, axis=1),
+    "mean": lambda scores: np.nansum(scores, 1) / np.where(np.isnan(scores).all(1), np.nan, (~np.isnan(scores)).sum(1)),
+}
+COLUMNS = {"docs": -1, "ranks": 0, "scores": np.nan, "teacher": np.nan, "origin": 0}  # what stands for none
+
+
+@dataclasses.dataclass
+class Candidates:
+    """Candidate docs of n queries from one source, best first, -1 where a list ends early."""
+
+    source: str
+    queries: np.ndarray  # (n,) query rows
+    docs: np.ndarray  # (n, C) int32 doc rows
+    scores: np.ndarray  # (n, C) float32, on the source's own scale
+    positive: np.ndarray  # (n,) float32: score of the query's positive by the same source, nan without one
+    dropped: dict  # reason -> how many fetched docs it removed
+    ranks: np.ndarray  # (n, C) int32: rank in the source's list, from 1; 0 for none
+    origin: np.ndarray | None = None  # (n, C) int8: which of `origins` proposed it
+    origins: tuple = ()
+    notes: dict = dataclasses.field(default_factory=dict)  # further numbers about the mining
+    teacher: np.ndarray | None = None  # (n, C) float32: scores of a teacher, nan where it gave none
+    teacher_positive: np.ndarray | None = None  # (n,) float32: its score of the query's positive
+
+    @classmethod
+    def from_hits(cls, collection, query_rows, hits, *, source, count, positive="max"):
+        """The first `count` candidates of Hits that fetched `count` + overfetch() docs, or all docs.
+
+        Known positives and copies are left out. Of the known positives' scores `positive` (max, min, mean) is
+        kept; hits.known are those of Collection.known_docs().
+        """
+        rows = hits.rows
+        known = collection.known_docs(query_rows) >= 0  # (n, P)
+        is_positive = collection.known_positive(query_rows, rows)
+        copies = _repeats(np.where(rows >= 0, collection.docs.groups[rows], -1 - np.arange(rows.shape[1])))
+        there = (rows >= 0) & ~is_positive & ~copies
+        ranks = np.cumsum(there, axis=1, dtype=np.int32)
+        inside = there & (ranks <= count)
+        dropped = {
+            "positive": int(is_positive.sum()),
+            "copy": int((copies & ~is_positive).sum()),
+            "overfetched": int(there.sum() - inside.sum()),
+        }
+        reduced = POSITIVE[positive](np.where(known, hits.known, np.nan)).astype(np.float32)
+        found = cls(source, query_rows, rows.astype(np.int32), hits.scores, reduced, dropped, ranks)
+        found = found.keep(inside, depth=count)
+        assert not collection.known_positive(query_rows, found.docs).any(), "a positive was mined"
+        return found
+
+    def _move(self, slots, there):
+        """The columns at slots (n, K) of each list, with what stands for none where `there` does not hold."""
+        moved = {}
+        for name, missing in COLUMNS.items():
+            values = getattr(self, name)
+            if values is not None:
+                values, missing = np.take_along_axis(values, slots, 1), np.asarray(missing, dtype=values.dtype)
+                moved[name] = np.where(there, values, missing)
+        return dataclasses.replace(self, **moved)
+
+    def keep(self, mask, *, depth=None):
+        """Candidates where `mask` (n, C) holds, closed up to the left, the first `depth` of each list."""
+        front = np.argsort(~mask, axis=1, kind="stable")[:, :depth]
+        return self._move(front, np.take_along_axis(mask, front, 1))
+
+    def trim(self, depth):
+        """The first `depth` candidates of each list; what is cut off is counted."""
+        kept = self.keep(self.docs >= 0, depth=depth)
+        cut = self.dropped.get("below the depth", 0) + self.count - kept.count
+        return dataclasses.replace(kept, dropped=self.dropped | {"below the depth": cut})
+
+    def take(self, slots):
+        """Candidates at slots (n, K) of their lists, -1 for none, which come last; the rest is counted."""
+        front = np.sort(np.where(slots < 0, self.docs.shape[1], slots), axis=1)
+        inside = front < self.docs.shape[1]
+        taken = self._move(np.where(inside, front, 0), inside)
+        return dataclasses.replace(taken, dropped=self.dropped | {"not chosen": self.count - taken.count})
+
+    def select(self, positions):
+        """The Candidates of the queries at these positions."""
+        assert (positions >= 0).all(), "a query that was not mined for"
+        arrays = {
+            f.name: getattr(self, f.name)[positions]
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray)
+        }
+        return dataclasses.replace(self, **arrays)
+
+    @property
+    def count(self):
+        """How many candidates there are in all lists."""
+        return int((self.docs >= 0).sum())
+
+    def describe(self):
+        """What came of a mining, as plain numbers for logs and headers."""
+        lengths = (self.docs >= 0).sum(1)
+        scored = (self.docs >= 0) & ~np.isnan(self.positive)[:, None]
+        return {
+            "queries": len(lengths),
+            "candidates": int(lengths.sum()),
+            "shortest_list": int(lengths.min()),
+            "empty_lists": int((lengths == 0).sum()),
+            "mean_score": _mean(self.scores),
+            "mean_positive_score": _mean(self.positive),
+            "outscore_positive": _mean((self.scores > self.positive[:, None])[scored]),
+            "dropped": self.dropped,
+        } | self.notes
+
+    def state_dict(self):
+        """All fields, arrays as tensors: what torch.save() writes without pickling classes."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_state_dict(cls, state):
+        """The Candidates that state_dict() described."""
+        return cls(
+            **{name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+        )
+
+
+def how_many(depth, asked, *, thinned):
+    """Candidates to mine for each query: as asked or, where some will be left out, 100; at least `depth`."""
+    return max(depth, asked or (100 if thinned else 0))
+
+
+def overfetch(collection):
+    """How many docs a search must fetch beyond the candidates wanted, so that dropping positives leaves enough."""
+    indptr, groups = collection.known
+    copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
+    return int(np.add.reduceat(copies[groups], indptr[:-1][np.diff(indptr) > 0]).max())
+
+
+def _repeats(values):
+    """(n, C) bool: whether a value stood further left in its row already."""
+    by_value = np.argsort(values, axis=1, kind="stable")
+    ranked = np.take_along_axis(values, by_value, 1)
+    again = np.zeros_like(values, dtype=bool)
+    np.put_along_axis(again, by_value[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
+    return again
+
+
+def random_docs(collection, query_rows, count, *, seed, epoch):
+    """(n, count) doc rows drawn uniformly, no positive, no doc twice; -1 where the corpus is too small."""
+    spare = 8 + overfetch(collection)
+    draws = rng.uniform("random", seed, epoch, query_rows[:, None], np.arange(count + spare))
+    rows = (draws * len(collection.docs)).astype(np.int32)
+    drop = collection.known_positive(query_rows, rows) | _repeats(collection.docs.groups[rows])
+    front = np.argsort(drop, axis=1, kind="stable")[:, :count]
+    return np.where(np.take_along_axis(drop, front, 1), -1, np.take_along_axis(rows, front, 1))
+
+
+def random_candidates(collection, query_rows, count, *, seed):
+    """random_docs() as Candidates, without scores; -1 where the corpus is too small."""
+    docs = random_docs(collection, query_rows, count, seed=seed, epoch=0)
+    return Candidates(
+        "random",
+        query_rows,
+        docs,
+        np.full(docs.shape, np.nan, dtype=np.float32),
+        np.full(len(docs), np.nan, dtype=np.float32),
+        {},
+        np.zeros(docs.shape, dtype=np.int32),
+    )
+
+
+def band_names():
+    """The bands of ranks, as in 1-10."""
+    starts = (1, *(end + 1 for end in BANDS))
+    return [*(f"{a}-{b}" for a, b in zip(starts, BANDS)), f">{BANDS[-1]}"]
+
+
+def _mean(values):
+    values = np.asarray(values, dtype=np.float64)
+    return None if np.isnan(values).all() else round(float(np.nanmean(values)), 6)

@@ -1,0 +1,152 @@
+"""Filters over candidates: which docs of a mined list may serve as negatives, each with a count of what it dropped.
+
+A filter is written name:value, as in percpos:0.95; several apply in the order given, each to what the ones
+before it left. Let s be a candidate's score and s+ its query's positive score, both by the miner.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from lib.files import BadInput
+from lib.negatives.near_copies import minhash, normalise
+
+
+def window(candidates, collection, first, last):
+    """Ranks outside of first..last, counted from 1 in the list as it was mined."""
+    return (candidates.ranks < first) | (candidates.ranks > last)
+
+
+def max_score(candidates, collection, limit):
+    """Scores above an absolute limit."""
+    return candidates.scores > limit
+
+
+def margin(candidates, collection, gap):
+    """Scores not below s+ minus an absolute gap (MarginPos; Moreira et al. 2024, section 3)."""
+    return candidates.scores >= candidates.positive[:, None] - gap
+
+
+def percpos(candidates, collection, share):
+    """Scores not below a share of s+ (TopK-PercPos; Moreira et al. 2024, section 3).
+
+    The paper's threshold is s+ * share; for a negative s+ that would lie above it, so the distance
+    |s+| * (1 - share) is taken off, which is the same where s+ is positive.
+    """
+    positive = candidates.positive[:, None]
+    return candidates.scores >= positive - np.abs(positive) * (1 - share)
+
+
+def quantile(candidates, collection, level):
+    """Scores above that quantile of all queries' positive scores; a rising affine map changes nothing."""
+    return candidates.scores > np.nanquantile(candidates.positive.astype(np.float64), level)
+
+
+def near_copy(candidates, collection, similarity):
+    """Docs whose 3-word shingles are this similar (Jaccard, by MinHash) to a positive's."""
+    signatures = minhash(collection.docs)
+    drop = np.zeros(candidates.docs.shape, dtype=bool)
+    for begin in range(0, len(drop), 256):
+        part = slice(begin, begin + 256)
+        own = signatures[np.maximum(candidates.docs[part], 0)]  # (n, C, HASHES)
+        known = collection.known_docs(candidates.queries[part])  # (n, P)
+        for column in known.T:
+            theirs = signatures[np.maximum(column, 0)][:, None]  # (n, 1, HASHES)
+            drop[part] |= ((own == theirs).mean(2) >= similarity) & (column >= 0)[:, None]
+    return drop
+
+
+def answer(candidates, collection):
+    """Docs that hold an answer of the query: `answers` in a query's record or in its metadata."""
+    drop = np.zeros(candidates.docs.shape, dtype=bool)
+    text_of = functools.lru_cache(maxsize=1 << 16)(lambda row: normalise(collection.docs.text(row)))
+    found = False
+    for i, row in enumerate(candidates.queries):
+        record = collection.queries.record(row)
+        answers = record.get("answers") or (record.get("metadata") or {}).get("answers") or []
+        answers = [answers] if isinstance(answers, str) else answers
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise BadInput(f'{collection.queries.path}: "answers" of {record["_id"]} must be a list of strings')
+        found |= bool(answers)
+        wanted = [f" {normalise(a)} " for a in answers if normalise(a)]
+        if wanted:
+            drop[i] = [doc >= 0 and any(a in f" {text_of(doc)} " for a in wanted) for doc in candidates.docs[i]]
+    if not found:
+        raise BadInput('the filter answer: no query of this split has "answers" in its record or metadata')
+    return drop
+
+
+def denoise(candidates, collection, limit):
+    """Docs that a cross-encoder gives more than this (RocketQA, Qu et al. 2021: 0.1)."""
+    if candidates.teacher is None:
+        raise BadInput("the filter denoise needs scores of --cross_encoder")
+    return candidates.teacher > limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """One filter with its numbers. `text` is how it was written, `needs` which scores of the miner it reads."""
+
+    text: str
+    function: object
+    numbers: tuple
+    needs: tuple
+
+    def __call__(self, candidates, collection):
+        """(n, C) bool: what to drop."""
+        return self.function(candidates, collection, *self.numbers)
+
+
+#        name: (function, types of its numbers, which scores of the miner it needs)
+FILTERS = {
+    "window": (window, (int, int), ()),
+    "max_score": (max_score, (float,), ("scores",)),
+    "margin": (margin, (float,), ("scores", "positive")),
+    "percpos": (percpos, (float,), ("scores", "positive")),
+    "quantile": (quantile, (float,), ("scores", "positive")),
+    "near_copy": (near_copy, (float,), ()),
+    "answer": (answer, (), ()),
+    "denoise": (denoise, (float,), ()),
+}
+SHARES = ("percpos", "quantile", "near_copy", "denoise")  # their number lies between 0 and 1
+
+
+def parse_filter(text):
+    """The Filter that `text` names, such as window:11:30; BadInput if there is none."""
+    name, *numbers = text.split(":")
+    if name not in FILTERS:
+        raise BadInput(f"{text}: no such filter; there are {', '.join(FILTERS)}")
+    function, types, needs = FILTERS[name]
+    try:
+        values = tuple(kind(number) for kind, number in zip(types, numbers, strict=True))
+    except ValueError:
+        raise BadInput(
+            f"{text}: {name} takes {len(types)} number{'s' * (len(types) != 1)}, as in "
+            f"{':'.join([name, *('0.9' if t is float else '10' for t in types)])}"
+        ) from None
+    if any(not np.isfinite(value) for value in values) or name in SHARES and not 0 <= values[0] <= 1:
+        wanted = "a number from 0 to 1" if name in SHARES else "a number"
+        raise BadInput(f"{text}: {wanted} is wanted")
+    return Filter(text, function, values, needs)
+
+
+def apply(candidates, filters, collection):
+    """Candidates without what the filters drop, closed up to the left; each filter's count in `dropped`."""
+    for each in filters:
+        there = candidates.docs >= 0
+        for name in each.needs:
+            values = candidates.scores[there] if name == "scores" else candidates.positive
+            if there.any() and np.isnan(values).all():
+                what = {"scores": "scores", "positive": "scores of the positives"}[name]
+                raise BadInput(f"--filters {each.text}: needs {what}, and {candidates.source} has none")
+        if each.needs and len(candidates.origins) > 1:
+            raise BadInput(
+                f"--filters {each.text}: {', '.join(candidates.origins)} score on scales of their "
+                "own; filter when mining, where each source stands alone"
+            )
+        drop = each(candidates, collection) & there
+        before = candidates.dropped.get(each.text, 0)
+        candidates = candidates.keep(there & ~drop)
+        candidates.dropped = candidates.dropped | {each.text: before + int(drop.sum())}
+    return candidates

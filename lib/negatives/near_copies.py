@@ -1,0 +1,69 @@
+"""Near-copies: how alike two texts are, by their shingles; exactly, or for a whole corpus by MinHash."""
+
+import functools
+import hashlib
+
+import numpy as np
+from tqdm import tqdm
+
+from lib.files import atomic_path, cache_dir, fingerprint
+from lib.rng import mix, uniform
+
+SHINGLE, HASHES = 3, 128  # words a shingle; hash functions of a signature: the estimate's deviation is < .045
+
+
+def normalise(text):
+    """Lower case, words separated by single spaces."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def shingles(text):
+    """The set of the text's 3-word shingles; of its words, if it has fewer."""
+    words = normalise(text).split()
+    return set(zip(*(words[i:] for i in range(SHINGLE)))) or {tuple(words)}
+
+
+def minhash(texts):
+    """(n, HASHES) uint32 signatures of all texts: equal entries estimate Jaccard similarity (Broder 1997)."""
+    folder = cache_dir("minhash", fingerprint(texts.fingerprint, SHINGLE, HASHES))
+    if not folder.exists():
+        signatures = np.empty((len(texts), HASHES), dtype=np.uint32)
+        for row in tqdm(range(len(texts)), unit="text", unit_scale=True, desc="MinHash", delay=2):
+            signatures[row] = signature(texts.text(row))
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            np.save(temporary / "signatures.npy", signatures)
+    return np.load(folder / "signatures.npy", mmap_mode="r")
+
+
+def signature(text):
+    """(HASHES,) uint32: the least hash of the text's shingles under each of HASHES hash functions."""
+    words = np.array([_hash_word(word) for word in normalise(text).split()] or [0], dtype=np.uint64)
+    shingles = words[: max(1, len(words) - SHINGLE + 1)].copy()
+    with np.errstate(over="ignore"):
+        for i in range(1, min(SHINGLE, len(words))):
+            shingles = shingles * np.uint64(0x9E3779B97F4A7C15) + words[i : i + len(shingles)]
+        hashed = mix(np.unique(shingles)[:, None] ^ _SALTS)  # (shingles, HASHES)
+    return (hashed.min(0) >> np.uint64(32)).astype(np.uint32)
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _hash_word(word):
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+_SALTS = (uniform("minhash", np.arange(HASHES)) * 2.0**53).astype(np.uint64) << np.uint64(11)
+
+
+def share_of_near_copies(candidates, collection, *, similarity=0.5):
+    """Share of the candidates that near_copy drops, by exact similarities: quick for a few hundred queries.
+
+    None where there are no candidates.
+    """
+    shingles_of = functools.lru_cache(maxsize=1 << 16)(lambda row: shingles(collection.docs.text(row)))
+    found = []
+    for docs, known in zip(candidates.docs, collection.known_docs(candidates.queries)):
+        positives = [shingles_of(row) for row in known[known >= 0].tolist()]
+        for own in map(shingles_of, docs[docs >= 0].tolist()):
+            found.append(any(len(own & p) >= similarity * len(own | p) for p in positives))
+    return sum(found) / len(found) if found else None

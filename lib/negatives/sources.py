@@ -1,0 +1,180 @@
+"""Sources: where negatives come from. A new source is a function and a row of SOURCES.
+
+A function that mines is called as mine(miner, positions, count, last, encoder): the Miner, positions of train
+queries, candidates wanted for each, the docs of their last lists (n, C) or None, and the encoder to mine with.
+"""
+
+import concurrent.futures
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lib import rng
+from lib.files import BadInput
+from lib.negatives.candidates import Candidates, overfetch, random_docs
+from lib.negatives.files import load_candidates
+from lib.search import exact
+from lib.search.retriever import open_retriever
+from lib.search.sharded import cached_search
+
+PROBE_QUERIES, PROBE_DOCS, PROBE_DEPTH = 200, 2000, 10  # of the fixed sample that shows drift
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the rest of the project asks about a source."""
+
+    about: str  # its negatives of a query, besides the docs of the batch's other queries
+    mine: Callable | None = None  # lists of candidates are made by this function
+    draw: Callable | None = None  # or docs are drawn at each step, without lists, by this one
+    every: str = "stage"  # when it mines: as a stage begins, or again each "refresh" or "step"
+    fixed: bool = False  # whether its lists are the same whatever the encoder: mined for all, once
+    encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
+    needs_file: bool = False  # whether its lists stand in --negatives_file
+    queue: bool = False  # whether its docs come with the vectors that they had
+    explicit: bool = True  # whether it adds anything to the batch, and so takes a number
+
+
+class Miner:
+    """What sources mine with: the embedder, the encoder in training and the average of it.
+
+    positive: which of several positives' scores candidates are compared with.
+    """
+
+    def __init__(self, embedder, encoder, averaged, *, positive="max", negatives_file=None, needs_teacher=False):
+        self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
+        self.collection, self.positive = embedder.collection, positive
+        self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
+        self.encoded = 0  # docs embedded so far in order to mine
+        self.frozen = {}  # source -> vectors of all docs as they were when it began
+        self._background = None  # the thread of mine_later()
+
+    def mine(self, source, positions, count, last=None, *, encoder=None):
+        """Candidates of a source, by the averaged encoder where none is given."""
+        return SOURCES[source].mine(self, positions, count, last, encoder or self.averaged.module)
+
+    def mine_later(self, source, positions, count, last):
+        """A future of mine() with the weights of this moment, on a thread of its own."""
+        self._background = self._background or concurrent.futures.ThreadPoolExecutor(1)
+        return self._background.submit(
+            self.mine, source, positions, count, last, encoder=copy.deepcopy(self.averaged.module)
+        )
+
+    def probe(self):
+        """(PROBE_QUERIES, PROBE_DEPTH) best docs, out of a fixed sample, for fixed train queries."""
+        queries = self.collection.split("train").queries
+        queries = queries[rng.permutation(len(queries), "probe", 0)[:PROBE_QUERIES]]
+        docs = rng.permutation(len(self.collection.docs), "probe", 1)[:PROBE_DOCS]
+        q_emb, d_emb = (
+            self.embedder.embed(self.averaged.module, kind, rows) for kind, rows in (("query", queries), ("doc", docs))
+        )
+        return exact.search(q_emb, d_emb, PROBE_DEPTH).rows
+
+    def search(self, source, positions, count, last, q_emb, d_emb):
+        """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (M, D).
+
+        Notes the share of the last lists' docs that still outscores the positive.
+        """
+        rows = self.collection.split("train").queries[positions]
+        hits = exact.search(q_emb, d_emb, count + overfetch(self.collection), self.collection.known_docs(rows))
+        found = Candidates.from_hits(self.collection, rows, hits, source=source, count=count, positive=self.positive)
+        if last is not None and (last >= 0).any():
+            still = exact.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
+            found.notes = {"last_still_above": round(float(still[last >= 0].mean()), 6)}
+        return found
+
+    def embed_queries(self, encoder, positions):
+        """(n, D) vectors of the train queries at `positions`."""
+        return self.embedder.embed(encoder, "query", self.collection.split("train").queries[positions])
+
+    def state_dict(self):
+        """The frozen docs, if there are any, and the count of docs embedded."""
+        frozen = {source: torch.from_numpy(vectors) for source, vectors in self.frozen.items()}
+        return {"frozen": frozen, "encoded": self.encoded}
+
+    def load_state_dict(self, state):
+        """Continue from what state_dict() returned."""
+        self.frozen = {source: vectors.numpy() for source, vectors in state["frozen"].items()}
+        self.encoded = state["encoded"]
+
+
+def mine_bm25(miner, positions, count, last, encoder):
+    """BM25's best, of all train queries."""
+    return _bm25_candidates(miner.collection, count, miner.positive)
+
+
+@functools.lru_cache(maxsize=2)
+def _bm25_candidates(collection, count, positive):
+    rows = collection.split("train").queries
+    hits = cached_search(
+        open_retriever("bm25", collection, device=None),
+        collection.queries.view(rows),
+        count + overfetch(collection),
+        collection.known_docs(rows),
+        desc="mining bm25",
+    )
+    return Candidates.from_hits(collection, rows, hits, source="bm25", count=count, positive=positive)
+
+
+def mine_file(miner, positions, count, last, encoder):
+    """What stands in the negatives file, of all train queries."""
+    return file_candidates(miner.negatives_file, miner.collection, count, needs_teacher=miner.needs_teacher)
+
+
+@functools.lru_cache(maxsize=2)
+def file_candidates(path, collection, count, *, needs_teacher):
+    """The candidates of --negatives_file, the first `count` of each query (None: all)."""
+    found = load_candidates(path, collection, collection.split("train"))
+    if needs_teacher and np.isnan(found.teacher).all():
+        raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
+    return found.keep(found.docs >= 0, depth=count)
+
+
+def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
+    """The encoder's own best."""
+    miner.encoded += len(miner.collection.docs)
+    q_emb = miner.embed_queries(encoder, positions)
+    return miner.search(source, positions, count, last, q_emb, miner.embedder.embed_docs(encoder))
+
+
+def mine_adore(miner, positions, count, last, encoder):
+    """The best by the query vectors of this very step, over docs frozen as the source began (Zhan et al. 2021)."""
+    if "adore" not in miner.frozen:
+        miner.frozen["adore"] = miner.embedder.embed_docs(encoder)
+        miner.encoded += len(miner.collection.docs)
+    q_emb = miner.embed_queries(miner.encoder, positions)
+    return miner.search("adore", positions, count, last, q_emb, miner.frozen["adore"])
+
+
+SOURCES = {
+    "in_batch": Source("none", explicit=False),
+    "random": Source("K docs drawn from the corpus", draw=random_docs),
+    "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True),
+    "dense": Source(
+        "K of the model's own best --depth, mined once, when the stage begins", mine=mine_dense, encodes_corpus=True
+    ),
+    "refresh": Source(
+        "the same, mined again every --refresh_every steps, for the queries that come next",
+        mine=functools.partial(mine_dense, source="refresh"),
+        every="refresh",
+        encodes_corpus=True,
+    ),
+    "adore": Source(
+        "K of the best --depth for query vectors made anew at every step, over doc vectors that "
+        "stay as they were when the stage began",
+        mine=mine_adore,
+        every="step",
+        encodes_corpus=True,
+    ),
+    "queue": Source("the N most recent docs, with the vectors that the averaged encoder gave them", queue=True),
+    "file": Source(
+        "K of the candidates in --negatives_file, as mine_negatives.py writes it",
+        mine=mine_file,
+        fixed=True,
+        needs_file=True,
+    ),
+}

@@ -1,0 +1,67 @@
+"""BM25 over the words of a corpus."""
+
+import json
+import re
+
+import bm25s
+import numpy as np
+from tqdm import tqdm
+
+from lib.files import atomic_path, cache_dir, fingerprint
+from lib.search.hits import Hits
+
+WORD = re.compile(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+|\d+")  # [^\W\d_A-Z]: letters but A to Z
+
+
+def words(text):
+    """Lower-case words; camelCase and snake_case names fall into their parts."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+class BM25:
+    """Okapi BM25 with Lucene's idf over the words of a corpus (bm25s; k1 1.5, b 0.75)."""
+
+    def __init__(self, index, vocabulary, fingerprint):
+        self._index, self._vocabulary, self.fingerprint = index, vocabulary, fingerprint
+
+    @staticmethod
+    def key(texts):
+        """Identifies the index of a corpus: its content, what counts as a word, the library's version."""
+        return fingerprint(texts.fingerprint, WORD.pattern, bm25s.__version__)
+
+    @classmethod
+    def load(cls, texts):
+        """The BM25 index of a corpus, built once and cached by the corpus's content."""
+        key = cls.key(texts)
+        folder = cache_dir("bm25", key)
+        if not folder.exists():
+            ids, vocabulary = [], {}
+            for row in tqdm(range(len(texts)), unit="doc", unit_scale=True, desc="BM25 index", delay=1):
+                ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in words(texts.text(row))])
+            index = bm25s.BM25()
+            index.index((ids, vocabulary), show_progress=False, create_empty_token=False)
+            with atomic_path(folder) as temporary:
+                index.save(temporary, show_progress=False)
+                (temporary / "words.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        index = bm25s.BM25.load(folder, load_corpus=False, load_vocab=False, mmap=True)
+        return cls(index, json.loads((folder / "words.json").read_text(encoding="utf-8")), key)
+
+    def search(self, queries, k, known=None):
+        """The Hits of query texts. Docs that share no word with a query are no results: row -1, score 0."""
+        docs = self._index.scores["num_docs"]
+        k = min(k, docs)
+        scores = np.zeros((len(queries), k), dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        extra = None if known is None else np.where(known >= 0, 0.0, np.nan).astype(np.float32)
+        for i, query in enumerate(tqdm(queries, unit="query", unit_scale=True, desc="BM25 search", delay=2)):
+            ids = [self._vocabulary[word] for word in words(query) if word in self._vocabulary]
+            if not ids:
+                continue
+            all_scores = self._index.get_scores_from_ids(ids)
+            best = np.argpartition(-all_scores, k - 1)[:k]
+            best = best[np.lexsort((best, -all_scores[best]))]
+            found = all_scores[best] > 0
+            scores[i, found], rows[i, found] = all_scores[best[found]], best[found]
+            if known is not None:
+                extra[i] = np.where(known[i] >= 0, all_scores[known[i]], np.nan)
+        return Hits(scores, rows, extra)

@@ -1,0 +1,67 @@
+"""FAISS indexes on disk, with the record of what they were made from."""
+
+import faiss
+
+from lib.files import BadInput, atomic_path, read_json, write_json
+from lib.model.encoder import embed_texts
+from lib.search.exact import pair_scores
+from lib.search.hits import Hits
+
+
+def build_index(d_emb):
+    """A flat inner-product index over (M, D) vectors: exact, no training, 4 * D bytes a doc."""
+    index = faiss.IndexFlatIP(d_emb.shape[1])
+    index.add(d_emb)
+    return index
+
+
+def save_index(index, folder, meta):
+    """Write an index with what it was made from. `meta` holds the fingerprints that a loader compares."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        faiss.write_index(index, str(temporary / "index.faiss"))
+        write_json(temporary / "meta.json", meta | {"docs": index.ntotal, "dim": index.d})
+
+
+def read_meta(folder):
+    """What an index was made from; BadInput if there is no index."""
+    if not (folder / "meta.json").exists():
+        raise BadInput(f"{folder}: no index; make it with build_index.py")
+    meta = read_json(folder / "meta.json")
+    if missing := {"encoder_fingerprint", "corpus_fingerprint", "precision"} - meta.keys():
+        raise BadInput(
+            f"{folder}/meta.json lacks {', '.join(sorted(missing))}: an index of another version; build it again"
+        )
+    return meta
+
+
+def load_index(folder, *, encoder_fingerprint, collection):
+    """The index of a folder; BadInput if another encoder or another corpus made it."""
+    meta = read_meta(folder)
+    for key, wanted in (
+        ("encoder_fingerprint", encoder_fingerprint),
+        ("corpus_fingerprint", collection.docs.fingerprint),
+    ):
+        if meta[key] != wanted:
+            raise BadInput(f"{folder}: the index was made with {key} {meta[key]}, this one is {wanted}; build it again")
+    index = faiss.read_index(str(folder / "index.faiss"))
+    if index.ntotal != len(collection.docs):
+        raise BadInput(f"{folder}: {index.ntotal} vectors for {len(collection.docs)} docs; build it again")
+    return index
+
+
+class FaissRetriever:
+    """Searches an index with the encoder that made it, in the precision in which the docs were encoded."""
+
+    def __init__(self, encoder, index):
+        self.encoder, self.index = encoder, index
+        self.fingerprint = encoder.fingerprint
+
+    def search(self, queries, k, known=None):
+        """The Hits of query texts; scores of known docs are those of the vectors that the index holds."""
+        q_emb = embed_texts(self.encoder, queries, "query", desc="embedding queries")
+        scores, rows = self.index.search(q_emb, min(k, self.index.ntotal))
+        if known is None:
+            return Hits(scores, rows)
+        d_emb = self.index.reconstruct_n(0, self.index.ntotal)
+        return Hits(scores, rows, pair_scores(q_emb, d_emb, known))

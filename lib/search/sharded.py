@@ -1,0 +1,138 @@
+"""Resumable search of any size: work is cut into files, each written atomically and never computed again.
+
+A killed command continues where it was; with several processes each makes its own share of the files.
+"""
+
+import numpy as np
+from tqdm import tqdm
+
+from lib import dist
+from lib.data.tokens import tokenize
+from lib.files import atomic_path, cache_dir, fingerprint
+from lib.model.encoder import embed, embed_texts
+from lib.search.exact import top_k
+from lib.search.hits import Hits
+
+ROWS = 8192  # vectors or queries in a file
+
+
+def once(path, function):
+    """The arrays {name: array} that function() returns: from the file at `path`, which is made if need be."""
+    if not path.exists():
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **function())
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def make(folder, count, function, *, desc):
+    """Files 0 ... count - 1 of `folder`, each function(number) -> {name: array}; returns their paths."""
+    paths = [folder / f"{number:06}.npz" for number in range(count)]
+    own = [number for number in range(dist.rank(), count, dist.world()) if not paths[number].exists()]
+    for number in tqdm(own, unit="shard", desc=desc, delay=2):
+        once(paths[number], lambda number=number: function(number))
+    dist.barrier()
+    return paths
+
+
+class ShardedVectors:
+    """(n, dim) float32 vectors in files of ROWS rows each, read piece by piece into memory of their own."""
+
+    def __init__(self, folder, n, dim, embed, *, desc):
+        """embed(rows) -> (len(rows), dim) makes what is missing."""
+        self.shape = n, dim
+
+        def one(number):
+            return {"vectors": embed(np.arange(number * ROWS, min(n, (number + 1) * ROWS)))}
+
+        self._paths = make(folder, -(-n // ROWS), one, desc=desc)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def file(self, number):
+        """The vectors of one file."""
+        with np.load(self._paths[number]) as arrays:
+            return arrays["vectors"]
+
+    def blocks(self, rows):
+        """(first row, vectors) of pieces of about `rows` rows, in order."""
+        files = max(1, rows // ROWS)
+        for begin in range(0, len(self._paths), files):
+            parts = [self.file(i) for i in range(begin, min(begin + files, len(self._paths)))]
+            yield begin * ROWS, parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def take(self, rows):
+        """The vectors of `rows` (n,), each file read once."""
+        out = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+        files = rows // ROWS
+        for number in np.unique(files):
+            inside = files == number
+            out[inside] = self.file(number)[rows[inside] - number * ROWS]
+        return out
+
+
+class Sharded:
+    """Exact search over vectors in files, within `max_ram` bytes beside the result."""
+
+    def __init__(self, docs, encoder, *, precision, max_ram):
+        """docs: Texts; encoder: one that embeds in the named precision."""
+        with dist.main_first():
+            tokens = tokenize(docs, encoder, "doc")
+        self.encoder, self.precision = encoder, precision
+        self.fingerprint = fingerprint(encoder.fingerprint, precision, encoder.token_key("doc"), docs.fingerprint)
+        self.vectors = ShardedVectors(
+            cache_dir("vectors", self.fingerprint),
+            len(docs),
+            encoder.dim,
+            lambda rows: embed(encoder, tokens, rows),
+            desc="embedding docs",
+        )
+        # docs at a time: a quarter of the memory; the search needs as much again
+        self._block = max(ROWS, int(max_ram / 4 / (4 * encoder.dim)))
+
+    def search(self, queries, k, known=None):
+        """The Hits of query texts, whose vectors are kept as well."""
+        key = fingerprint(
+            self.encoder.fingerprint, self.precision, self.encoder.token_key("query"), queries.fingerprint
+        )
+        q_emb = once(
+            cache_dir("vectors", key + ".npz"), lambda: {"vectors": embed_texts(self.encoder, queries, "query")}
+        )["vectors"]
+        k, best = min(k, len(self.vectors)), None
+        for begin, d_emb in self.vectors.blocks(self._block):
+            scores, rows = top_k(q_emb, d_emb, k)
+            rows = (rows + begin).astype(np.int32)
+            best = (scores, rows) if best is None else merge(best, (scores, rows), k)
+        return Hits(*best, None if known is None else self._scores(q_emb, known))
+
+    def _scores(self, q_emb, known):
+        """(Q, P) inner products with the known docs, nan for none."""
+        there, column = np.nonzero(known >= 0)
+        scores = np.full(known.shape, np.nan, dtype=np.float32)
+        for begin in range(0, len(there), ROWS):
+            part = slice(begin, begin + ROWS)
+            d_emb = self.vectors.take(known[there[part], column[part]])
+            scores[there[part], column[part]] = np.einsum("nd,nd->n", q_emb[there[part]], d_emb)
+        return scores
+
+
+def cached_search(retriever, queries, k, known=None, *, desc="searching"):
+    """retriever.search() of a view of queries, in files of ROWS queries in the cache."""
+
+    def one(number):
+        part = slice(number * ROWS, (number + 1) * ROWS)
+        found = retriever.search(queries[part], k, None if known is None else known[part])
+        return {name: array for name, array in found._asdict().items() if array is not None}
+
+    key = fingerprint(retriever.fingerprint, queries.fingerprint, known, k)
+    paths = make(cache_dir("hits", key), -(-len(queries) // ROWS), one, desc=desc)
+    parts = [Hits(**once(path, None)) for path in paths]
+    return Hits(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts)))
+
+
+def merge(a, b, k):
+    """The k best of two (scores (n, C), rows (n, C)), ties by row: a's rows come before b's."""
+    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
