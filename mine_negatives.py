@@ -25,13 +25,14 @@ from lib.evaluation import plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, exchange, filters, sampling
-from lib.negatives.candidates import POSITIVE, Candidates, how_many, overfetch, random_candidates
+from lib.negatives.candidates import POSITIVE, Candidates, drawn_candidates, how_many, overfetch
 from lib.negatives.files import load_candidates, records_of, write_negatives
+from lib.negatives.sources import SOURCES
 from lib.run import COUNT
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
-SOURCES = ("bm25", "random", "dense", "file")
+OFFERED = [name for name, row in SOURCES.items() if row.draw or row.retriever or row.needs_file]
 
 
 # fmt: off
@@ -41,8 +42,8 @@ def parse_args():
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
-    add("--sources", nargs="+", choices=SOURCES, metavar="SOURCE",
-        help=f"any of {', '.join(SOURCES)}; default: dense with --run, else bm25")
+    add("--sources", nargs="+", choices=OFFERED, metavar="SOURCE",
+        help=f"any of {', '.join(OFFERED)}; default: dense with --run, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
     add("--negatives_format", choices=("own", *exchange.FORMATS), default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=run.ABOVE_0, help="share of --depth for each source; default: --depth of each")
@@ -73,15 +74,16 @@ def parse_args():
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
     args.sources = args.sources or (["dense"] if args.run else ["bm25"])
-    if "dense" in args.sources and not args.run:
-        raise BadInput("the source dense needs --run R: the run whose encoder mines")
-    if ("file" in args.sources) != bool(args.negatives_file):
+    if not args.run and (unfit := [name for name in args.sources if SOURCES[name].retriever == "run"]):
+        raise BadInput(f"the source {unfit[0]} needs --run R: the run whose encoder mines")
+    from_file = any(SOURCES[name].needs_file for name in args.sources)
+    if from_file != bool(args.negatives_file):
         raise BadInput("the source file and --negatives_file F come together")
     if len(set(args.sources)) < len(args.sources):
         raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
     if args.shares and not (len(args.shares) == len(args.sources) and abs(sum(args.shares) - 1) < 1e-6):
         raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, in all 1")
-    if "file" in args.sources and args.audit is not None:
+    if from_file and args.audit is not None:
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
     if any(each.function is filters.denoise for each in args.filters) and not args.cross_encoder:
         raise BadInput("the filter denoise needs --cross_encoder")
@@ -125,7 +127,7 @@ def main():
     for source in args.sources:
         found, retriever = mine(args, source, collection, qrels, count, device)
         mined.append(found)
-        if source == "dense":
+        if SOURCES[source].retriever == "run":
             encoder_fingerprint = retriever.encoder.fingerprint
     if args.cross_encoder:
         from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
@@ -157,21 +159,16 @@ def main():
 
 def mine(args, source, collection, qrels, count, device):
     """(candidates of one source for every query of a split, the retriever that found them or None)."""
-    rows = qrels.queries
-    if source == "random":
-        return random_candidates(collection, rows, count, seed=args.seed), None
-    if source == "file":
+    rows, row = qrels.queries, SOURCES[source]
+    if row.draw:
+        return drawn_candidates(source, row.draw, collection, rows, count, seed=args.seed), None
+    if row.needs_file:
         records = None
         if args.negatives_format != "own":
             records = exchange.read(args.negatives_file, args.negatives_format, collection)
         return load_candidates(args.negatives_file, collection, qrels, rows=records), None
-    retriever = open_retriever(
-        "bm25" if source == "bm25" else args.run,
-        collection,
-        device=device,
-        precision=args.precision,
-        exact_in=args.max_ram * 1e9,
-    )
+    spec = args.run if row.retriever == "run" else row.retriever
+    retriever = open_retriever(spec, collection, device=device, precision=args.precision, exact_in=args.max_ram * 1e9)
     hits = cached_search(
         retriever,
         collection.queries.view(rows),

@@ -499,7 +499,7 @@ def gradients(encoder, embedder, batch, queue, loss_fn, chunk_size, scale):
         size = chunk_size or max(1, len(rows))
         sides.append([embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
     value, scores, mask = loss.backward(
-        encoder, sides, loss_of, cached=bool(chunk_size), both=encoder.both, scale=scale
+        encoder, sides, loss_of, cached=bool(chunk_size), both=getattr(encoder, "both", None), scale=scale
     )
     return value.item(), scores, mask
 

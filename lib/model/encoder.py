@@ -72,7 +72,11 @@ def load_to_encode(folder, device, precision="fp32"):
     if precision == "int8" and (encoder.kind != "transformer" or device.type != "cpu"):
         raise BadInput(f"--precision int8 is for transformers on the CPU, not {encoder.kind} on {device}")
     encoder.set_device(device, PRECISIONS.get(precision))
-    return encoder.quantize() if precision == "int8" else encoder
+    if precision == "int8":
+        from lib.model.transformer import quantize
+
+        quantize(encoder)
+    return encoder
 
 
 def local_folder(source):

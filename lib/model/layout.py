@@ -90,6 +90,7 @@ def _load_tokenizer(folder):
 
 
 def load_backbone(folder, *, from_config, attention):
+    """The Hugging Face model of a folder, with its weights or, from_config, with random ones."""
     try:
         if from_config:
             config = transformers.AutoConfig.from_pretrained(folder)
@@ -100,6 +101,7 @@ def load_backbone(folder, *, from_config, attention):
 
 
 def load_projection(folder):
+    """The linear layer of a sentence-transformers Dense module."""
     config = read_json(folder / "config.json")
     if not config["activation_function"].endswith("Identity") or config.get("bias", True):
         raise BadInput(f"{folder}: a projection with bias or activation is not supported")

@@ -112,15 +112,6 @@ class TransformerEncoder(nn.Module):
         for tower in self._towers():
             tower.backbone.compile(dynamic=True)
 
-    def quantize(self):
-        """Compute the backbones' linear layers in int8 from now on: to encode with, on the CPU, not to train."""
-        for tower in self._towers():
-            for module in list(tower.backbone.modules()):
-                for name, child in module.named_children():
-                    if isinstance(child, nn.Linear):
-                        setattr(module, name, Int8Linear(child))
-        return self
-
     def set_dropout(self, rate):
         """The rate of every dropout, whatever each architecture calls it."""
         for module in self.modules():
@@ -155,10 +146,6 @@ class TransformerEncoder(nn.Module):
                 pooled.append(tower(padded.to(device), lengths[rows].to(device)).float())
         vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
         return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
-
-    def both(self, queries, docs):
-        """Vectors of queries and of docs."""
-        return self(queries), self(docs)
 
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens."""
@@ -254,3 +241,13 @@ def _with_lora(backbone, *, rank):
         raise BadInput("--lora needs the package peft: pip install peft") from None
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     return peft.get_peft_model(backbone, config)
+
+
+def quantize(encoder):
+    """Compute the backbones' linear layers in int8 from now on: to encode with, on the CPU, not to train."""
+    for tower in dict.fromkeys((encoder.query_tower, encoder.doc_tower)):
+        for module in list(tower.backbone.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, Int8Linear(child))
+    return encoder

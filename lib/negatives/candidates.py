@@ -164,18 +164,11 @@ def random_docs(collection, query_rows, count, *, seed, epoch):
     return np.where(np.take_along_axis(drop, front, 1), -1, np.take_along_axis(rows, front, 1))
 
 
-def random_candidates(collection, query_rows, count, *, seed):
-    """random_docs() as Candidates, without scores; -1 where the corpus is too small."""
-    docs = random_docs(collection, query_rows, count, seed=seed, epoch=0)
-    return Candidates(
-        "random",
-        query_rows,
-        docs,
-        np.full(docs.shape, np.nan, dtype=np.float32),
-        np.full(len(docs), np.nan, dtype=np.float32),
-        {},
-        np.zeros(docs.shape, dtype=np.int32),
-    )
+def drawn_candidates(source, draw, collection, query_rows, count, *, seed):
+    """What a source draws without lists, as Candidates without scores; -1 where the corpus is too small."""
+    docs = draw(collection, query_rows, count, seed=seed, epoch=0)
+    nothing = np.full(docs.shape, np.nan, dtype=np.float32)
+    return Candidates(source, query_rows, docs, nothing, nothing[:, 0].copy(), {}, np.zeros(docs.shape, dtype=np.int32))
 
 
 def band_names():

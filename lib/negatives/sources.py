@@ -34,6 +34,7 @@ class Source:
     every: str = "stage"  # when it mines: as a stage begins, or again each "refresh" or "step"
     fixed: bool = False  # whether its lists are the same whatever the encoder: mined for all, once
     encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
+    retriever: str | None = None  # what searches for it in mine_negatives.py: bm25, or the encoder of --"run"
     needs_file: bool = False  # whether its lists stand in --negatives_file
     queue: bool = False  # whether its docs come with the vectors that they had
     explicit: bool = True  # whether it adds anything to the batch, and so takes a number
@@ -153,9 +154,12 @@ def mine_adore(miner, positions, count, last, encoder):
 SOURCES = {
     "in_batch": Source("none", explicit=False),
     "random": Source("K docs drawn from the corpus", draw=random_docs),
-    "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True),
+    "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True, retriever="bm25"),
     "dense": Source(
-        "K of the model's own best --depth, mined once, when the stage begins", mine=mine_dense, encodes_corpus=True
+        "K of the model's own best --depth, mined once, when the stage begins",
+        mine=mine_dense,
+        encodes_corpus=True,
+        retriever="run",
     ),
     "refresh": Source(
         "the same, mined again every --refresh_every steps, for the queries that come next",
