@@ -279,15 +279,18 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     negative[rows, labels] = False
     hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
     logits = (scores.double() / temperature).masked_fill(invalid, float("-inf"))  # float32 would reach 0
-    weight = torch.softmax(logits, 1) * negative
-    share = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
+    log_probs = logits.log_softmax(1)
+    weight = torch.where(negative, log_probs.exp(), 0.0)  # (B, N)
+    mass = weight.sum(1).clamp(min=1e-300)  # (B,) of a query's negatives
+    entropy = mass.log() - torch.where(weight > 0, weight * log_probs, 0.0).sum(1) / mass
+    total = max(weight.sum().item(), 1e-300)
     above = (scores > positive) & negative
     stats = {
         "accuracy": (hardest <= positive[:, 0]).float().mean().item(),
         "positive": positive.mean().item(),
         "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
-        "info_nce": -(logits.log_softmax(1)[rows, labels].mean().item()),
-        "effective": (torch.special.entr(share).sum(1).exp() * negative.any(1)).mean().item(),
+        "info_nce": -log_probs[rows, labels].mean().item(),
+        "effective": (entropy.clamp(min=0).exp() * negative.any(1)).mean().item(),
         "ledger": [],
     }
     for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
@@ -298,8 +301,8 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
                 "source": name,
                 "ranks": ranks,
                 "negatives": count / len(scores),
-                "above": above[own].float().mean().item() if count else 0.0,
-                "gradient": (weight[own].sum() / weight.sum()).item() if count else 0.0,
+                "above": (above & own).sum().item() / count if count else 0.0,
+                "gradient": torch.where(own, weight, 0.0).sum().item() / total if count else 0.0,
             }
         )
     return stats | {"sources": by_source(stats["ledger"])}
