@@ -73,9 +73,7 @@ def crowded(tmp_path_factory):
         judged = random.choice(50, size=random.integers(1, 6), replace=False)
         grades = [1, *random.integers(0, 3, size=len(judged) - 1)]
         qrels["train" if i % 3 else "dev"] += [(f"q{i}", f"d{d}", g) for d, g in zip(judged, grades)]
-    return load_collection(
-        write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels)
-    )
+    return load_collection(write_collection(tmp_path_factory.mktemp("data") / "crowded", docs, queries, qrels))
 
 
 @pytest.fixture(params=["tiny", "crowded"])
@@ -98,9 +96,7 @@ def known_by_text(collection):
 
 def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
     """An untrained static encoder whose vocabulary comes from the collection's docs."""
-    encoder = StaticEncoder(
-        train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim
-    )
+    encoder = StaticEncoder(train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim)
     weights = 0.5 + rng.uniform("idf", np.arange(len(encoder.weight)))
     encoder.init_weights(seed=seed, idf=weights)
     return encoder

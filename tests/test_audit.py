@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from lib import audit, data, filters, negatives
-from lib.run import BadInput
+from lib.data import collection as collection_
+from lib.files import BadInput
+from lib.negatives import audit
+from lib.negatives import candidates as candidates_
 
 QUERIES, DEPTH = 300, 12
 
@@ -34,7 +36,7 @@ def simulate(seed, *, share=0.5, found=0.4, queries=QUERIES, false=0.0):
     margin = random.normal(size=docs.shape) - 3 * ~(is_hidden | unlabelled)
     scores = np.where(docs >= 0, positive[:, None] + margin, np.nan).astype(np.float32)
     ranks = np.where(docs >= 0, np.arange(1, DEPTH + 1), 0).astype(np.int32)
-    candidates = negatives.Candidates("made", rows, docs, scores, positive, {}, ranks)
+    candidates = candidates_.Candidates("made", rows, docs, scores, positive, {}, ranks)
     groups = np.arange(queries * (DEPTH + 1), dtype=np.int32)
     seen = audit.is_hidden(candidates, hidden, groups)
     np.testing.assert_array_equal(seen, is_hidden)
@@ -76,12 +78,10 @@ def test_an_oracle_leaves_a_rate_of_exactly_zero():
         candidates, seen, _ = simulate(seed)
         before = audit.estimate(candidates, seen, share=0.5)
         assert before["hidden"] == seen.sum() > 0
-        clean = filters.keep(candidates, (candidates.docs >= 0) & ~seen)
+        clean = candidates.keep((candidates.docs >= 0) & ~seen)
         hidden = np.stack([candidates.queries, np.where(seen, candidates.docs, -1).max(1)], axis=1)
         groups = np.arange(QUERIES * (DEPTH + 1))
-        row = audit.estimate(
-            clean, audit.is_hidden(clean, hidden[seen.any(1)], groups), share=0.5, before=before
-        )
+        row = audit.estimate(clean, audit.is_hidden(clean, hidden[seen.any(1)], groups), share=0.5, before=before)
         assert (row["rate"], row["hidden"], row["per_unlabelled"], row["interval"][0]) == (0, 0, 0, 0)
         assert (row["caught"], row["cost"]) == (1, 0)
         assert row["negatives"] == before["negatives"] - before["hidden"]
@@ -93,7 +93,7 @@ def test_what_a_filter_caught_and_cost():
     before = audit.estimate(candidates, seen, share=0.5)
     drop = np.zeros_like(seen)
     drop[: QUERIES // 2, 1] = True
-    kept = filters.keep(candidates, (candidates.docs >= 0) & ~drop)
+    kept = candidates.keep((candidates.docs >= 0) & ~drop)
     front = np.argsort((candidates.docs < 0) | drop, axis=1, kind="stable")
     left = np.take_along_axis(seen & ~drop, front, 1)
     row = audit.estimate(kept, left & (kept.docs >= 0), share=0.5, before=before)
@@ -105,7 +105,7 @@ def test_copies_of_a_hidden_doc_are_hidden_for_its_query_alone():
     docs = np.array([[3, 4, -1], [3, 5, 4]], dtype=np.int32)
     none = np.full(docs.shape, np.nan, dtype=np.float32)
     ranks = np.ones_like(docs)
-    candidates = negatives.Candidates("made", np.array([7, 9]), docs, none, none[:, 0], {}, ranks)
+    candidates = candidates_.Candidates("made", np.array([7, 9]), docs, none, none[:, 0], {}, ranks)
     groups = np.array([0, 1, 2, 3, 3, 5, 0])  # 3 and 4 have the same text
     found = audit.is_hidden(candidates, np.array([[7, 4], [8, 5]]), groups)
     assert found.tolist() == [[True, True, False], [False] * 3]
@@ -255,7 +255,7 @@ def test_the_seed_decides_every_byte(tiny, tmp_path, monkeypatch):
 def test_a_corpus_without_a_final_newline(folder):
     path = folder / "corpus.jsonl"
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    collection = data.load_collection(str(folder))
+    collection = collection_.load_collection(str(folder))
     audited, hidden = audit.hide(collection, "train", 1.0, seed=0)
     assert len(audited.docs) == 40 + 33 and len(hidden) == 36
     assert audited.docs.texts(range(40)) == collection.docs.texts()
@@ -298,7 +298,7 @@ def listed(collection, docs, scores):
     """Candidates of the first queries."""
     docs, scores = np.array(docs, dtype=np.int32), np.array(scores, dtype=np.float32)
     positive = np.arange(len(docs), dtype=np.float32)
-    return negatives.Candidates(
+    return candidates_.Candidates(
         "made", np.arange(len(docs)), docs, scores, positive, {}, np.where(docs >= 0, 3, 0).astype(np.int32)
     )
 
@@ -329,7 +329,8 @@ def test_the_page_shows_candidates_alone(tiny, scored):
 
 
 def test_docs_without_a_rank_are_in_no_band_of_ranks(tiny):
-    candidates = negatives.random_candidates(tiny, tiny.split("train").queries, 5, seed=0)
+    rows = tiny.split("train").queries
+    candidates = candidates_.drawn_candidates("random", candidates_.random_docs, tiny, rows, 5, seed=0)
     labels = [label for label, _ in audit.bands(candidates, candidates.docs == 3, share=0.5)]
     assert "1-10" not in labels
 

@@ -1,4 +1,4 @@
-"""Comparisons by train.py: arms that differ in one thing, budgets, A/A, continuing, reruns, topics."""
+"""Comparisons by train.py: arms that differ in one thing, grids, budgets, controls, continuing, reruns, clusters."""
 
 import hashlib
 import shutil
@@ -6,26 +6,51 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 
 import evaluate
 import train
-from lib import data, forecast, metrics, run
+from lib import run
+from lib.data.batches import QueryOrder
+from lib.data.collection import load_collection
+from lib.data.tokens import tokenize
+from lib.evaluation import experiment, measures
+from lib.files import read_json, write_json
+from lib.model.encoder import embed
+from lib.negatives.arms import Arm
 
 SMALL = ("--data", "tiny", "--dim", 16, "--vocab_size", 400, "--log_every", 1)
 
 
-def start(script, desk, *flags, code=0):
+def in_this_process(jobs, *, at_once, output):
+    """experiment.run_jobs() without processes, each of which takes seconds to start."""
+    for job in jobs:
+        assert job.command[0] == sys.executable
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", job.command[1:])
+            train.main()
+
+
+def start(script, desk, *flags, code=0, run_jobs=in_this_process):
     """Run a script in this process from the folder `desk`; its exit code must be `code`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(desk)
-        patch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, flags)])
+        patch.setattr(experiment, "run_jobs", run_jobs)
+        patch.setattr(sys, "argv", [str(ROOT / f"{script.__name__}.py"), *map(str, flags)])
         try:
             run.cli(script.main)
         except SystemExit as stopped:
             assert stopped.code == code
         else:
             assert code == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unrendered():
+    """Figures are drawn but not rendered, which would take most of a short run; test_plots.py renders each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +62,7 @@ def desk(tmp_path_factory):
 
 
 ARMS = ("in_batch", "in_batch temperature=.1", "in_batch seed_shift=1000")
-COMPARED = (*SMALL, "--batch_size", 9, "--steps", 3, "--negatives", *ARMS[:2], "--aa", "--seeds", 0, 1)
+COMPARED = (*SMALL, "--batch_size", 9, "--steps", 3, "--negatives", *ARMS[:2], "--control", "--seeds", 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +83,7 @@ def copy(compared):
 
 def one(folder, arm, seed):
     """The folder of one run."""
-    return folder / f"{train.slug(arm)}-s{seed}"
+    return folder / f"{Arm.parse(arm).slug}-s{seed}"
 
 
 def written(folder):
@@ -95,19 +120,19 @@ def differing(a, b):
 
 def test_an_arm_changes_what_it_names_alone(compared):
     plain, warm = (run.recorded(one(compared, arm, 0)) for arm in ARMS[:2])
-    assert differing(plain["args"], warm["args"]) == {"negatives", "temperature"}
+    assert differing(plain["args"], warm["args"]) == {"negatives", "temperature", "name"}
     assert differing(plain["derived"], warm["derived"]) == {"arm"}
     for arm, temperature in zip(ARMS[:2], (0.06, 0.1)):
-        lines = [line for line in run.Run(one(compared, arm, 0)).read_log() if "loss" in line]
+        lines = [x for x in run.Run(one(compared, arm, 0)).read_log() if x["event"] == "step"]
         assert len(lines) == 3 and all(line["temperature"] == pytest.approx(temperature) for line in lines)
 
 
-def test_aa_adds_the_first_arm_on_other_seeds(compared):
-    result = run.read_json(compared / "ablation.json")
+def test_the_control_is_the_first_arm_on_other_seeds(compared):
+    result = read_json(compared / "ablation.json")
     assert [row["arm"] for row in result["arms"]] == list(ARMS)
     assert "| in_batch seed_shift=1000 |" in (compared / "ablation.md").read_text(encoding="utf-8")
     plain, other = (run.recorded(one(compared, ARMS[n], 0)) for n in (0, 2))
-    assert differing(plain["args"], other["args"]) == {"negatives", "seed_shift"}
+    assert differing(plain["args"], other["args"]) == {"negatives", "seed_shift", "name"}
     assert other["args"]["seed_shift"] == 1000 and other["derived"]["seed"] == 0
     logs = [(one(compared, ARMS[n], 0) / "metrics.jsonl").read_bytes() for n in (0, 2)]
     assert logs[0] != logs[1]
@@ -116,11 +141,11 @@ def test_aa_adds_the_first_arm_on_other_seeds(compared):
 @pytest.mark.parametrize(
     "arm, wanted",
     [
-        ("in_batch seed_shift", "seed_shift is no flag=value"),
+        ("in_batch seed_shift", "seed_shift= is no flag=value"),
         ("in_batch batch_size=3", "batch_size=3 is no flag=value"),
-        ("in_batch topics=3", "topics=3 is no flag=value"),
-        ("in_batch match=seconds", "match=seconds is no flag=value"),
-        ("in_batch temperature=-1", "--temperature -1.0"),
+        ("in_batch query_clusters=3", "query_clusters=3 is no flag=value"),
+        ("in_batch budget=seconds", "budget=seconds is no flag=value"),
+        ("in_batch temperature=-1", "--temperature -1: must be above 0"),
         ("random:1 filters=percpos:1.5", "a number from 0 to 1 is wanted"),
         ("in_batch guide_margin=.1", "--guide_margin needs --guide"),
     ],
@@ -128,6 +153,29 @@ def test_aa_adds_the_first_arm_on_other_seeds(compared):
 def test_bad_flags_of_an_arm(desk, capsys, arm, wanted):
     start(train, desk, *SMALL, "--negatives", "in_batch", arm, "--name", "refused", code=2)
     assert wanted in capsys.readouterr().err and not (desk / "runs/refused").exists()
+
+
+def test_a_grid_is_trained_and_drawn(desk):
+    flags = ("--batch_size", 9, "--steps", 2, "--negatives", "in_batch", "random:1", "--seeds", 3)
+    start(train, desk, *SMALL, *flags, "--grid", "temperature=.05,.5", "--name", "grid")
+    folder = desk / "runs/grid"
+    arms = [f"{arm} temperature={t}" for arm in ("in_batch", "random:1") for t in (".05", ".5")]
+    assert [row["arm"] for row in read_json(folder / "ablation.json")["arms"]] == arms
+    for arm in arms:
+        assert run.recorded(one(folder, arm, 3))["args"]["temperature"] == float(arm.partition("=")[2])
+    assert (folder / "plots/grid.png").exists()
+    start(evaluate, desk, "--compare", "runs/grid", "--against", arms[2])
+    assert [row["arm"] for row in read_json(folder / "ablation.json")["arms"]] == [arms[2], *arms[:2], arms[3]]
+
+
+@pytest.mark.parametrize("flags", [("--seeds", 0, 1), ("--control",), ("--grid", "temperature=.1,.2")])
+def test_a_comparison_under_torchrun_is_refused(desk, monkeypatch, capsys, flags):
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    start(train, desk, *SMALL, *flags, "--name", "refused", code=2)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert "python train.py --processes N" in message and not (desk / "runs/refused").exists()
 
 
 # ------------------------------------------------------------------------------------- continued, drawn again
@@ -141,7 +189,7 @@ def test_a_finished_comparison_is_not_trained_again(compared):
 
 
 def test_a_comparison_is_continued_to_the_same_table(copy, desk, capsys):
-    result, before = run.read_json(copy / "ablation.json"), written(copy)
+    result, before = read_json(copy / "ablation.json"), written(copy)
     last = one(copy, ARMS[2], 1)
     shutil.rmtree(last)
     start(evaluate, desk, "--compare", "runs/copy", code=2)
@@ -156,29 +204,29 @@ def test_a_comparison_is_continued_to_the_same_table(copy, desk, capsys):
     for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
         path = last.relative_to(copy) / file
         assert after[path][1] == before[path][1] and after[path][0] != before[path][0]
-    assert without_clock(run.read_json(copy / "ablation.json")) == without_clock(result)
+    assert without_clock(read_json(copy / "ablation.json")) == without_clock(result)
 
 
 def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
     before, runs = (copy / "ablation.md").read_bytes(), written(copy)
-    result = run.read_json(copy / "ablation.json")
+    result = read_json(copy / "ablation.json")
     for path in (copy / "ablation.md", copy / "ablation.json"):
         path.unlink()
     figures = {path.name for path in (copy / "plots").iterdir()}
     shutil.rmtree(copy / "plots")
     start(evaluate, desk, "--compare", "runs/copy")
     assert (copy / "ablation.md").read_bytes() == before and before.decode() in capsys.readouterr().out
-    assert run.read_json(copy / "ablation.json") == result and written(copy) == runs
+    assert read_json(copy / "ablation.json") == result and written(copy) == runs
     assert {path.name for path in (copy / "plots").iterdir()} == figures
     start(evaluate, desk, "--compare", "runs/copy", "--measure", "recall@100")
-    assert run.read_json(copy / "ablation.json")["measure"] == "recall@100"
+    assert read_json(copy / "ablation.json")["measure"] == "recall@100"
     assert "recall@100 against in_batch" in (copy / "ablation.md").read_text(encoding="utf-8")
 
 
 def test_more_seeds_of_a_comparison_are_in_its_table(copy, desk):
     start(train, desk, *COMPARED, 2, "--name", "copy", "--resume")  # --seeds 0 1 2
     assert one(copy, "in_batch", 2).exists()
-    assert [row["seeds"] for row in run.read_json(copy / "ablation.json")["arms"]] == [[0, 1, 2]] * 3
+    assert [row["seeds"] for row in read_json(copy / "ablation.json")["arms"]] == [[0, 1, 2]] * 3
 
 
 # ------------------------------------------------------------------------------------------------------ rerun
@@ -199,7 +247,7 @@ def test_a_run_of_a_comparison_is_repeated_from_its_config(compared, desk, arm, 
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--negatives", "random:1,refresh:2@0.5", "--refresh_every", 1, "--choice", "top", "--dims", 8),
+        ("--negatives", "random:1,refresh:2@0.5", "--refresh_every", 1, "--sampling", "top", "--dims", 8),
         ("--seed", 2, "--seed_shift", 3, "--epochs", 0.6),
     ],
     ids=["arm", "seed"],
@@ -214,34 +262,70 @@ def test_a_flag_beside_a_config_counts(compared, desk):
     config = one(compared, ARMS[0], 0) / "config.json"
     start(train, desk, "--config", config, "--temperature", 0.2, "--name", "repeated", "--overwrite")
     then, now = (run.recorded(folder)["args"] for folder in (config.parent, desk / "runs/repeated"))
-    assert differing(then, now) <= {"temperature", "name", "config", "overwrite", "aa", "seeds"}
+    assert differing(then, now) <= {"temperature", "name", "config", "overwrite", "control", "seeds"}
     assert now["temperature"] == 0.2
 
 
 def test_what_is_no_config_is_refused(desk, tmp_path, capsys):
-    run.write_json(tmp_path / "config.json", {"args": {}})
+    write_json(tmp_path / "config.json", {"args": {}})
     start(train, desk, "--config", tmp_path / "config.json", code=2)
     assert "no config.json of a run (derived is missing)" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------- budgets
+# --------------------------------------------------------------------------------------- budgets, processes
 
 
 @pytest.fixture
-def matched(desk, tiny, monkeypatch):
+def planned(tmp_path):
+    """A function: the jobs of a comparison of arms, none of which is run."""
+    shutil.copytree(TINY, tmp_path / "tiny")
+
+    def plan(*flags):
+        found = []
+
+        def note(jobs, *, at_once, output):
+            found.extend(jobs)
+            raise KeyboardInterrupt
+
+        start(train, tmp_path, *SMALL, *flags, "--name", "planned", "--overwrite", run_jobs=note, code=130)
+        return found
+
+    return plan
+
+
+@pytest.fixture
+def matched(planned):
     """A function: the steps of each arm beside a first one of 40 steps with 4 queries each."""
 
-    def steps(match, *arms):
-        flags = (*SMALL, "--batch_size", 4, "--steps", 40, "--refresh_every", 4, "--match", match)
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), "--negatives", *arms])
-        args, parser = train.parse_args()
-        return [forecast.matched_steps(args, parser, tiny, arm, None) for arm in arms]
+    def steps(budget, *arms):
+        flags = ("--batch_size", 4, "--steps", 40, "--refresh_every", 4, "--budget", budget)
+        jobs = planned(*flags, "--negatives", *arms)
+        assert [f"--steps={job.steps}" in job.command for job in jobs] == [True] * len(arms)
+        return [job.steps for job in jobs]
 
     return steps
 
 
 def test_without_a_budget_steps_are_what_is_given(matched):
     assert matched("steps", "in_batch", "random:4", "dense:9") == [40, 40, 40]
+
+
+def test_without_steps_a_run_reckons_them_itself(planned):
+    jobs = planned("--batch_size", 9, "--epochs", 1.5, "--negatives", "in_batch", "random:4")
+    assert [job.steps for job in jobs] == [6, 6]  # of 36 queries, for the progress line
+    assert not any("--steps" in part for job in jobs for part in job.command)
+
+
+def test_a_run_may_have_several_processes(planned):
+    flags = ("--seeds", 0, 1, "--batch_size", 4, "--jobs", 2)
+    for processes in (1, 2):
+        for seed, job in enumerate(planned(*flags, "--processes", processes)):
+            at = job.command.index(str(ROOT / "train.py"))
+            launcher, own = job.command[:at], job.command[at + 1 :]
+            assert launcher[0] == sys.executable and ("torch.distributed.run" in launcher) == (processes == 2)
+            assert ("2" in launcher) == (processes == 2)
+            assert not any(part.startswith(("--jobs", "--processes")) for part in own)
+            assert own[own.index("--seeds") + 1] == str(seed) and job.label == f"refresh:4, seed {seed}"
 
 
 def test_steps_are_inverse_to_the_denominators(matched):
@@ -264,86 +348,113 @@ def test_a_stage_costs_as_long_as_it_lasts(matched):
 
 
 def test_matched_arms_get_as_much(desk):
-    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--match", "denominators")
+    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--budget", "denominators")
     start(train, desk, *flags, "--negatives", "in_batch", "random:2", "--name", "matched")
     folders = [one(desk / "runs/matched", arm, 0) for arm in ("in_batch", "random:2")]
-    first, second = (run.read_json(folder / "summary.json") for folder in folders)
+    first, second = (read_json(folder / "summary.json") for folder in folders)
     assert (first["steps"], second["steps"]) == (20, round(20 * 3 / 11))
     assert second["denominators"] == pytest.approx(first["denominators"], rel=0.2)
     assert second["docs_encoded"] != first["docs_encoded"]
 
 
+def test_steps_are_inverse_to_the_seconds_of_a_pilot():
+    seconds = {  # training and mining of experiment.PILOT = 30 steps
+        "in_batch": (3.0, 0.0),
+        "random:2": (6.0, 0.0),
+        "dense:2": (3.0, 6.0),  # mines once, however many steps there are
+        "refresh:2": (3.0, 6.0),  # mines again and again
+        "random:9": (9000.0, 0.0),
+    }
+    asked = []
+
+    def pilot(arm):
+        asked.append(arm.text)
+        return dict(zip(("train_s", "mine_s"), seconds[arm.text]))
+
+    found = experiment.matched_steps(
+        list(map(Arm.parse, seconds)),
+        budget="seconds",
+        steps=100,
+        order=QueryOrder(36, batch_size=4, seed=0),
+        docs=40,
+        refresh_every=lambda arm: 4,
+        pilot=pilot,
+    )
+    assert [(arm.text, steps) for arm, steps in found.items()] == [
+        ("in_batch", 100), ("random:2", 50), ("dense:2", 40), ("refresh:2", 33), ("random:9", 1),
+    ]  # fmt: skip
+    assert asked == list(seconds)
+
+
 def test_seconds_are_measured_once(desk, monkeypatch):
-    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--match", "seconds", "--name", "timed")
+    flags = (*SMALL, "--batch_size", 4, "--steps", 20, "--budget", "seconds", "--name", "timed")
     flags += ("--negatives", "in_batch", "random:2", "--seeds", 0, 1)
     start(train, desk, *flags)
     folder = desk / "runs/timed"
-    steps = run.read_json(folder / "matched_steps.json")
+    steps = read_json(folder / "matched_steps.json")
     assert steps["in_batch"] == 20 and steps["random:2"] > 0 and not (folder / "pilot").exists()
     for arm, count in steps.items():  # alike for all seeds
-        assert [run.read_json(one(folder, arm, s) / "summary.json")["steps"] for s in (0, 1)] == [count] * 2
+        assert [read_json(one(folder, arm, s) / "summary.json")["steps"] for s in (0, 1)] == [count] * 2
     (one(folder, "random:2", 1) / "summary.json").unlink()  # as if it had been killed
     shutil.rmtree(one(folder, "random:2", 1) / "encoder")
-    monkeypatch.setattr(train, "matched_steps", pytest.fail)
+    monkeypatch.setattr(experiment, "matched_steps", pytest.fail)
     start(train, desk, *flags, "--resume")
-    assert run.read_json(one(folder, "random:2", 1) / "summary.json")["steps"] == steps["random:2"]
+    assert read_json(one(folder, "random:2", 1) / "summary.json")["steps"] == steps["random:2"]
 
 
 @pytest.mark.parametrize("arm", ["dense:1", "adore:1", "refresh:1"])
 def test_docs_encoded_holds_those_of_the_mining(desk, tiny, arm):
     flags = ("--batch_size", 8, "--steps", 2, "--refresh_every", 9, "--negatives", arm)
     start(train, desk, *SMALL, *flags, "--name", "encoded", "--overwrite")
-    found = run.read_json(desk / "runs/encoded/summary.json")["docs_encoded"]
+    found = read_json(desk / "runs/encoded/summary.json")["docs_encoded"]
     assert 40 + 2 * 8 <= found <= 40 + 2 * 16  # the corpus once, and in each batch 8 positives and negatives
 
 
-# ----------------------------------------------------------------------------------------------------- topics
+# --------------------------------------------------------------------------------------------------- clusters
 
 
-def test_topics_change_the_order_alone(desk, monkeypatch):
+def test_clusters_change_the_order_alone(desk, monkeypatch):
     found = {}
-    for name, flags in {"plain": (), "topics": ("--topics", 4), "again": ("--topics", 4)}.items():
+    for name, flags in {"plain": (), "clusters": ("--query_clusters", 4), "again": ("--query_clusters", 4)}.items():
         if name == "again":  # what the run before computed is not there
             monkeypatch.setenv("HARDNEG_CACHE", str(desk / "other-cache"))
         start(train, desk, *SMALL, "--batch_size", 6, "--steps", 6, *flags, "--name", name)
         found[name] = run.recorded(desk / "runs" / name)["derived"]
-    assert found["plain"]["initial_weights"] == found["topics"]["initial_weights"]
-    assert found["plain"]["query_order"] != found["topics"]["query_order"]
-    same_bytes(desk / "runs/topics", desk / "runs/again")
+    assert found["plain"]["initial_weights"] == found["clusters"]["initial_weights"]
+    assert found["plain"]["query_order"] != found["clusters"]["query_order"]
+    same_bytes(desk / "runs/clusters", desk / "runs/again")
 
 
-def test_batches_of_a_topic_have_queries_that_are_alike(desk, monkeypatch):
+def test_batches_of_a_cluster_have_queries_that_are_alike(desk, monkeypatch):
     """Of the untrained encoder's vectors: the mean cosine within a batch."""
     seen, original = {}, train.derive
 
     def derive(args, encoder, order, device):
-        tokens = data.tokenize(collection.queries, encoder, "query")
-        q_emb = train.model.embed(encoder, tokens, collection.split("train").queries)
-        cosines = [
-            np.mean((x := q_emb[order.picks(step)]) @ x.T) for step in range(order.steps_per_epoch)
-        ]
-        seen[args.topics] = np.mean(cosines)
+        tokens = tokenize(collection.queries, encoder, "query")
+        q_emb = embed(encoder, tokens, collection.split("train").queries)
+        cosines = [np.mean((x := q_emb[order.positions(step)]) @ x.T) for step in range(order.steps_per_epoch)]
+        seen[args.query_clusters] = np.mean(cosines)
         return original(args, encoder, order, device)
 
     monkeypatch.chdir(desk)
-    collection = data.load_collection("tiny")
+    collection = load_collection("tiny")
     monkeypatch.setattr(train, "derive", derive)
-    for topics in ((), ("--topics", 6)):
+    for clusters in ((), ("--query_clusters", 6)):
         flags = ("--batch_size", 6, "--steps", 1, "--name", "alike", "--overwrite")
-        start(train, desk, *SMALL, *flags, *topics, "--negatives", "in_batch")
+        start(train, desk, *SMALL, *flags, *clusters, "--negatives", "in_batch")
     assert seen[6] > seen[None] + 0.02
 
 
-@pytest.mark.parametrize("topics", [0, 37])
-def test_a_number_of_topics_that_cannot_be_is_refused(desk, capsys, topics):
-    start(train, desk, *SMALL, "--topics", topics, "--name", "refused", code=2)  # there are 36 train queries
-    assert f"--topics {topics}" in capsys.readouterr().err and not (desk / "runs/refused").exists()
+@pytest.mark.parametrize("clusters", [0, 37])
+def test_a_number_of_clusters_that_cannot_be_is_refused(desk, capsys, clusters):
+    start(train, desk, *SMALL, "--query_clusters", clusters, "--name", "refused", code=2)  # of 36 train queries
+    assert f"--query_clusters {clusters}" in capsys.readouterr().err and not (desk / "runs/refused").exists()
 
 
 def test_measures_of_the_table_are_those_of_the_runs(compared):
-    result = run.read_json(compared / "ablation.json")
+    result = read_json(compared / "ablation.json")
     for row in result["arms"]:
         for number, seed in enumerate((0, 1)):
-            summary = run.read_json(one(compared, row["arm"], seed) / "summary.json")
-            assert {name: row["test"][name][number] for name in metrics.MEASURES} == summary["test"]
+            summary = read_json(one(compared, row["arm"], seed) / "summary.json")
+            assert {name: row["test"][name][number] for name in measures.MEASURES} == summary["test"]
         assert row["denominators"] == pytest.approx(3 * 8, rel=0.1) and row["forecast"]["explicit"] == 0

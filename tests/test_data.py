@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import known_by_text, make_encoder, write_collection
 
-from lib import data
-from lib.run import BadInput
+from lib.data import batches
+from lib.data import collection as collection_
+from lib.data import tokens as tokens_
+from lib.files import BadInput
 
 
 def line_replaced(number, text):
@@ -85,7 +87,7 @@ def test_bad_collections_are_refused_with_place_and_value(folder, file, change, 
     path = folder / file
     path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
     with pytest.raises(BadInput) as refused:
-        data.load_collection(folder)
+        collection_.load_collection(folder)
     message = str(refused.value)
     assert "\n" not in message and path.name in message
     for part in wanted:
@@ -96,16 +98,16 @@ def test_blank_lines_count_in_line_numbers(folder):
     path = folder / CORPUS
     path.write_bytes(b"\n\n" + line_replaced(5, document("c01"))(path.read_bytes()))
     with pytest.raises(BadInput, match=r"corpus\.jsonl:7: .*c01.* line 3"):
-        data.load_collection(folder)
+        collection_.load_collection(folder)
 
 
 def test_a_folder_without_qrels_is_refused(folder, tmp_path):
     for path in (folder / "qrels").iterdir():
         path.unlink()
     with pytest.raises(BadInput, match="qrels"):
-        data.load_collection(folder)
+        collection_.load_collection(folder)
     with pytest.raises(BadInput, match="nowhere: no such folder"):
-        data.load_collection(str(tmp_path / "nowhere"))
+        collection_.load_collection(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -121,17 +123,17 @@ def test_a_folder_without_qrels_is_refused(folder, tmp_path):
 def test_line_ends_and_marks_are_no_part_of_the_text(folder, tiny, change):
     for path in folder.rglob("*.*"):
         path.write_bytes(change(path.read_bytes()))
-    loaded = data.load_collection(folder)
+    loaded = collection_.load_collection(folder)
     for found, wanted in ((loaded.docs, tiny.docs), (loaded.queries, tiny.queries)):
         assert found.ids == wanted.ids and found.texts() == wanted.texts()
         assert found.record(0) == wanted.record(0)
-    for split in data.SPLITS:
+    for split in collection_.SPLITS:
         assert loaded.qrels_dict(split) == tiny.qrels_dict(split)
 
 
 def test_tiny_as_it_is(tiny):
     assert (tiny.name, len(tiny.docs), len(tiny.queries)) == ("tiny", 40, 60)
-    assert {split: len(tiny.split(split)) for split in data.SPLITS} == {"train": 36, "dev": 12, "test": 12}
+    assert {split: len(tiny.split(split)) for split in collection_.SPLITS} == {"train": 36, "dev": 12, "test": 12}
     assert tiny.docs.text(tiny.docs.row_of["c05"]).startswith("Mayonnaise Mayonnaise is an emulsion")
     assert tiny.docs.text(tiny.docs.row_of["c10"]).startswith("Egg whites")  # no title, no space
     assert tiny.qrels_dict("train")["q04"] == {"c04": 1, "c06": 0}
@@ -166,10 +168,7 @@ def test_known_positive_equals_brute_force(collection):
     queries = random.integers(len(collection.queries), size=200)
     docs = random.integers(-1, len(collection.docs), size=(200, 15))
     wanted = [
-        [
-            doc >= 0 and collection.docs.text(doc) in known.get(collection.queries.text(query), ())
-            for doc in row
-        ]
+        [doc >= 0 and collection.docs.text(doc) in known.get(collection.queries.text(query), ()) for doc in row]
         for query, row in zip(queries, docs)
     ]
     assert (collection.known_positive(queries, docs) == wanted).all() and np.any(wanted)
@@ -182,10 +181,10 @@ def test_a_positive_of_another_split_and_a_copy_are_known(tiny):
 
 
 def test_the_fingerprint_follows_the_content(folder, tiny):
-    assert data.load_collection(folder).fingerprint == tiny.fingerprint
+    assert collection_.load_collection(folder).fingerprint == tiny.fingerprint
     path = folder / "qrels" / "dev.tsv"
     path.write_bytes(path.read_bytes().replace(b"q48\th02", b"q48\th03"))
-    assert data.load_collection(folder).fingerprint != tiny.fingerprint
+    assert collection_.load_collection(folder).fingerprint != tiny.fingerprint
 
 
 # -------------------------------------------------------------------------------------------------- tokens
@@ -215,7 +214,7 @@ def test_select_equals_slicing_by_hand(counts):
     ids = random.integers(1000, size=lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     numbers = random.integers(1, 9, size=len(ids)).astype(np.uint16) if counts else None
-    tokens = data.Tokens(ids, offsets, numbers, kind="query")
+    tokens = tokens_.Tokens(ids, offsets, numbers, kind="query")
     assert len(tokens) == 30 and tokens.lengths.tolist() == lengths.tolist()
     for rows in (np.arange(30), np.array([4, 4, 0, 29]), np.array([7]), random.integers(30, size=50)):
         found_ids, found_offsets, found_counts, kind = tokens.select(rows)
@@ -233,39 +232,35 @@ def test_select_equals_slicing_by_hand(counts):
 @pytest.mark.parametrize("counts", [True, False])
 def test_tokens_are_made_once(tiny, counts):
     encoder = CountingEncoder(f"once {counts}", counts)
-    first = data.tokenize(tiny.docs, encoder, "doc")
+    first = tokens_.tokenize(tiny.docs, encoder, "doc")
     assert encoder.calls == 1
-    second = data.tokenize(tiny.docs, encoder, "doc")
+    second = tokens_.tokenize(tiny.docs, encoder, "doc")
     assert encoder.calls == 1
     assert first.kind == second.kind == "doc"
     assert (first.ids == second.ids).all() and (first.offsets == second.offsets).all()
-    assert (
-        (first.counts is None and second.counts is None)
-        if not counts
-        else (first.counts == second.counts).all()
-    )
+    assert (first.counts is None and second.counts is None) if not counts else (first.counts == second.counts).all()
     words = tiny.docs.text(3).split()
     assert second.select(np.array([3]))[0].tolist() == [len(word) for word in words]
 
 
 def test_another_tokenizer_or_text_makes_other_tokens(tiny):
     encoder = CountingEncoder("first")
-    docs = data.tokenize(tiny.docs, encoder, "doc")
-    assert len(data.tokenize(tiny.queries, encoder, "query")) == 60 != len(docs)
+    docs = tokens_.tokenize(tiny.docs, encoder, "doc")
+    assert len(tokens_.tokenize(tiny.queries, encoder, "query")) == 60 != len(docs)
     encoder.key = "second"
-    data.tokenize(tiny.docs, encoder, "doc")
+    tokens_.tokenize(tiny.docs, encoder, "doc")
     assert encoder.calls == 3
 
 
 def test_the_block_of_tokenising_changes_nothing(tiny):
-    whole = data.tokenize(tiny.docs, CountingEncoder("whole", counts=False), "doc")
-    parts = data.tokenize(tiny.docs, CountingEncoder("parts", counts=False), "doc", block=7)
+    whole = tokens_.tokenize(tiny.docs, CountingEncoder("whole", counts=False), "doc")
+    parts = tokens_.tokenize(tiny.docs, CountingEncoder("parts", counts=False), "doc", block=7)
     assert (whole.ids == parts.ids).all() and (whole.offsets == parts.offsets).all()
 
 
 def test_static_tokens_are_the_different_tokens_with_counts(tiny):
     encoder = make_encoder(tiny)
-    tokens = data.tokenize(tiny.docs, encoder, "doc")
+    tokens = tokens_.tokenize(tiny.docs, encoder, "doc")
     for row in range(len(tiny.docs)):
         ids, _, counts, _ = tokens.select(np.array([row]))
         encoded = encoder.tokenizer.encode(tiny.docs.text(row), add_special_tokens=False).ids
@@ -288,17 +283,17 @@ def test_known_docs_are_a_row_for_each_text_of_a_positive(collection):
 
 
 def test_order_is_a_function_of_seed_and_step():
-    order = data.QueryOrder(36, batch_size=8, seed=3)
+    order = batches.QueryOrder(36, batch_size=8, seed=3)
     forward = [order.picks(step).tolist() for step in range(12)]
-    again = data.QueryOrder(36, batch_size=8, seed=3)
+    again = batches.QueryOrder(36, batch_size=8, seed=3)
     assert [again.picks(step).tolist() for step in reversed(range(12))] == forward[::-1]
-    other = data.QueryOrder(36, batch_size=8, seed=4)
+    other = batches.QueryOrder(36, batch_size=8, seed=4)
     assert [other.picks(step).tolist() for step in range(12)] != forward
 
 
 @pytest.mark.parametrize("n, batch_size", [(36, 6), (36, 36), (10, 3), (5, 8), (1, 1)])
 def test_an_epoch_visits_queries_once(n, batch_size):
-    order = data.QueryOrder(n, batch_size=batch_size, seed=0)
+    order = batches.QueryOrder(n, batch_size=batch_size, seed=0)
     epochs = []
     for epoch in range(3):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
@@ -314,7 +309,7 @@ def test_an_epoch_visits_queries_once(n, batch_size):
 
 @pytest.mark.parametrize("step, count", [(0, 1), (0, 4), (3, 9), (11, 2)])
 def test_upcoming_is_what_the_steps_visit(step, count):
-    order = data.QueryOrder(36, batch_size=5, seed=1)
+    order = batches.QueryOrder(36, batch_size=5, seed=1)
     wanted = sorted({pick for s in range(step, step + count) for pick in order.picks(s).tolist()})
     assert order.upcoming(step, count).tolist() == wanted
 
@@ -323,7 +318,7 @@ TOPICS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 25))  # of
 
 
 def topical(**changes):
-    return data.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "topics": TOPICS} | changes))
+    return batches.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "topics": TOPICS} | changes))
 
 
 @pytest.mark.parametrize("epoch", range(4))
@@ -372,19 +367,19 @@ def test_topics_of_vectors():
     centres = np.eye(4, 16) * 5
     wanted = np.random.default_rng(0).integers(4, size=60)
     vectors = (centres[wanted] + np.random.default_rng(1).normal(0, 0.1, (60, 16))).astype(np.float32)
-    found = data.topics_of(vectors, 4, key="made")
+    found = batches.cluster_queries(vectors, 4, key="made")
     assert found.shape == (60,) and len(set(zip(found.tolist(), wanted.tolist()))) == 4  # but for their names
-    assert data.topics_of(vectors[::-1].copy(), 4, key="made").tolist() == found.tolist()  # it is kept
-    assert len(set(data.topics_of(vectors, 2, key="made").tolist())) == 2
+    assert batches.cluster_queries(vectors[::-1].copy(), 4, key="made").tolist() == found.tolist()  # it is kept
+    assert len(set(batches.cluster_queries(vectors, 2, key="made").tolist())) == 2
 
 
 def test_drawn_positives(crowded):
     qrels = crowded.split("train")
     picks, seen = np.arange(len(qrels)), [set() for _ in range(len(qrels))]
     for epoch in range(60):
-        drawn = data.draw_positives(qrels, picks, seed=0, epoch=epoch)
-        assert (drawn == data.draw_positives(qrels, picks, seed=0, epoch=epoch)).all()
-        assert data.draw_positives(qrels, picks[4:6], seed=0, epoch=epoch).tolist() == drawn[4:6].tolist()
+        drawn = batches.draw_positives(qrels, picks, seed=0, epoch=epoch)
+        assert (drawn == batches.draw_positives(qrels, picks, seed=0, epoch=epoch)).all()
+        assert batches.draw_positives(qrels, picks[4:6], seed=0, epoch=epoch).tolist() == drawn[4:6].tolist()
         for i, doc in enumerate(drawn):
             seen[i].add(int(doc))
     assert seen == [set(qrels.positives(i).tolist()) for i in range(len(qrels))]
@@ -392,17 +387,14 @@ def test_drawn_positives(crowded):
 
 def check_batch(collection, query_rows, positives, negatives, queue=None):
     """Make a batch and compare all of it with loops over texts; returns it."""
-    whole = data.make_batch(collection, query_rows, positives, negatives, queue=queue)
+    whole = batches.make_batch(collection, query_rows, positives, negatives, queue=queue)
     own = len(whole.docs)
     batch = dataclasses.replace(whole, invalid=whole.invalid[:, :own], source=whole.source[:, :own])
     if queue:
         check_queued(collection, whole, *queue)
     known, text = known_by_text(collection), collection.docs.text
     columns = [text(doc) for doc in batch.docs]
-    named = [
-        [text(doc) for part in negatives.values() for doc in part[i] if doc >= 0]
-        for i in range(len(query_rows))
-    ]
+    named = [[text(doc) for part in negatives.values() for doc in part[i] if doc >= 0] for i in range(len(query_rows))]
     assert batch.queries.tolist() == query_rows.tolist()
     assert len(columns) == len(set(columns))
     assert set(columns) == {text(doc) for doc in positives}.union(*named)
@@ -412,11 +404,7 @@ def check_batch(collection, query_rows, positives, negatives, queue=None):
         for j, column in enumerate(columns):
             is_known = column in known.get(collection.queries.text(query), ())
             assert batch.invalid[i, j] == (is_known and j != batch.labels[i])
-            by = {
-                code
-                for code, part in negatives.items()
-                if any(doc >= 0 and text(doc) == column for doc in part[i])
-            }
+            by = {code for code, part in negatives.items() if any(doc >= 0 and text(doc) == column for doc in part[i])}
             assert batch.source[i, j] in (by or {0})
     return whole
 
@@ -437,7 +425,7 @@ def test_batches_equal_brute_force(collection, seed):
     random = np.random.default_rng(seed)
     qrels = collection.split("train")
     picks = random.permutation(len(qrels))[: random.integers(1, 14)]
-    positives = data.draw_positives(qrels, picks, seed=seed, epoch=0)
+    positives = batches.draw_positives(qrels, picks, seed=seed, epoch=0)
     negatives = {
         code: random.integers(-1, len(collection.docs), size=(len(picks), random.integers(0, 5)))
         for code in random.permutation(np.arange(1, 9))[:2].tolist()
@@ -449,7 +437,7 @@ def test_batches_equal_brute_force(collection, seed):
 
 def test_the_doc_of_two_sources_is_the_laters(tiny):
     qrels, first, second = tiny.split("train"), np.array([[20, 21]]), np.array([[22, 20]])
-    positives = data.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
+    positives = batches.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
     for parts, wanted in (({3: first, 5: second}, 5), ({5: second, 3: first}, 3)):
         batch = check_batch(tiny, qrels.queries[:1], positives, parts)
         codes = {int(doc): int(code) for doc, code in zip(batch.docs, batch.source[0])}
@@ -481,17 +469,17 @@ def test_a_doc_named_twice_is_one_column(tiny):
 
 def test_missing_negatives_are_ignored(tiny):
     qrels = tiny.split("train")
-    positives = data.draw_positives(qrels, np.arange(4), seed=0, epoch=0)
+    positives = batches.draw_positives(qrels, np.arange(4), seed=0, epoch=0)
     nothing = np.full((4, 3), -1)
     batch = check_batch(tiny, qrels.queries[:4], positives, {1: nothing, 2: np.empty((4, 0), dtype=np.int32)})
-    bare = data.make_batch(tiny, qrels.queries[:4], positives, {})
+    bare = batches.make_batch(tiny, qrels.queries[:4], positives, {})
     assert batch.docs.tolist() == bare.docs.tolist() and not batch.source.any()
     assert (batch.labels == bare.labels).all() and (batch.invalid == bare.invalid).all()
 
 
 def test_a_batch_of_one_query(tiny):
     qrels = tiny.split("train")
-    positives = data.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
+    positives = batches.draw_positives(qrels, np.array([0]), seed=0, epoch=0)
     batch = check_batch(tiny, qrels.queries[:1], positives, {1: np.array([[5, 6]])})
     assert batch.invalid.shape == (1, 3) and batch.source.sum() == 2
     assert check_batch(tiny, qrels.queries[:1], positives, {}).docs.tolist() == positives.tolist()
@@ -504,7 +492,7 @@ def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
         {"q": "which?", "r": "what?"},
         {"train": [("q", "a", 1), ("q", "b", 2), ("r", "c", 1)]},
     )
-    made = data.load_collection(folder)
+    made = collection_.load_collection(folder)
     batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), {4: np.array([[3], [1]])})  # d copies b
     assert batch.docs.tolist() == [0, 1, 2]
     assert batch.invalid.tolist() == [[False, True, False], [False, False, False]]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import known_by_text
 
-from lib import data, exchange
-from lib.run import BadInput
+from lib.data import collection as collection_
+from lib.files import BadInput
+from lib.negatives import exchange
 
-FIELDS = "qid doc_id source rank score positive_score round teacher_score teacher_positive_score".split()
+FIELDS = "qid doc_id source rank score positive_score teacher_score teacher_positive_score".split()
 # a fact of each format, written down apart from the module's own table
 SCORED = {"st-triplet", "st-ntuple", "flagembedding", "dpr"}
 WITH_DOC_IDS = {"tevatron", "tevatron-ids", "dpr", "msmarco-ids"}
@@ -26,7 +27,6 @@ def record(qid, doc_id, rank=1, score=None, positive_score=None, **more):
         "rank": rank,
         "score": score,
         "positive_score": positive_score,
-        "round": 0,
     } | more
 
 
@@ -60,7 +60,7 @@ def plays(tmp_path_factory):
     judged = "q1\td1\t1\nq1\td4\t2\nq1\td2\t0\nq2\td2\t1\nq3\td2\t1\n"
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\n")
-    return data.load_collection(folder)
+    return collection_.load_collection(folder)
 
 
 RECORDS = [  # q1's records do not stand together
@@ -71,8 +71,7 @@ RECORDS = [  # q1's records do not stand together
 HAMLET = "Hamlet A tragedy."
 LINES = {
     "st-triplet": [
-        '{"anchor": "who dies?", "positive": "Hamlet A tragedy.", "negative": "Othello", '
-        '"scores": [2.5, 1.5]}',
+        '{"anchor": "who dies?", "positive": "Hamlet A tragedy.", "negative": "Othello", "scores": [2.5, 1.5]}',
         '{"anchor": "who dies?", "positive": "Hamlet A tragedy.", "negative": "Macbeth A Scottish “play”.", '
         '"scores": [2.5, 0.25]}',
         r'{"anchor": "who dies?", "positive": "Lear\tis\r\nold", "negative": "Othello", '
@@ -181,7 +180,7 @@ def test_every_format_is_described_on_one_line():
 
 @every_format
 def test_lost_fields_are_exactly_those_that_change(tiny, tmp_path, format):
-    more = {"round": 3, "teacher_score": 0.5, "teacher_positive_score": 0.75}
+    more = {"teacher_score": 0.5, "teacher_positive_score": 0.75}
     train = [
         record("q14", "a12", 1, 7.5, 9.25, **more),  # three positives; a12 is a copy of a08
         record("q12", "h04", 1, 1e-7, -2.0, **more),
@@ -196,7 +195,7 @@ def test_lost_fields_are_exactly_those_that_change(tiny, tmp_path, format):
         wanted = sorted(records, key=lambda r: -int(r["qid"][1:])) if split == "train" else records
         assert [r["rank"] for r in found] == [r["rank"] for r in wanted]
         for got, want in zip(found, wanted):
-            assert set(got) == set(FIELDS[:7])
+            assert set(got) == set(FIELDS[:6])
             changed |= {field for field in FIELDS if got.get(field) != want.get(field)}
     assert exchange.lost(format) == tuple(field for field in FIELDS if field in changed)
 
@@ -204,10 +203,10 @@ def test_lost_fields_are_exactly_those_that_change(tiny, tmp_path, format):
 @pytest.mark.parametrize(
     "format, fields",
     [
-        ("st-pair", "qid doc_id source score positive_score round teacher_score teacher_positive_score"),
-        ("flagembedding", "qid doc_id source round teacher_score teacher_positive_score"),
-        ("dpr", "qid source round teacher_score teacher_positive_score"),
-        ("msmarco-ids", "source score positive_score round teacher_score teacher_positive_score"),
+        ("st-pair", "qid doc_id source score positive_score teacher_score teacher_positive_score"),
+        ("flagembedding", "qid doc_id source teacher_score teacher_positive_score"),
+        ("dpr", "qid source teacher_score teacher_positive_score"),
+        ("msmarco-ids", "source score positive_score teacher_score teacher_positive_score"),
     ],
 )
 def test_lost_fields_by_name(format, fields):
@@ -309,11 +308,7 @@ def test_dpr_as_array_and_as_lines(plays, tmp_path, array, indent):
     old = {"psg_id": "d3", "title": "", "text": "", "score": None}
     items = [item(), item(question="which\nplay?", positive_ctxs=[], negative_ctxs=[passage("d4")])]
     items[1]["hard_negative_ctxs"] = [old]
-    items[0]["positive_ctxs"] = [
-        passage("d1", score=1000),
-        passage("d4", score=7.5),
-        passage("d5", score=2),
-    ]
+    items[0]["positive_ctxs"] = [passage("d1", score=1000), passage("d4", score=7.5), passage("d5", score=2)]
     lines = [json.dumps(i) for i in items]
     (tmp_path / "f").write_text(json.dumps(items, indent=indent) if array else "\n".join(lines))
     assert list(exchange.read(tmp_path / "f", "dpr", plays)) == [
@@ -364,7 +359,7 @@ def ids(**changes):
 BAD = [
     ("flagembedding", flag(pos=HAMLET), r'"pos" is a string, a list is wanted: put brackets around .*Hamlet'),
     ("flagembedding", flag(neg="Othello"), '"neg" is a string, a list is wanted'),
-    ("flagembedding", flag(neg=None), '"neg" must be a list, found \'null\''),
+    ("flagembedding", flag(neg=None), "\"neg\" must be a list, found 'null'"),
     ("flagembedding", flag(neg=["Othello", 5]), r'"neg\[1\]" must be a string, found \'5\''),
     ("flagembedding", {"query": "who dies?", "neg": []}, 'no "pos"; the keys are query, neg'),
     ("flagembedding", flag(pos_scores=[1, 2]), '"pos_scores" has 2 numbers for 1 docs'),
@@ -380,7 +375,7 @@ BAD = [
     ("flagembedding", flag(pos=["Othello"]), "d3 is a positive of q1"),  # though the qrels do not know it
     ("flagembedding", [], "a JSON object is wanted"),
     ("st-triplet", triplet(scores=[1.0]), '"scores" has 1 numbers for 2 docs'),
-    ("st-triplet", triplet(scores=0.5), '"scores" must be a list, found \'0.5\''),
+    ("st-triplet", triplet(scores=0.5), "\"scores\" must be a list, found '0.5'"),
     ("st-triplet", triplet(negative=["Othello"]), '"negative" must be a string'),
     ("st-triplet", {"anchor": "", "positive": HAMLET}, 'no "negative"; the keys are anchor, positive'),
     ("st-triplet", triplet(negative=HAMLET), "d1 is a positive of q1"),

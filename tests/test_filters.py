@@ -9,11 +9,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import known_by_text, write_collection
-from lib.filters import apply, choose, parse_choice, parse_filter
 
-from lib import data, filters, negatives
-from lib.negatives import Candidates
-from lib.run import BadInput
+from lib.data import collection as collection_
+from lib.files import BadInput
+from lib.negatives import filters, near_copies
+from lib.negatives.candidates import Candidates, drawn_candidates, random_docs
+from lib.negatives.filters import apply, parse_filter
+from lib.negatives.sampling import Sampling
+from lib.search.hits import Hits
 
 
 def settings(examples):
@@ -110,9 +113,7 @@ def test_filters_equal_their_definitions(candidates, text):
 @settings(60)
 @hypothesis.given(candidates=mined(), eighths=st.lists(st.integers(0, 8), min_size=2, max_size=2))
 def test_a_lower_share_of_the_positive_keeps_no_more(candidates, eighths):
-    low, high = (
-        slots_of(apply(candidates, [parse_filter(f"percpos:{n / 8}")], None)) for n in sorted(eighths)
-    )
+    low, high = (slots_of(apply(candidates, [parse_filter(f"percpos:{n / 8}")], None)) for n in sorted(eighths))
     assert all(set(a) <= set(b) for a, b in zip(low, high))
 
 
@@ -130,10 +131,7 @@ def test_a_share_of_a_score_above_zero_is_the_papers_threshold(candidates, eight
 def test_a_share_of_a_score_below_zero_lies_below_it():
     candidates = candidates_of([[(d, s, None) for d, s in enumerate((-1, -9, -10, -11, -12))]], [-10.0])
     assert [slot[1] for slot in slots_of(apply(candidates, [parse_filter("percpos:0.9")], None))[0]] == [-12]
-    assert [slot[1] for slot in slots_of(apply(candidates, [parse_filter("percpos:1")], None))[0]] == [
-        -11,
-        -12,
-    ]
+    assert [slot[1] for slot in slots_of(apply(candidates, [parse_filter("percpos:1")], None))[0]] == [-11, -12]
 
 
 @settings(60)
@@ -161,9 +159,7 @@ def test_a_quantile_is_over_the_queries_that_have_a_positive():
 
 
 @settings(60)
-@hypothesis.given(
-    candidates=mined(), texts=st.lists(st.sampled_from(sorted(DEFINITIONS)), min_size=1, max_size=5)
-)
+@hypothesis.given(candidates=mined(), texts=st.lists(st.sampled_from(sorted(DEFINITIONS)), min_size=1, max_size=5))
 def test_what_is_dropped_and_what_is_kept_is_what_was_there(candidates, texts):
     before = sum(map(len, slots_of(candidates)))
     found = apply(candidates, list(map(parse_filter, texts)), None)
@@ -195,7 +191,7 @@ def test_all_that_belongs_to_a_candidate_moves_with_it():
     candidates = candidates_of([[(4, 9, 0.1), (5, 1, 0.2), (6, 9, 0.3), (7, 2, 0.4)]], [5.0], source="file")
     candidates.origin, candidates.origins = np.array([[0, 1, 1, 0]], dtype=np.int8), ("bm25", "dense")
     found = apply(candidates, [parse_filter("denoise:0.35")], None)
-    found = filters.keep(found, found.scores < 5, depth=3)
+    found = found.keep(found.scores < 5, depth=3)
     assert found.docs.tolist() == [[5, -1, -1]] and found.scores[0, 0] == 1 and found.ranks[0, 0] == 2
     assert found.origin[0, 0] == 1 and found.origin.dtype == np.int8
     assert found.teacher[0, 0] == pytest.approx(0.2) and found.docs.dtype == np.int32
@@ -204,8 +200,8 @@ def test_all_that_belongs_to_a_candidate_moves_with_it():
 def test_a_list_is_cut_to_its_depth():
     candidates = candidates_of([[(d, -d, None) for d in range(6)], [(7, 0, None)]], [0.0, 0.0])
     mask = (candidates.docs >= 0) & (candidates.docs != 1)
-    assert filters.keep(candidates, mask, depth=3).docs.tolist() == [[0, 2, 3], [7, -1, -1]]
-    assert filters.keep(candidates, mask).docs[0].tolist() == [0, 2, 3, 4, 5, -1]
+    assert candidates.keep(mask, depth=3).docs.tolist() == [[0, 2, 3], [7, -1, -1]]
+    assert candidates.keep(mask).docs[0].tolist() == [0, 2, 3, 4, 5, -1]
 
 
 # ---------------------------------------------------------------------------------------- never a positive
@@ -230,15 +226,14 @@ def worlds(draw):
 @settings(30)
 @hypothesis.given(world=worlds(), depth=st.integers(1, 15), seed=st.integers(0, 99))
 def test_no_positive_is_ever_mined(tmp_path_factory, world, depth, seed):
-    collection = data.load_collection(write_collection(tmp_path_factory.mktemp("made") / "made", *world))
+    collection = collection_.load_collection(write_collection(tmp_path_factory.mktemp("made") / "made", *world))
     random, rows = np.random.default_rng(seed), collection.split("train").queries
     found = np.stack([random.permutation(len(collection.docs)) for _ in rows])
     found[:, len(found[0]) - random.integers(0, 3) :] = -1
     scores = -np.sort(-random.random(found.shape), axis=1).astype(np.float32)
     known = np.where(collection.known_docs(rows) >= 0, 0.5, np.nan).astype(np.float32)
-    mined = negatives.from_search(
-        collection, rows, (scores, found, known), source="dense", depth=depth, positive="max"
-    )
+    hits = Hits(scores, found, known)
+    mined = Candidates.from_hits(collection, rows, hits, source="dense", count=depth, positive="max")
     known, text = known_by_text(collection), collection.docs.text
     for row, fetched, docs in zip(rows, found, mined.docs):
         positives = known[collection.queries.text(row)]
@@ -269,20 +264,20 @@ def test_signatures_estimate_jaccard_similarity(seed, changed):
     second = list(first)
     for at in np.random.default_rng(seed).permutation(80)[:changed]:
         second[at] = other[at]
-    a, b = (filters.signature(" ".join(part)) for part in (first, second))
-    assert a.shape == (filters.HASHES,) and a.dtype == np.uint32
+    a, b = (near_copies.signature(" ".join(part)) for part in (first, second))
+    assert a.shape == (near_copies.HASHES,) and a.dtype == np.uint32
     estimate = (a == b).mean()
     assert estimate == pytest.approx(jaccard(first, second), abs=0.15)
     assert (estimate == 1) == (changed == 0)
 
 
 def test_signatures_are_of_words_in_order():
-    same = filters.signature("The quick, brown fox: jumps!")
-    assert (filters.signature("  the QUICK brown\nfox jumps ") == same).all()
-    assert (filters.signature("jumps fox brown quick the") == same).mean() < 0.1
-    part = filters.signature("a b c d e f a b c d e f")  # a shingle counts once
-    assert (part == filters.signature("a b c d e f a b c d e f a b c d e f")).all()
-    short = [filters.signature(text) for text in ("", "one", "two", "one two", "two one", "one two three")]
+    same = near_copies.signature("The quick, brown fox: jumps!")
+    assert (near_copies.signature("  the QUICK brown\nfox jumps ") == same).all()
+    assert (near_copies.signature("jumps fox brown quick the") == same).mean() < 0.1
+    part = near_copies.signature("a b c d e f a b c d e f")  # a shingle counts once
+    assert (part == near_copies.signature("a b c d e f a b c d e f a b c d e f")).all()
+    short = [near_copies.signature(text) for text in ("", "one", "two", "one two", "two one", "one two three")]
     for i, a in enumerate(short):
         assert all((a == b).mean() < 0.1 for b in short[:i])
 
@@ -304,7 +299,7 @@ def copied(tmp_path_factory):
     queries = {"q": "which one", "same": "which one", "other": "what is it"}
     qrels = {"train": [("q", "p", 1), ("other", "s", 1)], "dev": [("same", "r", 1)]}
     folder = tmp_path_factory.mktemp("data") / "copied"
-    return data.load_collection(write_collection(folder, docs, queries, qrels))
+    return collection_.load_collection(write_collection(folder, docs, queries, qrels))
 
 
 def listed(collection, lists, *, queries):
@@ -333,8 +328,8 @@ def test_near_copies_of_any_known_positive_are_found(copied):
 def test_the_share_of_near_copies_is_exact(copied, similarity, wanted):
     docs = ["p-word", "else", "p-half", "r-word", "s-more"]  # p-half shares 28 of 88 shingles: .318
     candidates = listed(copied, [docs, docs, []], queries=["q", "other", "q"])
-    assert filters.near_copies(candidates, copied, similarity=similarity) == wanted / 10
-    assert filters.near_copies(listed(copied, [[], []], queries=["q", "other"]), copied) is None
+    assert near_copies.share_of_near_copies(candidates, copied, similarity=similarity) == wanted / 10
+    assert near_copies.share_of_near_copies(listed(copied, [[], []], queries=["q", "other"]), copied) is None
 
 
 @pytest.mark.parametrize("similarity", [0.05, 0.2, 0.5, 1.0])
@@ -344,7 +339,7 @@ def test_near_copies_equal_a_loop_over_signatures(collection, similarity):
     candidates = candidates_of([[(doc, 0, None) for doc in row] for row in docs], [0.0] * len(rows))
     found = apply(candidates, [parse_filter(f"near_copy:{similarity}")], collection)
     known, text = known_by_text(collection), collection.docs.text
-    signature = {text: filters.signature(text) for text in collection.docs.texts()}
+    signature = {text: near_copies.signature(text) for text in collection.docs.texts()}
     dropped = 0
     for row, before, after in zip(rows, docs, found.docs):
         positives = known.get(collection.queries.text(row), ())
@@ -358,9 +353,9 @@ def test_near_copies_equal_a_loop_over_signatures(collection, similarity):
 
 
 def test_signatures_are_made_once(copied, monkeypatch):
-    first = filters.minhash(copied.docs)
-    monkeypatch.setattr(filters, "signature", lambda text: pytest.fail("made again"))
-    assert (filters.minhash(copied.docs) == first).all() and first.shape == (8, filters.HASHES)
+    first = near_copies.minhash(copied.docs)
+    monkeypatch.setattr(near_copies, "signature", lambda text: pytest.fail("made again"))
+    assert (near_copies.minhash(copied.docs) == first).all() and first.shape == (8, near_copies.HASHES)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -373,7 +368,7 @@ def asked(place, docs, queries):
     folder = write_collection(place / "asked", docs | {"positive": "the answer itself"}, texts, qrels)
     lines = [json.dumps({"_id": qid, "text": texts[qid]} | more) + "\n" for qid, more in queries.items()]
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
-    return data.load_collection(folder)
+    return collection_.load_collection(folder)
 
 
 ANSWERED = {
@@ -452,9 +447,7 @@ def probabilities(text):
 @pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "simans:2:-0.5", "softmax:1", "softmax:0.7"])
 def test_draws_have_their_probabilities(text):
     candidates, epochs = many(SCORES, SCORE_OF_POSITIVE, 100), 60
-    draws = np.concatenate(
-        [choose(candidates, 2, parse_choice(text), seed=0, epoch=epoch) for epoch in range(epochs)]
-    )
+    draws = np.concatenate([Sampling.parse(text).slots(candidates, 2, seed=0, epoch=epoch) for epoch in range(epochs)])
     wanted = probabilities(text)
     expected = len(draws) * wanted
     counts = np.bincount(draws[:, 0], minlength=5)
@@ -471,7 +464,7 @@ def test_draws_have_their_probabilities(text):
 def test_the_top_are_the_first_of_the_list():
     candidates = candidates_of([[(9, 1, None), (3, 5, None), (4, 2, None)], [(1, 0, None)]], [0.0, 0.0])
     for epoch in range(3):
-        slots = choose(candidates, 2, parse_choice("top"), seed=epoch, epoch=epoch)
+        slots = Sampling.parse("top").slots(candidates, 2, seed=epoch, epoch=epoch)
         assert slots.tolist() == [[0, 1], [0, -1]]
 
 
@@ -482,40 +475,38 @@ CHOICES = st.sampled_from(["top", "uniform", "simans:0.5:0", "simans:20:1", "sof
 @hypothesis.given(
     candidates=mined(), text=CHOICES, count=st.integers(1, 9), seed=st.integers(0, 9), epoch=st.integers(0, 9)
 )
-def test_choice_is_without_replacement_and_a_function_of_seed_epoch_and_query(
-    candidates, text, count, seed, epoch
-):
-    choice = parse_choice(text)
-    slots = choose(candidates, count, choice, seed=seed, epoch=epoch)
+def test_choice_is_without_replacement_and_a_function_of_seed_epoch_and_query(candidates, text, count, seed, epoch):
+    choice = Sampling.parse(text)
+    slots = choice.slots(candidates, count, seed=seed, epoch=epoch)
     assert slots.shape == (len(candidates.docs), count)
     for row, docs in zip(slots, candidates.docs):
         real = row[row >= 0].tolist()
         assert len(set(real)) == len(real) == min(count, (docs >= 0).sum())
         assert all(docs[slot] >= 0 for slot in real) and (row[len(real) :] == -1).all()
-    assert (choose(candidates, count, choice, seed=seed, epoch=epoch) == slots).all()
-    fewer = choose(candidates, max(1, count - 1), choice, seed=seed, epoch=epoch)
+    assert (choice.slots(candidates, count, seed=seed, epoch=epoch) == slots).all()
+    fewer = choice.slots(candidates, max(1, count - 1), seed=seed, epoch=epoch)
     assert (fewer == slots[:, : max(1, count - 1)]).all()
     for i in range(len(slots)):  # alone as in company
-        alone = negatives.select(candidates, np.array([i]))
-        assert (choose(alone, count, choice, seed=seed, epoch=epoch) == slots[i]).all()
+        alone = candidates.select(np.array([i]))
+        assert (choice.slots(alone, count, seed=seed, epoch=epoch) == slots[i]).all()
 
 
 @pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "softmax:1"])
 def test_choice_changes_with_seed_epoch_query_and_source(text):
-    candidates, choice = many(SCORES, SCORE_OF_POSITIVE, 40), parse_choice(text)
-    slots = choose(candidates, 2, choice, seed=0, epoch=0)
-    assert (choose(candidates, 2, choice, seed=1, epoch=0) != slots).any()
-    assert (choose(candidates, 2, choice, seed=0, epoch=1) != slots).any()
+    candidates, choice = many(SCORES, SCORE_OF_POSITIVE, 40), Sampling.parse(text)
+    slots = choice.slots(candidates, 2, seed=0, epoch=0)
+    assert (choice.slots(candidates, 2, seed=1, epoch=0) != slots).any()
+    assert (choice.slots(candidates, 2, seed=0, epoch=1) != slots).any()
     assert (slots != slots[0]).any()
     other = many(SCORES, SCORE_OF_POSITIVE, 40, source="bm25")
-    assert (choose(other, 2, choice, seed=0, epoch=0) != slots).any()
+    assert (choice.slots(other, 2, seed=0, epoch=0) != slots).any()
 
 
 def test_a_choice_passes_over_gaps():
     candidates = many(SCORES, SCORE_OF_POSITIVE, 30)
     candidates.docs[:, [0, 3]], candidates.scores[:, [0, 3]] = -1, np.nan
     for text in ("top", "uniform", "simans:0.5:0", "softmax:1"):
-        slots = choose(candidates, 4, parse_choice(text), seed=0, epoch=0)
+        slots = Sampling.parse(text).slots(candidates, 4, seed=0, epoch=0)
         assert (np.sort(slots[:, :3]) == [1, 2, 4]).all() and (slots[:, 3] == -1).all()
 
 
@@ -552,7 +543,7 @@ def test_a_choice_passes_over_gaps():
 def test_wrong_filters_are_refused(text, wanted):
     with pytest.raises(BadInput) as refused:
         parse_filter(text)
-    assert str(refused.value).startswith(f"--filters {text}: ") and wanted in str(refused.value)
+    assert str(refused.value).startswith(f"{text}: ") and wanted in str(refused.value)
 
 
 def test_filters_keep_their_numbers():
@@ -563,7 +554,7 @@ def test_filters_keep_their_numbers():
 
 @pytest.mark.parametrize("text", ["max_score:1", "margin:1", "percpos:0.9", "quantile:0.5"])
 def test_scores_that_are_not_there_cannot_be_compared(tiny, text):
-    random = negatives.random_candidates(tiny, tiny.split("train").queries, 5, seed=0)
+    random = drawn_candidates("random", random_docs, tiny, tiny.split("train").queries, 5, seed=0)
     with pytest.raises(BadInput, match=f"--filters {text}: needs scores, and random has none"):
         apply(random, [parse_filter(text)], tiny)
     both = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0], source="file")
@@ -601,26 +592,26 @@ def test_denoising_needs_a_teacher(tiny):
      "softmax:0", "softmax:-1", "softmax:hot", "top:"],
 )  # fmt: skip
 def test_wrong_choices_are_refused(text):
-    with pytest.raises(BadInput, match=f"--choice {text}: one of top, uniform, simans:A:B, softmax:T"):
-        parse_choice(text)
+    with pytest.raises(BadInput, match=f"{text}: one of top, uniform, simans:A:B, softmax:T"):
+        Sampling.parse(text)
 
 
 def test_choices_keep_their_numbers():
-    assert parse_choice("top") == ("top", ()) and parse_choice("simans:.5:0") == ("simans", (0.5, 0.0))
-    assert parse_choice("softmax:2") == ("softmax", (2.0,))
+    assert [Sampling.parse(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
+    assert Sampling.parse("softmax:2") == Sampling("softmax:2", "softmax", (2.0,))
 
 
 @pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])
 def test_scores_that_are_not_there_weigh_nothing(tiny, text):
-    random = negatives.random_candidates(tiny, tiny.split("train").queries, 5, seed=0)
+    random = drawn_candidates("random", random_docs, tiny, tiny.split("train").queries, 5, seed=0)
     with pytest.raises(BadInput, match="weighs scores of docs and positives, and random lacks some"):
-        choose(random, 2, parse_choice(text), seed=0, epoch=0)
+        Sampling.parse(text).slots(random, 2, seed=0, epoch=0)
     one = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0])
     one.scores[0, 1] = np.nan
     with pytest.raises(BadInput, match="weighs scores of docs and positives, and dense lacks some"):
-        choose(one, 2, parse_choice(text), seed=0, epoch=0)
+        Sampling.parse(text).slots(one, 2, seed=0, epoch=0)
 
 
 def test_simans_needs_the_score_of_the_positive():
     with pytest.raises(BadInput, match="simans"):
-        choose(many(SCORES, np.nan, 2), 2, parse_choice("simans:0.5:0"), seed=0, epoch=0)
+        Sampling.parse("simans:0.5:0").slots(many(SCORES, np.nan, 2), 2, seed=0, epoch=0)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from lib import data, loss, model
+from lib import loss
+from lib.data.tokens import tokenize
+from lib.model.encoder import load_encoder
 
 OPTIONS = {
     "plain": {},
-    "terms": {"terms": ("d2q", "q2q", "d2d")},
-    "hardness": {"hardness": 5.0},
+    "directions": {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
+    "hardness strength": {"hardness_strength": 5.0},
     "label smoothing": {"label_smoothing": 0.2},
     "debias": {"debias": 0.1},
     "mask margin": {"mask_margin": 0.05},
@@ -24,10 +26,10 @@ B, N = 6, 11
 @pytest.fixture(scope="module")
 def step(bert, tiny):
     """A function that computes the gradients of a step: a BERT with dropout, float64, chunks of 4 texts."""
-    encoder = model.load_encoder(bert).double().train()
+    encoder = load_encoder(bert).double().train()
     sides = []
     for kind, texts, count in (("query", tiny.queries, B), ("doc", tiny.docs, N)):
-        tokens = data.tokenize(texts, encoder, kind)
+        tokens = tokenize(texts, encoder, kind)
         sides.append([tokens.select(range(i, min(i + 4, count))) for i in range(0, count, 4)])
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(B)
@@ -35,7 +37,7 @@ def step(bert, tiny):
     invalid[labels, labels] = False
     drawn = torch.rand(B, N, generator=generator, dtype=torch.float64)
 
-    def forward(*chunk):  # TransformerEncoder returns float32, whose rounding would hide an error of 1e-6
+    def forward(chunk):  # TransformerEncoder returns float32, whose rounding would hide an error of 1e-6
         ids, offsets, _, kind = chunk
         tower = encoder.query_tower if kind == "query" else encoder.doc_tower
         lengths = offsets.diff().long()
@@ -54,7 +56,7 @@ def step(bert, tiny):
 
         torch.manual_seed(3)
         encoder.zero_grad()
-        value, _ = loss.backward(forward, sides, loss_of, cached=cached)
+        value, *_ = loss.backward(forward, sides, loss_of, cached=cached)
         used = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
         return value, torch.cat([grad.flatten() for grad in used])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.loss import backward, batch_stats, contrastive_loss
+from lib.loss import backward, batch_stats, contrastive_loss, likely_positive
 
 
 def make_batch(B, N, D, *, seed, masked=0.2):
@@ -35,7 +35,7 @@ def loop_softmax(q_emb, d_emb, invalid, temperature):
 @pytest.mark.parametrize("B, N, masked", [(1, 1, 0.0), (1, 5, 0.3), (4, 4, 0.0), (6, 17, 0.3), (3, 9, 1.0)])
 def test_loss_equals_a_double_loop(B, N, masked, temperature):
     q_emb, d_emb, labels, invalid, _ = make_batch(B, N, 8, seed=B * N, masked=masked)
-    loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)
+    loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)
     softmax = loop_softmax(q_emb, d_emb, invalid, temperature)
     wanted = -sum(math.log(row[label]) for row, label in zip(softmax, labels.tolist())) / B
     assert loss.item() == pytest.approx(wanted, abs=1e-5, rel=1e-5)
@@ -80,9 +80,7 @@ def test_one_masked_pair_gets_no_gradient_while_its_neighbours_do():
     gradients = []
     for query in range(3):
         docs = d_emb.clone().requires_grad_()
-        contrastive_loss(q_emb[[query]], docs, labels[[query]], invalid[[query]], temperature=0.1)[
-            0
-        ].backward()
+        contrastive_loss(q_emb[[query]], docs, labels[[query]], invalid[[query]], temperature=0.1)[0].backward()
         gradients.append(docs.grad[4].abs().sum().item())
     assert gradients[0] == 0 and gradients[1] > 0 and gradients[2] > 0
 
@@ -98,7 +96,7 @@ def test_scores_are_float32_under_autocast():
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 16, seed=7)
     wanted = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.05)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.05)
+        loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.05)
     assert scores.dtype == torch.float32 and torch.equal(loss, wanted)
 
 
@@ -116,8 +114,8 @@ def loop_loss(
     invalid,
     *,
     temperature,
-    terms=(),
-    hardness=0.0,
+    directions=(),
+    hardness_strength=0.0,
     label_smoothing=0.0,
     debias=0.0,
     mask_margin=None,
@@ -138,14 +136,14 @@ def loop_loss(
         for j in range(B):
             mine_suits_j = labels[j] == own or invalid[j][own]
             theirs_suits_i = labels[j] == own or invalid[i][labels[j]]
-            if "d2q" in terms and not mine_suits_j:
+            if "doc_to_query" in directions and not mine_suits_j:
                 negatives.append(dot(q[j], d[own]))
-            if "q2q" in terms and not (mine_suits_j or theirs_suits_i):
+            if "query_to_query" in directions and not (mine_suits_j or theirs_suits_i):
                 negatives.append(dot(q[i], q[j]))
-        if "d2d" in terms:
+        if "doc_to_doc" in directions:
             negatives += [dot(d[own], d[j]) for j in range(N) if j != own and not invalid[i][j]]
         up = math.exp(positive / temperature)
-        powers = [math.exp(s / temperature + hardness * s) for s in negatives]
+        powers = [math.exp(s / temperature + hardness_strength * s) for s in negatives]
         if debias:
             corrected = (sum(powers) - debias * len(powers) * up) / (1 - debias)
             total -= math.log(up / (up + max(corrected, len(powers) * math.exp(-1 / temperature))))
@@ -170,14 +168,14 @@ def make_double(seed=0, B=5, N=12, D=6):
     "options",
     [
         {},
-        {"terms": ("d2q",)},
-        {"terms": ("q2q",)},
-        {"terms": ("d2d",)},
-        {"terms": ("d2q", "q2q", "d2d")},
-        {"hardness": 3.0},
-        {"hardness": 3.0, "terms": ("q2q",)},
+        {"directions": ("doc_to_query",)},
+        {"directions": ("query_to_query",)},
+        {"directions": ("doc_to_doc",)},
+        {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
+        {"hardness_strength": 3.0},
+        {"hardness_strength": 3.0, "directions": ("query_to_query",)},
         {"label_smoothing": 0.2},
-        {"label_smoothing": 0.2, "hardness": 2.0},
+        {"label_smoothing": 0.2, "hardness_strength": 2.0},
         {"debias": 0.05},
         {"debias": 0.6},
         {"mask_margin": 0.0},
@@ -194,10 +192,8 @@ def test_options_equal_a_double_loop(options, seed):
     q_emb, d_emb, labels, invalid = make_double(seed)
     if "guide" in options:
         options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
-    loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
-    assert loss.item() == pytest.approx(
-        loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7
-    )
+    loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
+    assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
     assert torch.equal(scores, q_emb @ d_emb.T)
     plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
     assert not options or loss != plain
@@ -207,10 +203,10 @@ def test_options_equal_a_double_loop(options, seed):
     "options",
     [
         {},
-        {"hardness": 3.0},
+        {"hardness_strength": 3.0},
         {"label_smoothing": 0.2},
         {"debias": 0.05},
-        {"terms": ("d2q", "q2q", "d2d")},
+        {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
         {"mask_margin": 0.1},
         {"triplet_margin": 0.2},
     ],
@@ -226,7 +222,9 @@ def test_options_keep_the_mask(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"terms": ("d2q", "q2q", "d2d")}], ids=str
+    "options",
+    [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")}],
+    ids=str,
 )
 def test_a_low_temperature_stays_finite(options):
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 4, seed=0)
@@ -236,8 +234,45 @@ def test_a_low_temperature_stays_finite(options):
     assert loss.isfinite() and q_emb.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask_margin": 0.0},
+        {"mask_margin": -0.3},
+        {"guide": True},
+        {"guide": True, "guide_margin": 0.4},
+        {"guide": True, "guide_margin": 0.1, "mask_margin": 0.1, "dims": (2, 4), "directions": ("query_to_query",)},
+        {"mask_margin": -0.3, "triplet_margin": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_mask_is_what_is_invalid_or_likely_positive(options, seed):
+    q_emb, d_emb, labels, invalid = make_double(seed)
+    if "guide" in options:
+        options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
+    mask = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)[2]
+    margins = [
+        options.get(name, value) for name, value in (("mask_margin", None), ("guide", None), ("guide_margin", 0.0))
+    ]
+    likely = likely_positive(q_emb @ d_emb.T, labels, *margins)
+    assert mask.dtype == torch.bool and torch.equal(mask, invalid | likely)
+    assert torch.equal(mask, invalid) == (not {"mask_margin", "guide"} & options.keys())
+    off = invalid.tolist()
+    for i, own in enumerate(labels.tolist()):
+        scores = [dot(q_emb[i].tolist(), doc) for doc in d_emb.tolist()]
+        for j in set(range(12)) - {own}:
+            if "mask_margin" in options:
+                off[i][j] |= scores[j] > scores[own] + options["mask_margin"]
+            if "guide" in options:
+                guide = options["guide"][i].tolist()
+                off[i][j] |= guide[j] > guide[own] - options.get("guide_margin", 0.0)
+    assert mask.tolist() == off and not mask[torch.arange(5), labels].any()
+
+
 def test_hardness_is_a_constant_for_the_gradient():
-    """As with importance weights exp(hardness * similarity) on the negatives (Robinson et al. 2021)."""
+    """As with importance weights exp(hardness_strength * similarity) on the negatives (Robinson et al. 2021)."""
     q_emb, d_emb, labels, invalid = make_double()
     q_emb.requires_grad_()
     scores = q_emb @ d_emb.T
@@ -245,7 +280,7 @@ def test_hardness_is_a_constant_for_the_gradient():
     powers = weights * (scores / 0.3).exp()
     positive = powers.gather(1, labels[:, None])[:, 0]
     wanted = torch.autograd.grad((powers.sum(1).log() - positive.log()).mean(), q_emb)[0]
-    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, hardness=2.0)[0]
+    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, hardness_strength=2.0)[0]
     torch.testing.assert_close(torch.autograd.grad(found, q_emb)[0], wanted)
 
 
@@ -269,7 +304,7 @@ def test_matryoshka_is_the_mean_over_prefixes():
         q, d = (torch.nn.functional.normalize(x[:, :dim], dim=1) for x in (q_emb, d_emb))
         losses.append(loop_loss(q, d, labels, invalid, temperature=0.3))
     for dims in ((2, 4, 6), (6, 4, 2)):
-        loss, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, dims=dims)
+        loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, dims=dims)
         assert loss.item() == pytest.approx(sum(losses) / 3, abs=1e-10)
         assert torch.equal(scores, q_emb @ d_emb.T)
 
@@ -278,9 +313,7 @@ def test_the_temperature_can_be_learned():
     q_emb, d_emb, labels, invalid = make_double()
     temperature = torch.tensor(0.3, dtype=torch.double, requires_grad=True)
     contrastive_loss(q_emb, d_emb, labels, invalid, temperature=temperature)[0].backward()
-    above, below = (
-        loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3 + step) for step in (1e-5, -1e-5)
-    )
+    above, below = (loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3 + step) for step in (1e-5, -1e-5))
     assert temperature.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-5)
 
 
@@ -303,9 +336,7 @@ def test_distillation(kind):
             sums = [sum(math.exp(goal[j]) for j in known), sum(math.exp(scores[j] / 0.3) for j in known)]
             taught.append(
                 sum(
-                    math.exp(goal[j])
-                    / sums[0]
-                    * (goal[j] - math.log(sums[0]) - scores[j] / 0.3 + math.log(sums[1]))
+                    math.exp(goal[j]) / sums[0] * (goal[j] - math.log(sums[0]) - scores[j] / 0.3 + math.log(sums[1]))
                     for j in known
                 )
             )
@@ -324,7 +355,7 @@ def test_cached_gradients_are_the_gradients(sizes):
     """Dropout included: the second forward pass of a chunk must drop what the first one dropped."""
     torch.manual_seed(0)
     encoder = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.4), torch.nn.Linear(8, 6))
-    sides = [[(part,) for part in torch.randn(sum(size), 5).split(size)] for size in sizes]
+    sides = [[*torch.randn(sum(size), 5).split(size)] for size in sizes]
     labels, invalid = torch.arange(7), torch.rand(7, 11) < 0.2
     temperature = torch.tensor(0.3, requires_grad=True)
 
@@ -334,18 +365,18 @@ def test_cached_gradients_are_the_gradients(sizes):
     found = []
     for cached in (False, True):
         torch.manual_seed(1)
-        value, scores = backward(encoder, sides, loss_of, cached=cached)
+        value, scores, mask = backward(encoder, sides, loss_of, cached=cached)
         parameters = [*encoder.parameters(), temperature]
-        found.append((value, scores, [p.grad for p in parameters], torch.rand(1)))
+        found.append((value, scores, mask, [p.grad for p in parameters], torch.rand(1)))
         for p in parameters:
             p.grad = None
     torch.testing.assert_close(found[0], found[1])
-    assert not found[1][0].requires_grad and all(grad.abs().sum() > 0 for grad in found[1][2])
+    assert not found[1][0].requires_grad and all(grad.abs().sum() > 0 for grad in found[1][3])
 
 
 def test_gradients_can_be_scaled():
     encoder = torch.nn.Linear(5, 6)
-    sides = [[(torch.randn(4, 5),)], [(torch.randn(2, 5),), (torch.randn(3, 5),)]]
+    sides = [[torch.randn(4, 5)], [torch.randn(2, 5), torch.randn(3, 5)]]
 
     def loss_of(q_emb, d_emb):
         return contrastive_loss(q_emb, d_emb, torch.arange(4), torch.zeros(4, 5, dtype=bool), temperature=0.5)
@@ -370,7 +401,7 @@ def test_batch_stats_equal_brute_force(seed):
     B, N = 6, 20
     q_emb, d_emb, labels, invalid, _ = make_batch(B, N, 8, seed=seed)
     source = torch.from_numpy(np.random.default_rng(seed).integers(4, size=(B, N)).astype(np.int8))
-    _, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
+    _, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
     stats = batch_stats(scores, labels, invalid, source, NAMES, temperature=0.1)
     softmax = loop_softmax(q_emb, d_emb, invalid, 0.1)
     count, above, mass, correct, hardest, effective = {}, {}, {}, 0, [], 0.0
@@ -449,7 +480,7 @@ def test_only_higher_scores_are_above():
 
 def test_a_source_without_negatives_counts_nothing():
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 8, 8, seed=0)
-    _, scores = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
+    _, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1)
     stats = batch_stats(
         scores, labels, invalid, torch.zeros(4, 8, dtype=torch.int8), (("random", ""),), temperature=0.1
     )
@@ -462,9 +493,7 @@ def test_batch_stats_stay_finite(case):
     own = torch.eye(3, dtype=bool)
     invalid = ~own if case == "all negatives masked" else torch.zeros(3, 3, dtype=bool)
     scores = torch.where(own, 1.0, -1.0)
-    stats = batch_stats(
-        scores, torch.arange(3), invalid, torch.zeros(3, 3, dtype=torch.int8), (), temperature=0.01
-    )
+    stats = batch_stats(scores, torch.arange(3), invalid, torch.zeros(3, 3, dtype=torch.int8), (), temperature=0.01)
     numbers = [stats[name] for name in ("accuracy", "positive", "hardest", "effective")]
     numbers += stats["sources"]["in_batch"].values()
     assert all(number is None or math.isfinite(number) for number in numbers), stats

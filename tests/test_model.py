@@ -7,8 +7,10 @@ import tokenizers
 import torch
 from conftest import embed_texts, make_encoder
 
-from lib import data, model, run
-from lib.run import BadInput
+from lib.data.tokens import tokenize
+from lib.files import BadInput, read_json, write_json
+from lib.model import encoder as model
+from lib.model.static import load_or_train_wordpiece, train_wordpiece
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,8 @@ def test_vectors_equal_a_weighted_sum_by_hand(encoder, tiny):
 @pytest.mark.parametrize("block_tokens", [1, 7, 100, 1 << 18])
 def test_embed_gives_the_order_asked_for_whatever_the_block(encoder, tiny, block_tokens, monkeypatch):
     monkeypatch.setattr(encoder, "block_tokens", block_tokens)
-    tokens = data.tokenize(tiny.docs, encoder, "doc")
-    one_by_one = np.concatenate(
-        [encoder(*tokens.select(np.array([row]))).detach().numpy() for row in range(40)]
-    )
+    tokens = tokenize(tiny.docs, encoder, "doc")
+    one_by_one = np.concatenate([encoder(tokens.select(np.array([row]))).detach().numpy() for row in range(40)])
     np.testing.assert_allclose(model.embed(encoder, tokens), one_by_one, atol=1e-6)
     rows = np.array([7, 3, 39, 3, 0])
     np.testing.assert_allclose(model.embed(encoder, tokens, rows), one_by_one[rows], atol=1e-6)
@@ -71,12 +71,12 @@ def test_texts_without_a_known_word_give_finite_vectors(encoder, text):
 
 
 def test_gradients_reach_table_and_weights_of_the_tokens_alone(encoder, tiny):
-    tokens = data.tokenize(tiny.docs, encoder, "doc")
-    ids, offsets, counts, kind = tokens.select(np.array([0, 5]))
-    vectors = encoder(ids, offsets, counts, kind)
+    tokens = tokenize(tiny.docs, encoder, "doc")
+    batch = tokens.select(np.array([0, 5]))
+    vectors = encoder(batch)
     grads = torch.autograd.grad((vectors * torch.arange(16)).sum(), [encoder.table, encoder.weight])
     for grad in (grads[0].abs().sum(1), grads[1].abs()):
-        assert set(torch.nonzero(grad).flatten().tolist()) == set(ids.tolist())
+        assert set(torch.nonzero(grad).flatten().tolist()) == set(batch.ids.tolist())
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_words_of_the_tokenizer(encoder, text, same):
 
 def test_the_same_texts_give_the_same_vocabulary(tiny):
     texts = tiny.docs.texts()
-    trained = {model.train_wordpiece(lambda: texts, vocab_size=400).to_str() for _ in range(5)}
+    trained = {train_wordpiece(lambda: texts, vocab_size=400).to_str() for _ in range(5)}
     assert len(trained) == 1
 
 
 def test_the_vocabulary_is_trained_once_for_a_key(tiny):
     texts = tiny.docs.texts()
-    first = model.load_or_train_wordpiece(lambda: texts, vocab_size=300, key="test")
-    again = model.load_or_train_wordpiece(lambda: iter(()), vocab_size=300, key="test")
-    other = model.load_or_train_wordpiece(lambda: texts, vocab_size=200, key="test")
+    first = load_or_train_wordpiece(lambda: texts, vocab_size=300, key="test")
+    again = load_or_train_wordpiece(lambda: iter(()), vocab_size=300, key="test")
+    other = load_or_train_wordpiece(lambda: texts, vocab_size=200, key="test")
     assert first.to_str() == again.to_str() != other.to_str()
     assert first.get_vocab_size() <= 300 and other.get_vocab_size() <= 200
 
@@ -114,7 +114,7 @@ def test_saved_and_loaded_encoders_give_the_same_vectors(encoder, saved, tiny):
         embed_texts(loaded, tiny.docs.texts()), embed_texts(encoder, tiny.docs.texts()), atol=1e-6
     )
     assert loaded.dim == 16 and not loaded.training
-    assert loaded.fingerprint == run.read_json(saved / "encoder.json")["fingerprint"]
+    assert loaded.fingerprint == read_json(saved / "encoder.json")["fingerprint"]
     assert loaded.token_key("doc") == encoder.token_key("doc")
 
 
@@ -126,15 +126,13 @@ def test_saving_twice_gives_the_same_fingerprint(encoder, saved, tmp_path):
 
 
 def test_saved_files_mean_what_sentence_transformers_reads(saved, encoder, tiny):
-    modules = run.read_json(saved / "modules.json")
+    modules = read_json(saved / "modules.json")
     assert [m["type"].rsplit(".", 1)[1] for m in modules] == ["StaticEmbedding", "Normalize"]
     assert all((saved / m["path"]).is_dir() for m in modules)
     table = safetensors.torch.load_file(saved / "model.safetensors")["embedding.weight"]
     tokenizer = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
     texts = tiny.queries.texts()
-    means = torch.stack(
-        [table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0) for text in texts]
-    )
+    means = torch.stack([table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0) for text in texts])
     wanted = torch.nn.functional.normalize(means, dim=1)
     np.testing.assert_allclose(embed_texts(encoder, texts), wanted, atol=1e-5)
 
@@ -157,8 +155,8 @@ def test_changed_files_are_refused(saved, name):
 
 def test_weights_of_another_tokenizer_are_refused(saved):
     safetensors.torch.save_file({"embedding.weight": torch.zeros(5, 16)}, saved / "model.safetensors")
-    info = run.read_json(saved / "encoder.json")
-    run.write_json(saved / "encoder.json", info | {"fingerprint": model._fingerprint_folder(saved)})
+    info = read_json(saved / "encoder.json")
+    write_json(saved / "encoder.json", info | {"fingerprint": model._fingerprint_folder(saved)})
     with pytest.raises(BadInput, match="5 vectors for"):
         model.load_encoder(saved)
 

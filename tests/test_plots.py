@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from lib import plots
+from lib.evaluation import plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -72,48 +72,45 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
         pytest.param(lambda path: plots.arms(path, result(ARMS[0])), id="one arm"),
         pytest.param(lambda path: plots.curves(path, MANY, measure="mrr@10"), id="curves"),
         pytest.param(
-            lambda path: plots.hardness(path, {
-                "in_batch": {}, "bm25:4": {"bm25": [(0, 0.5, 0.2), (9, 0.1, 0.4)]},
-                "a:2+b:2": {"a": [(0, 0.5, 0.2)], "b": [(0, 0.4, 0.1)]},
-            }),  # fmt: skip
+            lambda path: plots.hardness(
+                path,
+                {
+                    "in_batch": {},
+                    "bm25:4": {"bm25": [(0, 0.5, 0.2), (9, 0.1, 0.4)]},
+                    "a:2+b:2": {"a": [(0, 0.5, 0.2)], "b": [(0, 0.4, 0.1)]},
+                },
+            ),  # fmt: skip
             id="hardness",
         ),
         pytest.param(lambda path: plots.geometry(path, ARMS), id="geometry"),
-        pytest.param(
-            lambda path: plots.gains(path, {"one": {"b": BINS}}, measure="mrr@10", first="a"), id="gain"
-        ),
+        pytest.param(lambda path: plots.gains(path, {"one": {"b": BINS}}, measure="mrr@10", first="a"), id="gain"),
         pytest.param(
             lambda path: plots.gains(
-                path, {"one": {"b": BINS, "c": BINS}, "two": {"b": BINS[:1], "c": BINS[:1]}},
-                measure="mrr@10", first="a"),
+                path,
+                {"one": {"b": BINS, "c": BINS}, "two": {"b": BINS[:1], "c": BINS[:1]}},
+                measure="mrr@10",
+                first="a",
+            ),
             id="gains",
         ),
         pytest.param(
-            lambda path: plots.grid(path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]),
-                                    title="t"),
+            lambda path: plots.grid(path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]), title="t"),
             id="grid",
         ),
         pytest.param(
-            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), title="t"),
-            id="grid of equals",
+            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), title="t"), id="grid of equals"
         ),
         pytest.param(lambda path: plots.neighbourhood(path, POINTS, title="t"), id="neighbourhood"),
         pytest.param(lambda path: plots.ledger(path, LEDGER, title="t"), id="ledger"),
         pytest.param(lambda path: plots.audit(path, AUDIT, title="t"), id="audit"),
         pytest.param(lambda path: plots.training(path, log(), title="t"), id="training"),
+        pytest.param(lambda path: plots.score_histogram(path, {"bm25": scores()}, title="t"), id="one source"),
         pytest.param(
-            lambda path: plots.score_histogram(path, {"bm25": scores()}, title="t"), id="one source"
+            lambda path: plots.score_histogram(path, {"bm25": scores(), "dense": scores()}, title="t"), id="two sources"
         ),
+        pytest.param(lambda path: plots.ranks(path, np.array([1, 5, np.inf]), depth=100, title="t"), id="ranks"),
         pytest.param(
-            lambda path: plots.score_histogram(path, {"bm25": scores(), "dense": scores()}, title="t"),
-            id="two sources",
-        ),
-        pytest.param(
-            lambda path: plots.ranks(path, np.array([1, 5, np.inf]), depth=100, title="t"), id="ranks"
-        ),
-        pytest.param(
-            lambda path: plots.differences(path, np.zeros(3), names=("a", "b"), measure="mrr@10"),
-            id="all equal",
+            lambda path: plots.differences(path, np.zeros(3), names=("a", "b"), measure="mrr@10"), id="all equal"
         ),
     ],
 )

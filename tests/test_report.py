@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from lib.metrics import MEASURES
 
-from lib import formats, metrics, report, run
-from lib.run import BadInput
+from lib import files
+from lib.evaluation import measures, significance
+from lib.evaluation.measures import MEASURES
+from lib.files import BadInput
+from lib.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BASE = np.random.default_rng(0).random(60) / 2
@@ -19,7 +21,7 @@ def made(arm, values, *, seed=0, forecast=None, alarms=(), **costs):
     summary = {
         "name": f"{arm}-s{seed}", "negatives": arm, "seed": seed, "data": "some/made", "encoder": "static",
         "steps": 7, "bm25": dict.fromkeys(MEASURES, 0.25), "untrained": dict.fromkeys(MEASURES, 0.125),
-        "test": metrics.mean(per_query), "train_s": 60.0, "mine_s": 0.0, "denominators": 900,
+        "test": measures.mean(per_query), "train_s": 60.0, "mine_s": 0.0, "denominators": 900,
         "docs_encoded": 100, "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0},
         "best_step": 7, "near_copies": {},
     } | costs  # fmt: skip
@@ -75,7 +77,7 @@ def test_holm_is_over_the_arms():
     others = [BASE + 0.0145 + noise(i) - noise(i).mean() for i in range(2, 6)]
     runs = [made("a", BASE)] + [made(f"b{i}", values) for i, values in enumerate(others)]
     tests = [row["against_first"] for row in analyse(runs)["arms"][1:]]
-    assert [t["p_holm"] for t in tests] == metrics.holm([t["p"] for t in tests])
+    assert [t["p_holm"] for t in tests] == significance.holm([t["p"] for t in tests])
     assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found
 
 
@@ -88,7 +90,7 @@ def test_the_order_chain_is_of_neighbours_by_mean():
     assert names == sorted(means, key=means.get, reverse=True) and names[0] == "top" and names[-1] == "low"
     for test in order:
         assert test["difference"] == pytest.approx(means[test["above"]] - means[test["below"]])
-    assert [t["p_holm"] for t in order] == metrics.holm([t["p"] for t in order])
+    assert [t["p_holm"] for t in order] == significance.holm([t["p"] for t in order])
     assert [t["p_holm"] < 0.05 for t in order] == [True, False, True]
     text = report.to_table(analyse(runs))
     chain = next(line for line in text.splitlines() if line.startswith("Order by mean"))
@@ -234,18 +236,18 @@ def test_another_measure(tmp_path):
 
 def write(folder, runs, *, arms, seeds=(0, 1)):
     """A comparison's folder as train.py leaves it, of the runs that are finished."""
-    run.write_json(folder / "config.json", {
+    files.write_json(folder / "config.json", {
         "args": {"negatives": list(arms), "seeds": list(seeds)}, "derived": {},
         "inputs": {"collection": "made"},
     })  # fmt: skip
     for summary, values, log, timing in runs:
         one = folder / summary["name"]
-        formats.write_per_query(one / "eval/made-test/per_query.jsonl", values)
+        measures.write_per_query(one / "eval/made-test/per_query.jsonl", values)
         for line in log:
-            run.Run(one).log(line)
+            Run(one).log(line)
         for line in timing:
-            run.Run(one).log(line, file="timing.jsonl")
-        run.write_json(one / "summary.json", summary)
+            Run(one).log(line, file="timing.jsonl")
+        files.write_json(one / "summary.json", summary)
     return folder
 
 
@@ -253,9 +255,7 @@ def test_runs_are_read_in_the_order_of_the_command(tmp_path):
     runs = three_arms()
     folder = write(tmp_path / "ab", runs, arms=("c", "a", "b"), seeds=(1, 0))
     found = report.read_runs(folder)
-    assert [(s["negatives"], s["seed"]) for s, *_ in found] == [
-        (arm, seed) for arm in "cab" for seed in (1, 0)
-    ]
+    assert [(s["negatives"], s["seed"]) for s, *_ in found] == [(arm, seed) for arm in "cab" for seed in (1, 0)]
     by_name = {summary["name"]: (summary, values, log, timing) for summary, values, log, timing in runs}
     assert all(tuple(one) == by_name[one[0]["name"]] for one in found)
 
@@ -281,7 +281,7 @@ def test_a_comparison_is_written_and_written_again_alike(tmp_path):
     table = report.compare(folder, measure="mrr@10")
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png"}
     assert {path.name for path in (folder / "plots").iterdir()} == figures  # nothing is known of the queries
-    run.write_json(folder / "queries.json", features)
+    files.write_json(folder / "queries.json", features)
     before = (folder / "ablation.md").read_bytes()
     assert before.decode("utf-8") == table
     assert report.compare(folder, measure="mrr@10") == table
@@ -290,7 +290,7 @@ def test_a_comparison_is_written_and_written_again_alike(tmp_path):
     assert all(path.read_bytes().startswith(PNG) for path in (folder / "plots").iterdir())
     json.loads((folder / "ablation.json").read_text("utf-8"), parse_constant=pytest.fail)
     result = analyse(report.read_runs(folder))
-    assert run.read_json(folder / "ablation.json") == json.loads(json.dumps(result))
+    assert files.read_json(folder / "ablation.json") == json.loads(json.dumps(result))
 
 
 def test_audits_of_its_runs_are_drawn_together(tmp_path):
@@ -298,7 +298,7 @@ def test_audits_of_its_runs_are_drawn_together(tmp_path):
     rows = {"a-s0": "bm25", "b-s0": "dense"}
     for name, source in rows.items():
         row = {"source": source, "after": "none", "ranks": "all", "rate": 0.01, "interval": [0.005, 0.02]}
-        run.write_json(folder / name / "audit/made-train.json", {"rows": [row]})
+        files.write_json(folder / name / "audit/made-train.json", {"rows": [row]})
     labels = [(label, after, ranks) for label, after, ranks, _ in report.read_audits(folder)]
     assert labels == [("bm25, a-s0", "none", "all"), ("dense, b-s0", "none", "all")]
     report.compare(folder, measure="mrr@10")
@@ -308,7 +308,7 @@ def test_audits_of_its_runs_are_drawn_together(tmp_path):
 def test_another_arm_to_compare_with(tmp_path):
     folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
     assert "| mrr@10 against b [95 %] |" in report.compare(folder, measure="mrr@10", against="b")
-    b, a, c = run.read_json(folder / "ablation.json")["arms"]
+    b, a, c = files.read_json(folder / "ablation.json")["arms"]
     assert [row["arm"] for row in (b, a, c)] == ["b", "a", "c"] and "against_first" not in b
     assert a["against_first"]["difference"] == pytest.approx(-0.1 - noise(1).mean()) and "hurts" in a
     with pytest.raises(BadInput, match="--against 'd': no arm of .*; it has a, b, c"):
@@ -321,7 +321,7 @@ def test_a_run_that_was_measured_on_another_collection_too(tmp_path):
     for one in folder.glob("*-s*"):  # as build_index.py and evaluate.py --data OTHER leave it
         for other in ("a-test", "other-test", "zz-test"):
             values = {"x": dict.fromkeys(MEASURES, 1.0)}
-            formats.write_per_query(one / f"eval/{other}/per_query.jsonl", values)
+            measures.write_per_query(one / f"eval/{other}/per_query.jsonl", values)
     assert report.compare(folder, measure="mrr@10") == table
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib import run
-from lib.run import BadInput, Run, atomic_path, fingerprint, permutation, uniform
+from lib import files, rng, run
+from lib.files import BadInput, atomic_path, fingerprint
+from lib.rng import permutation, uniform
+from lib.run import Run
 
 
 def test_uniform_is_a_pure_function_of_its_key():
@@ -27,13 +29,7 @@ def test_uniform_takes_any_integer_type(dtype):
 
 @pytest.mark.parametrize(
     "first, second",
-    [
-        (("a", 1, 2), ("b", 1, 2)),
-        (("a", 1, 2), ("a", 2, 1)),
-        ((0, 0), (0,)),
-        ((0, 1), (1, 0)),
-        (("a", 1), ("a", -1)),
-    ],
+    [(("a", 1, 2), ("b", 1, 2)), (("a", 1, 2), ("a", 2, 1)), ((0, 0), (0,)), ((0, 1), (1, 0)), (("a", 1), ("a", -1))],
 )
 def test_streams_differ(first, second):
     numbers = [uniform(*key, np.arange(2000)) for key in (first, second)]
@@ -51,9 +47,9 @@ def test_uniform_is_roughly_uniform(key):
 
 
 def test_stream_seeds_other_generators():
-    seeds = [run.stream("dropout", seed, step) for seed in range(5) for step in range(5)]
+    seeds = [rng.stream("dropout", seed, step) for seed in range(5) for step in range(5)]
     assert len(set(seeds)) == 25 and all(isinstance(seed, int) and 0 <= seed < 2**53 for seed in seeds)
-    assert run.stream("dropout", 3, 4) == seeds[3 * 5 + 4]
+    assert rng.stream("dropout", 3, 4) == seeds[3 * 5 + 4]
 
 
 def test_permutation():
@@ -107,19 +103,19 @@ def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
 
 def test_json_files(tmp_path):
     path = tmp_path / "a.json"
-    run.write_json(path, {"café": [1, None, 0.5]})
-    assert run.read_json(path) == {"café": [1, None, 0.5]} and path.read_bytes().endswith(b"\n")
+    files.write_json(path, {"café": [1, None, 0.5]})
+    assert files.read_json(path) == {"café": [1, None, 0.5]} and path.read_bytes().endswith(b"\n")
     path.write_text("{")
     with pytest.raises(BadInput, match=r"a\.json: not valid JSON"):
-        run.read_json(path)
+        files.read_json(path)
     with pytest.raises(BadInput, match=r"b\.json: .*[Nn]o such file"):
-        run.read_json(tmp_path / "b.json")
+        files.read_json(tmp_path / "b.json")
 
 
 def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
-    assert run.cache_dir("a", "b") == cache / "a" / "b"
+    assert files.cache_dir("a", "b") == cache / "a" / "b"
     monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path))
-    assert run.cache_dir("a") == tmp_path / "a"
+    assert files.cache_dir("a") == tmp_path / "a"
 
 
 # -------------------------------------------------------------------------------------------- fingerprints
@@ -166,9 +162,9 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(bytes(5_000_000))  # more than one block
     second.write_bytes(bytes(5_000_000))
-    assert run.fingerprint_file(first) == run.fingerprint_file(second)
+    assert files.fingerprint_file(first) == files.fingerprint_file(second)
     second.write_bytes(bytes(4_999_999) + b"\x01")
-    assert run.fingerprint_file(first) != run.fingerprint_file(second)
+    assert files.fingerprint_file(first) != files.fingerprint_file(second)
 
 
 # ---------------------------------------------------------------------------------------------- run folders
@@ -183,10 +179,10 @@ def test_a_run_folder_that_holds_something_is_refused(tmp_path):
     assert log.read_log() == [{"step": 0}, {"step": 1}] and log.read_log("timing.jsonl") == [{"rate": 2.5}]
     with pytest.raises(BadInput, match="runs/r is not empty.*--overwrite"):
         Run.create(path, overwrite=False, config={"lr": 2})
-    assert run.read_json(path / "config.json") == {"lr": 1} and len(log.read_log()) == 2
+    assert files.read_json(path / "config.json") == {"lr": 1} and len(log.read_log()) == 2
     again = Run.create(path, overwrite=True, config={"lr": 2})
     assert [p.name for p in path.iterdir()] == ["config.json"] and again.read_log() == []
-    assert run.read_json(path / "config.json") == {"lr": 2}
+    assert files.read_json(path / "config.json") == {"lr": 2}
 
 
 def test_an_empty_run_folder_is_taken(tmp_path):
@@ -208,10 +204,7 @@ def test_resuming_keeps_what_is_there(tmp_path):
     log = Run.create(tmp_path / "r", overwrite=False, config=config_of(lr=1, dims=[4, 2]))
     log.log({"step": 0})
     again = Run.create(
-        tmp_path / "r",
-        overwrite=False,
-        resume=True,
-        config=config_of(lr=1, dims=[4, 2], resume=True, name="r"),
+        tmp_path / "r", overwrite=False, resume=True, config=config_of(lr=1, dims=[4, 2], resume=True, name="r")
     )
     assert again.read_log() == [{"step": 0}]
     fresh = Run.create(tmp_path / "new", overwrite=False, resume=True, config=config_of(lr=1))
@@ -230,19 +223,14 @@ def test_resuming_with_other_settings_is_refused(tmp_path, changes, wanted):
     Run.create(tmp_path / "r", overwrite=False, config=config_of(lr=1, dims=[4, 2]))
     with pytest.raises(BadInput, match=f"r was begun with {wanted}"):
         Run.create(
-            tmp_path / "r",
-            overwrite=False,
-            resume=True,
-            config=config_of(**({"lr": 1, "dims": [4, 2]} | changes)),
+            tmp_path / "r", overwrite=False, resume=True, config=config_of(**({"lr": 1, "dims": [4, 2]} | changes))
         )
 
 
 def test_resuming_on_other_inputs_is_refused(tmp_path):
     Run.create(tmp_path / "r", overwrite=False, config=config_of())
     with pytest.raises(BadInput, match="collection x, now it is y"):
-        Run.create(
-            tmp_path / "r", overwrite=False, resume=True, config=config_of() | {"inputs": {"collection": "y"}}
-        )
+        Run.create(tmp_path / "r", overwrite=False, resume=True, config=config_of() | {"inputs": {"collection": "y"}})
 
 
 def test_a_state_gives_back_parts_values_and_logs(tmp_path):
@@ -261,7 +249,7 @@ def test_a_state_gives_back_parts_values_and_logs(tmp_path):
     assert torch.equal(layer.weight, weight) and other.spent == clock.spent
     assert log.read_log() == [{"step": 0}] and log.read_log("timing.jsonl") == []
     log.finish({"done": 1})
-    assert run.read_json(log.path / "summary.json") == {"done": 1} and not (log.path / "state.pt").exists()
+    assert files.read_json(log.path / "summary.json") == {"done": 1} and not (log.path / "state.pt").exists()
 
 
 def test_without_a_state_logs_begin_anew(tmp_path):
@@ -292,10 +280,7 @@ def make_parser():
         ([], {}),
         (["--lr", "0.1", "--arms", "a"], {}),
         (["--lr", "0.2"], {"lr": 0.2}),
-        (
-            ["--arms", "a", "b", "--name", "x", "--overwrite"],
-            {"arms": ["a", "b"], "name": "x", "overwrite": True},
-        ),
+        (["--arms", "a", "b", "--name", "x", "--overwrite"], {"arms": ["a", "b"], "name": "x", "overwrite": True}),
     ],
 )
 def test_non_default(argv, wanted, capsys):
@@ -304,18 +289,12 @@ def test_non_default(argv, wanted, capsys):
     assert run.non_default(args, parser) == wanted
     run.print_header("title", args, parser, {"steps": 7})
     printed = capsys.readouterr().out.splitlines()
-    assert (
-        printed[0] == "== title"
-        and printed[-1].split() == ["steps", "=", "7"]
-        and len(printed) == 2 + len(wanted)
-    )
+    assert printed[0] == "== title" and printed[-1].split() == ["steps", "=", "7"] and len(printed) == 2 + len(wanted)
 
 
 def test_a_record_says_how_a_run_was_made():
     parser = make_parser()
-    record = run.record(
-        parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"}
-    )
+    record = run.record(parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"})
     assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "argv"}
     assert record["args"] == {"lr": 1.0, "arms": ["a"], "name": None, "overwrite": False}
     assert record["non_default"] == {"lr": 1.0} and record["derived"] == {"steps": 3}
@@ -325,10 +304,7 @@ def test_a_record_says_how_a_run_was_made():
 
 @pytest.mark.parametrize(
     "error, code, message",
-    [
-        (BadInput("a.tsv:3: wrong"), 2, "error: a.tsv:3: wrong\n"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-    ],
+    [(BadInput("a.tsv:3: wrong"), 2, "error: a.tsv:3: wrong\n"), (KeyboardInterrupt(), 130, "interrupted")],
 )
 def test_exit_codes(error, code, message, capsys):
     def fail():

@@ -1,5 +1,6 @@
 """The training loop: gradients in chunks and over two processes, interruption, encoders, losses."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,10 +13,28 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lib import dist, options, run
+import train as script
+from lib import dist, run
+from lib.evaluation import plots
+from lib.files import BadInput, read_json
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)
+
+
+@contextlib.contextmanager
+def unrendered():
+    """Figures are drawn but not rendered, which would take most of a short run; test_plots.py renders each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_rendering():
+    """unrendered() for all tests of this file."""
+    with unrendered():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +45,25 @@ def desk(tmp_path_factory):
     return folder
 
 
+def start(desk, name, *flags, steps=6, code=0):
+    """Train in this process from the folder `desk`, check the exit code, and return the run folder."""
+    flags = (*SMALL, *(() if "--encoder" in flags else STATIC), *flags, "--steps", steps, "--name", name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        patch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+        try:
+            run.cli(script.main)
+            found = 0
+        except SystemExit as stopped:
+            found = stopped.code
+    assert found == code
+    return desk / "runs" / name
+
+
 @pytest.fixture
-def train(launch, desk):
-    """A function that trains in this process, checks the exit code, and returns the run folder."""
-
-    def start(name, *flags, steps=6, code=0):
-        flags = (*SMALL, *(() if "--encoder" in flags else STATIC), *flags)
-        assert launch("train.py", *flags, "--steps", steps, "--name", name, cwd=desk) == code
-        return desk / "runs" / name
-
-    return start
+def train(desk):
+    """start() in the folder to work in."""
+    return lambda name, *flags, **rest: start(desk, name, *flags, **rest)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +82,14 @@ def taught(tiny, tmp_path_factory):
     return path
 
 
+def of_event(folder, event):
+    """The lines of a run's log that tell of an event."""
+    return [line for line in run.Run(folder).read_log() if line["event"] == event]
+
+
 def losses(folder):
     """The loss of every step of a run."""
-    return [line["loss"] for line in run.Run(folder).read_log() if "loss" in line]
+    return [line["loss"] for line in of_event(folder, "step")]
 
 
 def first_gradients(main):
@@ -78,23 +111,13 @@ def first_gradients(main):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_training_learns_what_it_is_shown(train, launch, desk, ema):
     folder = train(
-        "learns",
-        "--negatives",
-        "random:1",
-        "--ema",
-        ema,
-        "--lr",
-        0.03,
-        "--eval_every",
-        60,
-        "--overwrite",
-        steps=60,
+        "learns", "--negatives", "random:1", "--ema", ema, "--lr", 0.03, "--eval_every", 60, "--overwrite", steps=60
     )
     found = losses(folder)
     assert sum(found[-5:]) < 0.2 * sum(found[:5])
     assert launch("build_index.py", "--run", "runs/learns", cwd=desk) == 0
     assert launch("evaluate.py", "--run", "runs/learns", "--split", "train", cwd=desk) == 0
-    assert run.read_json(folder / "eval/tiny-train/metrics.json")["mean"]["mrr@10"] > 0.9
+    assert read_json(folder / "eval/tiny-train/metrics.json")["mean"]["mrr@10"] > 0.9
 
 
 # ---------------------------------------------------------------------------------- chunks and processes
@@ -111,45 +134,57 @@ def test_chunks_give_the_same_gradients(train):
         torch.testing.assert_close(found, whole)
 
 
-def run_pair(flags, desk, *, broken=""):
-    """Train with two processes as torchrun would start them; each leaves its gradients in the folder.
-
-    broken: a function of lib.dist that does nothing there.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    pair = []
+@pytest.fixture(scope="module")
+def pair(desk):
+    """Two processes, as torchrun would start them, have trained twice: as they are, to runs/pair, and for a step
+    with a sum_gradients() that does nothing. Each left its first gradients in the folder."""
+    ports = []
+    with contextlib.ExitStack() as open_sockets:
+        for _ in range(2):
+            free = open_sockets.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
+    processes = []
     for rank in ("0", "1"):
-        variables = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-        variables |= {"PYTHONPATH": str(ROOT), "BROKEN": broken}
-        command = [sys.executable, __file__, *map(str, flags)]
-        pair.append(subprocess.Popen(command, cwd=desk, env=os.environ | variables))
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "PORTS": " ".join(ports), "PYTHONPATH": str(ROOT)}
+        processes.append(subprocess.Popen([sys.executable, __file__], cwd=desk, env=os.environ | variables))
     try:
-        return [process.wait(timeout=120) for process in pair]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
     finally:
-        for process in pair:
+        for process in processes:
             process.kill()
+    return desk / "runs/pair"
 
 
-def test_two_processes_train_like_one(train, desk):
-    assert run_pair([*SMALL, *STATIC, "--steps", 3, "--name", "pair", *ARM], desk) == [0, 0]
+def be_one_of_a_pair():
+    """What each of the two processes does."""
+    rank, ports = os.environ["RANK"], os.environ["PORTS"].split()
+    for name, steps, port in zip(("pair", "broken"), (3, 1), ports):
+        os.environ["MASTER_PORT"] = port
+        if name == "broken":
+            dist.sum_gradients = lambda parameters: None
+        flags = (*SMALL, *STATIC, *ARM, "--steps", steps, "--name", name)
+        sys.argv = ["train.py", *map(str, flags)]
+        with unrendered():
+            torch.save(first_gradients(lambda: run.cli(script.main)), pathlib.Path(f"{name}-{rank}.pt"))
+
+
+def test_two_processes_train_like_one(train, desk, pair):
     wanted = first_gradients(lambda: train("single", *ARM, steps=3))
     for rank in (0, 1):
-        found = torch.load(desk / f"gradients-{rank}.pt")
+        found = torch.load(desk / f"pair-{rank}.pt")
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
-    logs = [run.Run(desk / "runs" / name).read_log() for name in ("pair", "single")]
+    logs = [run.Run(folder).read_log() for folder in (pair, desk / "runs/single")]
     assert [line.keys() for line in logs[0]] == [line.keys() for line in logs[1]]
-    assert losses(desk / "runs/pair") == pytest.approx(losses(desk / "runs/single"), rel=1e-3)
-    assert (desk / "runs/pair/summary.json").exists()
+    assert losses(pair) == pytest.approx(losses(desk / "runs/single"), rel=1e-3)
+    assert (pair / "summary.json").exists()
 
 
-def test_two_processes_that_do_not_add_up_are_found_out(train, desk):
-    flags = [*SMALL, *STATIC, "--steps", 1, "--name", "broken", "--overwrite", *ARM]
-    assert run_pair(flags, desk, broken="sum_gradients") == [0, 0]
+def test_two_processes_that_do_not_add_up_are_found_out(train, desk, pair):
     wanted = first_gradients(lambda: train("single-1", *ARM, steps=1))
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(torch.load(desk / "gradients-0.pt"), wanted, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(torch.load(desk / "broken-0.pt"), wanted, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -163,6 +198,20 @@ def test_one_process_owns_everything(n):
 # ---------------------------------------------------------------------------------------------- interrupt
 
 
+@contextlib.contextmanager
+def interrupted(at):
+    """A key is pressed during the step `at`."""
+    steps = iter(range(100))
+
+    def interrupt(parameters):
+        if next(steps) == at:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "sum_gradients", interrupt)
+        yield
+
+
 @pytest.mark.parametrize(
     "arm, at",
     [
@@ -173,21 +222,14 @@ def test_one_process_owns_everything(n):
         ("adore:2", 3),
         ("refresh:2 refresh_every=3 refresh_lag=2", 4),  # a mining is under way then
         ("refresh:2 refresh_every=1 refresh_overlap=.97", 3),
-        ("bm25:1+refresh:2 filters=near_copy:0.9,percpos:0.99 choice=simans:2:0 pool=12 depth=4", 3),
+        ("bm25:1+refresh:2 filters=near_copy:0.9,percpos:0.99 sampling=simans:2:0 candidates=12 depth=4", 3),
     ],
 )
-def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm, at):
+def test_an_interrupted_run_resumes_to_the_same_bytes(train, arm, at):
     name = "".join(c if c.isalnum() else "-" for c in arm)
     flags = ("--negatives", arm, "--eval_every", 2, "--refresh_every", 2, "--lr", 0.05)
     whole = train(f"{name}-whole", *flags)
-    with monkeypatch.context() as patch:
-        steps = iter(range(100))
-
-        def interrupt(parameters):
-            if next(steps) == at:
-                raise KeyboardInterrupt
-
-        patch.setattr(dist, "sum_gradients", interrupt)
+    with interrupted(at):
         cut = train(f"{name}-cut", *flags, code=130)
     assert (cut / "state.pt").exists() and not (cut / "summary.json").exists()
     train(f"{name}-cut", *flags, "--resume")
@@ -196,25 +238,35 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(train, monkeypatch, arm, a
     assert (cut / "summary.json").exists() and not (cut / "state.pt").exists()
 
 
-@pytest.mark.parametrize("forgotten", ["encoder", "averaged", "optimizer", "supply", "queue", "retriever"])
-def test_a_run_that_forgets_one_part_ends_in_other_bytes(train, monkeypatch, forgotten):
-    flags = ("--negatives", "adore:1+dense:1+queue:20", "--eval_every", 2, "--lr", 0.05, "--overwrite")
-    whole = train("remembers", *flags)
-    with monkeypatch.context() as patch:
-        steps = iter(range(100))
+FORGETFUL = ("--negatives", "adore:1+dense:1+queue:20", "--eval_every", 2, "--lr", 0.05, "--log_every", 4)
 
-        def interrupt(parameters):
-            if next(steps) == 3:
-                raise KeyboardInterrupt
 
-        patch.setattr(dist, "sum_gradients", interrupt)
-        cut = train("forgets", *flags, code=130)
+@pytest.fixture(scope="module")
+def whole_and_cut(desk):
+    """The folders of a run and of the same run interrupted."""
+    whole = start(desk, "remembers", *FORGETFUL)
+    with interrupted(3):
+        return whole, start(desk, "cut", *FORGETFUL, code=130)
+
+
+@pytest.mark.parametrize(
+    "forgotten", [None, "encoder", "averaged", "optimizer", "sampler", "queue", "miner", "averages"]
+)
+def test_a_run_that_forgets_one_part_ends_in_other_bytes(train, whole_and_cut, monkeypatch, forgotten):
+    whole, cut = whole_and_cut
+    resumed = shutil.copytree(cut, cut.with_name("forgets"), dirs_exist_ok=True)
     load = run.Run.load_state
-    monkeypatch.setattr(run.Run, "load_state", lambda self, parts: load(
-        self, {name: part for name, part in parts.items() if name != forgotten}))
-    train("forgets", *flags[:-1], "--resume")
+
+    def load_all_but_one(self, parts):
+        assert forgotten in (None, *parts)
+        return load(self, {name: part for name, part in parts.items() if name != forgotten})
+
+    monkeypatch.setattr(run.Run, "load_state", load_all_but_one)
+    train("forgets", *FORGETFUL, "--resume")
     names = ("metrics.jsonl", "encoder/model.safetensors")
-    assert any((cut / file).read_bytes() != (whole / file).read_bytes() for file in names)
+    same = all((resumed / file).read_bytes() == (whole / file).read_bytes() for file in names)
+    shutil.rmtree(resumed)
+    assert same == (forgotten is None)
 
 
 def test_a_run_that_was_cut_after_its_last_step_is_finished(train, monkeypatch):
@@ -225,7 +277,7 @@ def test_a_run_that_was_cut_after_its_last_step_is_finished(train, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lib.retriever.Retriever.geometry", interrupt)  # the last state is saved by then
+        patch.setattr("lib.evaluation.diagnostics.geometry", interrupt)  # the last state is saved by then
         cut = train("end-cut", *flags, code=130)
     assert (cut / "state.pt").exists() and not (cut / "summary.json").exists()
     train("end-cut", *flags, "--resume")
@@ -233,23 +285,15 @@ def test_a_run_that_was_cut_after_its_last_step_is_finished(train, monkeypatch):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def test_alarms_of_a_resumed_run_are_those_of_a_whole_one(train, monkeypatch):
+def test_warnings_of_a_resumed_run_are_those_of_a_whole_one(train):
     flags = ("--negatives", "bm25:2", "--temperature", 5, "--lr", 1e-9, "--eval_every", 2)
-    whole = train("alarm-whole", *flags, steps=10)
-    alarms = [(line["step"], line["alarm"]) for line in run.Run(whole).read_log() if "alarm" in line]
-    assert (3, "no learning") in alarms and len({name for _, name in alarms}) == len(alarms)
-    with monkeypatch.context() as patch:
-        steps = iter(range(100))
-
-        def interrupt(parameters):
-            if next(steps) == 7:
-                raise KeyboardInterrupt
-
-        patch.setattr(dist, "sum_gradients", interrupt)
-        cut = train("alarm-cut", *flags, steps=10, code=130)
-    train("alarm-cut", *flags, "--resume", steps=10)
-    found = [(line["step"], line["alarm"]) for line in run.Run(cut).read_log() if "alarm" in line]
-    assert found == alarms
+    whole = train("warnings-whole", *flags, steps=10)
+    warnings = [(line["step"], line["warning"]) for line in of_event(whole, "warning")]
+    assert (3, "no learning") in warnings and len({name for _, name in warnings}) == len(warnings)
+    with interrupted(7):
+        cut = train("warnings-cut", *flags, steps=10, code=130)
+    train("warnings-cut", *flags, "--resume", steps=10)
+    assert [(line["step"], line["warning"]) for line in of_event(cut, "warning")] == warnings
 
 
 def test_a_lag_is_used_with_the_weights_of_its_step(train):
@@ -257,9 +301,8 @@ def test_a_lag_is_used_with_the_weights_of_its_step(train):
     reports = {}
     for lag in (0, 1):
         folder = train(f"lag-{lag}", *flags, "--refresh_lag", lag)
-        log = run.Run(folder).read_log()
-        reports[lag] = {line["step"]: line for line in log if "mined" in line}
-        lines = [line for line in log if "ledger" in line]
+        reports[lag] = {line["step"]: line for line in of_event(folder, "mining")}
+        lines = of_event(folder, "step")
         ages = [{r["age"] for r in line["ledger"] if r["source"] == "refresh"} for line in lines]
         wanted = [0, 1, 0, 1, 0, 1] if lag == 0 else [0, 1, 2, 1, 2, 1]
         assert ages == [{age} for age in wanted]
@@ -279,8 +322,7 @@ def test_a_source_that_teaches_nothing_ends_the_run(train, taught, capsys, arm):
 
 def test_a_batch_without_negatives_is_logged(train):
     folder = train("lonely", "--negatives", "in_batch", "--batch_size", 1, steps=2)
-    lines = [line for line in run.Run(folder).read_log() if "loss" in line]
-    assert [(line["loss"], line["hardest"]) for line in lines] == [(0, None)] * 2
+    assert [(line["loss"], line["hardest"]) for line in of_event(folder, "step")] == [(0, None)] * 2
 
 
 # -------------------------------------------------------------------------------------------- flags of an arm
@@ -291,11 +333,9 @@ def parsed(monkeypatch):
     """A function that reads the command line: the arguments of each arm."""
 
     def read(*flags):
-        import train as script
-
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
-        args, parser = script.parse_args()
-        return [options.arm_args(args, parser, arm) for arm in args.negatives]
+        args, _ = script.parse_args()
+        return [script.of_arm(args, arm) for arm in args.negatives]
 
     return read
 
@@ -309,13 +349,16 @@ def test_an_arm_changes_its_own_flags_alone(parsed):
         "--negatives",
         "in_batch",
         "refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8 refresh_lag=3 mask_margin=-0.5",
-        "bm25:2 terms=d2q,q2q dims=8,16 choice=simans:1:0",
+        "bm25:2 directions=doc_to_query,query_to_query dims=8,16 sampling=simans:1:0",
     )
-    assert (first.temperature, first.filters, first.terms, first.refresh_lag) == (0.1, ["window:2:9"], [], 0)
-    assert (second.temperature, second.filters) == (0.03, ["percpos:.95", "near_copy:.8"])
+    assert (first.temperature, first.directions, first.refresh_lag) == (0.1, [], 0)
+    assert run.plain(first.filters) == ["window:2:9"]
+    assert (second.temperature, run.plain(second.filters)) == (0.03, ["percpos:.95", "near_copy:.8"])
     assert (second.refresh_lag, second.mask_margin) == (3, -0.5)
-    assert (third.temperature, third.terms, third.dims) == (0.1, ["d2q", "q2q"], [8, 16])
-    assert third.choice == "simans:1:0" and second.choice == first.choice == "uniform"
+    assert (third.temperature, third.dims) == (0.1, [8, 16])
+    assert third.directions == ["doc_to_query", "query_to_query"]
+    assert third.sampling.text == "simans:1:0" and second.sampling == first.sampling
+    assert first.sampling.text == "uniform"
 
 
 def test_one_arm_of_several_may_distill(parsed):
@@ -328,22 +371,52 @@ def test_one_arm_of_several_may_distill(parsed):
 @pytest.mark.parametrize(
     "arm, wanted",
     [
-        ("bm25:1 temperature", "temperature is no flag=value"),
+        ("bm25:1 temperature", "temperature= is no flag=value"),
         ("bm25:1 temperature=", "temperature= is no flag=value"),
         ("bm25:1 batch_size=4", "batch_size=4 is no flag=value"),
-        ("bm25:1 steps=4", "it may change lr, temperature"),
-        ("bm25:1 temperature=0", "--temperature 0.0: must be above 0"),
+        ("bm25:1 steps=4", "it may change seed_shift, lr, temperature"),
+        ("bm25:1 temperature=0", "--temperature 0: must be above 0"),
         ("bm25:1 filters=percpos", "percpos takes 1 number"),
-        ("bm25:1 choice=best", "--choice best"),
-        ("bm25:1 pool=0", "--pool 0: must be above 0"),
+        ("bm25:1 sampling=best", "--sampling best"),
+        ("bm25:1 candidates=0", "--candidates 0: must be at least 1"),
         ("refresh:1 refresh_lag=-1", "--refresh_lag -1"),
-        ("refresh:1 refresh_overlap=0", "--refresh_overlap 0.0"),
+        ("refresh:1 refresh_overlap=0", "--refresh_overlap 0: must be above 0"),
         ("refresh:1 refresh_overlap=1.5", "--refresh_overlap 1.5"),
     ],
 )
 def test_wrong_flags_of_an_arm_are_refused(parsed, arm, wanted):
-    with pytest.raises(run.BadInput) as refused:
+    with pytest.raises(BadInput) as refused:
         parsed("--negatives", "in_batch", arm)
+    assert wanted in str(refused.value)
+
+
+def test_a_grid_gives_each_arm_every_value(parsed):
+    flags = ("--negatives", "in_batch", "refresh:4 lr=.1", "--temperature", 0.5)
+    arms = parsed(*flags, "--grid", "temperature=.01,.1", "filters=percpos:.9,window:2:9", "--control")
+    found = [(arm.negatives[0].text, arm.temperature, run.plain(arm.filters), arm.lr, arm.seed_shift) for arm in arms]
+    wanted = [
+        (f"{arm} temperature={t} filters={f}", float(t), [f], lr, 0)
+        for arm, lr in (("in_batch", None), ("refresh:4 lr=.1", 0.1))
+        for t in (".01", ".1")
+        for f in ("percpos:.9", "window:2:9")
+    ]
+    control = "in_batch temperature=.01 filters=percpos:.9 seed_shift=1000"
+    assert found == [*wanted, (control, 0.01, ["percpos:.9"], None, 1000)]
+    assert [arm.grid for arm in arms] == [[]] * 9  # it is spent: the arms are the record
+
+
+@pytest.mark.parametrize(
+    "axis, wanted",
+    [
+        ("temperature", "temperature= is no flag=value"),
+        ("temperature=.1,", "temperature= is no flag=value"),
+        ("temperature=.1,0", "--temperature 0: must be above 0"),
+        ("batch_size=4,8", "batch_size=4 is no flag=value"),
+    ],
+)
+def test_wrong_grids_are_refused(parsed, axis, wanted):
+    with pytest.raises(BadInput) as refused:
+        parsed("--negatives", "in_batch", "--grid", axis)
     assert wanted in str(refused.value)
 
 
@@ -352,6 +425,25 @@ def test_a_finished_run_is_not_trained_again(train):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     train("finished", "--negatives", "in_batch", "--resume")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("measure", ["mrr@10", "recall@10", "recall@100"])
+def test_the_measure_of_select_chooses_the_checkpoint_and_is_drawn(train, monkeypatch, measure):
+    drawn, training = [], plots.training
+
+    def note(path, log, *, measure, title):
+        drawn.append((measure, path.name))
+        training(path, log, measure=measure, title=title)
+
+    monkeypatch.setattr(plots, "training", note)
+    flags = ("--negatives", "in_batch", "--lr", 0.05, "--eval_every", 2, "--select", measure)
+    folder = train("selects", *flags, "--overwrite", steps=16)
+    summary = read_json(folder / "summary.json")
+    values = {line["step"]: line["dev"] for line in of_event(folder, "evaluation") if line["step"]}
+    best = max(values, key=lambda step: values[step][measure])  # the first of several that are as good
+    assert (summary["best_step"], summary["dev"]) == (best, values[best])
+    assert {"mrr@10": best > 2, "recall@10": best > 2, "recall@100": best == 2}[measure]  # there are 40 docs
+    assert drawn == [(measure, "training.png")]
 
 
 def test_resuming_with_other_settings_is_refused(train, capsys):
@@ -381,12 +473,12 @@ def test_resuming_with_other_settings_is_refused(train, capsys):
 )
 def test_train_a_transformer(train, launch, desk, bert, flags, settings):
     folder = train("bert", "--negatives", "refresh:1", "--encoder", bert, *flags, "--overwrite", steps=2)
-    summary = run.read_json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     assert len(losses(folder)) == summary["steps"] == 2
-    assert settings.items() <= run.read_json(folder / "encoder/settings.json").items()
+    assert settings.items() <= read_json(folder / "encoder/settings.json").items()
     assert launch("build_index.py", "--run", "runs/bert", cwd=desk) == 0
     assert launch("evaluate.py", "--run", "runs/bert", cwd=desk) == 0
-    evaluated = run.read_json(folder / "eval/tiny-test/metrics.json")["mean"]
+    evaluated = read_json(folder / "eval/tiny-test/metrics.json")["mean"]
     assert evaluated == pytest.approx(summary["test"])
 
 
@@ -394,15 +486,15 @@ def test_train_a_transformer(train, launch, desk, bert, flags, settings):
 def test_train_a_trained_static_encoder_further(train, seed):
     first = train("first", "--negatives", "in_batch", "--overwrite")
     second = train("second", "--encoder", first / "encoder", "--seed", seed, "--overwrite")
-    untrained = run.read_json(second / "summary.json")["untrained"]
-    assert untrained == pytest.approx(run.read_json(first / "summary.json")["test"])
+    untrained = read_json(second / "summary.json")["untrained"]
+    assert untrained == pytest.approx(read_json(first / "summary.json")["test"])
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--terms", "d2q", "q2q", "d2d"],
-        ["--hardness", 2.0],
+        ["--directions", "doc_to_query", "query_to_query", "doc_to_doc"],
+        ["--hardness_strength", 2.0],
         ["--debias", 0.1],
         ["--label_smoothing", 0.1],
         ["--mask_margin", 0.1],
@@ -429,13 +521,9 @@ def test_distillation_from_a_file(train, taught, kind):
     found = losses(train("pupil", *flags, "--distill", kind, "--distill_weight", 0.5))
     assert len(found) == 6 and all(a != b for a, b in zip(found, plain))
     # the distance from a teacher is no loss of guessing
-    log = run.Run(train("pupil", *flags, "--distill", kind, "--distill_weight", 1, "--overwrite")).read_log()
-    assert "no learning" not in {line.get("alarm") for line in log}
+    folder = train("pupil", *flags, "--distill", kind, "--distill_weight", 1, "--overwrite")
+    assert "no learning" not in {line["warning"] for line in of_event(folder, "warning")}
 
 
 if __name__ == "__main__":
-    from train import main
-
-    if os.environ["BROKEN"]:
-        setattr(dist, os.environ["BROKEN"], lambda *rest: None)
-    torch.save(first_gradients(lambda: run.cli(main)), pathlib.Path(f"gradients-{os.environ['RANK']}.pt"))
+    be_one_of_a_pair()

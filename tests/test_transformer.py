@@ -5,10 +5,12 @@ import pytest
 import torch
 import transformers
 from conftest import embed_texts
-from lib.transformer import Int8Linear
 
-from lib import data, metrics, model, run
-from lib.run import BadInput
+from lib.data.tokens import TokenBatch, Tokens
+from lib.evaluation.diagnostics import cosines
+from lib.files import BadInput, read_json, write_json
+from lib.model import encoder as model
+from lib.model.transformer import Int8Linear, quantize
 
 TEXTS = [
     "Which spice is the most expensive by weight?",
@@ -22,6 +24,12 @@ TEXTS = [
 def load(bert, **overrides):
     """The encoder of a folder with other settings."""
     return model.load_encoder(bert, overrides=overrides)
+
+
+def batch_of(encoder, texts, kind="doc"):
+    """The TokenBatch of some texts."""
+    ids, offsets, _ = encoder.tokenize(texts, kind)
+    return TokenBatch(torch.from_numpy(ids), torch.from_numpy(offsets), None, kind)
 
 
 def by_hand(bert, text, *, pooling="mean", length=256, normalize=True):
@@ -55,8 +63,7 @@ def test_the_block_changes_nothing(bert, block_tokens):
 
 def test_forward_keeps_the_order_of_its_texts(bert):
     encoder = load(bert)
-    ids, offsets, _ = encoder.tokenize(TEXTS)
-    found = encoder(torch.from_numpy(ids), torch.from_numpy(offsets)).detach()
+    found = encoder(batch_of(encoder, TEXTS)).detach()
     np.testing.assert_allclose(found, [by_hand(bert, text) for text in TEXTS], atol=1e-5)
 
 
@@ -89,10 +96,7 @@ def test_what_was_tokenised_before_plays_no_part(bert, tmp_path):
         assert used.token_key(kind) == fresh.token_key(kind)
     for name, encoder in (("fresh", fresh), ("used", used)):
         model.save_encoder(encoder, tmp_path / name)
-    assert (
-        model.load_encoder(tmp_path / "fresh").fingerprint
-        == model.load_encoder(tmp_path / "used").fingerprint
-    )
+    assert model.load_encoder(tmp_path / "fresh").fingerprint == model.load_encoder(tmp_path / "used").fingerprint
 
 
 @pytest.mark.parametrize(
@@ -140,9 +144,7 @@ def test_sentence_transformers_gives_the_same_vectors(bert, tmp_path, options):
 
 
 def test_random_weights_follow_the_seed(bert):
-    first, again, other = (
-        model.load_encoder(bert, from_config=True, projection=4, seed=seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (model.load_encoder(bert, from_config=True, projection=4, seed=seed) for seed in (0, 0, 1))
     vectors = [embed_texts(encoder, TEXTS) for encoder in (first, again, other)]
     assert (vectors[0] == vectors[1]).all() and not np.allclose(vectors[0], vectors[2])
 
@@ -151,17 +153,16 @@ def test_separate_towers_begin_equal_and_part_in_training(bert):
     encoder = model.load_encoder(bert, separate_towers=True)
     count = sum(p.numel() for p in load(bert).parameters())
     assert sum(p.numel() for p in encoder.parameters()) == 2 * count
-    ids, offsets, counts = encoder.tokenize(TEXTS)
-    ids, offsets = torch.from_numpy(ids), torch.from_numpy(offsets)
-    assert torch.equal(encoder(ids, offsets, None, "query"), encoder(ids, offsets, None, "doc"))
-    encoder(ids, offsets, None, "query").sum().backward()
+    batch = batch_of(encoder, TEXTS)
+    assert torch.equal(encoder(batch._replace(kind="query")), encoder(batch._replace(kind="doc")))
+    encoder(batch._replace(kind="query")).sum().backward()
     assert all(p.grad is None for p in encoder.doc_tower.parameters())
 
 
 def test_a_folder_that_was_changed_is_refused(bert, tmp_path):
     model.save_encoder(load(bert), tmp_path / "encoder")
-    settings = run.read_json(tmp_path / "encoder/settings.json")
-    run.write_json(tmp_path / "encoder/settings.json", settings | {"doc_length": 9})
+    settings = read_json(tmp_path / "encoder/settings.json")
+    write_json(tmp_path / "encoder/settings.json", settings | {"doc_length": 9})
     with pytest.raises(BadInput, match="changed after training"):
         model.load_encoder(tmp_path / "encoder")
 
@@ -191,10 +192,10 @@ def test_what_is_no_encoder_is_refused(bert, tmp_path, broken, value):
 
 
 def test_int8_is_near_and_does_not_depend_on_the_batch(bert):
-    exact, quantized = load(bert), load(bert).quantize()
-    tokens = data.Tokens(*exact.tokenize(TEXTS))
+    exact, quantized = load(bert), quantize(load(bert))
+    tokens = Tokens(*exact.tokenize(TEXTS))
     a, b = model.embed(exact, tokens), model.embed(quantized, tokens)
-    assert metrics.cosines(a, b).min() > 0.995
+    assert cosines(a, b).min() > 0.995
     assert (a != b).any(), "nothing was quantised"
     alone = np.concatenate([model.embed(quantized, tokens, [row]) for row in range(len(tokens))])
     assert np.allclose(alone, b, atol=2e-2)  # a last bit of float32 may tip an integer
@@ -221,9 +222,8 @@ def test_int8_sums_do_not_overflow():
 
 def test_set_dropout_reaches_attention_too(bert):
     encoder = load(bert).train()
-    ids, offsets, _ = encoder.tokenize(TEXTS)
-    batch = torch.from_numpy(ids), torch.from_numpy(offsets)
-    assert not torch.equal(encoder(*batch), encoder(*batch))
+    batch = batch_of(encoder, TEXTS)
+    assert not torch.equal(encoder(batch), encoder(batch))
     encoder.set_dropout(0.0)
-    assert torch.equal(encoder(*batch), encoder(*batch))
-    assert torch.equal(encoder(*batch), encoder.eval()(*batch))
+    assert torch.equal(encoder(batch), encoder(batch))
+    assert torch.equal(encoder(batch), encoder.eval()(batch))

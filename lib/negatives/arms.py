@@ -48,7 +48,10 @@ class Arm:
             stage = _parse_stage(piece, text)
             rises = stage.begin > stages[-1].begin if stages else stage.begin == 0
             if not 0.0 <= stage.begin < 1.0 or not rises:
-                raise BadInput(f"{text}: stages begin at rising fractions below 1, the first at 0; found {piece}")
+                raise BadInput(
+                    f"{text}: stages begin at rising fractions below 1, the first at 0, as in "
+                    f"random:4,refresh:4@0.3; found {piece}"
+                )
             stages.append(stage)
         return cls(text, tuple(stages), overrides)
 

@@ -14,8 +14,7 @@ formats the fastest.
 ours     vectors in memory -> rows of docs; "+ file" writes them as JSONL besides
 peer     texts and dataset in memory before the clock starts -> a dataset of texts
 memory   the peak of a process minus that of one that only imports and loads the vectors. The peer wants all
-         texts in memory: they count as its own. --ours_only stays in one process: its peak is that of all
-         that went before
+         texts in memory: they count as its own. Not measured with --ours_only, which stays in one process
 
 Then, for each option, in how many queries both sides have the same set of negatives, copies of a text being
 one, and why the others differ. A query counts once, for the first of the reasons that holds; what the peer
@@ -113,8 +112,9 @@ def main():
         facts = measure(args, work, "prepare")
         for part in (facts, versions):
             print(", ".join(f"{name} {value}" for name, value in part.items()), flush=True)
-        both = ("ours",) if args.ours_only else ("ours", "peer")
-        bases = {side: measure(args, work, "base", side)["peak_mb"] for side in both}
+        bases = (
+            {} if args.ours_only else {side: measure(args, work, "base", side)["peak_mb"] for side in ("ours", "peer")}
+        )
         print_heading()
         rows = [race(args, work, option, sides, bases) for option in args.options]
         if not args.ours_only:
@@ -123,7 +123,7 @@ def main():
             print_agreement(found)
     if args.out:
         numbers = {"base_mb": bases, "rows": rows, "agreement": found}
-        write_json(args.out, {"settings": facts | vars(args), "versions": versions} | numbers)
+        write_json(args.out, {"settings": vars(args) | facts, "versions": versions} | numbers)
         print(f"\nwrote   {args.out}")
 
 
@@ -176,17 +176,17 @@ def race(args, work, option, sides, bases):
     row = {"option": option}
     for side in sides:
         r = {key: statistics.median(result[key] for result in results[side]) for key in results[side][0]}
-        r["base_mb"] = bases["ours" if side == "ours" else "peer"]
-        r["own_mb"] = r["peak_mb"] - r["base_mb"]
-        row[side] = r
-        first = row["ours"]
-        written = f"{r['file_seconds']:.2f}" if side == "ours" else ""
-        print(
-            f"{option:18}{side:8}{r['seconds']:>9.2f}{written:>10}{r['seconds'] / first['seconds']:>8.1f}"
-            f"{r['base_mb']:>10,.0f}{r['inputs_mb']:>8,.0f}{r['peak_mb']:>8,.0f}{r['own_mb']:>8,.0f}"
-            f"{r['own_mb'] / max(1, first['own_mb']):>8.1f}",
-            flush=True,
-        )
+        row[side], first = r, row.get("ours", r)
+        written, memory = f"{r['file_seconds']:.2f}" if side == "ours" else "", ""
+        if bases:
+            r["base_mb"] = bases["ours" if side == "ours" else "peer"]
+            r["own_mb"] = r["peak_mb"] - r["base_mb"]
+            memory = (
+                f"{r['base_mb']:>10,.0f}{r['inputs_mb']:>8,.0f}{r['peak_mb']:>8,.0f}{r['own_mb']:>8,.0f}"
+                f"{r['own_mb'] / max(1, first['own_mb']):>8.1f}"
+            )
+        ratio = r["seconds"] / first["seconds"]
+        print(f"{option:18}{side:8}{r['seconds']:>9.2f}{written:>10}{ratio:>8.1f}{memory}", flush=True)
     return row
 
 

@@ -4,6 +4,7 @@
     python tests/bench/static_vs_sentence_transformers.py           # embedded collection, train.py's settings
     python tests/bench/static_vs_sentence_transformers.py --data FOLDER --epochs 8 --batch_size 256 --dim 384
     python tests/bench/static_vs_sentence_transformers.py --parts encode mine --out bench.json
+    python tests/bench/static_vs_sentence_transformers.py --ours_only     # without the peer
 
 Both sides run in this process, on the CPU, with the same number of threads.
 
@@ -17,8 +18,9 @@ Our tokens come from the cache, as in every run but the first; the peer tokenise
 makes all our tokens anew, queries' and docs', so that both sides begin with text. The peer's texts are in
 memory, and its datasets made, before the clock starts.
 """
-import argparse
+
 import copy
+import importlib.metadata
 import os
 import pathlib
 import statistics
@@ -31,67 +33,79 @@ import faiss
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import train  # noqa: E402
-from lib import data, index, loss, metrics, model, negatives, retriever, run  # noqa: E402
-
-try:
-    import datasets
-    import sentence_transformers as st
-    from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from sentence_transformers.util import mine_hard_negatives
-except ImportError as error:
-    sys.exit(f'error: this comparison needs its peer ({error}): pip install "sentence-transformers[train]"')
+from lib import loss, run  # noqa: E402
+from lib.data.batches import QueryOrder, draw_positives, make_batch  # noqa: E402
+from lib.data.collection import load_collection  # noqa: E402
+from lib.evaluation import measures  # noqa: E402
+from lib.evaluation.diagnostics import RANKED  # noqa: E402
+from lib.files import BadInput, write_json  # noqa: E402
+from lib.model.embedder import Embedder  # noqa: E402
+from lib.model.encoder import averaged_twin, load_encoder, save_encoder  # noqa: E402
+from lib.negatives.sources import Miner  # noqa: E402
+from lib.run import ABOVE_0, COUNT  # noqa: E402
+from lib.search import exact  # noqa: E402
 
 PARTS = ("train", "encode", "mine")
 OF_TRAIN = ("data", "epochs", "batch_size", "dim", "seed", "lr", "temperature", "ema", "depth")  # its flags
 PEER_BATCHES = (32, 256)  # texts per call of the peer's encoder: its default, and more; the faster one counts
-WARM_UP = 3               # training steps of each side before the clock starts
-COMPARED = 1000           # records whose negatives are compared
+WARM_UP = 3  # training steps of each side before the clock starts
+COMPARED = 1000  # records whose negatives are compared
 
 
 def parse_args():
     """Our own flags, and train.py's arguments: its defaults but for what is given here."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = run.Parser(__doc__)
     add = parser.add_argument
     for name in OF_TRAIN:
         add(f"--{name}", metavar="X", help="as in train.py, with its default")
     add("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="of train, encode, mine")
-    add("--repeats", type=int, default=3, help="rounds of encode and mine, sides in turn; the median counts")
-    add("--threads", type=int, help="of torch, faiss and the tokenizer; default: what they choose themselves")
-    add("--peer_lr", type=float, help="peak learning rate of the peer; default: ours, --lr")
+    add("--ours_only", action="store_true", help="our side alone: needs no peer")
+    add("--repeats", type=COUNT, default=3, help="rounds of encode and mine, sides in turn; the median counts")
+    add("--threads", type=COUNT, help="of torch, faiss and the tokenizer; default: what they choose themselves")
+    add("--peer_lr", type=ABOVE_0, help="peak learning rate of the peer; default: ours, --lr")
     add("--out", metavar="F", help="JSON file for the table, settings and versions")
     own = parser.parse_args()
-    given = [f"--{name}={getattr(own, name)}" for name in OF_TRAIN if getattr(own, name) is not None]
-    with mock.patch.object(sys, "argv", [sys.argv[0], "--negatives", "in_batch", *given]):
-        return own, train.parse_args()[0]
+    given = {name: getattr(own, name) for name in OF_TRAIN}
+    command = [sys.argv[0], "--negatives", "in_batch", *run.to_flags(given)]
+    with mock.patch.object(sys, "argv", command):
+        args, _ = train.parse_args()
+    return own, train.of_arm(args, *args.negatives)
 
 
 def main():
     own, args = parse_args()
+    versions = run.versions() | ({} if own.ours_only else peer_versions())
     if own.threads:
         os.environ["RAYON_NUM_THREADS"] = str(own.threads)  # the tokenizer's, read at its first batch
         torch.set_num_threads(own.threads)
         faiss.omp_set_num_threads(own.threads)
-    collection = data.load_collection(args.data)
-    encoder = train.make_encoder(args, collection, seed=args.seeds[0])
-    order = data.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=args.seeds[0])
+    collection = load_collection(args.data)
+    (seed,) = args.seeds
+    encoder = train.make_encoder(args, collection, seed=seed)
+    order = QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=seed)
     plan = train.derive(args, encoder, order, torch.device("cpu"))
-    peer_lr = own.peer_lr or plan["peak_lr"]
+    peer_lr = None if own.ours_only else own.peer_lr or plan["peak_lr"]
     of_train = ("epochs", "dim", "temperature", "warmup", "ema", "depth")
     settings = {name: getattr(args, name) for name in of_train}
-    settings |= {"data": collection.name, "docs": len(collection.docs), "train_queries": order.n,
-                 "vocab_size": len(encoder.weight), "seed": order.seed, "batch_size": order.batch_size,
-                 "steps": plan["steps"], "lr": plan["peak_lr"], "peer_lr": peer_lr, "repeats": own.repeats,
-                 "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(),
-                 "faiss_threads": faiss.omp_get_max_threads()}
-    versions = run.versions() | {"sentence-transformers": st.__version__, "datasets": datasets.__version__}
+    settings |= {
+        "data": collection.name,
+        "docs": len(collection.docs),
+        "train_queries": order.n,
+        "vocab_size": len(encoder.weight),
+        "seed": order.seed,
+        "batch_size": order.batch_size,
+        "steps": plan["steps"],
+        "lr": plan["peak_lr"],
+        "peer_lr": peer_lr,
+        "repeats": own.repeats,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "faiss_threads": faiss.omp_get_max_threads(),
+    }
     for facts in (settings, versions):
         print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     rows = []
@@ -100,51 +114,74 @@ def main():
         if "train" in own.parts:
             found, encoder = compare_training(args, collection, encoder, order, plan, folder, peer_lr=peer_lr)
             rows += found
-        model.save_encoder(encoder, folder / "encoder")
-        encoder = model.load_encoder(folder / "encoder")
-        peer = st.SentenceTransformer(str(folder / "encoder"), device="cpu")
+        save_encoder(encoder, folder / "encoder")
+        encoder = load_encoder(folder / "encoder")
+        peer = None if own.ours_only else load_peer(folder / "encoder")
         if "encode" in own.parts:
             rows += compare_encoding(collection, encoder, peer, folder, repeats=own.repeats)
         if "mine" in own.parts:
             rows += compare_mining(collection, encoder, peer, folder, depth=args.depth, repeats=own.repeats)
     print_table(rows)
     if own.out:
-        run.write_json(own.out, {"settings": settings, "versions": versions, "rows": rows})
+        write_json(own.out, {"settings": settings, "versions": versions, "rows": rows})
         print(f"\nwrote   {own.out}")
+
+
+def peer_versions():
+    """{package: version} of the peer; BadInput where it is missing."""
+    try:
+        return {name: importlib.metadata.version(name) for name in ("sentence-transformers", "datasets")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BadInput(
+            f'the peer is missing ({error}): pip install "sentence-transformers[train]", or measure '
+            "our side alone with --ours_only"
+        ) from None
+
+
+def load_peer(folder):
+    """The peer's model of a folder."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
 
 
 # ------------------------------------------------------------------------------------------------- training
 
+
 def compare_training(args, collection, encoder, order, plan, folder, *, peer_lr):
-    """Rows of the table, and our trained encoder."""
+    """Rows of the table, and our trained encoder; without the peer where it gets no learning rate."""
     steps, lr = plan["steps"], plan["peak_lr"]
-    tokenise_s, tokens = timed(lambda: tokenise(collection, encoder, folder))
+    tokenise_s, embedder = timed(lambda: tokenise(collection, encoder, folder))
+    peer_s = peer = None
     for count in (WARM_UP, steps):
-        ours_s, raw, averaged = train_ours(args, collection, encoder, tokens, order, steps=count, lr=lr)
-        peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
-    texts = collection.queries.texts(collection.split("test").queries), collection.docs.texts()
-    found = [peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts]
-    check = {f"test {train.SELECT} ours": score(collection, *embed(averaged, collection, tokens, "test")),
-             "ours not averaged": score(collection, *embed(raw, collection, tokens, "test")),
-             "peer": score(collection, *found)}
-    rows = [row(f"train, {steps} steps", ours_s, peer_s, check),
-            row("  + tokenise", ours_s + tokenise_s, peer_s)]
+        ours_s, raw, averaged = train_ours(args, collection, encoder, embedder, order, steps=count, lr=lr)
+        if peer_lr:
+            peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
+    check = {
+        f"test {args.select} ours": score_of(args, *vectors_of(embedder, averaged, "test"), collection),
+        "ours not averaged": score_of(args, *vectors_of(embedder, raw, "test"), collection),
+    }
+    if peer is not None:
+        texts = collection.queries.texts(collection.split("test").queries), collection.docs.texts()
+        found = (peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts)
+        check["peer"] = score_of(args, *found, collection)
+    rows = [row(f"train, {steps} steps", ours_s, peer_s, check), row("  + tokenise", ours_s + tokenise_s, peer_s)]
     return rows, averaged
 
 
-def train_ours(args, collection, encoder, tokens, order, *, steps, lr):
+def train_ours(args, collection, encoder, embedder, order, *, steps, lr):
     """train.py's loop over in-batch negatives -> (seconds, encoder, encoder of averaged weights)."""
-    qrels, (q_tokens, d_tokens) = collection.split("train"), tokens
+    qrels, tokens = collection.split("train"), embedder.tokens
     encoder = copy.deepcopy(encoder).train()
     begin = time.perf_counter()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=args.weight_decay, fused=True)
-    averaged = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+    averaged = averaged_twin(encoder, args.ema)
     for step in range(steps):
-        picks, positives = draw(qrels, order, step)
-        batch = data.make_batch(collection, qrels.queries[picks], positives, [])
+        positions, positives = draw(qrels, order, step)
+        batch = make_batch(collection, qrels.queries[positions], positives, {})
         labels, invalid = torch.from_numpy(batch.labels), torch.from_numpy(batch.invalid)
-        q_emb, d_emb = encoder.both(q_tokens.select(batch.queries), d_tokens.select(batch.docs))
-        value, _ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
+        q_emb, d_emb = encoder.both(tokens["query"].select(batch.queries), tokens["doc"].select(batch.docs))
+        value, *_ = loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=args.temperature)
         value.backward()
         for group in optimizer.param_groups:
             group["lr"] = lr * train.learning_rate(step, steps, args.warmup)
@@ -156,12 +193,19 @@ def train_ours(args, collection, encoder, tokens, order, *, steps, lr):
 
 def train_peer(args, collection, encoder, order, folder, *, steps, lr):
     """SentenceTransformerTrainer over the same batches and initial vectors -> (seconds of train(), model)."""
+    import datasets
+    import sentence_transformers as st
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     qrels = collection.split("train")
-    picks, docs = map(np.concatenate, zip(*(draw(qrels, order, step) for step in range(steps))))
-    pairs = np.stack([qrels.queries[picks], docs], axis=1)                 # (steps * B, 2)
-    pairs, visits = np.unique(pairs, axis=0, return_inverse=True)          # (P, 2), (steps * B,) rows of them
-    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(pairs[:, 0]),
-                                          "doc": collection.docs.texts(pairs[:, 1])})
+    positions, docs = map(np.concatenate, zip(*(draw(qrels, order, step) for step in range(steps))))
+    pairs = np.stack([qrels.queries[positions], docs], axis=1)  # (steps * B, 2)
+    pairs, visits = np.unique(pairs, axis=0, return_inverse=True)  # (P, 2), (steps * B,) rows of them
+    dataset = datasets.Dataset.from_dict(
+        {"query": collection.queries.texts(pairs[:, 0]), "doc": collection.docs.texts(pairs[:, 1])}
+    )
     vectors = (encoder.table * encoder.weight[:, None]).detach().clone()
     peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, vectors)], device="cpu")
     optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=args.weight_decay, fused=True)
@@ -171,12 +215,25 @@ def train_peer(args, collection, encoder, order, folder, *, steps, lr):
         return DefaultBatchSampler(visits.tolist(), batch_size=batch_size, drop_last=drop_last)
 
     settings = st.SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "peer"), max_steps=steps, per_device_train_batch_size=order.batch_size,
-        batch_sampler=same_batches, max_grad_norm=0.0, use_cpu=True, disable_tqdm=True, report_to="none",
-        eval_strategy="no", save_strategy="no", logging_strategy="no")
+        output_dir=str(folder / "peer"),
+        max_steps=steps,
+        per_device_train_batch_size=order.batch_size,
+        batch_sampler=same_batches,
+        max_grad_norm=0.0,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+    )
     trainer = st.SentenceTransformerTrainer(
-        peer, settings, dataset, loss=MultipleNegativesRankingLoss(peer, scale=1 / args.temperature),
-        optimizers=(optimizer, schedule))
+        peer,
+        settings,
+        dataset,
+        loss=MultipleNegativesRankingLoss(peer, scale=1 / args.temperature),
+        optimizers=(optimizer, schedule),
+    )
     seconds, _ = timed(trainer.train)
     assert trainer.state.global_step == steps, (trainer.state.global_step, steps)
     return seconds, peer
@@ -184,67 +241,97 @@ def train_peer(args, collection, encoder, order, folder, *, steps, lr):
 
 def draw(qrels, order, step):
     """(B,) positions in the split and (B,) doc rows of a step's pairs."""
-    picks = order.picks(step)
-    return picks, data.draw_positives(qrels, picks, seed=order.seed, epoch=order.epoch(step))
+    positions = order.positions(step)
+    return positions, draw_positives(qrels, positions, seed=order.seed, epoch=order.epoch(step))
 
 
-def score(collection, q_emb, d_emb):
+def score_of(args, q_emb, d_emb, collection):
     """The measure by which train.py chooses, of exact search on the test split."""
-    found = index.exact_search(q_emb, d_emb, retriever.RANKED)
-    return metrics.mean(metrics.score(collection, "test", *found))[train.SELECT]
+    return measures.mean(measures.score(collection, "test", exact.search(q_emb, d_emb, RANKED)))[args.select]
 
 
 # ------------------------------------------------------------------------------------------------- encoding
 
+
 def compare_encoding(collection, encoder, peer, folder, *, repeats):
     """Rows of the table; the peer with the faster of its batch sizes."""
-    texts, (_, d_tokens) = collection.docs.texts(), cached_tokens(collection, encoder)
-    sides = {"ours": lambda: model.embed(encoder, d_tokens),
-             "fresh": lambda: model.embed(encoder, tokenise(collection, encoder, folder)[1])}
-    sides |= {size: lambda size=size: peer.encode(texts, batch_size=size) for size in PEER_BATCHES}
+    texts, cached = collection.docs.texts(), Embedder(collection, encoder)
+    sides = {
+        "ours": lambda: cached.embed(encoder, "doc"),
+        "fresh": lambda: tokenise(collection, encoder, folder).embed(encoder, "doc"),
+    }
+    if peer is not None:
+        sides |= {size: lambda size=size: peer.encode(texts, batch_size=size) for size in PEER_BATCHES}
     seconds, vectors = race(sides, repeats=repeats)
+    if peer is None:
+        return [row("encode the corpus", seconds["ours"]), row("  + tokenise", seconds["fresh"])]
     size = min(PEER_BATCHES, key=seconds.get)
     apart = np.square(vectors["ours"] - vectors[size]).sum(1).max()  # a text without tokens is 0 for both
     check = {"lowest cosine": float(1 - apart / 2), "peer's batch": size}
-    return [row("encode the corpus", seconds["ours"], seconds[size], check),
-            row("  + tokenise", seconds["fresh"], seconds[size])]
+    return [
+        row("encode the corpus", seconds["ours"], seconds[size], check),
+        row("  + tokenise", seconds["fresh"], seconds[size]),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- mining
 
+
 def compare_mining(collection, encoder, peer, folder, *, depth, repeats):
     """Rows of the table; the peer with the faster of its two searches."""
+    everything = np.arange(len(collection.split("train")))
+
+    def ours(embedder):  # as the source dense mines in train.py
+        return Miner(embedder, encoder, None).mine("dense", everything, depth, encoder=encoder)
+
+    # an embedder keeps the vectors of its docs: a new one for each round
+    sides = {
+        "ours": lambda: ours(Embedder(collection, encoder)),
+        "fresh": lambda: ours(tokenise(collection, encoder, folder)),
+    }
+    if peer is not None:
+        sides |= peer_searches(collection, peer, depth)
+    seconds, mined = race(sides, repeats=repeats)
+    task = f"mine {depth} negatives"
+    if peer is None:
+        return [row(task, seconds["ours"]), row("  + tokenise", seconds["fresh"])]
+    search = min("torch", "faiss", key=seconds.get)
+    check = {"negatives in common": overlap(collection, mined["ours"], mined[search]), "peer's search": search}
+    return [row(task, seconds["ours"], seconds[search], check), row("  + tokenise", seconds["fresh"], seconds[search])]
+
+
+def peer_searches(collection, peer, depth):
+    """{search: function that mines with it}, over the pairs of the train split."""
+    import datasets
+    from sentence_transformers.util import mine_hard_negatives
+
     qrels, texts = collection.split("train"), collection.docs.texts()
     pairs = [(query, doc) for i, query in enumerate(qrels.queries) for doc in qrels.positives(i)]
     queries, docs = zip(*pairs)
-    dataset = datasets.Dataset.from_dict({"query": collection.queries.texts(queries),
-                                          "doc": [texts[doc] for doc in docs]})
-    cached = cached_tokens(collection, encoder)
+    dataset = datasets.Dataset.from_dict(
+        {"query": collection.queries.texts(queries), "doc": [texts[doc] for doc in docs]}
+    )
 
-    def ours(tokens):
-        vectors = embed(encoder, collection, tokens, "train")
-        found = index.exact_search(*vectors, depth + negatives.overfetch(collection))
-        return negatives.from_search(collection, qrels.queries, found, source="dense", depth=depth)
+    def mine(use_faiss):  # of its formats, n-tuple costs the least
+        return mine_hard_negatives(
+            dataset,
+            peer,
+            corpus=texts,
+            range_max=depth,
+            num_negatives=depth,
+            use_faiss=use_faiss,
+            output_format="n-tuple",
+            batch_size=max(PEER_BATCHES),
+            verbose=False,
+        )
 
-    def theirs(use_faiss):  # of its formats, n-tuple costs the least
-        return mine_hard_negatives(dataset, peer, corpus=texts, range_max=depth, num_negatives=depth,
-                                   use_faiss=use_faiss, output_format="n-tuple", batch_size=max(PEER_BATCHES),
-                                   verbose=False)
-
-    seconds, mined = race({"ours": lambda: ours(cached),
-                           "fresh": lambda: ours(tokenise(collection, encoder, folder)),
-                           "torch": lambda: theirs(False), "faiss": lambda: theirs(True)}, repeats=repeats)
-    search = min("torch", "faiss", key=seconds.get)
-    shared = overlap(collection, mined["ours"], mined[search], texts)
-    check = {"negatives in common": shared, "peer's search": search}
-    return [row(f"mine {depth} negatives", seconds["ours"], seconds[search], check),
-            row("  + tokenise", seconds["fresh"], seconds[search])]
+    return {"torch": lambda: mine(False), "faiss": lambda: mine(True)}
 
 
-def overlap(collection, candidates, dataset, texts):
+def overlap(collection, candidates, dataset):
     """Share of our negatives that the peer mined too for the same query; copies of a text are one."""
     groups = collection.docs.groups.tolist()
-    group_of = dict(zip(texts, groups))
+    group_of = dict(zip(collection.docs.texts(), groups))
     position = {text: i for i, text in enumerate(collection.queries.texts(candidates.queries))}
     shares = []
     for record in dataset.select(range(min(COMPARED, len(dataset)))):
@@ -256,21 +343,17 @@ def overlap(collection, candidates, dataset, texts):
 
 # -------------------------------------------------------------------------------------------- shared helpers
 
+
 def tokenise(collection, encoder, folder):
-    """(tokens of all queries, tokens of all docs), made anew in an empty cache."""
+    """An Embedder whose tokens of all queries and docs are made anew, in an empty cache."""
     with mock.patch.dict(os.environ, HARDNEG_CACHE=tempfile.mkdtemp(dir=folder)):
-        return cached_tokens(collection, encoder)
+        return Embedder(collection, encoder)
 
 
-def cached_tokens(collection, encoder):
-    """(tokens of all queries, tokens of all docs), from the cache if they are there."""
-    return data.tokenize(collection.queries, encoder, "query"), data.tokenize(collection.docs, encoder, "doc")
-
-
-def embed(encoder, collection, tokens, split):
+def vectors_of(embedder, encoder, split):
     """Our vectors of a split's queries and of the corpus."""
-    q_tokens, d_tokens = tokens
-    return model.embed(encoder, q_tokens, collection.split(split).queries), model.embed(encoder, d_tokens)
+    queries = embedder.collection.split(split).queries
+    return embedder.embed(encoder, "query", queries), embedder.embed(encoder, "doc")
 
 
 def timed(function):
@@ -290,18 +373,22 @@ def race(sides, *, repeats):
     return {name: statistics.median(spent[1:]) for name, spent in seconds.items()}, results
 
 
-def row(task, ours_s, peer_s, check=None):
+def row(task, ours_s, peer_s=None, check=None):
     """One line of the table."""
-    return {"task": task, "ours_s": ours_s, "peer_s": peer_s, "ratio": peer_s / ours_s, "check": check or {}}
+    ratio = peer_s and peer_s / ours_s
+    return {"task": task, "ours_s": ours_s, "peer_s": peer_s, "ratio": ratio, "check": check or {}}
 
 
 def print_table(rows):
     """Seconds of both sides, their ratio, and what shows that both did the same work."""
     print(f"\n{'task':24}{'ours s':>10}{'peer s':>10}{'ratio':>8}   check")
     for r in rows:
-        check = ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-                          for name, value in r["check"].items())
-        print(f"{r['task']:24}{r['ours_s']:>10.2f}{r['peer_s']:>10.2f}{r['ratio']:>8.1f}   {check}")
+        check = ", ".join(
+            f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in r["check"].items()
+        )
+        peer = f"{r['peer_s']:>10.2f}{r['ratio']:>8.1f}" if r["peer_s"] else f"{'-':>10}{'-':>8}"
+        print(f"{r['task']:24}{r['ours_s']:>10.2f}{peer}   {check}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import types
 
 import pytest
 
-from lib import data, pycode, run
+from lib import files
+from lib.data import collection as collection_
+from lib.data import python_code
 
 SOURCE = '''"""A module."""
 import os
@@ -69,16 +71,11 @@ def without():
 @pytest.fixture
 def parsed(tmp_path):
     (tmp_path / "m.py").write_text(SOURCE, encoding="utf-8")
-    return {record[0]: record for record in pycode._parse((tmp_path / "m.py", "pkg/sub/m.py", "code"))}
+    return {record[0]: record for record in python_code._parse((tmp_path / "m.py", "pkg/sub/m.py", "code"))}
 
 
 def test_functions_that_take_part(parsed):
-    assert set(parsed) == {
-        "pkg.sub.m.visible",
-        "pkg.sub.m.Reader.size",
-        "pkg.sub.m.Reader.fetch",
-        "pkg.sub.m.guarded",
-    }
+    assert set(parsed) == {"pkg.sub.m.visible", "pkg.sub.m.Reader.size", "pkg.sub.m.Reader.fetch", "pkg.sub.m.guarded"}
 
 
 def test_queries_are_first_sentences(parsed):
@@ -108,14 +105,14 @@ def test_records_say_where_they_come_from(parsed):
 
 def test_the_module_of_a_package_is_the_package(tmp_path):
     (tmp_path / "__init__.py").write_text('def f(x):\n    """Give back what was put in."""\n    return x\n')
-    found = pycode._parse((tmp_path / "__init__.py", "pkg/__init__.py", "code"))
+    found = python_code._parse((tmp_path / "__init__.py", "pkg/__init__.py", "code"))
     assert [record[0] for record in found] == ["pkg.f"]
 
 
 @pytest.mark.parametrize("content", [b"def f(:\n", b"x = '\xff'\n", b"x = '\x00'\n"])
 def test_unreadable_files_give_none(tmp_path, content):
     (tmp_path / "m.py").write_bytes(content)
-    assert pycode._parse((tmp_path / "m.py", "m.py", "code")) is None
+    assert python_code._parse((tmp_path / "m.py", "m.py", "code")) is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +132,7 @@ def test_unreadable_files_give_none(tmp_path, content):
     ],
 )
 def test_docstrings_are_split_behind_their_first_sentence(docstring, first, rest):
-    assert pycode._split_docstring(docstring) == (first, rest)
+    assert python_code._split_docstring(docstring) == (first, rest)
 
 
 DOCUMENTED = '''
@@ -155,13 +152,13 @@ def short(x):
 
 def test_docs_of_the_other_task_are_the_rest_of_docstrings(tmp_path):
     (tmp_path / "m.py").write_text(DOCUMENTED, encoding="utf-8")
-    (record,) = pycode._parse((tmp_path / "m.py", "pkg/m.py", "docs"))  # two words say too little
+    (record,) = python_code._parse((tmp_path / "m.py", "pkg/m.py", "docs"))  # two words say too little
     assert record[:3] == (
         "pkg.m.long",
         "Turn the value into words",
         "The words are English, in lower case, and joined by dashes.\n\nNumbers below zero begin with minus.",
     )
-    assert len(pycode._parse((tmp_path / "m.py", "pkg/m.py", "code"))) == 2
+    assert len(python_code._parse((tmp_path / "m.py", "pkg/m.py", "code"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -176,11 +173,11 @@ def test_docs_of_the_other_task_are_the_rest_of_docstrings(tmp_path):
     ],
 )
 def test_splits_are_fixed_by_the_name(name, split):
-    assert pycode._split(name) == split
+    assert python_code._split(name) == split
 
 
 def test_splits_are_80_10_10():
-    splits = [pycode._split(f"module{i}.function") for i in range(5000)]
+    splits = [python_code._split(f"module{i}.function") for i in range(5000)]
     assert splits.count("train") == pytest.approx(4000, abs=150)
     assert splits.count("dev") == pytest.approx(500, abs=100)
     assert splits.count("test") == pytest.approx(500, abs=100)
@@ -210,38 +207,28 @@ def roots(tmp_path, monkeypatch):
             else f'def f{number}(x):\n    """Add {number} to the value of x."""\n    return x + {number}\n'
         )
     (tmp_path / "std/many.py").write_text(
-        "\n".join(
-            f'def many{i}(x):\n    """Add {i} thousand to x."""\n    return x + {i}000\n' for i in range(30)
-        )
+        "\n".join(f'def many{i}(x):\n    """Add {i} thousand to x."""\n    return x + {i}000\n' for i in range(30))
     )
     (tmp_path / "std/copy.py").write_text('def g(x):\n    """add 0 to the value of X."""\n    return 5 * x\n')
     (tmp_path / "std/broken.py").write_text("def f(:\n")
 
     def find_spec(name):
-        return (
-            types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")])
-            if name == "pkg"
-            else None
-        )
+        return types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")]) if name == "pkg" else None
 
     monkeypatch.setattr(pycode, "MODULES", {"pkg": "pkg", "absent": "absent"})
     monkeypatch.setattr(pycode, "GENERATED", ("pkg/generated/",))
-    monkeypatch.setattr(
-        pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std"))
-    )
+    monkeypatch.setattr(pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std")))
     monkeypatch.setattr(
         pycode,
         "importlib",
-        types.SimpleNamespace(
-            util=types.SimpleNamespace(find_spec=find_spec), metadata=pycode.importlib.metadata
-        ),
+        types.SimpleNamespace(util=types.SimpleNamespace(find_spec=find_spec), metadata=python_code.importlib.metadata),
     )
     return tmp_path
 
 
 @pytest.mark.parametrize("task, generated", [("code", []), ("docs", ["pkg/generated/w.py"])])
 def test_files_that_take_part(roots, task, generated):
-    assert [inside for _, inside, _ in pycode._files(task)] == [
+    assert [inside for _, inside, _ in python_code._files(task)] == [
         "a.py",
         "broken.py",
         "copy.py",
@@ -251,7 +238,7 @@ def test_files_that_take_part(roots, task, generated):
         "pkg/sub/y.py",
         "pkg/z.py",
     ]
-    assert all(path.is_file() and named == task for path, _, named in pycode._files(task))
+    assert all(path.is_file() and named == task for path, _, named in python_code._files(task))
 
 
 class SameProcess:
@@ -273,7 +260,7 @@ class SameProcess:
 def test_the_collection_as_built(roots, monkeypatch):
     monkeypatch.setenv("HARDNEG_CACHE", str(roots / "cache"))
     monkeypatch.setattr(pycode, "ProcessPoolExecutor", SameProcess)
-    built = data.load_collection("python")
+    built = collection_.load_collection("python")
     names = [built.docs.record(row)["metadata"]["name"] for row in range(len(built.docs))]
     assert names == sorted(names)
     assert {name for name in names if "many" not in name} == {
@@ -290,14 +277,14 @@ def test_the_collection_as_built(roots, monkeypatch):
         for i, query in enumerate(qrels.queries):
             (doc,) = qrels.positives(i)
             meta = built.docs.record(doc)["metadata"]
-            assert pycode._split(meta["name"]) == split and meta["line"] >= 1
-            assert pycode._split_docstring(meta["docstring"])[0] == built.queries.text(query)
+            assert python_code._split(meta["name"]) == split and meta["line"] >= 1
+            assert python_code._split_docstring(meta["docstring"])[0] == built.queries.text(query)
             assert meta["docstring"] not in built.docs.text(doc)
-    made = pathlib.Path(pycode.build())
-    versions = run.read_json(made / "versions.json")
+    made = pathlib.Path(python_code.build())
+    versions = files.read_json(made / "versions.json")
     assert (versions["files"], versions["unreadable"], versions["absent"]) == (7, 1, None)
     monkeypatch.setattr(pycode, "_files", lambda task: pytest.fail("built again"))
-    assert pycode.build() == made
+    assert python_code.build() == made
 
 
 def test_the_collection_of_docstrings_as_built(roots, monkeypatch):
@@ -306,11 +293,10 @@ def test_the_collection_of_docstrings_as_built(roots, monkeypatch):
     text = "The words are English, in lower case, and joined by number {}."
     (roots / "std/documented.py").write_text(
         "\n".join(
-            f'def f{i}(x):\n    """Turn {i} into words. {text.format(i // 2)}"""\n    return {i}\n'
-            for i in range(60)
+            f'def f{i}(x):\n    """Turn {i} into words. {text.format(i // 2)}"""\n    return {i}\n' for i in range(60)
         )
     )
-    built = data.load_collection("python:docs")
+    built = collection_.load_collection("python:docs")
     assert built.name == "python-docs"
     texts = built.docs.texts()
     assert len(texts) == len(set(texts)) == 30  # two functions with one description: the first by name
@@ -318,4 +304,4 @@ def test_the_collection_of_docstrings_as_built(roots, monkeypatch):
         number = int(built.docs.record(row)["metadata"]["name"].removeprefix("documented.f"))
         assert found == text.format(number // 2)
         assert built.queries.text(row) == f"Turn {number} into words"
-    assert pycode.build("python:docs") != pycode.build("python") == pycode.build()
+    assert python_code.build("python:docs") != python_code.build("python") == python_code.build()

@@ -1,4 +1,4 @@
-"""The supply of a training: which source is mined when and for whom, what each step draws, the queue."""
+"""The negative sampler: which source is mined when and for whom, what each step draws, the queue's part."""
 
 import concurrent.futures
 import types
@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import known_by_text
-from lib.health import Health
-from lib.supply import Mining, Queue, Supply
 
-from lib import data, filters, formats, negatives, supply
-from lib.negatives import Candidates
-from lib.run import BadInput
+from lib.data.batches import QueryOrder, make_batch
+from lib.evaluation import diagnostics
+from lib.files import BadInput
+from lib.negatives.arms import Arm
+from lib.negatives.candidates import Candidates
+from lib.negatives.files import load_candidates, write_negatives
+from lib.negatives.filters import parse_filter
+from lib.negatives.queue import Queue
+from lib.negatives.sampler import Label, MiningConfig, NegativeSampler, overlap
+from lib.negatives.sampling import Sampling
 
 SHIFT = 3  # by how many docs the made-up lists of one step's weights lie behind those of the step before
 
@@ -28,27 +33,27 @@ class Miner:
         self.shift, self.step, self.calls, self.probes = shift, 0, [], 0
         self._probe = probe or (lambda step: np.tile(np.arange(10), (4, 1)))
 
-    def mine(self, source, picks, pool, last=None):
+    def mine(self, source, positions, count, last=None):
         last = None if last is None else last.copy()
         self.calls.append(
             types.SimpleNamespace(
-                source=source, picks=picks.tolist(), pool=pool, last=last, step=self.step, later=False
+                source=source, positions=positions.tolist(), count=count, last=last, step=self.step, later=False
             )
         )
-        docs = picks[:, None] + 5 + int(self.shift * self.step) + np.arange(pool)
+        docs = positions[:, None] + 5 + int(self.shift * self.step) + np.arange(count)
         return Candidates(
             source,
-            self.qrels.queries[picks],
+            self.qrels.queries[positions],
             (docs % len(self.collection.docs)).astype(np.int32),
-            np.broadcast_to(-np.arange(pool, dtype=np.float32), docs.shape).copy(),
-            np.zeros(len(picks), dtype=np.float32),
+            np.broadcast_to(-np.arange(count, dtype=np.float32), docs.shape).copy(),
+            np.zeros(len(positions), dtype=np.float32),
             {},
-            np.broadcast_to(1 + np.arange(pool, dtype=np.int32), docs.shape).copy(),
+            np.broadcast_to(1 + np.arange(count, dtype=np.int32), docs.shape).copy(),
         )
 
-    def mine_later(self, source, picks, pool, last):
+    def mine_later(self, source, positions, count, last):
         future = concurrent.futures.Future()
-        future.set_result(self.mine(source, picks, pool, last))
+        future.set_result(self.mine(source, positions, count, last))
         self.calls[-1].later = True
         return future
 
@@ -57,14 +62,14 @@ class Miner:
         return self._probe(self.step)
 
 
-def make_supply(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=None, **mining):
-    """A Supply with lists of 3 docs and a made-up miner, the order of its training, and the miner."""
+def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=None, **config):
+    """A NegativeSampler with lists of 3 docs and a made-up miner, the order of its training, and the miner."""
     miner = Miner(collection, shift=shift, probe=probe)
-    order = data.QueryOrder(len(miner.qrels), batch_size=batch_size, seed=0)
-    made = Supply(
-        arm,
+    order = QueryOrder(len(miner.qrels), batch_size=batch_size, seed=0)
+    made = NegativeSampler(
+        Arm.parse(arm),
         steps=steps,
-        mining=Mining(**({"depth": 3, "pool": 3, "refresh_every": 4} | mining)),
+        config=MiningConfig(**({"depth": 3, "candidates": 3, "refresh_every": 4} | config)),
         seed=0,
         collection=collection,
         miner=miner,
@@ -73,26 +78,30 @@ def make_supply(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=N
     return made, order, miner
 
 
-def weights_of(picks, docs):
-    """The steps whose weights found the docs (B, K) of the train queries `picks`, out of lists of 3."""
-    return set((((docs - picks[:, None] - 5) % 40) // SHIFT)[docs >= 0].tolist())
+def weights_of(positions, docs):
+    """The steps whose weights found the docs (B, K) of the train queries `positions`, out of lists of 3."""
+    return set((((docs - positions[:, None] - 5) % 40) // SHIFT)[docs >= 0].tolist())
+
+
+def by_label(made, drawn):
+    """What sample() returned, {code: docs}, as {its Label: docs}."""
+    return {made.labels[code - 1]: docs for code, docs in drawn.items()}
 
 
 def play(made, order, miner, steps=range(12)):
     """Run the steps of a training; for each, ({source: report}, {source: negatives per query}, {source: the
-    steps whose weights mined them}, {(source, band): docs})."""
+    steps whose weights mined them}, {label: docs})."""
     seen = []
     for step in steps:
         miner.step = step
-        reports, picks = made.prepare(step), order.picks(step)
-        drawn = made.draw(picks, step=step, epoch=order.epoch(step))
-        drawn = {made.labels[code - 1]: docs for code, docs in drawn.items()}
+        reports, positions = made.refresh(step), order.positions(step)
+        drawn = by_label(made, made.sample(positions, step=step, epoch=order.epoch(step)))
         counts, weights = {}, {}
-        for (source, band), docs in drawn.items():
-            assert docs.shape[0] == len(picks) and (source == "random") == (band == "")
-            counts[source] = counts.get(source, 0) + (docs >= 0).sum() / len(picks)
+        for (source, origin, ranks), docs in drawn.items():
+            assert docs.shape[0] == len(positions) and origin == "" and (source == "random") == (ranks == "")
+            counts[source] = counts.get(source, 0) + (docs >= 0).sum() / len(positions)
             if source != "random":
-                weights.setdefault(source, set()).update(weights_of(picks, docs))
+                weights.setdefault(source, set()).update(weights_of(positions, docs))
         seen.append((reports, counts, weights, {key: docs.tolist() for key, docs in drawn.items()}))
     return seen
 
@@ -102,66 +111,66 @@ def mined(seen):
     return [list(reports) for reports, *_ in seen]
 
 
-# ---------------------------------------------------------------------------------------------------- stages
+# ----------------------------------------------------------------------------------------------------- stages
 
 
 def test_near_copies_are_counted_in_every_list(tiny, monkeypatch):
-    made, order, miner = make_supply("random:2+bm25:2+refresh:2", tiny)
-    assert made.near_copies() == {}  # nothing is mined yet
-    made.prepare(0)
+    made, order, miner = make_sampler("random:2+bm25:2+refresh:2", tiny)
+    assert diagnostics.near_copies(made.lists, tiny) == {}  # nothing is mined yet
+    made.refresh(0)
     asked = []
-    monkeypatch.setattr(filters, "near_copies", lambda found, collection: asked.append(found) or 0.25)
-    assert made.near_copies(queries=5) == {"bm25": 0.25, "refresh": 0.25}
+    monkeypatch.setattr(diagnostics, "share_of_near_copies", lambda found, collection: asked.append(found) or 0.25)
+    assert diagnostics.near_copies(made.lists, tiny, queries=5) == {"bm25": 0.25, "refresh": 0.25}
     assert [found.source for found in asked] == ["bm25", "refresh"]
     assert all(len(set(found.queries.tolist())) == 5 and found.docs.shape[1] == 3 for found in asked)
 
 
 def test_in_batch_needs_nothing(tiny):
-    made, order, miner = make_supply("in_batch", tiny)
+    made, order, miner = make_sampler("in_batch", tiny)
     assert play(made, order, miner) == [({}, {}, {}, {})] * 12 and not miner.calls and not miner.probes
 
 
 def test_adore_is_mined_at_each_step_for_that_step(tiny):
-    made, order, miner = make_supply("adore:2", tiny)
+    made, order, miner = make_sampler("adore:2", tiny)
     for step, (reports, counts, weights, _) in enumerate(play(made, order, miner)):
         assert list(reports) == ["adore"] and counts == {"adore": 2} and weights == {"adore": {step}}
     assert made.age("adore", 11) == 0
     for step, call in enumerate(miner.calls):
-        assert (call.picks, call.pool) == (sorted(order.picks(step).tolist()), 3)
+        assert (call.positions, call.count) == (sorted(order.positions(step).tolist()), 3)
 
 
-def test_neither_depth_nor_pool_is_below_the_number_drawn(tiny):
-    made, order, miner = make_supply("bm25:5", tiny)
-    made.prepare(0)
-    assert miner.calls[0].pool == 5
-    drawn = made.draw(order.picks(0), step=0, epoch=0)
+def test_neither_depth_nor_candidates_is_below_the_number_drawn(tiny):
+    made, order, miner = make_sampler("bm25:5", tiny)
+    made.refresh(0)
+    assert miner.calls[0].count == 5
+    drawn = made.sample(order.positions(0), step=0, epoch=0)
     assert sum((docs >= 0).sum() for docs in drawn.values()) == 6 * 5
 
 
 @pytest.mark.parametrize("source", ["bm25", "dense", "file"])
 def test_a_fixed_source_is_mined_once_for_all_queries(tiny, source):
-    made, order, miner = make_supply(f"{source}:2", tiny)
+    made, order, miner = make_sampler(f"{source}:2", tiny)
     seen = play(made, order, miner)
     assert mined(seen) == [[source]] + [[]] * 11
     assert all(counts == {source: 2} and weights == {source: {0}} for _, counts, weights, _ in seen)
     (call,) = miner.calls
-    assert call.picks == list(range(36)) and call.pool == 3 and call.last is None
+    assert call.positions == list(range(36)) and call.count == 3 and call.last is None
     assert seen[0][0][source]["candidates"] == 36 * 3 and seen[0][0][source]["age"] is None
     assert made.age(source, 7) == 7 and made.age("refresh", 7) is None
 
 
 def test_refresh_is_mined_every_so_often_for_the_upcoming_queries(tiny):
-    made, order, miner = make_supply("refresh:2", tiny, steps=10)
+    made, order, miner = make_sampler("refresh:2", tiny, steps=10)
     seen = play(made, order, miner, range(10))
     assert [step for step, sources in enumerate(mined(seen)) if sources] == [0, 4, 8]
     assert [weights["refresh"] for _, _, weights, _ in seen] == [{step // 4 * 4} for step in range(10)]
     for call, steps in zip(miner.calls, (range(0, 4), range(4, 8), range(8, 10))):
-        assert call.picks == sorted({pick for step in steps for pick in order.picks(step).tolist()})
-        assert len(call.picks) < 36 and not call.later
+        assert call.positions == sorted({position for step in steps for position in order.positions(step).tolist()})
+        assert len(call.positions) < 36 and not call.later
 
 
 def test_stages_switch_at_their_steps(tiny):
-    made, order, miner = make_supply("random:1,bm25:2+refresh:2@0.5,refresh:3@0.75", tiny)
+    made, order, miner = make_sampler("random:1,bm25:2+refresh:2@0.5,refresh:3@0.75", tiny)
     seen = play(made, order, miner)
     assert mined(seen) == [[]] * 6 + [["bm25", "refresh"]] + [[]] * 3 + [["refresh"], []]
     assert [counts for _, counts, _, _ in seen] == [{"random": 1}] * 6 + [{"bm25": 2, "refresh": 2}] * 3 + [
@@ -175,94 +184,92 @@ def test_stages_switch_at_their_steps(tiny):
 
 @pytest.mark.parametrize("lag", [0, 2])
 def test_a_source_may_rest_for_a_stage(tiny, lag):
-    made, order, miner = make_supply("refresh:2,random:1@0.4,refresh:2@0.75", tiny, refresh_lag=lag)
+    made, order, miner = make_sampler("refresh:2,random:1@0.4,refresh:2@0.75", tiny, refresh_lag=lag)
     for step, (_, counts, weights, _) in enumerate(play(made, order, miner)):
         assert counts == ({"random": 1} if 5 <= step < 9 else {"refresh": 2}) and len(weights) < 2
 
 
 def test_a_later_stage_may_draw_more_than_the_depth(tiny):
-    made, order, miner = make_supply("refresh:2,refresh:5@0.5", tiny, shift=0)
+    made, order, miner = make_sampler("refresh:2,refresh:5@0.5", tiny, shift=0)
     for step in range(12):
         miner.step = step
-        made.prepare(step)
-        drawn = made.draw(order.picks(step), step=step, epoch=0)
+        made.refresh(step)
+        drawn = made.sample(order.positions(step), step=step, epoch=0)
         wanted = 2 if step < 6 else 3 if step < 8 else 5  # the lists of step 4 have 3 docs, at most
         assert sum((docs >= 0).sum() for docs in drawn.values()) == 6 * wanted
 
 
 def test_random_draws_avoid_positives_and_change_with_the_epoch(tiny):
-    made, _, _ = make_supply("random:3", tiny)
-    known, picks = known_by_text(tiny), np.arange(36)
-    first, second = (made.draw(picks, step=0, epoch=epoch)[1] for epoch in (0, 1))
-    assert made.labels == [("random", "")]
+    made, _, _ = make_sampler("random:3", tiny)
+    known, positions = known_by_text(tiny), np.arange(36)
+    first, second = (made.sample(positions, step=0, epoch=epoch)[1] for epoch in (0, 1))
+    assert made.labels == [Label("random", "", "")]
     for row, docs in zip(made.qrels.queries, first):
         texts = {tiny.docs.text(doc) for doc in docs}
         assert len(texts) == 3 and not texts & known[tiny.queries.text(row)]
     assert (first != second).any()
 
 
-# ------------------------------------------------------------------------------------- pool, filters, choice
+# ------------------------------------------------------------------------------ candidates, filters, sampling
 
 
 def test_lists_are_filtered_and_cut_to_the_depth(tiny):
-    window = (filters.parse_filter("window:4:9"),)
-    made, order, miner = make_supply(
-        "bm25:3", tiny, pool=12, filters=window, choice=filters.parse_choice("top")
-    )
-    report = made.prepare(0)["bm25"]
-    assert miner.calls[0].pool == 12
+    window = (parse_filter("window:4:9"),)
+    made, order, miner = make_sampler("bm25:3", tiny, candidates=12, filters=window, sampling=Sampling.parse("top"))
+    report = made.refresh(0)["bm25"]
+    assert miner.calls[0].count == 12
     assert report["dropped"]["window:4:9"] == 36 * 6 and report["candidates"] == 36 * 3
-    picks = order.picks(0)
-    ((code, docs),) = made.draw(picks, step=0, epoch=0).items()
-    assert made.labels[code - 1] == ("bm25", "1-10")
-    assert docs.tolist() == ((picks[:, None] + 5 + np.arange(3, 6)) % 40).tolist()  # ranks 4, 5 and 6
+    positions = order.positions(0)
+    ((code, docs),) = made.sample(positions, step=0, epoch=0).items()
+    assert made.labels[code - 1] == Label("bm25", "", "1-10")
+    assert docs.tolist() == ((positions[:, None] + 5 + np.arange(3, 6)) % 40).tolist()  # ranks 4, 5 and 6
 
 
 def test_draws_of_high_ranks_have_their_own_code(tiny):
-    window = (filters.parse_filter("window:9:12"),)
-    made, order, _ = make_supply("bm25:4", tiny, pool=12, depth=4, filters=window)
-    made.prepare(0)
-    picks = order.picks(0)
-    drawn = {made.labels[code - 1]: docs for code, docs in made.draw(picks, step=0, epoch=0).items()}
-    assert set(drawn) == {("bm25", "1-10"), ("bm25", "11-30")}
+    window = (parse_filter("window:9:12"),)
+    made, order, _ = make_sampler("bm25:4", tiny, candidates=12, depth=4, filters=window)
+    made.refresh(0)
+    positions = order.positions(0)
+    drawn = by_label(made, made.sample(positions, step=0, epoch=0))
+    assert set(drawn) == {Label("bm25", "", "1-10"), Label("bm25", "", "11-30")}
     for band, wanted in (("1-10", {8, 9}), ("11-30", {10, 11})):
-        docs = drawn["bm25", band]
-        assert set(((docs - picks[:, None] - 5) % 40)[docs >= 0].tolist()) == wanted
+        docs = drawn["bm25", "", band]
+        assert set(((docs - positions[:, None] - 5) % 40)[docs >= 0].tolist()) == wanted
 
 
 def test_filters_that_leave_nothing_are_refused(tiny):
-    made, _, _ = make_supply("bm25:2", tiny, filters=(filters.parse_filter("max_score:-50"),))
+    made, _, _ = make_sampler("bm25:2", tiny, filters=(parse_filter("max_score:-50"),))
     with pytest.raises(BadInput, match="source bm25 has no candidate left.*max_score:-50.*loosen --filters"):
-        made.prepare(0)
+        made.refresh(0)
 
 
-# --------------------------------------------------------------------------------------------------- refresh
+# ---------------------------------------------------------------------------------------------------- refresh
 
 
 def shares(lists, last):
     """Mean share of each list's docs that its query's last list held, by loops; None without any."""
-    found = [len(set(docs) & set(last[pick])) / len(docs) for pick, docs in lists.items() if pick in last]
+    found = [len(set(docs) & set(last[position])) / len(docs) for position, docs in lists.items() if position in last]
     return sum(found) / len(found) if found else None
 
 
 @pytest.mark.parametrize("shift", [0, 0.25, 0.5, 3])
 def test_reports_tell_age_and_overlap(tiny, shift):
-    made, order, miner = make_supply("refresh:2", tiny, shift=shift)
+    made, order, miner = make_sampler("refresh:2", tiny, shift=shift)
     ages, last = [], {}
     for step in range(12):
         miner.step = step
-        reports = made.prepare(step)
+        reports = made.refresh(step)
         if not reports:
             continue
         ages.append(reports["refresh"]["age"])
         call = miner.calls[-1]
-        lists = {p: [(p + 5 + int(shift * step) + j) % 40 for j in range(3)] for p in call.picks}
+        lists = {p: [(p + 5 + int(shift * step) + j) % 40 for j in range(3)] for p in call.positions}
         assert reports["refresh"]["overlap"] == pytest.approx(shares(lists, last))
         if step == 0:
             assert call.last is None
         else:  # the miner is told the last lists, -1 for queries that had none
-            assert [row[row >= 0].tolist() for row in call.last] == [last.get(p, []) for p in call.picks]
-            assert any(p in last for p in call.picks)
+            assert [row[row >= 0].tolist() for row in call.last] == [last.get(p, []) for p in call.positions]
+            assert any(p in last for p in call.positions)
         last |= lists
     assert ages == [None, 4, 4]
 
@@ -270,16 +277,16 @@ def test_reports_tell_age_and_overlap(tiny, shift):
 def test_overlap_of_lists():
     a = np.array([[1, 2, 3, 4], [5, 6, -1, -1], [-1, -1, -1, -1]])
     b = np.array([[4, 9, 1], [-1, 7, 8], [1, 2, 3]])
-    assert supply.overlap(a, b) == pytest.approx((2 / 4 + 0 / 2) / 2)
-    assert supply.overlap(b[:1], a[:1]) == pytest.approx(2 / 3) and supply.overlap(a, a) == 1
-    assert supply.overlap(a[2:], b[2:]) is None and supply.overlap(a[:0], b[:0]) is None
+    assert overlap(a, b) == pytest.approx((2 / 4 + 0 / 2) / 2)
+    assert overlap(b[:1], a[:1]) == pytest.approx(2 / 3) and overlap(a, a) == 1
+    assert overlap(a[2:], b[2:]) is None and overlap(a[:0], b[:0]) is None
 
 
 def test_a_probe_that_stays_the_same_means_one_mining(tiny):
-    made, order, miner = make_supply("refresh:2", tiny, refresh_overlap=1.0, refresh_every=2)
+    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=1.0, refresh_every=2)
     seen = play(made, order, miner)
     assert mined(seen) == [["refresh"]] + [[]] * 11
-    assert miner.calls[0].picks == list(range(36))  # nobody knows until when it must do
+    assert miner.calls[0].positions == list(range(36))  # nobody knows until when it must do
     assert miner.probes == 1 + 5  # when it mines, and at steps 2, 4, ..., 10
     assert made.age("refresh", 11) == 11
 
@@ -291,21 +298,17 @@ def drifting(by):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_probe_that_changes_entirely_means_mining_each_period(tiny, every):
-    made, order, miner = make_supply(
-        "refresh:2", tiny, refresh_overlap=0.01, refresh_every=every, probe=drifting(10)
-    )
+    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=0.01, refresh_every=every, probe=drifting(10))
     seen = play(made, order, miner)
     assert [step for step, sources in enumerate(mined(seen)) if sources] == list(range(0, 12, every))
-    assert all(call.picks == list(range(36)) for call in miner.calls)
+    assert all(call.positions == list(range(36)) for call in miner.calls)
 
 
 @pytest.mark.parametrize(
     "limit, steps", [(1.0, range(12)), (0.91, range(12)), (0.9, range(0, 12, 2)), (0.7, range(0, 12, 4))]
 )
 def test_refresh_waits_until_the_probe_has_drifted_from_the_last_mining(tiny, limit, steps):
-    made, order, miner = make_supply(
-        "refresh:2", tiny, refresh_overlap=limit, refresh_every=1, probe=drifting(1)
-    )
+    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=limit, refresh_every=1, probe=drifting(1))
     seen = play(made, order, miner)
     assert [step for step, sources in enumerate(mined(seen)) if sources] == list(steps)
     for step, (_, _, weights, _) in enumerate(seen):
@@ -315,7 +318,7 @@ def test_refresh_waits_until_the_probe_has_drifted_from_the_last_mining(tiny, li
 @pytest.mark.parametrize("overlap", [None, 0.5])
 @pytest.mark.parametrize("every, lag", [(4, 1), (4, 3), (4, 4), (1, 1), (2, 5), (3, 20)])
 def test_lists_are_used_a_lag_after_their_weights(tiny, every, lag, overlap):
-    made, order, miner = make_supply(
+    made, order, miner = make_sampler(
         "refresh:2", tiny, refresh_every=every, refresh_lag=lag, refresh_overlap=overlap, probe=drifting(10)
     )
     seen = play(made, order, miner)
@@ -325,9 +328,7 @@ def test_lists_are_used_a_lag_after_their_weights(tiny, every, lag, overlap):
     assert begun[:1] == [every] * (every + lag < 12) and all(step + lag < 12 for step in begun)
     assert all(b - a >= every for a, b in zip(begun, begun[1:]))
     used = [0, *begun]
-    assert [step for step, sources in enumerate(mined(seen)) if sources] == [
-        step + lag * (step > 0) for step in used
-    ]
+    assert [step for step, sources in enumerate(mined(seen)) if sources] == [step + lag * (step > 0) for step in used]
     for step, (_, counts, weights, _) in enumerate(seen):
         assert counts == {"refresh": 2}
         assert weights == {"refresh": {max(s for s in used if s == 0 or s + lag <= step)}}
@@ -336,70 +337,70 @@ def test_lists_are_used_a_lag_after_their_weights(tiny, every, lag, overlap):
 
 
 def test_a_lag_mines_for_the_steps_that_will_use_it(tiny):
-    made, order, miner = make_supply("refresh:2", tiny, refresh_every=4, refresh_lag=2, steps=12)
+    made, order, miner = make_sampler("refresh:2", tiny, refresh_every=4, refresh_lag=2, steps=12)
     play(made, order, miner)
     for call, steps in zip(miner.calls, (range(0, 6), range(6, 10), range(10, 12))):
-        assert call.picks == sorted({pick for step in steps for pick in order.picks(step).tolist()})
+        assert call.positions == sorted({position for step in steps for position in order.positions(step).tolist()})
     assert len(miner.calls) == 3
 
 
 def test_the_probe_of_a_lag_is_that_of_the_weights_that_mined(tiny):
-    made, order, miner = make_supply(
+    made, order, miner = make_sampler(
         "refresh:2", tiny, refresh_every=2, refresh_lag=1, refresh_overlap=0.85, probe=drifting(1)
     )
     play(made, order, miner)  # .8 is left after 2 steps, .9 of what it was when the list came into use
     assert [call.step for call in miner.calls] == [0, 2, 4, 6, 8, 10]
 
 
-# ---------------------------------------------------------------------------------------------------- resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 
 @pytest.mark.parametrize(
-    "arm, mining",
+    "arm, config",
     [
         ("random:1,bm25:2+refresh:2@0.25", {}),
-        ("random:1+bm25:2", {"pool": 15, "depth": 15}),
+        ("random:1+bm25:2", {"candidates": 15, "depth": 15}),
         ("refresh:2,random:1@0.8", {"refresh_every": 3, "refresh_lag": 2}),
         ("refresh:2", {"refresh_every": 4, "refresh_lag": 4}),
         ("refresh:2", {"refresh_every": 2, "refresh_overlap": 0.75, "probe": drifting(1)}),
         ("refresh:2", {"refresh_every": 3, "refresh_overlap": 0.8, "refresh_lag": 2, "probe": drifting(1)}),
         ("adore:2+refresh:1", {}),
     ],
-    ids=str,
+    ids=["stages", "deep lists", "lag and rest", "lag", "overlap", "overlap and lag", "adore"],
 )
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_a_supply_goes_on_where_another_stopped(tiny, tmp_path, arm, mining, cut):
-    if mining.get("pool"):
-        mining = mining | {"shift": 0}
+def test_a_sampler_goes_on_where_another_stopped(tiny, tmp_path, arm, config, cut):
+    if config.get("candidates"):
+        config = config | {"shift": 0}
 
     def run(made, order, miner, steps):
         seen = []
         for step in steps:
             miner.step = step
-            reports = made.prepare(step)
-            drawn = made.draw(order.picks(step), step=step, epoch=order.epoch(step))
-            ages = {source: made.age(source, step) for source in negatives.arm_sources(arm)}
+            reports = made.refresh(step)
+            drawn = made.sample(order.positions(step), step=step, epoch=order.epoch(step))
+            ages = {source: made.age(source, step) for source in Arm.parse(arm).sources}
             seen.append((reports, {code: docs.tolist() for code, docs in drawn.items()}, ages))
         return seen
 
-    whole, stopped, again = (make_supply(arm, tiny, **mining) for _ in range(3))
+    whole, stopped, again = (make_sampler(arm, tiny, **config) for _ in range(3))
     wanted = run(*whole, range(12))
     assert run(*stopped, range(cut)) == wanted[:cut]
     torch.save(stopped[0].state_dict(), tmp_path / "state.pt")
     again[0].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert again[0].labels == stopped[0].labels
-    assert all(isinstance(label, tuple) for label in again[0].labels)
+    assert all(isinstance(label, Label) for label in again[0].labels)
     assert run(*again, range(cut, 12)) == wanted[cut:]  # the codes, too
     assert again[0].labels == whole[0].labels
     asked = [
-        [(call.step, call.source, call.picks, call.later) for call in miner.calls]
+        [(call.step, call.source, call.positions, call.later) for call in miner.calls]
         for *_, miner in (whole, stopped, again)
     ]
     assert asked[0] == asked[1] + asked[2]  # nothing is mined twice, nor what was under way again
 
 
 def test_saving_waits_for_the_mining_under_way(tiny, tmp_path):
-    made, order, miner = make_supply("refresh:2", tiny, refresh_lag=3)
+    made, order, miner = make_sampler("refresh:2", tiny, refresh_lag=3)
     waiting = concurrent.futures.Future()
     original = miner.mine_later
 
@@ -411,44 +412,31 @@ def test_saving_waits_for_the_mining_under_way(tiny, tmp_path):
     miner.mine_later = mine_later
     play(made, order, miner, range(6))
     torch.save(made.state_dict(), tmp_path / "state.pt")
-    again, order, other = make_supply("refresh:2", tiny, refresh_lag=3)
+    again, order, other = make_sampler("refresh:2", tiny, refresh_lag=3)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     seen = play(again, order, other, range(6, 8))
     assert mined(seen) == [[], ["refresh"]] and not other.calls
     assert [weights["refresh"] for _, _, weights, _ in seen] == [{0}, {4}]
 
 
-# ------------------------------------------------------------------------------------- queue, teacher, check
+# --------------------------------------------------------------------------------------------- queue, teacher
 
 
 def test_arms_with_a_queue(tiny):
-    made, order, miner = make_supply("random:1,queue:4+random:2@0.5,queue:9@0.75", tiny)
-    assert made.queue_size == 9 and make_supply("random:1", tiny)[0].queue_size == 0
+    made, order, miner = make_sampler("random:1,queue:4+random:2@0.5,queue:9@0.75", tiny)
+    assert made.queue_size == 9 and make_sampler("random:1", tiny)[0].queue_size == 0
     queue = Queue(9, 2, device="cpu")
     assert made.queued(queue, 6) is None  # nothing in it yet
     queue.push(np.array([3, 5]), np.zeros((2, 2), dtype=np.float32))
     assert made.queued(queue, 0) is None  # its stage has not begun
     code, docs = made.queued(queue, 6)
-    assert made.labels[code - 1] == ("queue", "") and docs.tolist() == [3, 5]
+    assert made.labels[code - 1] == Label("queue", "", "") and docs.tolist() == [3, 5]
     queue.push(np.arange(10, 17), np.zeros((7, 2), dtype=np.float32))
     assert made.queued(queue, 6)[1].tolist() == [13, 14, 15, 16] and len(made.queued(queue, 9)[1]) == 9
-    drawn = made.draw(order.picks(6), step=6, epoch=0)
-    assert {made.labels[code - 1]: docs.shape for code, docs in drawn.items()} == {("random", ""): (6, 2)}
-    assert made.draw(order.picks(9), step=9, epoch=0) == {} and not miner.calls
-
-
-def test_a_queue_holds_the_last_docs_each_once():
-    queue = Queue(5, 2, device="cpu")
-    for number, docs in enumerate(([1, 2, 3], [4, 2], [7, 8])):
-        queue.push(
-            np.array(docs, dtype=np.int32), np.array([[number, doc] for doc in docs], dtype=np.float32)
-        )
-        assert len(queue.docs) == len(queue.vectors) == len(set(queue.docs.tolist())) <= 5
-    assert queue.docs.tolist() == [3, 4, 2, 7, 8]
-    assert queue.vectors.tolist() == [[0, 3], [1, 4], [1, 2], [2, 7], [2, 8]]
-    other = Queue(5, 2, device="cpu")
-    other.load_state_dict(queue.state_dict())
-    assert other.docs.tolist() == queue.docs.tolist() and torch.equal(other.vectors, queue.vectors)
+    drawn = made.sample(order.positions(6), step=6, epoch=0)
+    drawn = {label: docs.shape for label, docs in by_label(made, drawn).items()}
+    assert drawn == {Label("random", "", ""): (6, 2)}
+    assert made.sample(order.positions(9), step=9, epoch=0) == {} and not miner.calls
 
 
 def test_teacher_scores_find_their_columns(tiny, tmp_path):
@@ -466,68 +454,15 @@ def test_teacher_scores_find_their_columns(tiny, tmp_path):
         {"qid": "q12", "doc_id": "c02", "source": "x", "score": 1.0},
     ]
     path = tmp_path / "n.jsonl"
-    formats.write_negatives(path, {"collection_fingerprint": tiny.fingerprint}, records)
-    made, _, miner = make_supply("file:2", tiny)
-    miner.mine = lambda source, picks, pool, last: negatives.load_candidates(path, tiny, qrels)
-    made.prepare(0)
-    picks = np.array([11, 0])  # q12 and q01
+    write_negatives(path, {"collection_fingerprint": tiny.fingerprint}, records)
+    made, _, miner = make_sampler("file:2", tiny)
+    miner.mine = lambda source, positions, count, last: load_candidates(path, tiny, qrels)
+    made.refresh(0)
+    positions = np.array([11, 0])  # q12 and q01
     positives = np.array([rows["a01"], rows["c01"]])
     drawn = {1: np.array([[rows["a08"]], [rows["c02"]]])}
-    batch = data.make_batch(tiny, qrels.queries[picks], positives, drawn)
+    batch = make_batch(tiny, qrels.queries[positions], positives, drawn)
     column = {tiny.docs.ids[doc]: j for j, doc in enumerate(batch.docs)}  # a08 stands for its copy a12, too
     wanted = np.full((2, 4), np.nan)
     wanted[0, column["a08"]], wanted[1, column["c02"]], wanted[1, column["c01"]] = 0.5, 0.25, 2.5
-    np.testing.assert_array_equal(made.teacher(batch, picks), wanted)
-
-
-def ledger(**counts):
-    """Rows of a ledger with these negatives per query; what follows __ tells bands apart."""
-    rows = [(name.partition("__")[0].replace("_file", " (file)"), count) for name, count in counts.items()]
-    return [{"source": source, "negatives": count} for source, count in rows]
-
-
-@pytest.mark.parametrize(
-    "rows, active, queued",
-    [
-        (ledger(in_batch=7.0), {}, 0),
-        (ledger(in_batch=0.0), {}, 0),
-        (ledger(in_batch=7.0, bm25__low=0.0, bm25__high=0.1), {"bm25": 2}, 0),
-        (ledger(in_batch=7.0, bm25=1.0, random=2.0), {"bm25": 2, "random": 2}, 0),
-        (ledger(in_batch=7.0, bm25=1.0, refresh=0.0), {"bm25": 2}, 0),  # refresh rests
-        (ledger(in_batch=7.0, bm25_file=1.0, random_file=0.0), {"file": 2}, 0),
-        (ledger(in_batch=7.0), {"queue": 9}, 0),  # nothing in it yet
-        (ledger(in_batch=7.0, queue=3.0), {"queue": 9}, 5),
-    ],
-)
-def test_sources_that_teach_pass(rows, active, queued):
-    health = Health()
-    for _ in range(3):
-        health.check_sources(rows, active, queued=queued)
-
-
-@pytest.mark.parametrize(
-    "rows, active, queued, name",
-    [
-        (ledger(in_batch=7.0), {"bm25": 2}, 0, "bm25"),
-        (ledger(in_batch=7.0, bm25__low=0.0, bm25__high=0.0), {"bm25": 2}, 0, "bm25"),
-        (ledger(in_batch=7.0, bm25=1.0, refresh=0.0), {"bm25": 2, "refresh": 2}, 0, "refresh"),
-        (ledger(in_batch=7.0, bm25_file=0.0), {"file": 2}, 0, "file"),
-        (ledger(in_batch=7.0, bm25_file=1.0), {"bm25": 2}, 0, "bm25"),
-        (ledger(in_batch=7.0, queue=0.0), {"queue": 9}, 5, "queue"),
-    ],
-)
-def test_a_source_without_negatives_twice_in_a_row_is_refused(rows, active, queued, name):
-    health = Health()
-    health.check_sources(rows, active, queued=queued)  # once may be chance
-    with pytest.raises(BadInput, match=f"no doc of {name} stands in the denominator"):
-        health.check_sources(rows, active, queued=queued)
-
-
-def test_a_source_that_is_absent_now_and_then_passes():
-    both, first, second = ledger(bm25=1.0, random=1.0), ledger(bm25=1.0), ledger(random=1.0)
-    health, active = Health(), {"bm25": 1, "random": 1}
-    for rows in (first, both, first, second, first, second, both):  # never the same one twice in a row
-        health.check_sources(rows, active, queued=0)
-    health.check_sources(first, active, queued=0)
-    with pytest.raises(BadInput, match="no doc of random"):
-        health.check_sources(first, active, queued=0)
+    np.testing.assert_array_equal(made.teacher(batch, positions), wanted)

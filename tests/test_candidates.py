@@ -1,4 +1,4 @@
-"""Arms, candidates that never are positives, the draw, negatives files."""
+"""Candidates that never are positives, what is sampled of them, negatives files."""
 
 import json
 
@@ -6,70 +6,16 @@ import numpy as np
 import pytest
 from conftest import known_by_text
 
-from lib import data, filters, formats, index, negatives
-from lib.negatives import Candidates, Stage, parse_arm
-from lib.run import BadInput
-
-
-@pytest.mark.parametrize(
-    "arm, stages",
-    [
-        ("in_batch", [Stage(0.0, ())]),
-        ("bm25:4", [Stage(0.0, (("bm25", 4),))]),
-        ("bm25:2+refresh:3", [Stage(0.0, (("bm25", 2), ("refresh", 3)))]),
-        ("in_batch+dense:10", [Stage(0.0, (("dense", 10),))]),
-        ("random:4,refresh:4@0.3", [Stage(0.0, (("random", 4),)), Stage(0.3, (("refresh", 4),))]),
-        (
-            "in_batch,file:1@0.25,random:2+file:1@.5",
-            [Stage(0.0, ()), Stage(0.25, (("file", 1),)), Stage(0.5, (("random", 2), ("file", 1)))],
-        ),
-    ],
-)
-def test_arms(arm, stages):
-    assert parse_arm(arm) == stages
-    assert parse_arm(f"{arm} temperature=.03 filters=percpos:.95,near_copy:.8") == stages
-
-
-@pytest.mark.parametrize(
-    "arm, value",
-    [
-        ("", "''"),
-        ("bm24:4", "bm24:4"),
-        ("bm25", "bm25"),
-        ("bm25:0", "bm25:0"),
-        ("bm25:-1", "bm25:-1"),
-        ("bm25:1.5", "bm25:1.5"),
-        ("in_batch:4", "in_batch:4"),
-        ("bm25:4+", "''"),
-        ("bm25:4+bm25:2", "twice"),
-        ("bm25 :4", "bm25 :4"),
-        ("random:4,refresh:4", "@"),
-        ("random:4,refresh:4@0", "@0"),
-        ("random:4,refresh:4@1", "@1"),
-        ("random:4,refresh:4@soon", "@soon"),
-        ("random:4,refresh:4@nan", "@nan"),
-        ("random:4@0.5", "@0.5"),
-        ("random:4,refresh:4@0.5,bm25:4@0.4", "@0.4"),
-        ("random:4,refresh:4@-0.5", "@-0.5"),
-    ],
-)
-def test_bad_arms(arm, value):
-    with pytest.raises(BadInput) as refused:
-        parse_arm(arm)
-    assert value in str(refused.value) and arm in str(refused.value) and "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "arm, wanted", [("in_batch", "0"), ("bm25:2+refresh:2", "4"), ("random:4,refresh:8@0.5", "4 then 8")]
-)
-def test_explicit_negatives_of_an_arm(arm, wanted):
-    assert negatives.count_by_stage(arm) == wanted
-
-
-def test_sources_of_an_arm_in_order_of_first_use():
-    assert negatives.arm_sources("random:4+bm25:1,refresh:2+random:1@0.3") == ["random", "bm25", "refresh"]
-    assert negatives.arm_sources("in_batch") == []
-
+from lib.data import collection as collection_
+from lib.files import BadInput
+from lib.negatives import candidates as candidates_
+from lib.negatives import files as negatives_files
+from lib.negatives.candidates import Candidates
+from lib.negatives.filters import apply, parse_filter
+from lib.negatives.sampler import by_label
+from lib.negatives.sampling import Sampling
+from lib.search import bm25, exact
+from lib.search.hits import Hits
 
 # ------------------------------------------------------------------------------------------------ candidates
 
@@ -102,11 +48,10 @@ def check_clean(collection, query_rows, docs):
 @pytest.mark.parametrize("depth", [1, 5, 30])
 def test_searched_candidates_are_no_positives_and_keep_their_order(collection, depth, positive, reduce):
     query_rows = np.arange(len(collection.queries))  # those without any positive, too
-    k = min(len(collection.docs), depth + negatives.overfetch(collection))
+    k = min(len(collection.docs), depth + candidates_.overfetch(collection))
     (scores, rows, of_positives), every = random_search(collection, query_rows, k, seed=depth)
-    found = negatives.from_search(
-        collection, query_rows, (scores, rows, of_positives), source="dense", depth=depth, positive=positive
-    )
+    hits = Hits(scores, rows, of_positives)
+    found = Candidates.from_hits(collection, query_rows, hits, source="dense", count=depth, positive=positive)
     known, text = known_by_text(collection), collection.docs.text
     first = {text(row): row for row in reversed(range(len(collection.docs)))}
     check_clean(collection, query_rows, found.docs)
@@ -133,16 +78,8 @@ def test_candidates_from_vectors_are_the_best_docs(collection):
     query_rows = collection.split("train").queries[::2]
     q_emb = random.normal(size=(len(query_rows), 4)).astype(np.float32)
     d_emb = random.normal(size=(len(collection.docs), 4)).astype(np.float32)
-    found = negatives.from_vectors(
-        collection,
-        query_rows,
-        q_emb,
-        d_emb,
-        source="dense",
-        depth=6,
-        positive="max",
-        search=index.exact_search,
-    )
+    hits = exact.search(q_emb, d_emb, 6 + candidates_.overfetch(collection), collection.known_docs(query_rows))
+    found = Candidates.from_hits(collection, query_rows, hits, source="dense", count=6)
     check_clean(collection, query_rows, found.docs)
     scores = q_emb @ d_emb.T
     for i, row in enumerate(query_rows):
@@ -156,7 +93,7 @@ def test_candidates_from_vectors_are_the_best_docs(collection):
 
 def test_overfetch_leaves_enough(tiny):
     qrels = tiny.split("train")
-    assert negatives.overfetch(tiny) == 3  # q14 has three positives
+    assert candidates_.overfetch(tiny) == 3  # q14 has three positives
     depth = 10
     positives_first = np.stack(
         [
@@ -166,44 +103,40 @@ def test_overfetch_leaves_enough(tiny):
     )
     scores = np.broadcast_to(-np.arange(depth + 3, dtype=np.float32), positives_first.shape)
     known = np.zeros((len(qrels), 3), dtype=np.float32)
-    search = scores, positives_first, known
-    found = negatives.from_search(tiny, qrels.queries, search, source="dense", depth=depth)
+    hits = Hits(scores, positives_first, known)
+    found = Candidates.from_hits(tiny, qrels.queries, hits, source="dense", count=depth)
     copies = {tiny.docs.row_of["a08"], tiny.docs.row_of["a12"]}
     for listed in found.docs:
         assert (listed >= 0).sum() >= depth - 1 and len(copies & set(listed.tolist())) <= 1
 
 
 def test_mined_bm25_candidates_are_no_positives(tiny):
-    for split in data.SPLITS:
+    for split in collection_.SPLITS:
         rows = tiny.split(split).queries
-        search = index.BM25.load(tiny.docs).search(
-            tiny.queries.texts(rows), 20, also=tiny.known_docs(rows)
-        )
-        check_clean(tiny, rows, negatives.from_search(tiny, rows, search, source="bm25", depth=15).docs)
+        hits = bm25.BM25.load(tiny.docs).search(tiny.queries.view(rows), 20, tiny.known_docs(rows))
+        check_clean(tiny, rows, Candidates.from_hits(tiny, rows, hits, source="bm25", count=15).docs)
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_random_docs_are_no_positives(collection, count):
     query_rows = np.arange(len(collection.queries))
     for epoch in range(5):
-        docs = negatives.random_docs(collection, query_rows, count, seed=0, epoch=epoch)
+        docs = candidates_.random_docs(collection, query_rows, count, seed=0, epoch=epoch)
         assert docs.shape == (len(query_rows), count)
         check_clean(collection, query_rows, docs)
 
 
 def test_random_docs_depend_on_seed_epoch_and_query_alone(tiny):
     queries = tiny.split("train").queries
-    docs = negatives.random_docs(tiny, queries, 4, seed=0, epoch=1)
-    assert (negatives.random_docs(tiny, queries[7:9], 4, seed=0, epoch=1) == docs[7:9]).all()
-    assert (negatives.random_docs(tiny, queries, 4, seed=0, epoch=2) != docs).any()
-    assert (negatives.random_docs(tiny, queries, 4, seed=1, epoch=1) != docs).any()
+    docs = candidates_.random_docs(tiny, queries, 4, seed=0, epoch=1)
+    assert (candidates_.random_docs(tiny, queries[7:9], 4, seed=0, epoch=1) == docs[7:9]).all()
+    assert (candidates_.random_docs(tiny, queries, 4, seed=0, epoch=2) != docs).any()
+    assert (candidates_.random_docs(tiny, queries, 4, seed=1, epoch=1) != docs).any()
 
 
 def test_random_docs_reach_the_whole_corpus_evenly(tiny):
     queries = tiny.split("train").queries[:1]
-    drawn = np.concatenate(
-        [negatives.random_docs(tiny, queries, 4, seed=0, epoch=epoch)[0] for epoch in range(1000)]
-    )
+    drawn = np.concatenate([candidates_.random_docs(tiny, queries, 4, seed=0, epoch=epoch)[0] for epoch in range(1000)])
     counts = np.bincount(drawn, minlength=40)
     positives = tiny.split("train").positives(0)
     assert (counts[positives] == 0).all()
@@ -223,12 +156,12 @@ def candidates_of(lists, *, source="bm25"):
 
 
 LISTS = [[3, 1, 4, 15, 9, 2, 6], [5, 8], [], [7, 11, 12, 13]]
-UNIFORM = filters.parse_choice("uniform")
+UNIFORM = Sampling.parse("uniform")
 
 
-def drawn_docs(candidates, count, *, seed=0, epoch, choice=UNIFORM):
-    """negatives.draw() as one (B, count) array, whatever the sources and bands: -1 for none."""
-    parts = negatives.draw(candidates, count, choice, seed=seed, epoch=epoch)
+def drawn_docs(candidates, count, *, seed=0, epoch, sampling=UNIFORM):
+    """What is sampled as one (B, count) array, whatever the sources and bands: -1 for none."""
+    parts = by_label(candidates, sampling.slots(candidates, count, seed=seed, epoch=epoch))
     stacked = np.stack([np.full((len(candidates.docs), count), -1), *parts.values()])
     assert ((stacked >= 0).sum(0) <= 1).all()  # no draw stands under two codes
     return stacked.max(0)
@@ -236,21 +169,19 @@ def drawn_docs(candidates, count, *, seed=0, epoch, choice=UNIFORM):
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_draw_is_without_replacement_and_from_the_querys_own_list(count):
-    candidates = negatives.select(candidates_of(LISTS), np.array([3, 0, 1, 2]))
+    candidates = candidates_of(LISTS).select(np.array([3, 0, 1, 2]))
     for epoch in range(20):
         drawn = drawn_docs(candidates, count, epoch=epoch)
         for pick, row in zip((3, 0, 1, 2), drawn):
             real = row[row >= 0].tolist()
-            assert set(real) <= set(LISTS[pick]) and len(set(real)) == len(real) == min(
-                count, len(LISTS[pick])
-            )
+            assert set(real) <= set(LISTS[pick]) and len(set(real)) == len(real) == min(count, len(LISTS[pick]))
 
 
 def test_draw_is_deterministic_and_even():
     candidates = candidates_of(LISTS)
     draws = [drawn_docs(candidates, 2, epoch=epoch) for epoch in range(700)]
     assert (drawn_docs(candidates, 2, epoch=5) == draws[5]).all()
-    alone = negatives.select(candidates, np.array([0]))
+    alone = candidates.select(np.array([0]))
     assert (drawn_docs(alone, 2, epoch=5) == draws[5][:1]).all()
     assert (drawn_docs(candidates, 2, seed=1, epoch=5) != draws[5]).any()
     counts = np.bincount(np.concatenate([d[0] for d in draws]), minlength=16)
@@ -261,8 +192,8 @@ def test_draw_is_deterministic_and_even():
 def test_draws_come_by_band_of_ranks():
     candidates = candidates_of([list(range(20, 27)), [30, 31]])
     candidates.ranks[:] = [[1, 10, 11, 30, 31, 100, 101], [2, 0, 0, 0, 0, 0, 0]]
-    drawn = negatives.draw(candidates, 7, filters.parse_choice("top"), seed=0, epoch=0)
-    assert {key: [set(row[row >= 0].tolist()) for row in docs] for key, docs in drawn.items()} == {
+    drawn = by_label(candidates, Sampling.parse("top").slots(candidates, 7, seed=0, epoch=0))
+    assert {(key.name, key.ranks): [set(row[row >= 0].tolist()) for row in docs] for key, docs in drawn.items()} == {
         ("bm25", "1-10"): [{20, 21}, {30}],
         ("bm25", "11-30"): [{22, 23}, set()],
         ("bm25", "31-100"): [{24, 25}, set()],
@@ -270,7 +201,7 @@ def test_draws_come_by_band_of_ranks():
         ("bm25", ""): [set(), {31}],  # whoever gave it has no ranks
     }
     assert all(docs.shape == (2, 7) and docs.dtype == np.int32 for docs in drawn.values())
-    assert negatives.band_names() == ["1-10", "11-30", "31-100", ">100"]
+    assert candidates_.band_names() == ["1-10", "11-30", "31-100", ">100"]
 
 
 def test_draws_of_a_file_come_by_its_sources():
@@ -278,8 +209,8 @@ def test_draws_of_a_file_come_by_its_sources():
     candidates.origins = ("dense", "random")
     candidates.origin = np.array([[0, 1, 0], [1, 0, 0]], dtype=np.int8)
     candidates.ranks[:] = [[1, 0, 12], [0, 3, 0]]
-    drawn = negatives.draw(candidates, 3, filters.parse_choice("top"), seed=0, epoch=0)
-    assert {key: docs.max(1).tolist() for key, docs in drawn.items()} == {
+    drawn = by_label(candidates, Sampling.parse("top").slots(candidates, 3, seed=0, epoch=0))
+    assert {(key.name, key.ranks): docs.max(1).tolist() for key, docs in drawn.items()} == {
         ("dense (file)", "1-10"): [20, 20],
         ("dense (file)", "11-30"): [22, -1],
         ("random (file)", ""): [21, 23],
@@ -289,19 +220,19 @@ def test_draws_of_a_file_come_by_its_sources():
 def test_select_keeps_what_belongs_together():
     candidates = candidates_of(LISTS)
     candidates.positive[:] = [0, 1, 2, 3]
-    found = negatives.select(candidates, np.array([3, 1]))
+    found = candidates.select(np.array([3, 1]))
     assert found.queries.tolist() == [3, 1] and found.positive.tolist() == [3, 1]
     for name in ("docs", "scores", "ranks"):
         np.testing.assert_array_equal(getattr(found, name), getattr(candidates, name)[[3, 1]])
     assert found.origin is None and found.source == "bm25"
     with pytest.raises(AssertionError, match="not mined for"):
-        negatives.select(candidates, np.array([1, -1]))
+        candidates.select(np.array([1, -1]))
 
 
 def test_describe():
     candidates = candidates_of([[1, 2], [3], []])  # the score of doc d is -d
     candidates.positive[:] = [-1.5, -9.0, np.nan]
-    assert negatives.describe(candidates) == {
+    assert candidates.describe() == {
         "queries": 3,
         "candidates": 3,
         "shortest_list": 0,
@@ -312,7 +243,7 @@ def test_describe():
         "dropped": {},
     }
     candidates.notes = {"last_still_above": 0.25}
-    assert negatives.describe(candidates)["last_still_above"] == 0.25
+    assert candidates.describe()["last_still_above"] == 0.25
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -321,17 +252,19 @@ def test_describe():
 def write(path, collection, *mined, **changes):
     """A negatives file of the candidates, its header as mine_negatives.py writes it."""
     header = {"collection": collection.name, "collection_fingerprint": collection.fingerprint} | changes
-    return formats.write_negatives(path, header, (r for c in mined for r in negatives.records(c, collection)))
+    return negatives_files.write_negatives(
+        path, header, (r for c in mined for r in negatives_files.records_of(c, collection))
+    )
 
 
 @pytest.fixture
 def mined(tiny):
     """BM25's and random candidates for the train queries of tests/tiny."""
     rows = tiny.split("train").queries
-    search = index.BM25.load(tiny.docs).search(tiny.queries.texts(rows), 12, also=tiny.known_docs(rows))
+    hits = bm25.BM25.load(tiny.docs).search(tiny.queries.view(rows), 12, tiny.known_docs(rows))
     return (
-        negatives.from_search(tiny, rows, search, source="bm25", depth=8),
-        negatives.random_candidates(tiny, rows, 5, seed=0),
+        Candidates.from_hits(tiny, rows, hits, source="bm25", count=8),
+        candidates_.drawn_candidates("random", candidates_.random_docs, tiny, rows, 5, seed=0),
     )
 
 
@@ -339,7 +272,7 @@ def test_a_file_gives_back_what_was_written(tiny, mined, tmp_path):
     path, qrels = tmp_path / "n.jsonl", tiny.split("train")
     bm25, random = mined
     assert write(path, tiny, bm25) == (bm25.docs >= 0).sum()
-    loaded = negatives.load_candidates(path, tiny, qrels)
+    loaded = negatives_files.load_candidates(path, tiny, qrels)
     width = loaded.docs.shape[1]
     assert loaded.source == "file" and (loaded.queries == qrels.queries).all()
     assert (loaded.docs == bm25.docs[:, :width]).all() and (bm25.docs[:, width:] == -1).all()
@@ -348,7 +281,7 @@ def test_a_file_gives_back_what_was_written(tiny, mined, tmp_path):
     assert (loaded.ranks == bm25.ranks[:, :width]).all() and bm25.ranks.max() == 8
     assert loaded.origins == ("bm25",) and not loaded.origin.any()
     write(path, tiny, bm25, random)
-    both = negatives.load_candidates(path, tiny, qrels)
+    both = negatives_files.load_candidates(path, tiny, qrels)
     for i, listed in enumerate(both.docs):
         wanted = list(dict.fromkeys([d for part in (bm25, random) for d in part.docs[i].tolist() if d >= 0]))
         assert listed[listed >= 0].tolist() == wanted
@@ -356,23 +289,21 @@ def test_a_file_gives_back_what_was_written(tiny, mined, tmp_path):
         names = [both.origins[number] for number in both.origin[i][: len(wanted)]]
         assert names == ["bm25"] * own + ["random"] * (len(wanted) - own)
         assert (both.ranks[i] > 0).sum() == own
-        assert (
-            np.isfinite(both.scores[i]).sum() == (bm25.docs[i] >= 0).sum()
-        )  # a doc of both keeps BM25's score
+        assert np.isfinite(both.scores[i]).sum() == (bm25.docs[i] >= 0).sum()  # a doc of both keeps BM25's score
 
 
 def test_records_hold_what_the_format_says(tiny, mined, tmp_path):
     path, bm25 = tmp_path / "n.jsonl", mined[0]
     write(path, tiny, *mined)
-    header, rows = formats.read_negatives(path)
+    header, rows = negatives_files.read_negatives(path)
     records = [record for _, record in rows]
     assert header["collection_fingerprint"] == tiny.fingerprint
-    assert set(records[0]) == {"qid", "doc_id", "source", "rank", "score", "positive_score", "round"}
+    assert set(records[0]) == {"qid", "doc_id", "source", "rank", "score", "positive_score"}
     assert records[0]["qid"] == tiny.queries.ids[bm25.queries[0]] and records[0]["rank"] == 1
     assert records[0]["doc_id"] == tiny.docs.ids[bm25.docs[0, 0]]
     assert {record["rank"] for record in records if record["source"] == "random"} == {0}
-    window = filters.apply(bm25, [filters.parse_filter("window:3:5")], tiny)  # ranks are those of the mining
-    ranks = [record["rank"] for record in negatives.records(window, tiny)]
+    window = apply(bm25, [parse_filter("window:3:5")], tiny)  # ranks are those of the mining
+    ranks = [record["rank"] for record in negatives_files.records_of(window, tiny)]
     assert ranks[:3] == [3, 4, 5] and set(ranks) == {3, 4, 5}
     assert {record["source"] for record in records} == {"bm25", "random"}
     assert all(record["score"] is None for record in records if record["source"] == "random")
@@ -406,7 +337,7 @@ def test_a_wrong_record_is_refused(tiny, mined, tmp_path, changes, wanted):
     write(path, tiny, *mined)
     spoiled(path, 5, **changes)
     with pytest.raises(BadInput) as refused:
-        negatives.load_candidates(path, tiny, tiny.split("train"))
+        negatives_files.load_candidates(path, tiny, tiny.split("train"))
     for part in ["n.jsonl", *wanted]:
         assert part in str(refused.value)
 
@@ -415,7 +346,7 @@ def test_a_file_of_another_collection_is_refused(tiny, mined, tmp_path):
     path = tmp_path / "n.jsonl"
     write(path, tiny, *mined, collection_fingerprint="0123456789abcdef")
     with pytest.raises(BadInput, match=f"0123456789abcdef.*{tiny.fingerprint}"):
-        negatives.load_candidates(path, tiny, tiny.split("train"))
+        negatives_files.load_candidates(path, tiny, tiny.split("train"))
 
 
 @pytest.mark.parametrize(
@@ -430,12 +361,12 @@ def test_a_file_without_a_header_is_refused(tiny, tmp_path, content, wanted):
     path = tmp_path / "n.jsonl"
     path.write_bytes(content)
     with pytest.raises(BadInput, match=rf"n\.jsonl:1: .*{wanted}"):
-        negatives.load_candidates(path, tiny, tiny.split("train"))
+        negatives_files.load_candidates(path, tiny, tiny.split("train"))
 
 
 def test_files_without_use_are_refused(tiny, mined, tmp_path):
     with pytest.raises(BadInput, match=r"none\.jsonl: .*[Nn]o such file"):
-        negatives.load_candidates(tmp_path / "none.jsonl", tiny, tiny.split("train"))
+        negatives_files.load_candidates(tmp_path / "none.jsonl", tiny, tiny.split("train"))
     write(tmp_path / "n.jsonl", tiny, *mined)
     with pytest.raises(BadInput, match="no negatives for the queries"):
-        negatives.load_candidates(tmp_path / "n.jsonl", tiny, tiny.split("test"))
+        negatives_files.load_candidates(tmp_path / "n.jsonl", tiny, tiny.split("test"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from lib.rerank import CrossEncoder
 
-from lib.negatives import Candidates
-from lib.run import BadInput
+from lib.files import BadInput
+from lib.model.cross_encoder import CrossEncoder
+from lib.negatives.candidates import Candidates
 
 
 @pytest.fixture(params=[1, 2])
@@ -71,9 +71,7 @@ def test_what_lies_behind_the_length_is_cut_off(judges, tiny):
     query, doc = tiny.queries.text(0), tiny.docs.text(0)
     a, b = short.score([query] * 2, [f"{doc} {doc}", f"{doc} {tiny.docs.text(1)}"])
     assert a == pytest.approx(b, abs=1e-6)
-    a, b = CrossEncoder(judges[1], device="cpu").score(
-        [query] * 2, [f"{doc} {doc}", f"{doc} {tiny.docs.text(1)}"]
-    )
+    a, b = CrossEncoder(judges[1], device="cpu").score([query] * 2, [f"{doc} {doc}", f"{doc} {tiny.docs.text(1)}"])
     assert a != pytest.approx(b, abs=1e-3)
 
 
@@ -88,7 +86,7 @@ def test_candidates_get_a_teacher(judge, judges, outputs, collection):
     docs[np.arange(4) >= np.array([4, 0, 1, 2, 3, 4, 4, 4, 4])[:, None]] = -1
     nothing = np.full(docs.shape, np.nan, dtype=np.float32)
     before = Candidates("made", rows, docs, nothing, nothing[:, 0], {"x": 1}, np.zeros_like(docs))
-    after = judge.judge(before, collection)
+    after = judge.score_candidates(before, collection)
     for name in ("queries", "docs", "scores", "positive", "ranks"):
         assert getattr(after, name) is getattr(before, name)
     assert after.source == "made" and after.dropped == {"x": 1}
@@ -101,9 +99,7 @@ def test_candidates_get_a_teacher(judge, judges, outputs, collection):
     )
     for query, known, best in zip(queries, collection.known_docs(rows), after.teacher_positive):
         positives = [collection.docs.text(row) for row in known[known >= 0]]
-        assert best == pytest.approx(
-            max(one_by_one(judges[outputs], [query] * len(positives), positives)), abs=1e-5
-        )
+        assert best == pytest.approx(max(one_by_one(judges[outputs], [query] * len(positives), positives)), abs=1e-5)
 
 
 @pytest.mark.parametrize("lacks", ["everything", "config.json", "model.safetensors", "itself"])

@@ -12,7 +12,9 @@ import pytest
 import torch.distributed.run
 from conftest import ROOT
 
-from lib import dist, index, model, run, shards
+from lib import run
+from lib.model import encoder as model
+from lib.search import exact, sharded
 
 ROWS = 7  # rows a file in these tests
 
@@ -25,7 +27,7 @@ def small_files(monkeypatch):
 
 def stored(folder, vectors):
     """Vectors on disk with the rows of an array."""
-    return shards.Vectors(folder, *vectors.shape, lambda rows: vectors[rows], desc="x")
+    return sharded.Vectors(folder, *vectors.shape, lambda rows: vectors[rows], desc="x")
 
 
 def problem(queries=23, docs=61, dim=5, seed=0):
@@ -43,30 +45,24 @@ def problem(queries=23, docs=61, dim=5, seed=0):
 def test_search_is_exact(tmp_path, monkeypatch, max_ram, rows, k):
     monkeypatch.setattr(shards, "ROWS", rows)
     q, d, known = problem()
-    wanted = index.exact_search(q, d, k)
-    found = shards.search(
-        tmp_path / "found",
-        stored(tmp_path / "q", q),
-        stored(tmp_path / "d", d),
-        known,
-        k,
-        max_ram=max_ram,
-        desc="x",
+    wanted = exact.top_k(q, d, k)
+    found = sharded.search(
+        tmp_path / "found", stored(tmp_path / "q", q), stored(tmp_path / "d", d), known, k, max_ram=max_ram, desc="x"
     )
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
     np.testing.assert_array_equal(found[1], wanted[1])
-    np.testing.assert_allclose(found[2], index.pair_scores(q, d, known), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[2], exact.pair_scores(q, d, known), rtol=1e-5, atol=1e-6)
     assert np.isnan(found[2]).sum() == (known < 0).sum() > 0
 
 
 def test_memory_bounds_the_docs_at_a_time(tmp_path, monkeypatch):
     q, d, known = problem(docs=150)
-    sizes, search = [], index.exact_search
+    sizes, search = [], exact.top_k
     monkeypatch.setattr(index, "exact_search", lambda q, d, k: sizes.append(d.nbytes) or search(q, d, k))
     vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
     for max_ram in (2_000, 6_000):
         sizes.clear()
-        shards.search(tmp_path / str(max_ram), *vectors, known, 3, max_ram=max_ram, desc="x")
+        sharded.search(tmp_path / str(max_ram), *vectors, known, 3, max_ram=max_ram, desc="x")
         assert 0.15 * max_ram < max(sizes) <= max_ram / 4
 
 
@@ -76,8 +72,7 @@ def test_equal_scores_do_not_depend_on_memory(tmp_path):
     d = d[np.arange(len(d)) % 6]
     vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
     small, large = (
-        shards.search(tmp_path / str(max_ram), *vectors, known, 9, max_ram=max_ram, desc="x")
-        for max_ram in (1, 1e9)
+        sharded.search(tmp_path / str(max_ram), *vectors, known, 9, max_ram=max_ram, desc="x") for max_ram in (1, 1e9)
     )
     np.testing.assert_array_equal(small[1], large[1])
 
@@ -85,10 +80,10 @@ def test_equal_scores_do_not_depend_on_memory(tmp_path):
 def test_merge():
     a = np.array([[9.0, 5, 1], [3, 2, -4]]), np.array([[10, 11, 12], [13, 14, 15]])
     b = np.array([[7.0, 5, 0], [8, 3, 2]]), np.array([[20, 21, 22], [23, 24, 25]])
-    scores, rows = shards.merge(a, b, 4)
+    scores, rows = sharded.merge(a, b, 4)
     assert scores.tolist() == [[9, 7, 5, 5], [8, 3, 3, 2]]
     assert rows.tolist() == [[10, 20, 11, 21], [23, 13, 24, 14]]  # of equal ones a's comes first
-    assert [part.shape for part in shards.merge(a, b, 9)] == [(2, 6), (2, 6)]
+    assert [part.shape for part in sharded.merge(a, b, 9)] == [(2, 6), (2, 6)]
 
 
 # ---------------------------------------------------------------------------------------------------- vectors
@@ -98,10 +93,8 @@ def test_take_and_blocks(tmp_path, monkeypatch):
     _, d, _ = problem()
     vectors = stored(tmp_path / "d", d)
     assert len(vectors) == 61 and vectors.shape == (61, 5)
-    opened, one_file = [], shards.Vectors.file
-    monkeypatch.setattr(
-        shards.Vectors, "file", lambda self, number: opened.append(number) or one_file(self, number)
-    )
+    opened, one_file = [], sharded.Vectors.file
+    monkeypatch.setattr(sharded.Vectors, "file", lambda self, number: opened.append(number) or one_file(self, number))
     rows = np.array([60, 3, 3, 0, 59, 14, 6, 7])
     np.testing.assert_array_equal(vectors.take(rows), d[rows])
     assert sorted(opened) == [0, 1, 2, 8]
@@ -132,11 +125,11 @@ def test_embedding_goes_on_where_it_was_cut(tmp_path):
         return d[rows]
 
     with pytest.raises(KeyboardInterrupt):
-        shards.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 3), desc="x")
+        sharded.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 3), desc="x")
     done = stamps(tmp_path / "d")
     assert sorted(done) == ["000000.npz", "000001.npz", "000002.npz"]
     asked.clear()
-    vectors = shards.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 99), desc="x")
+    vectors = sharded.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 99), desc="x")
     assert asked == [3, 4, 5, 6, 7, 8]
     assert done.items() <= stamps(tmp_path / "d").items()
     np.testing.assert_array_equal(vectors.take(np.arange(61)), d)
@@ -145,7 +138,7 @@ def test_embedding_goes_on_where_it_was_cut(tmp_path):
 def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     q, d, known = problem()
     vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
-    calls, search = [], index.exact_search
+    calls, search = [], exact.top_k
     blocks = 9  # of docs; a file of queries sees each
 
     def cut(q_emb, d_emb, k):
@@ -157,17 +150,15 @@ def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "exact_search", cut)
     flags = {"max_ram": 1, "desc": "x"}
     with pytest.raises(RuntimeError, match="killed"):
-        shards.search(tmp_path / "found", *vectors, known, 6, **flags)
+        sharded.search(tmp_path / "found", *vectors, known, 6, **flags)
     done = stamps(tmp_path / "found")
     assert sorted(done) == ["000000.npz", "000001.npz"]
     calls.clear()
-    monkeypatch.setattr(
-        index, "exact_search", lambda q, d, k: calls.append(len(q)) or search(q, d, k)
-    )
-    found = shards.search(tmp_path / "found", *vectors, known, 6, **flags)
+    monkeypatch.setattr(index, "exact_search", lambda q, d, k: calls.append(len(q)) or search(q, d, k))
+    found = sharded.search(tmp_path / "found", *vectors, known, 6, **flags)
     assert calls == [7] * blocks + [2] * blocks  # 23 queries: two files are left
     assert done.items() <= stamps(tmp_path / "found").items()
-    whole = shards.search(tmp_path / "whole", *vectors, known, 6, **flags)
+    whole = sharded.search(tmp_path / "whole", *vectors, known, 6, **flags)
     for a, b in zip(found, whole):
         np.testing.assert_array_equal(a, b)
     assert (tmp_path / "found/000003.npz").read_bytes() == (tmp_path / "whole/000003.npz").read_bytes()
@@ -179,7 +170,7 @@ def test_processes_share_the_files(tmp_path, monkeypatch):
     made = []
     for rank in range(3):
         monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
-        paths = shards.make(tmp_path, 8, lambda n: made.append((rank, n)) or {"n": np.array(n)}, desc="x")  # noqa: B023
+        paths = sharded.make(tmp_path, 8, lambda n: made.append((rank, n)) or {"n": np.array(n)}, desc="x")  # noqa: B023
     assert made == [(0, 0), (0, 3), (0, 6), (1, 1), (1, 4), (1, 7), (2, 2), (2, 5)]
     assert [int(np.load(path)["n"]) for path in paths] == list(range(8))
 
@@ -292,5 +283,5 @@ def test_a_source_changes_its_own_records_alone(mine):
 if __name__ == "__main__":
     from mine_negatives import main
 
-    shards.ROWS = ROWS
+    sharded.ROWS = ROWS
     run.cli(main)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from lib.generate import extractive_answer, sentences
+
+from lib.rag.generators import extractive_answer, sentences
 
 
 @pytest.mark.parametrize(
@@ -31,9 +32,7 @@ def test_long_sentences_are_cut():
 
 def letters(texts, kind):
     """Unit vectors of letter counts: texts are near when they use the same letters."""
-    counts = np.array(
-        [[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], dtype=np.float64
-    )
+    counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], dtype=np.float64)
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
@@ -46,9 +45,7 @@ DOCS = [
 def test_an_answer_cites_the_docs_that_it_rests_on():
     found = extractive_answer("zigzag zoo zebras", DOCS, [0.0, 0.0], embed=letters, count=1)
     assert found.text == "Zebras zigzag in the zoo of Zanzibar [1]." and found.citations == (1,)
-    both = extractive_answer(
-        "zigzag zoo zebras quick quails quarrel", DOCS, [0.0, 0.0], embed=letters, count=2
-    )
+    both = extractive_answer("zigzag zoo zebras quick quails quarrel", DOCS, [0.0, 0.0], embed=letters, count=2)
     assert both.citations == (1, 2) and both.text.index("[1]") < both.text.index("[2]")
 
 

@@ -1,0 +1,119 @@
+"""Arms: parsed once, whose fields are used from then on."""
+
+import pytest
+
+from lib import run
+from lib.files import BadInput
+from lib.negatives.arms import Arm, Stage
+
+
+@pytest.mark.parametrize(
+    "arm, stages",
+    [
+        ("in_batch", [Stage(0.0, {})]),
+        ("bm25:4", [Stage(0.0, dict((("bm25", 4),)))]),
+        ("bm25:2+refresh:3", [Stage(0.0, dict((("bm25", 2), ("refresh", 3))))]),
+        ("in_batch+dense:10", [Stage(0.0, dict((("dense", 10),)))]),
+        ("random:4,refresh:4@0.3", [Stage(0.0, dict((("random", 4),))), Stage(0.3, dict((("refresh", 4),)))]),
+        (
+            "in_batch,file:1@0.25,random:2+file:1@.5",
+            [Stage(0.0, {}), Stage(0.25, dict((("file", 1),))), Stage(0.5, dict((("random", 2), ("file", 1))))],
+        ),
+    ],
+)
+def test_arms(arm, stages):
+    assert list(Arm.parse(arm).stages) == stages
+    assert list(Arm.parse(f"{arm} temperature=.03 filters=percpos:.95,near_copy:.8").stages) == stages
+
+
+@pytest.mark.parametrize(
+    "arm, value",
+    [
+        ("", "''"),
+        ("bm24:4", "bm24:4"),
+        ("bm25", "bm25"),
+        ("bm25:0", "bm25:0"),
+        ("bm25:-1", "bm25:-1"),
+        ("bm25:1.5", "bm25:1.5"),
+        ("in_batch:4", "in_batch:4"),
+        ("bm25:4+", "''"),
+        ("bm25:4+bm25:2", "twice"),
+        ("bm25 :4", "bm25 :4"),
+        ("random:4,refresh:4", "@"),
+        ("random:4,refresh:4@0", "@0"),
+        ("random:4,refresh:4@1", "@1"),
+        ("random:4,refresh:4@soon", "@soon"),
+        ("random:4,refresh:4@nan", "@nan"),
+        ("random:4@0.5", "@0.5"),
+        ("random:4,refresh:4@0.5,bm25:4@0.4", "@0.4"),
+        ("random:4,refresh:4@-0.5", "@-0.5"),
+    ],
+)
+def test_bad_arms(arm, value):
+    with pytest.raises(BadInput) as refused:
+        Arm.parse(arm)
+    assert value in str(refused.value) and arm in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arm, wanted", [("in_batch", "0"), ("bm25:2+refresh:2", "4"), ("random:4,refresh:8@0.5", "4 then 8")]
+)
+def test_explicit_negatives_of_an_arm(arm, wanted):
+    assert Arm.parse(arm).explicit == wanted
+
+
+def test_sources_of_an_arm_in_order_of_first_use():
+    assert Arm.parse("random:4+bm25:1,refresh:2+random:1@0.3").sources == ["random", "bm25", "refresh"]
+    assert Arm.parse("in_batch").sources == []
+
+
+@pytest.fixture
+def parser():
+    """A command line with flags that an arm may change, and one that it may not."""
+    made = run.Parser("test")
+    add = made.group("of an arm", per_arm=True)
+    add("--lr", type=run.ABOVE_0, default=0.1, help="a number")
+    add("--dims", nargs="+", type=run.COUNT, default=[], help="a list")
+    made.group("of all")("--steps", type=run.COUNT, help="not for an arm")
+    return made
+
+
+def test_what_an_arm_changes_is_checked_by_the_flags_own_type(parser):
+    arm = Arm.parse("refresh:4 lr=1e-3 dims=8,16", value_of=parser.value_of)
+    assert arm.overrides == {"lr": 1e-3, "dims": [8, 16]} and arm.base == "refresh:4"
+    given = {"lr": 0.1, "steps": 5, "negatives": ["anything"]}
+    assert arm.apply(given) == {"lr": 1e-3, "dims": [8, 16], "steps": 5, "negatives": [arm]}
+    assert given["lr"] == 0.1  # what was given stays
+
+
+@pytest.mark.parametrize(
+    "arm, wanted",
+    [
+        ("bm25:4 lr=-1", "--lr -1: must be above 0"),
+        ("bm25:4 lr=", "lr= is no flag=value of an arm; it may change lr, dims"),
+        ("bm25:4 steps=3", "steps=3 is no flag=value of an arm"),
+        ("bm25:4 hot", "hot= is no flag=value"),
+        ("bm25:4 lr=1 lr=2", "lr is set twice"),
+        ("bm25:4 dims=8,x", "x: must be a whole number"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(parser, arm, wanted):
+    with pytest.raises(BadInput) as refused:
+        Arm.parse(arm, value_of=parser.value_of)
+    assert str(refused.value).startswith(f"{arm}: ") and wanted in str(refused.value)
+
+
+def test_the_text_is_the_name():
+    arm = Arm.parse("bm25:2+refresh:2 lr=.1")
+    assert str(arm) == arm.text and arm.slug == "bm25-2+refresh-2_lr=.1"
+    assert arm == Arm.parse(arm.text) and len({arm, Arm.parse(arm.text), Arm.parse("bm25:2")}) == 2
+    changed = arm.changed(temperature=(0.05, ".05"))
+    assert changed.text == "bm25:2+refresh:2 lr=.1 temperature=.05" and changed.overrides["temperature"] == 0.05
+    assert changed.stages == arm.stages and "temperature" not in arm.overrides
+
+
+def test_shares_weigh_stages_by_how_long_they_last():
+    assert Arm.parse("bm25:4").shares == {"bm25": (4.0, 1.0)}
+    assert Arm.parse("in_batch").shares == {}
+    shares = Arm.parse("random:4,refresh:8+random:2@0.75").shares
+    assert shares["random"] == (4 * 0.75 + 2 * 0.25, 1.0) and shares["refresh"] == (2.0, 0.25)

@@ -1,0 +1,131 @@
+"""The benchmarks run: our side on tests/tiny, the peer's where sentence-transformers is installed."""
+
+import importlib.metadata
+import json
+import re
+import runpy
+import sys
+
+import pytest
+from conftest import ROOT, call
+
+from lib.files import BadInput
+
+MINE = "tests/bench/mine_vs_sentence_transformers.py"
+SCALE = "tests/bench/mining_scale.py"
+STATIC = "tests/bench/static_vs_sentence_transformers.py"
+TRANSFORMER = "tests/bench/transformer_vs_sentence_transformers.py"
+OF_STATIC = ("--data", "tiny", "--dim", 16, "--depth", 5, "--repeats", 1)
+OF_MINE = ("--data", "tiny", "--encoder", "runs/R/encoder", "--repeats", 1)
+
+
+def of_transformer(bert):
+    return ("--model", bert, "--data", "tiny", "--docs", 12, "--batch_size", 4, "--steps", 1, "--repeats", 1)
+
+
+def bench(script, *flags, cwd):
+    """What a benchmark printed."""
+    done = call(script, *flags, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nothing_reaches_into_private_names():
+    for path in sorted((ROOT / "tests/bench").glob("*.py")):
+        assert not re.findall(r"\w\._[a-z]\w*|import _\w+", path.read_text(encoding="utf-8")), path.name
+
+
+@pytest.mark.parametrize("script", [MINE, STATIC, TRANSFORMER])
+def test_without_the_peer_one_line_names_it(script, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    flags = ("--model", "M", "--data", "D") if script == TRANSFORMER else ()
+    main = runpy.run_path(str(ROOT / script))["main"]
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    with pytest.raises(BadInput, match="pip install .*sentence-transformers.* --ours_only$"):
+        main()
+
+
+# ------------------------------------------------------------------------------------------------ mining
+
+
+def test_mining_from_vectors(untrained):
+    out = bench(MINE, *OF_MINE, "--ours_only", "--out", "mine.json", cwd=untrained)
+    found = json.loads((untrained / "mine.json").read_text(encoding="utf-8"))
+    assert found["settings"]["docs"] == 40 and found["agreement"] is None
+    options = [row["option"] for row in found["rows"]]
+    assert len(options) == 6 and all(f"\n{option:18}ours " in out for option in options)
+    assert all(0 < row["ours"]["seconds"] <= row["ours"]["file_seconds"] for row in found["rows"])
+
+
+def test_mining_beside_the_peer(untrained):
+    pytest.importorskip("sentence_transformers")
+    flags = ("--options", "relative_margin", "--peers", "faiss", "--out", "both.json")
+    bench(MINE, *OF_MINE, *flags, cwd=untrained)
+    found = json.loads((untrained / "both.json").read_text(encoding="utf-8"))
+    assert all(row[side]["own_mb"] > 0 for row in found["rows"] for side in ("ours", "faiss"))
+    assert found["agreement"].keys() == {"relative_margin"}
+    for agreement in found["agreement"].values():
+        assert agreement["same"] + sum(agreement["reasons"].values()) == agreement["queries"]
+        assert agreement["reasons"]["unexplained"] == 0
+
+
+# ------------------------------------------------------------------------------------------------- scale
+
+
+def test_growing_collections(tmp_path):
+    out = bench(SCALE, "--docs", 400, "--dim", 8, "--candidates", 7, "--out", "scale.png", cwd=tmp_path)
+    assert "400 docs: 100.0% of the positives were found and dropped; the shortest list holds 7 of 7" in out
+    assert (tmp_path / "scale.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_killed_mining_leaves_the_same_files(tmp_path):
+    out = bench(SCALE, "--docs", 100_000, "--dim", 32, "--kill", 5, 14, cwd=tmp_path)
+    assert "all 19 equal byte for byte" in out
+
+
+# ------------------------------------------------------------------------------------------------ static
+
+
+def rows_of(out):
+    """{task: (seconds of ours, of the peer, ratio)} of the static encoder's table, as printed."""
+    table = out[out.index("\ntask ") :].splitlines()[2:]
+    return {line[:24].strip(): line[24:].split()[:3] for line in table if line.strip()}
+
+
+def test_static_encoder(untrained):
+    out = bench(STATIC, *OF_STATIC, "--ours_only", cwd=untrained)
+    rows = rows_of(out)
+    assert rows.keys() == {"train, 3 steps", "encode the corpus", "mine 5 negatives", "+ tokenise"}
+    assert all(float(seconds) >= 0 and peer == ratio == "-" for seconds, peer, ratio in rows.values())
+    assert "test mrr@10 ours 0." in out
+
+
+def test_static_encoder_beside_the_peer(untrained):
+    pytest.importorskip("sentence_transformers")
+    out = bench(STATIC, *OF_STATIC, cwd=untrained)
+    assert all(float(peer) > 0 for _, peer, _ in rows_of(out).values())
+    assert "lowest cosine 1.0000" in out and "negatives in common 1.0000" in out
+
+
+# ------------------------------------------------------------------------------------------- transformer
+
+
+def test_transformer(untrained, bert):
+    out = bench(TRANSFORMER, *of_transformer(bert), "--batch_sizes", 40, "--ours_only", cwd=untrained)
+    assert re.search(r"\nencode : 12 docs\n  ours .*docs/s.*\n  int8 .*docs/s", out)
+    assert re.search(
+        r"\n  int8  nDCG@10 0\.\d{4} \(\d+ queries\), lowest cosine with ours in float32 (0\.99|1\.00)", out
+    )
+    assert re.search(r"\ntrain : 4 queries\n  ours .*queries/s", out) and "\ntrain --dropout 0: 4 queries\n" in out
+    assert re.search(r"\n  B =    40 .* queries/s\n", out) and "peer" not in out
+
+
+def test_transformer_beside_the_peer(untrained, bert):
+    pytest.importorskip("sentence_transformers")
+    out = bench(TRANSFORMER, *of_transformer(bert), "--parts", "encode", "train", cwd=untrained)
+    assert len(re.findall(r"\n  peer .* 1\.00x the peer  peak ", out)) == 3  # encode, train, train without dropout
+    assert re.search(r"\n  ours  nDCG@10 .* lowest cosine with the peer (1\.0000|0\.9999)", out)
