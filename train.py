@@ -203,7 +203,7 @@ def main():
         compare(args, parser, collection, args.name or f"{collection.name}-ablation")
     else:
         (arm,), (seed,) = args.negatives, args.seeds
-        folder = run.run_path(args.name or f"{collection.name}-{arm.slug}-s{seed}")
+        folder = run.run_path(args.name or f"{collection.name}-{comparison.slug(arm.text)}-s{seed}")
         train(of_arm(args, arm), parser, collection, folder, device=device)
         dist.stop()
 
@@ -240,7 +240,7 @@ def compare(args, parser, collection, name):
         job(
             arm,
             seed,
-            f"{name}/{comparison.run_folder(folder, arm, seed).name}",
+            f"{name}/{comparison.run_folder(folder, arm.text, seed).name}",
             flags | {"steps": steps[arm], "resume": args.resume},
             steps=steps[arm] or full,
         )
@@ -276,7 +276,13 @@ def train(args, parser, collection, folder, *, device):
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
     order = batches.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed, clusters=clusters)
     plan = derive(args, encoder, order, device)
-    config = run.record(args, parser, derived=plan | {"arm": arm.text, "seed": label}, inputs=inputs(collection))
+    overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
+    config = run.record(
+        args,
+        parser,
+        derived=plan | {"arm": arm.text, "base": arm.base, "overrides": overrides, "seed": label},
+        inputs=inputs(collection),
+    )
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=config)
     run.print_header(
         f"{arm} on {collection.name}, seed {seed} -> {folder}",

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from lib.evaluation import plots
+from lib.evaluation import comparison_plots, plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -14,6 +14,7 @@ def log():
     rest = {"negatives": 0.0, "above": 0.0, "gradient": 0.0}
     lines = [
         {
+            "event": "step",
             "step": step,
             "loss": 2.0 / (step + 1),
             "sources": {
@@ -23,7 +24,8 @@ def log():
         }
         for step in range(4)
     ]
-    return [{"step": 0, "mined": "refresh"}, *lines, {"step": 4, "dev": {"mrr@10": 0.3}}]
+    measured = {"event": "evaluation", "step": 4, "dev": {"mrr@10": 0.3, "recall@100": 0.6}}
+    return [{"event": "mining", "step": 0, "mined": "refresh"}, *lines, measured]
 
 
 def scores():
@@ -43,7 +45,7 @@ def arm(name, values, test=None):
 def result(*rows):
     """A comparison."""
     name = dict.fromkeys(["mrr@10"], 0.25)
-    return {"measure": "mrr@10", "data": "some/made/", "queries": 9, "bm25": name, "untrained": name,
+    return {"measure": "mrr@10", "name": "made", "queries": 9, "references": {"bm25": name, "untrained": name},
             "arms": list(rows)}  # fmt: skip
 
 
@@ -55,7 +57,7 @@ ARMS = (
 MANY = {f"arm {i}": np.array([[0, 4, 8], [0.0, 1.0, 2.0], [0.1, 0.2, 0.3 + i / 50]]) for i in range(9)}
 BINS = [("0-1", 0.1, 0.01), ("2-9", -0.2, 0.02)]
 LEDGER = [
-    {"step": step, "ledger": [
+    {"event": "step", "step": step, "ledger": [
         {"source": source, "ranks": ranks, "negatives": 1.0 * bool(step), "gradient": 0.5, "above": 0.1}
         for source, ranks in (("in_batch", ""), ("bm25", "1-10"), ("bm25", "11-30"))]}
     for step in range(3)
@@ -68,11 +70,11 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
 @pytest.mark.parametrize(
     "draw",
     [
-        pytest.param(lambda path: plots.arms(path, result(*ARMS)), id="arms"),
-        pytest.param(lambda path: plots.arms(path, result(ARMS[0])), id="one arm"),
-        pytest.param(lambda path: plots.curves(path, MANY, measure="mrr@10"), id="curves"),
+        pytest.param(lambda path: comparison_plots.arms(path, result(*ARMS)), id="arms"),
+        pytest.param(lambda path: comparison_plots.arms(path, result(ARMS[0])), id="one arm"),
+        pytest.param(lambda path: comparison_plots.curves(path, MANY, measure="mrr@10"), id="curves"),
         pytest.param(
-            lambda path: plots.hardness(
+            lambda path: comparison_plots.hardness(
                 path,
                 {
                     "in_batch": {},
@@ -82,10 +84,12 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
             ),  # fmt: skip
             id="hardness",
         ),
-        pytest.param(lambda path: plots.geometry(path, ARMS), id="geometry"),
-        pytest.param(lambda path: plots.gains(path, {"one": {"b": BINS}}, measure="mrr@10", first="a"), id="gain"),
+        pytest.param(lambda path: comparison_plots.geometry(path, ARMS), id="geometry"),
         pytest.param(
-            lambda path: plots.gains(
+            lambda path: comparison_plots.gains(path, {"one": {"b": BINS}}, measure="mrr@10", first="a"), id="gain"
+        ),
+        pytest.param(
+            lambda path: comparison_plots.gains(
                 path,
                 {"one": {"b": BINS, "c": BINS}, "two": {"b": BINS[:1], "c": BINS[:1]}},
                 measure="mrr@10",
@@ -94,23 +98,27 @@ POINTS = [("query", 0.0, 1.0), ("positive", 0.1, 0.9), ("other docs", -1.0, 0.0)
             id="gains",
         ),
         pytest.param(
-            lambda path: plots.grid(path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]), title="t"),
+            lambda path: comparison_plots.grid(
+                path, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.3, 0.3]]), flag="temperature", title="t"
+            ),
             id="grid",
         ),
         pytest.param(
-            lambda path: plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), title="t"), id="grid of equals"
+            lambda path: comparison_plots.grid(path, ["a"], [0.02, 0.1], np.full((1, 2), 0.5), flag="lr", title="t"),
+            id="grid of equals",
         ),
         pytest.param(lambda path: plots.neighbourhood(path, POINTS, title="t"), id="neighbourhood"),
         pytest.param(lambda path: plots.ledger(path, LEDGER, title="t"), id="ledger"),
         pytest.param(lambda path: plots.audit(path, AUDIT, title="t"), id="audit"),
-        pytest.param(lambda path: plots.training(path, log(), title="t"), id="training"),
+        pytest.param(lambda path: plots.training(path, log(), measure="mrr@10", title="t"), id="training"),
         pytest.param(lambda path: plots.score_histogram(path, {"bm25": scores()}, title="t"), id="one source"),
         pytest.param(
             lambda path: plots.score_histogram(path, {"bm25": scores(), "dense": scores()}, title="t"), id="two sources"
         ),
         pytest.param(lambda path: plots.ranks(path, np.array([1, 5, np.inf]), depth=100, title="t"), id="ranks"),
         pytest.param(
-            lambda path: plots.differences(path, np.zeros(3), names=("a", "b"), measure="mrr@10"), id="all equal"
+            lambda path: comparison_plots.differences(path, np.zeros(3), names=("a", "b"), measure="mrr@10"),
+            id="all equal",
         ),
     ],
 )
@@ -142,23 +150,30 @@ def texts(ax):
 
 
 def test_arms_show_every_seed_their_mean_and_what_is_significant(drawn):
-    (ax,) = drawn(plots.arms, result(*ARMS))
+    (ax,) = drawn(comparison_plots.arms, result(*ARMS))
     assert texts(ax) == ["0.350", "0.550 *", "0.300"]
-    points = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    points = [line.get_xdata() for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [list(x) for x in points] == [[0.3, 0.4], [0.5, 0.6], [0.3]]
-    intervals = [list(line.get_xdata()) for line in ax.lines if line.get_color() == "#999999"]
+    intervals = [list(line.get_xdata()) for line in ax.lines if line.get_color() == "#999999" and len(line.get_xdata())]
     assert intervals == [pytest.approx([0.45, 0.65]), pytest.approx([0.25, 0.45])]  # around the first's mean
     assert [label.get_text() for label in ax.get_yticklabels()] == ["in_batch", "bm25:4", "refresh:4 lr=1e-3"]
 
 
 def test_a_grid_has_its_best_in_bold(drawn):
-    (ax,) = drawn(plots.grid, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.4, 0.3]]), title="t")
+    (ax,) = drawn(
+        comparison_plots.grid, ["a", "b"], [0.02, 0.1], np.array([[0.1, 0.2], [0.4, 0.3]]), flag="lr", title="t"
+    )
     bold = [text.get_text() for text in ax.texts if text.get_weight() == "bold"]
     assert texts(ax) == ["0.100", "0.200", "0.400", "0.300"] and bold == ["0.200", "0.400"]
 
 
+def test_a_training_is_drawn_for_the_measure_that_chose_the_checkpoint(drawn):
+    axes = drawn(plots.training, log(), measure="recall@100", title="t")
+    assert axes[1].get_ylabel() == "dev RECALL@100" and list(axes[1].lines[0].get_ydata()) == [0.6]
+
+
 def test_curves_are_told_apart_without_colour(drawn):
-    left, right = drawn(plots.curves, MANY, measure="mrr@10")
+    left, right = drawn(comparison_plots.curves, MANY, measure="mrr@10")
     styles = [(line.get_marker(), line.get_linestyle()) for line in left.lines[:6]]
     assert len(set(styles)) == 6 and len(left.lines) == len(right.lines) == 9
     assert list(left.lines[0].get_xdata()) == [0, 4, 8] and list(right.lines[0].get_xdata()) == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -136,30 +137,33 @@ def test_chunks_give_the_same_gradients(train):
 
 @pytest.fixture(scope="module")
 def pair(desk):
-    """Two processes, as torchrun would start them, have trained twice: as they are, to runs/pair, and for a step
+    """Two processes have trained twice, as torchrun would start them: as they are, to runs/pair, and for a step
     with a sum_gradients() that does nothing. Each left its first gradients in the folder."""
     ports = []
-    with contextlib.ExitStack() as open_sockets:
+    with contextlib.ExitStack() as sockets:
         for _ in range(2):
-            free = open_sockets.enter_context(socket.socket())
+            free = sockets.enter_context(socket.socket())
             free.bind(("127.0.0.1", 0))
-            ports.append(str(free.getsockname()[1]))
-    processes = []
-    for rank in ("0", "1"):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "PORTS": " ".join(ports), "PYTHONPATH": str(ROOT)}
-        processes.append(subprocess.Popen([sys.executable, __file__], cwd=desk, env=os.environ | variables))
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+            ports.append(free.getsockname()[1])
+    command, env = [sys.executable, __file__, *map(str, ports)], os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, cwd=desk, env=env, timeout=240).returncode == 0
     return desk / "runs/pair"
 
 
-def be_one_of_a_pair():
+def be_a_pair(ports):
+    """What the process that pair() starts does: it forks, so that both have imported at once."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=be_one_of_two, args=(rank, ports), daemon=True) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return int(any(process.exitcode for process in processes))
+
+
+def be_one_of_two(rank, ports):
     """What each of the two processes does."""
-    rank, ports = os.environ["RANK"], os.environ["PORTS"].split()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for name, steps, port in zip(("pair", "broken"), (3, 1), ports):
         os.environ["MASTER_PORT"] = port
         if name == "broken":
@@ -526,4 +530,4 @@ def test_distillation_from_a_file(train, taught, kind):
 
 
 if __name__ == "__main__":
-    be_one_of_a_pair()
+    sys.exit(be_a_pair(sys.argv[1:]))

@@ -10,7 +10,6 @@ from scipy import stats
 from lib import run
 from lib.evaluation import measures, significance
 from lib.files import BadInput, read_json
-from lib.negatives.arms import Arm
 
 LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
@@ -36,9 +35,8 @@ def read_run(folder, evaluation, *, name=None):
     values = measures.read_per_query(folder / "eval" / evaluation / "per_query.jsonl")
     log, base, overrides = run.Run(folder), name, {}
     if name is None:
-        arm, arguments = Arm.parse(summary["negatives"]), run.recorded(folder)["args"]
-        name, base = arm.text, arm.base
-        overrides = {flag: arguments[flag] for flag in arm.overrides}
+        derived = run.recorded(folder)["derived"]
+        name, base, overrides = derived["arm"], derived["base"], derived["overrides"]
     return Measured(
         name, base, summary.get("seed", 0), values, summary, log.read_log(), log.read_log("timing.jsonl"), overrides
     )
@@ -58,7 +56,7 @@ def read_comparison(folder, *, against=None):
     jobs = list(itertools.product(config["args"]["negatives"], config["args"]["seeds"]))
     missing, found = [], []
     for arm, seed in jobs:
-        path = run_folder(folder, Arm.parse(arm), seed)
+        path = run_folder(folder, arm, seed)
         if (path / "summary.json").exists():
             found.append(read_run(path, evaluation))
         else:
@@ -76,9 +74,14 @@ def read_comparison(folder, *, against=None):
     return found
 
 
+def slug(arm):
+    """An arm's name as part of a folder's: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
+    return arm.translate(str.maketrans(": /", "-_-"))
+
+
 def run_folder(folder, arm, seed):
-    """Where a comparison keeps the run of an arm with a seed."""
-    return folder / f"{arm.slug}-s{seed}"
+    """Where a comparison keeps the run of the arm of that name with a seed."""
+    return folder / f"{slug(arm)}-s{seed}"
 
 
 def read_evaluations(folders):

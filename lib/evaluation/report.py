@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from lib.evaluation import comparison, plots
+from lib.evaluation import comparison, comparison_plots, plots
 from lib.evaluation.measures import MEASURES
 from lib.files import read_json, write_json, write_text
 
@@ -181,23 +181,23 @@ def _markdown(head, lines):
 def draw(folder, result, runs, features):
     """Every figure of a comparison. features: {qid: {name: value}} of the test queries, or None."""
     measure = result["measure"]
-    plots.arms(folder / "arms.png", result)
+    comparison_plots.arms(folder / "arms.png", result)
     if all(row["trained"] for row in result["arms"]):
-        plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
-        plots.hardness(folder / "sources.png", _by_source(runs))
-        plots.geometry(folder / "geometry.png", result["arms"])
+        comparison_plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
+        comparison_plots.hardness(folder / "sources.png", _by_source(runs))
+        comparison_plots.geometry(folder / "geometry.png", result["arms"])
     if len(result["arms"]) == 2:
         (_, first), (_, second) = by_arm = list(_means(runs, measure, list(runs[0].values)).items())
-        plots.differences(
+        comparison_plots.differences(
             folder / "differences.png", second - first, names=[by_arm[1][0], by_arm[0][0]], measure=measure
         )
     if features and len(result["arms"]) > 1:
-        plots.gains(
+        comparison_plots.gains(
             folder / "gains.png", _gains(runs, features, measure), measure=measure, first=result["arms"][0]["arm"]
         )
     if grid := _grid(runs, measure):
         flag, *cells = grid
-        plots.grid(
+        comparison_plots.grid(
             folder / "grid.png",
             *cells,
             flag=flag,

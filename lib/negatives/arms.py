@@ -89,11 +89,6 @@ class Arm:
                 found[name] = mean + count * (end - stage.begin), share + end - stage.begin
         return found
 
-    @property
-    def slug(self):
-        """The arm as part of a folder's name: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
-        return self.text.translate(str.maketrans(": /", "-_-"))
-
 
 def _parse_stage(piece, text):
     body, _, begin = piece.partition("@")

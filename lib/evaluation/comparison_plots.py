@@ -1,0 +1,227 @@
+"""The figures of a comparison of arms, each a function of plain data."""
+
+import itertools
+import textwrap
+
+import numpy as np
+
+from lib.evaluation.plots import STYLES, figure, legend_beside
+
+
+def arms(path, result):
+    """The test measure by arm: a point per seed, their mean, and the 95 % interval of its difference."""
+    rows, measure = result["arms"], result["measure"]
+    base = np.mean(rows[0]["test"][measure])
+    with figure(path, width=9, height=1.6 + 0.4 * len(rows)) as ax:
+        for y, row in enumerate(rows):
+            values = row["test"][measure]
+            if test := row.get("against_first"):
+                ax.plot(
+                    [base + test["low"], base + test["high"]],
+                    [y, y],
+                    color="#999999",
+                    linewidth=5,
+                    alpha=0.6,
+                    solid_capstyle="butt",
+                )
+            ax.plot([np.mean(values)] * 2, [y - 0.28, y + 0.28], color=STYLES[0][0], linewidth=2.5)
+            ax.plot(
+                values,
+                [y] * len(values),
+                linestyle="",
+                marker="o",
+                markersize=5,
+                markerfacecolor="white",
+                markeredgecolor=STYLES[0][0],
+            )
+            star = " *" if test and test["differs"] else ""
+            ax.annotate(
+                f"{np.mean(values):.3f}{star}",
+                (max(values), y),
+                xytext=(12, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        for name, dash in zip(result["references"], ("--", ":")):
+            ax.axvline(result["references"][name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
+        for label, style in (
+            (
+                "a seed",
+                {
+                    "marker": "o",
+                    "markersize": 5,
+                    "linestyle": "",
+                    "markerfacecolor": "white",
+                    "markeredgecolor": STYLES[0][0],
+                },
+            ),
+            (
+                "mean over seeds",
+                {"marker": "|", "markersize": 12, "markeredgewidth": 2.5, "linestyle": "", "color": STYLES[0][0]},
+            ),
+            ("95 % interval of the\ndifference to the first arm", {"color": "#999999", "linewidth": 5, "alpha": 0.6}),
+            ("* differs from the first arm\n(p < .05, Holm)", {"linestyle": ""}),
+        ):
+            ax.plot([], [], label=label, **style)
+        ax.set(
+            yticks=range(len(rows)),
+            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
+            ylim=(len(rows) - 0.4, -0.6),
+            title=result["name"],
+            xlabel=f"test {measure.upper()}",
+        )
+        legend_beside(ax)
+        ax.margins(x=0.16)
+
+
+def curves(path, lines, *, measure):
+    """Learning curves: {arm: (steps, seconds, values)} against steps and against seconds with mining."""
+    with figure(path, 2) as axes:
+        for column, (ax, label) in enumerate(zip(axes, ("step", "seconds of training and mining"))):
+            for (arm, points), (colour, mark, dash) in zip(lines.items(), itertools.cycle(STYLES)):
+                ax.plot(points[column], points[2], color=colour, marker=mark, markersize=4, linestyle=dash, label=arm)
+            ax.set(xlabel=label, ylabel=f"dev {measure.upper()}, mean over seeds")
+        legend_beside(axes[1])
+
+
+def hardness(path, arms):
+    """Hardness and share of the gradient of {arm: {source: [(step, above, gradient)]}}, means over seeds.
+
+    Sources of one arm share its colour; the second and later ones have hollow marks.
+    """
+    with figure(path, 2) as axes:
+        for ax, (column, label) in zip(
+            axes, ((1, "negatives above their positive (%)"), (2, "share of the gradient (%)"))
+        ):
+            for (arm, sources), (colour, mark, dash) in zip(arms.items(), itertools.cycle(STYLES)):
+                for number, (source, points) in enumerate(sources.items()):
+                    values = np.array(points)
+                    ax.plot(
+                        values[:, 0],
+                        100 * values[:, column],
+                        color=colour,
+                        marker=mark,
+                        markersize=4,
+                        linestyle=dash,
+                        markerfacecolor="white" if number else colour,
+                        label=f"{source} in {arm}" if len(sources) > 1 else arm,
+                    )
+            ax.set(xlabel="step", ylabel=label, ylim=(0, None))
+        legend_beside(axes[1])
+
+
+def geometry(path, rows):
+    """Alignment against uniformity (Wang & Isola 2020), both better when lower, and ranks, by arm."""
+    with figure(path, 2, width=5.6) as (left, right):
+        for number, (row, (colour, mark, _)) in enumerate(zip(rows, itertools.cycle(STYLES)), 1):
+            values = row["geometry"]
+            left.plot(
+                values["uniformity"],
+                values["alignment"],
+                marker=mark,
+                color=colour,
+                markersize=7,
+                linestyle="",
+                label=f"{number} {row['arm']}",
+            )
+            left.annotate(
+                number,
+                (values["uniformity"], values["alignment"]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        left.set(
+            xlabel="uniformity of docs (log mean exp(-2 d²))",
+            ylabel="alignment of positives (mean d²)",
+            title="lower is better on both axes",
+        )
+        legend_beside(left)
+        y = np.arange(len(rows))
+        for shift, (key, label) in zip(
+            (-0.2, 0.2),
+            (("effective_rank", "effective rank of the docs"), ("effective_negatives", "effective negatives a query")),
+        ):
+            right.barh(
+                y + shift,
+                [row["geometry"][key] for row in rows],
+                height=0.38,
+                label=label,
+                color=STYLES[0][0] if shift < 0 else "white",
+                edgecolor=STYLES[0][0],
+                hatch="" if shift < 0 else "///",
+            )
+        right.set(
+            yticks=y, yticklabels=y + 1, ylim=(len(rows) - 0.5, -0.5), xlabel="number", xscale="log", ylabel="arm"
+        )
+        legend_beside(right)
+
+
+def gains(path, found, *, measure, first):
+    """Where arms gain over the first: {feature: {arm: [(bin, mean, standard error)]}}, a panel a feature."""
+    with figure(path, len(found), width=4.4) as axes:
+        for ax, (name, of_arm) in zip(np.atleast_1d(axes), found.items()):
+            styles = itertools.islice(itertools.cycle(STYLES), 1, None)  # the first arm's is the first
+            for number, ((arm, bins), (colour, mark, dash)) in enumerate(zip(of_arm.items(), styles)):
+                x = np.arange(len(bins)) + 0.04 * (number - len(of_arm) / 2)
+                ax.errorbar(
+                    x,
+                    [m for _, m, _ in bins],
+                    [e for _, _, e in bins],
+                    color=colour,
+                    marker=mark,
+                    markersize=4,
+                    linestyle=dash,
+                    linewidth=1,
+                    label=arm,
+                )
+            ax.axhline(0, color="black", linewidth=0.8)
+            ax.set(
+                xticks=range(len(bins)),
+                xticklabels=[label for label, _, _ in bins],
+                xlabel=f"{name}, quarters",
+                ylabel=f"{measure.upper()} minus that of {first}",
+            )
+        legend_beside(np.atleast_1d(axes)[-1])
+
+
+def grid(path, rows, columns, values, *, flag, title):
+    """A heat map of values (R, C): rows of arms, columns of a flag's values; the best of each row in bold."""
+    with figure(path, width=1.6 + 1.1 * len(columns), height=1.4 + 0.5 * len(rows)) as ax:
+        ax.grid(False)
+        ax.imshow(
+            values,
+            cmap="Greys",
+            aspect="auto",
+            vmin=values.min() - np.ptp(values) * 0.2,
+            vmax=values.max() + np.ptp(values),
+        )  # light enough for black figures
+        for (i, j), value in np.ndenumerate(values):
+            ax.annotate(
+                f"{value:.3f}",
+                (j, i),
+                ha="center",
+                va="center",
+                weight="bold" if value == values[i].max() else "normal",
+            )
+        ax.set(
+            xticks=range(len(columns)),
+            xticklabels=columns,
+            yticks=range(len(rows)),
+            yticklabels=rows,
+            xlabel=f"{flag}; bold: the best of a row",
+        )
+        ax.set_title(title, fontsize=10)
+
+
+def differences(path, difference, *, names, measure):
+    """Per-query differences a - b, sorted: where a wins, where b does, and how many queries tie."""
+    values = np.sort(difference)[::-1]
+    with figure(path, width=6) as ax:
+        ax.fill_between(np.arange(len(values)), values, step="mid", color=STYLES[0][0], alpha=0.5, linewidth=0)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(
+            xlabel="queries, sorted by difference",
+            ylabel=f"{measure.upper()} of {names[0]} minus {names[1]}",
+            title=f"{(values > 0).sum()} better, {(values == 0).sum()} equal, {(values < 0).sum()} worse",
+        )
