@@ -14,7 +14,7 @@ from lib import run
 from lib.data.batches import QueryOrder
 from lib.data.collection import load_collection
 from lib.data.tokens import tokenize
-from lib.evaluation import experiment, measures
+from lib.evaluation import comparison, experiment, measures
 from lib.files import read_json, write_json
 from lib.model.encoder import embed
 from lib.negatives.arms import Arm
@@ -83,7 +83,7 @@ def copy(compared):
 
 def one(folder, arm, seed):
     """The folder of one run."""
-    return folder / f"{Arm.parse(arm).slug}-s{seed}"
+    return comparison.run_folder(folder, Arm.parse(arm), seed)
 
 
 def written(folder):

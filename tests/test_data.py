@@ -284,11 +284,11 @@ def test_known_docs_are_a_row_for_each_text_of_a_positive(collection):
 
 def test_order_is_a_function_of_seed_and_step():
     order = batches.QueryOrder(36, batch_size=8, seed=3)
-    forward = [order.picks(step).tolist() for step in range(12)]
+    forward = [order.positions(step).tolist() for step in range(12)]
     again = batches.QueryOrder(36, batch_size=8, seed=3)
-    assert [again.picks(step).tolist() for step in reversed(range(12))] == forward[::-1]
+    assert [again.positions(step).tolist() for step in reversed(range(12))] == forward[::-1]
     other = batches.QueryOrder(36, batch_size=8, seed=4)
-    assert [other.picks(step).tolist() for step in range(12)] != forward
+    assert [other.positions(step).tolist() for step in range(12)] != forward
 
 
 @pytest.mark.parametrize("n, batch_size", [(36, 6), (36, 36), (10, 3), (5, 8), (1, 1)])
@@ -298,8 +298,8 @@ def test_an_epoch_visits_queries_once(n, batch_size):
     for epoch in range(3):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         assert {order.epoch(step) for step in steps} == {epoch}
-        picks = np.concatenate([order.picks(step) for step in steps])
-        assert all(len(order.picks(step)) == min(n, batch_size) for step in steps)
+        picks = np.concatenate([order.positions(step) for step in steps])
+        assert all(len(order.positions(step)) == min(n, batch_size) for step in steps)
         assert len(set(picks)) == len(picks) == n - n % order.batch_size
         assert set(picks) <= set(range(n))
         epochs.append(picks.tolist())
@@ -310,60 +310,60 @@ def test_an_epoch_visits_queries_once(n, batch_size):
 @pytest.mark.parametrize("step, count", [(0, 1), (0, 4), (3, 9), (11, 2)])
 def test_upcoming_is_what_the_steps_visit(step, count):
     order = batches.QueryOrder(36, batch_size=5, seed=1)
-    wanted = sorted({pick for s in range(step, step + count) for pick in order.picks(s).tolist()})
+    wanted = sorted({pick for s in range(step, step + count) for pick in order.positions(s).tolist()})
     assert order.upcoming(step, count).tolist() == wanted
 
 
-TOPICS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 25))  # of 200 queries
+CLUSTERS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 25))  # of 200 queries
 
 
-def topical(**changes):
-    return batches.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "topics": TOPICS} | changes))
+def clusteral(**changes):
+    return batches.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "clusters": CLUSTERS} | changes))
 
 
 @pytest.mark.parametrize("epoch", range(4))
-def test_batches_are_nearly_of_one_topic(epoch):
+def test_batches_are_nearly_of_one_cluster(epoch):
     counts, plain = (
         [
-            len(set(TOPICS[order.picks(step)].tolist()))
+            len(set(CLUSTERS[order.positions(step)].tolist()))
             for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         ]
-        for order in (topical(), topical(topics=None))
+        for order in (clusteral(), clusteral(clusters=None))
     )
     assert len(counts) == 18 and max(counts) <= 2 and 1 in counts and min(plain) > 2
 
 
-def test_topics_visit_a_query_once_an_epoch_at_most():
-    order, seen, whole = topical(), [], []
+def test_clusters_visit_a_query_once_an_epoch_at_most():
+    order, seen, whole = clusteral(), [], []
     for epoch in range(6):
-        picks = [order.picks(step).tolist() for step in range(epoch * 18, epoch * 18 + 18)]
+        picks = [order.positions(step).tolist() for step in range(epoch * 18, epoch * 18 + 18)]
         flat = [pick for batch in picks for pick in batch]
         assert len(set(flat)) == len(flat) == 198 and set(flat) <= set(range(200))
         seen.append({pick for pick in range(200) if pick not in flat})
         whole.append(picks)
     assert len(set(map(frozenset, seen))) > 3  # what is left out changes
-    topics = [[TOPICS[batch[0]] for batch in picks] for picks in whole]
-    assert topics[0] != sorted(topics[0]) and topics[0] != topics[1]  # topics come in no order
+    clusters = [[CLUSTERS[batch[0]] for batch in picks] for picks in whole]
+    assert clusters[0] != sorted(clusters[0]) and clusters[0] != clusters[1]  # clusters come in no order
     assert order.upcoming(0, 18).tolist() == sorted(pick for batch in whole[0] for pick in batch)
 
 
-def test_topics_are_a_function_of_seed_and_epoch():
-    forward = [topical().picks(step).tolist() for step in range(40)]
-    again = topical()
-    assert [again.picks(step).tolist() for step in reversed(range(40))] == forward[::-1]
-    assert [topical(seed=4).picks(step).tolist() for step in range(40)] != forward
-    longer = topical(topics=TOPICS.copy())
-    assert longer.picks(39).tolist() == forward[39]
+def test_clusters_are_a_function_of_seed_and_epoch():
+    forward = [clusteral().positions(step).tolist() for step in range(40)]
+    again = clusteral()
+    assert [again.positions(step).tolist() for step in reversed(range(40))] == forward[::-1]
+    assert [clusteral(seed=4).positions(step).tolist() for step in range(40)] != forward
+    longer = clusteral(clusters=CLUSTERS.copy())
+    assert longer.positions(39).tolist() == forward[39]
 
 
-def test_one_topic_is_any_order():
-    order = topical(topics=np.zeros(200, dtype=np.int32))
-    batches = [order.picks(step).tolist() for step in range(18)]
+def test_one_cluster_is_any_order():
+    order = clusteral(clusters=np.zeros(200, dtype=np.int32))
+    batches = [order.positions(step).tolist() for step in range(18)]
     assert len({pick for batch in batches for pick in batch}) == 198
     assert [sorted(batch) for batch in batches] != [list(range(i * 11, i * 11 + 11)) for i in range(18)]
 
 
-def test_topics_of_vectors():
+def test_clusters_of_vectors():
     centres = np.eye(4, 16) * 5
     wanted = np.random.default_rng(0).integers(4, size=60)
     vectors = (centres[wanted] + np.random.default_rng(1).normal(0, 0.1, (60, 16))).astype(np.float32)

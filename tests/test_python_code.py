@@ -215,11 +215,11 @@ def roots(tmp_path, monkeypatch):
     def find_spec(name):
         return types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "lib/pkg")]) if name == "pkg" else None
 
-    monkeypatch.setattr(pycode, "MODULES", {"pkg": "pkg", "absent": "absent"})
-    monkeypatch.setattr(pycode, "GENERATED", ("pkg/generated/",))
-    monkeypatch.setattr(pycode, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std")))
+    monkeypatch.setattr(python_code, "MODULES", {"pkg": "pkg", "absent": "absent"})
+    monkeypatch.setattr(python_code, "GENERATED", ("pkg/generated/",))
+    monkeypatch.setattr(python_code, "sysconfig", types.SimpleNamespace(get_path=lambda name: str(tmp_path / "std")))
     monkeypatch.setattr(
-        pycode,
+        python_code,
         "importlib",
         types.SimpleNamespace(util=types.SimpleNamespace(find_spec=find_spec), metadata=python_code.importlib.metadata),
     )
@@ -259,7 +259,7 @@ class SameProcess:
 
 def test_the_collection_as_built(roots, monkeypatch):
     monkeypatch.setenv("HARDNEG_CACHE", str(roots / "cache"))
-    monkeypatch.setattr(pycode, "ProcessPoolExecutor", SameProcess)
+    monkeypatch.setattr(python_code, "ProcessPoolExecutor", SameProcess)
     built = collection_.load_collection("python")
     names = [built.docs.record(row)["metadata"]["name"] for row in range(len(built.docs))]
     assert names == sorted(names)
@@ -283,13 +283,13 @@ def test_the_collection_as_built(roots, monkeypatch):
     made = pathlib.Path(python_code.build())
     versions = files.read_json(made / "versions.json")
     assert (versions["files"], versions["unreadable"], versions["absent"]) == (7, 1, None)
-    monkeypatch.setattr(pycode, "_files", lambda task: pytest.fail("built again"))
+    monkeypatch.setattr(python_code, "_files", lambda task: pytest.fail("built again"))
     assert python_code.build() == made
 
 
 def test_the_collection_of_docstrings_as_built(roots, monkeypatch):
     monkeypatch.setenv("HARDNEG_CACHE", str(roots / "cache"))
-    monkeypatch.setattr(pycode, "ProcessPoolExecutor", SameProcess)
+    monkeypatch.setattr(python_code, "ProcessPoolExecutor", SameProcess)
     text = "The words are English, in lower case, and joined by number {}."
     (roots / "std/documented.py").write_text(
         "\n".join(

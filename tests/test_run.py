@@ -173,10 +173,11 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
 def test_a_run_folder_that_holds_something_is_refused(tmp_path):
     path = tmp_path / "runs" / "r"
     log = Run.create(path, overwrite=False, config={"lr": 1})
-    log.log({"step": 0})
-    log.log({"step": 1})
-    log.log({"rate": 2.5}, file="timing.jsonl")
-    assert log.read_log() == [{"step": 0}, {"step": 1}] and log.read_log("timing.jsonl") == [{"rate": 2.5}]
+    log.log("step", {"step": 0})
+    log.log("step", {"step": 1})
+    log.log("step", {"rate": 2.5}, file="timing.jsonl")
+    assert log.read_log() == [{"event": "step", "step": step} for step in (0, 1)]
+    assert log.read_log("timing.jsonl") == [{"event": "step", "rate": 2.5}]
     with pytest.raises(BadInput, match="runs/r is not empty.*--overwrite"):
         Run.create(path, overwrite=False, config={"lr": 2})
     assert files.read_json(path / "config.json") == {"lr": 1} and len(log.read_log()) == 2
@@ -202,11 +203,11 @@ def config_of(**args):
 
 def test_resuming_keeps_what_is_there(tmp_path):
     log = Run.create(tmp_path / "r", overwrite=False, config=config_of(lr=1, dims=[4, 2]))
-    log.log({"step": 0})
+    log.log("step", {"step": 0})
     again = Run.create(
         tmp_path / "r", overwrite=False, resume=True, config=config_of(lr=1, dims=[4, 2], resume=True, name="r")
     )
-    assert again.read_log() == [{"step": 0}]
+    assert again.read_log() == [{"event": "step", "step": 0}]
     fresh = Run.create(tmp_path / "new", overwrite=False, resume=True, config=config_of(lr=1))
     assert (fresh.path / "config.json").exists()
 
@@ -239,28 +240,28 @@ def test_a_state_gives_back_parts_values_and_logs(tmp_path):
     weight = layer.weight.detach().clone()
     with clock("train"):
         pass
-    log.log({"step": 0})
+    log.log("step", {"step": 0})
     log.save_state({"layer": layer, "clock": clock}, {"step": 1, "best": {"score": 0.5}})
-    log.log({"step": 1})
-    log.log({"late": True}, file="timing.jsonl")
+    log.log("step", {"step": 1})
+    log.log("step", {"late": True}, file="timing.jsonl")
     torch.nn.init.zeros_(layer.weight)
     other = run.Clock()
     assert log.load_state({"layer": layer, "clock": other}) == {"step": 1, "best": {"score": 0.5}}
     assert torch.equal(layer.weight, weight) and other.spent == clock.spent
-    assert log.read_log() == [{"step": 0}] and log.read_log("timing.jsonl") == []
+    assert log.read_log() == [{"event": "step", "step": 0}] and log.read_log("timing.jsonl") == []
     log.finish({"done": 1})
     assert files.read_json(log.path / "summary.json") == {"done": 1} and not (log.path / "state.pt").exists()
 
 
 def test_without_a_state_logs_begin_anew(tmp_path):
     log = Run.create(tmp_path / "r", overwrite=False, config=config_of())
-    log.log({"step": 0})
+    log.log("step", {"step": 0})
     assert log.load_state({}) is None and log.read_log() == []
 
 
 def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
     log = Run.create(tmp_path / "r", overwrite=False, writes=False, config=config_of())
-    log.log({"step": 0})
+    log.log("step", {"step": 0})
     log.save_state({}, {})
     assert not (tmp_path / "r").exists()
 
@@ -332,3 +333,94 @@ def test_the_clock_adds_up_by_name():
     with pytest.raises(ZeroDivisionError), clock("b"):
         raise ZeroDivisionError
     assert set(clock.spent) == {"a", "b"} and 0 <= clock.spent["a"] <= clock.total()
+
+
+# --------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def parser():
+    """A command line with every kind of flag."""
+    made = run.Parser("test")
+    add = made.group("one")
+    add("--batch_size", "--b", type=run.COUNT, default=8, help="a count")
+    add("--ema", type=run.BELOW_1, default=0.5, help="a share")
+    add("--margin", type=run.number(float), help="any number")
+    add("--names", nargs="+", default=[], help="a list")
+    add("--prefix", help="a text")
+    add("--fast", action="store_true", help="a switch")
+    made.group("two", per_arm=True, only="static")("--lr", type=run.ABOVE_0, default=0.1, help="an arm's")
+    return made
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch_size", "0"], "--batch_size 0: must be at least 1 and below 9.0072e+15"),
+        (["--batch_size", "1.5"], "--batch_size 1.5: must be a whole number"),
+        (["--ema", "1"], "--ema 1: must be at least 0 and below 1"),
+        (["--ema", "nan"], "--ema nan: must be a number"),
+        (["--lr", "-inf"], "--lr -inf: must be a number"),
+        (["--lr", "0"], "--lr 0: must be above 0"),
+        (["--margin", "much"], "--margin much: must be a number"),
+        (["--batch_size"], "--batch_size: expected one argument"),
+        (["--batch", "4"], "unrecognized arguments: --batch 4"),
+        (["--speed", "4"], "unrecognized arguments: --speed 4"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(parser, flags, message):
+    with pytest.raises(BadInput) as refused:
+        parser.parse_args(flags)
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--batch_size", "3", "--fast"],
+        ["--names", "a", "b c", "--margin", "-0.25", "--lr", "1e-3"],
+        ["--prefix", "--query: "],
+        ["--prefix="],
+    ],
+)
+def test_arguments_become_the_flags_that_give_them(parser, flags):
+    flags = [f"--prefix={flags[1]}"] if flags[:1] == ["--prefix"] else flags
+    args = parser.parse_args(flags)
+    changed = run.non_default(args, parser)
+    for values in (changed, vars(args)):
+        assert parser.parse_args(run.to_flags(values)) == args
+    assert set(changed) == {flag.lstrip("-").partition("=")[0] for flag in flags if flag.startswith("--")}
+
+
+def test_flags_say_what_they_are_for(parser):
+    assert list(parser.flags(per_arm=True)) == list(parser.flags(only="static")) == ["lr"]
+    assert parser.value_of("lr", "1e-3") == 1e-3
+    with pytest.raises(BadInput, match="ema=.5 is no flag=value of an arm; it may change lr"):
+        parser.value_of("ema", ".5")
+
+
+def test_a_table_of_options_becomes_flags():
+    parser = run.Parser("test")
+    parser.add_options(
+        parser.group("loss"),
+        {
+            "margin": {"default": None, "limits": {"least": 0}, "help": "a number"},
+            "dims": {"default": (), "limits": {"least": 1}, "help": "numbers"},
+            "kind": {"default": "a", "choices": ("a", "b"), "help": "a word"},
+        },
+    )
+    assert vars(parser.parse_args([])) == {"margin": None, "dims": [], "kind": "a"}
+    found = vars(parser.parse_args(["--margin", ".5", "--dims", "4", "8", "--kind", "b"]))
+    assert found == {"margin": 0.5, "dims": [4, 8], "kind": "b"}
+    with pytest.raises(BadInput, match="--dims 0: must be at least 1"):
+        parser.parse_args(["--dims", "0"])
+
+
+def test_a_recorded_run_is_a_command_line(parser, tmp_path, capsys):
+    args = parser.parse_args(["--names", "a", "--lr", "0.01", "--fast"])
+    record = run.record(args, parser, derived={}, inputs={})
+    files.write_json(tmp_path / "config.json", record | {"versions": record["versions"] | {"torch": "0"}})
+    flags = run.recorded_flags(tmp_path / "config.json", without=("fast",))
+    assert parser.parse_args(flags) == parser.parse_args(["--names", "a", "--lr", "0.01"])
+    assert "--config: torch was 0, here it is " in capsys.readouterr().out

@@ -14,10 +14,11 @@ import ir_measures
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, call
+from test_comparison import in_this_process
 
 from lib import loss, run
 from lib.data.collection import load_collection
-from lib.evaluation import measures
+from lib.evaluation import experiment, measures
 from lib.files import read_json
 from lib.model.cross_encoder import CrossEncoder
 from lib.negatives.files import load_candidates, read_negatives
@@ -222,23 +223,27 @@ def test_train_again_gives_the_same_bytes(launch, desk, trained, monkeypatch, tm
 
 @pytest.fixture(scope="module")
 def two(desk):
-    """What was printed by a comparison of two arms at runs/two: begun with one seed through the shell, continued
-    with another while the folder of in_batch-s1 holds something else, continued again without that. And what the
-    process of in_batch-s1 printed when it failed."""
+    """A comparison of two arms at runs/two. Its runs with one seed are made in this process; it is continued with
+    another through the shell, while the folder of in_batch-s1 holds something else, and again without that.
+
+    Returns what was printed each time, and by the process of in_batch-s1 when it failed.
+    """
     flags = ("--data", "tiny", "--negatives", "in_batch", "refresh:2", *SMALL, "--refresh_every", 2, "--name", "two")
-    printed = [done(desk, "train.py", *flags, "--jobs", 2, "--seeds", 0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "run_jobs", in_this_process)
+        begun = here(desk, "train.py", *flags, "--seeds", 0)
     taken = desk / "runs/two/in_batch-s1"
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
-    printed.append(here(desk, "train.py", *flags, "--resume", "--seeds", 0, 1, code=2))
-    assert [path.name for path in taken.iterdir()] == ["notes.txt"]
+    failed = call("train.py", *flags, "--resume", "--jobs", 2, "--seeds", 0, 1, cwd=desk)
+    assert failed.returncode == 2 and [path.name for path in taken.iterdir()] == ["notes.txt"]
     shutil.rmtree(taken)
     of_failed = (taken.parent / "output/in_batch-s1.txt").read_text(encoding="utf-8")
-    printed.append(here(desk, "train.py", *flags, "--resume", "--seeds", 0, 1))
-    return *printed, of_failed
+    continued = here(desk, "train.py", *flags, "--resume", "--seeds", 0, 1)
+    return begun, failed.stdout + failed.stderr, continued, of_failed
 
 
-def test_a_run_that_fails_does_not_stop_the_others(two):
+def test_a_run_that_fails_does_not_stop_the_others_and_is_continued_alone(desk, two):
     begun, failed, continued, _ = two
     for printed, runs, before in ((begun, 2, 0), (failed, 4, 2), (continued, 4, 3)):
         assert f"   runs = {runs}\n   finished before = {before}\n" in printed
@@ -246,8 +251,12 @@ def test_a_run_that_fails_does_not_stop_the_others(two):
     assert "run 2 of 2: refresh:2, seed 1: test mrr@10 0." in failed
     last = failed.splitlines()[-1]
     assert last.startswith("error: 1 of 2 runs failed, the first is in_batch, seed 1: runs/two/in_batch-s1 is not")
-    assert "runs/two/output/" in last and "--resume" in last
+    assert "runs/two/output/" in last and "--resume" in last and "Traceback" not in failed
     assert "run 1 of 1: in_batch, seed 1: test mrr@10 0." in continued
+    outputs = {path.stem: path.read_text(encoding="utf-8") for path in (desk / "runs/two/output").iterdir()}
+    assert sorted(outputs) == ["in_batch-s1", "refresh-2-s1"]
+    for name, text in outputs.items():
+        assert text.rstrip().endswith(f"python build_index.py --run runs/two/{name}")
 
 
 def test_an_ablation(launch, desk, two, capsys):
@@ -272,10 +281,6 @@ def test_an_ablation(launch, desk, two, capsys):
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png", "gains.png", "differences.png"}
     assert {path.name for path in (folder / "plots").iterdir()} == figures
     assert all((folder / "plots" / name).read_bytes().startswith(PNG) for name in figures)
-    outputs = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "output").iterdir()}
-    assert sorted(outputs) == ["in_batch-s0", "in_batch-s1", "refresh-2-s0", "refresh-2-s1"]
-    for name, text in outputs.items():
-        assert text.rstrip().endswith(f"python build_index.py --run runs/two/{name}")
     features = read_json(folder / "queries.json")
     assert len(features) == 12 and len({tuple(values) for values in features.values()}) == 1
     before = (folder / "ablation.md").read_bytes()
@@ -851,7 +856,8 @@ def test_every_flag_is_read_and_has_help(parser_of, script):
         assert name in read, f"{script} never reads --{name}"
         assert action.help, f"{script}: --{name} has no help"
         assert all("-" not in option.lstrip("-") for option in action.option_strings)
-    assert all(f"--{name} " in parser.format_help() for name, action in found.items() if action.option_strings)
+    words = parser.format_help().split()
+    assert all(f"--{name}" in words for name, action in found.items() if action.option_strings)
 
 
 def test_every_option_of_the_loss_is_read_and_has_help():

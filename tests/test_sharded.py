@@ -12,7 +12,8 @@ import pytest
 import torch.distributed.run
 from conftest import ROOT
 
-from lib import run
+from lib import dist, run
+from lib.files import fingerprint
 from lib.model import encoder as model
 from lib.search import exact, sharded
 
@@ -22,12 +23,38 @@ ROWS = 7  # rows a file in these tests
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Files of few rows, so that little data makes many of them."""
-    monkeypatch.setattr(shards, "ROWS", ROWS)
+    monkeypatch.setattr(sharded, "ROWS", ROWS)
 
 
 def stored(folder, vectors):
     """Vectors on disk with the rows of an array."""
-    return sharded.Vectors(folder, *vectors.shape, lambda rows: vectors[rows], desc="x")
+    return sharded.ShardedVectors(folder, *vectors.shape, lambda rows: vectors[rows], desc="x")
+
+
+class Rows:
+    """Queries that stand for the rows of an array: what a view of texts is to a search."""
+
+    def __init__(self, rows):
+        self.rows = np.asarray(rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return Rows(self.rows[part])
+
+    @property
+    def fingerprint(self):
+        return fingerprint(self.rows)
+
+
+def search(folder, q, d, known, k, *, max_ram, cached=None):
+    """cached_search() of all rows of q among d; cached: the name of what is kept, by default what max_ram says."""
+    key = fingerprint(q, d, cached or str(folder))
+    retriever = sharded.Sharded(
+        stored(folder / "d", d), lambda rows: q[rows.rows], key=key, query_key=key, max_ram=max_ram
+    )
+    return sharded.cached_search(retriever, Rows(np.arange(len(q))), k, known, desc="x")
 
 
 def problem(queries=23, docs=61, dim=5, seed=0):
@@ -43,12 +70,10 @@ def problem(queries=23, docs=61, dim=5, seed=0):
 @pytest.mark.parametrize("max_ram", [1, 16 * 5 * 13, 16 * 5 * 28, 1e9])
 @pytest.mark.parametrize("rows, k", [(1, 11), (7, 1), (7, 11), (7, 100), (64, 11)])
 def test_search_is_exact(tmp_path, monkeypatch, max_ram, rows, k):
-    monkeypatch.setattr(shards, "ROWS", rows)
+    monkeypatch.setattr(sharded, "ROWS", rows)
     q, d, known = problem()
     wanted = exact.top_k(q, d, k)
-    found = sharded.search(
-        tmp_path / "found", stored(tmp_path / "q", q), stored(tmp_path / "d", d), known, k, max_ram=max_ram, desc="x"
-    )
+    found = search(tmp_path, q, d, known, k, max_ram=max_ram)
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
     np.testing.assert_array_equal(found[1], wanted[1])
     np.testing.assert_allclose(found[2], exact.pair_scores(q, d, known), rtol=1e-5, atol=1e-6)
@@ -57,12 +82,11 @@ def test_search_is_exact(tmp_path, monkeypatch, max_ram, rows, k):
 
 def test_memory_bounds_the_docs_at_a_time(tmp_path, monkeypatch):
     q, d, known = problem(docs=150)
-    sizes, search = [], exact.top_k
-    monkeypatch.setattr(index, "exact_search", lambda q, d, k: sizes.append(d.nbytes) or search(q, d, k))
-    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
+    sizes, top_k = [], exact.top_k
+    monkeypatch.setattr(sharded, "top_k", lambda q, d, k: sizes.append(d.nbytes) or top_k(q, d, k))
     for max_ram in (2_000, 6_000):
         sizes.clear()
-        sharded.search(tmp_path / str(max_ram), *vectors, known, 3, max_ram=max_ram, desc="x")
+        search(tmp_path / str(max_ram), q, d, known, 3, max_ram=max_ram)
         assert 0.15 * max_ram < max(sizes) <= max_ram / 4
 
 
@@ -70,10 +94,7 @@ def test_equal_scores_do_not_depend_on_memory(tmp_path):
     """Copies of a doc score alike: which of them comes first must not follow from --max_ram."""
     q, d, known = problem()
     d = d[np.arange(len(d)) % 6]
-    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
-    small, large = (
-        sharded.search(tmp_path / str(max_ram), *vectors, known, 9, max_ram=max_ram, desc="x") for max_ram in (1, 1e9)
-    )
+    small, large = (search(tmp_path / str(max_ram), q, d, known, 9, max_ram=max_ram) for max_ram in (1, 1e9))
     np.testing.assert_array_equal(small[1], large[1])
 
 
@@ -93,8 +114,10 @@ def test_take_and_blocks(tmp_path, monkeypatch):
     _, d, _ = problem()
     vectors = stored(tmp_path / "d", d)
     assert len(vectors) == 61 and vectors.shape == (61, 5)
-    opened, one_file = [], sharded.Vectors.file
-    monkeypatch.setattr(sharded.Vectors, "file", lambda self, number: opened.append(number) or one_file(self, number))
+    opened, one_file = [], sharded.ShardedVectors.file
+    monkeypatch.setattr(
+        sharded.ShardedVectors, "file", lambda self, number: opened.append(number) or one_file(self, number)
+    )
     rows = np.array([60, 3, 3, 0, 59, 14, 6, 7])
     np.testing.assert_array_equal(vectors.take(rows), d[rows])
     assert sorted(opened) == [0, 1, 2, 8]
@@ -125,43 +148,45 @@ def test_embedding_goes_on_where_it_was_cut(tmp_path):
         return d[rows]
 
     with pytest.raises(KeyboardInterrupt):
-        sharded.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 3), desc="x")
+        sharded.ShardedVectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 3), desc="x")
     done = stamps(tmp_path / "d")
     assert sorted(done) == ["000000.npz", "000001.npz", "000002.npz"]
     asked.clear()
-    vectors = sharded.Vectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 99), desc="x")
+    vectors = sharded.ShardedVectors(tmp_path / "d", *d.shape, lambda rows: embed(rows, 99), desc="x")
     assert asked == [3, 4, 5, 6, 7, 8]
     assert done.items() <= stamps(tmp_path / "d").items()
     np.testing.assert_array_equal(vectors.take(np.arange(61)), d)
 
 
-def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch):
-    q, d, known = problem()
-    vectors = stored(tmp_path / "q", q), stored(tmp_path / "d", d)
-    calls, search = [], exact.top_k
+def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
+    q, d, known = problem(seed=9)
+    calls, top_k = [], exact.top_k
     blocks = 9  # of docs; a file of queries sees each
 
     def cut(q_emb, d_emb, k):
         calls.append(len(q_emb))
         if len(calls) == 2 * blocks + 4:
             raise RuntimeError("killed")
-        return search(q_emb, d_emb, k)
+        return top_k(q_emb, d_emb, k)
 
-    monkeypatch.setattr(index, "exact_search", cut)
-    flags = {"max_ram": 1, "desc": "x"}
+    def again(folder):
+        return search(folder, q, d, known, 6, max_ram=1, cached=str(folder))
+
+    before = set((cache / "hits").glob("*")) if (cache / "hits").exists() else set()
+    monkeypatch.setattr(sharded, "top_k", cut)
     with pytest.raises(RuntimeError, match="killed"):
-        sharded.search(tmp_path / "found", *vectors, known, 6, **flags)
-    done = stamps(tmp_path / "found")
+        again(tmp_path / "found")
+    (kept,) = set((cache / "hits").glob("*")) - before
+    done = stamps(kept)
     assert sorted(done) == ["000000.npz", "000001.npz"]
     calls.clear()
-    monkeypatch.setattr(index, "exact_search", lambda q, d, k: calls.append(len(q)) or search(q, d, k))
-    found = sharded.search(tmp_path / "found", *vectors, known, 6, **flags)
+    monkeypatch.setattr(sharded, "top_k", lambda q, d, k: calls.append(len(q)) or top_k(q, d, k))
+    found = again(tmp_path / "found")
     assert calls == [7] * blocks + [2] * blocks  # 23 queries: two files are left
-    assert done.items() <= stamps(tmp_path / "found").items()
-    whole = sharded.search(tmp_path / "whole", *vectors, known, 6, **flags)
+    assert done.items() <= stamps(kept).items()
+    whole = again(tmp_path / "whole")
     for a, b in zip(found, whole):
         np.testing.assert_array_equal(a, b)
-    assert (tmp_path / "found/000003.npz").read_bytes() == (tmp_path / "whole/000003.npz").read_bytes()
 
 
 def test_processes_share_the_files(tmp_path, monkeypatch):
@@ -178,7 +203,7 @@ def test_processes_share_the_files(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------- the script
 
 SOURCES = ("--sources", "dense", "bm25", "random")
-DRAWN = ("--run", "runs/R", "--pool", 20, "--depth", 6, "--choice", "uniform", "--filters", "near_copy:0.9")
+DRAWN = ("--run", "runs/R", "--candidates", 20, "--depth", 6, "--sampling", "uniform", "--filters", "near_copy:0.9")
 
 
 @pytest.fixture
@@ -217,7 +242,7 @@ def test_one_two_and_four_processes_mine_the_same_bytes(mine, untrained, tmp_pat
         found = in_processes(count, untrained, cache, f"p{count}")
         assert found.name == wanted.name and found.read_bytes() == wanted.read_bytes(), count
         assert len(list((cache / "vectors").rglob("*.npz"))) == 6 + 6  # of 36 queries and of 40 docs
-        assert len(list((cache / "mined").rglob("*.npz"))) == 6 + 6  # by dense and by BM25
+        assert len(list((cache / "hits").rglob("*.npz"))) == 6 + 6  # by dense and by BM25
 
 
 @pytest.mark.parametrize("script", ["mine_negatives.py", "train.py"])
@@ -232,7 +257,7 @@ def test_torchrun_takes_the_commands_as_the_docstring_has_them(script):
 
 
 def folders(tmp_path, kind):
-    """The folders of one kind in the test's cache."""
+    """The entries of one kind in the test's cache."""
     return {path.name for path in (tmp_path / "cache" / kind).iterdir()}
 
 
@@ -241,11 +266,11 @@ def test_one_changed_weight_misses_the_cache(mine, untrained, tmp_path):
     shutil.copytree(untrained / "runs/R", tmp_path / "runs/R")
     first = mine("--run", "runs/R", "--depth", 4, cwd=tmp_path)
     header = json.loads(first.read_text(encoding="utf-8").splitlines()[0])["header"]
-    vectors, mined = folders(tmp_path, "vectors"), folders(tmp_path, "mined")
-    assert len(vectors) == 2 and len(mined) == 1
-    mine("--run", "runs/R", "--depth", 4, "--filters", "percpos:0.9", "--pool", 4, cwd=tmp_path)
+    vectors, hits = folders(tmp_path, "vectors"), folders(tmp_path, "hits")
+    assert len(vectors) == 1 + 6 and len(hits) == 1  # the docs' folder and six files of queries
+    mine("--run", "runs/R", "--depth", 4, "--filters", "percpos:0.9", "--candidates", 4, cwd=tmp_path)
     # filters cost nothing
-    assert (folders(tmp_path, "vectors"), folders(tmp_path, "mined")) == (vectors, mined)
+    assert (folders(tmp_path, "vectors"), folders(tmp_path, "hits")) == (vectors, hits)
     encoder = model.load_encoder(tmp_path / "runs/R/encoder")
     used = encoder.tokenize(["Caramelising onions"])[0][0]
     encoder.table.data[used, 0] += 1e-3
@@ -253,7 +278,8 @@ def test_one_changed_weight_misses_the_cache(mine, untrained, tmp_path):
     again = mine("--run", "runs/R", "--depth", 4, cwd=tmp_path)
     now = json.loads(again.read_text(encoding="utf-8").splitlines()[0])["header"]
     assert now["encoder_fingerprint"] != header["encoder_fingerprint"]
-    assert len(folders(tmp_path, "vectors") - vectors) == 2 and len(folders(tmp_path, "mined") - mined) == 1
+    assert len(folders(tmp_path, "vectors") - vectors) == 1 + 6
+    assert len(folders(tmp_path, "hits") - hits) == 1
 
 
 def test_a_second_look_encodes_nothing(mine, monkeypatch):
@@ -262,8 +288,8 @@ def test_a_second_look_encodes_nothing(mine, monkeypatch):
     def refuse(*rest, **kwargs):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(model, "embed", refuse)
-    monkeypatch.setattr(index, "exact_search", refuse)
+    for name in ("embed", "embed_texts", "top_k"):
+        monkeypatch.setattr(sharded, name, refuse)
     assert mine("--run", "runs/R", "--depth", 4).read_bytes() == first
 
 

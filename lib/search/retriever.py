@@ -24,7 +24,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32")
         raise BadInput(f"{spec}: neither bm25 nor a run folder with an encoder")
     if exact_in:
         encoder = load_to_encode(folder / "encoder", device, precision)
-        return Sharded(collection.docs, encoder, precision=precision, max_ram=exact_in)
+        return Sharded.open(collection.docs, encoder, precision=precision, max_ram=exact_in)
     place = folder / "index" / collection.name
     encoder = load_to_encode(folder / "encoder", device, faiss_index.read_meta(place)["precision"])
     index = faiss_index.load_index(place, encoder_fingerprint=encoder.fingerprint, collection=collection)

@@ -75,30 +75,41 @@ class ShardedVectors:
 class Sharded:
     """Exact search over vectors in files, within `max_ram` bytes beside the result."""
 
-    def __init__(self, docs, encoder, *, precision, max_ram):
-        """docs: Texts; encoder: one that embeds in the named precision."""
+    def __init__(self, vectors, embed, *, key, query_key, max_ram, encoder=None):
+        """vectors: ShardedVectors; embed(texts) -> (n, D); keys identify the doc vectors and what embeds queries."""
+        self.vectors, self.encoder, self.fingerprint = vectors, encoder, key
+        self._embed, self._query_key = embed, query_key
+        # docs at a time: a quarter of the memory; the search needs as much again
+        self._block = max(ROWS, int(max_ram / 4 / (4 * vectors.shape[1])))
+
+    @classmethod
+    def open(cls, docs, encoder, *, precision, max_ram):
+        """Over the vectors of all docs (Texts) by an encoder that embeds in the named precision; cached."""
         with dist.main_first():
             tokens = tokenize(docs, encoder, "doc")
-        self.encoder, self.precision = encoder, precision
-        self.fingerprint = fingerprint(encoder.fingerprint, precision, encoder.token_key("doc"), docs.fingerprint)
-        self.vectors = ShardedVectors(
-            cache_dir("vectors", self.fingerprint),
+        keys = [encoder.fingerprint, precision]
+        key = fingerprint(*keys, encoder.token_key("doc"), docs.fingerprint)
+        vectors = ShardedVectors(
+            cache_dir("vectors", key),
             len(docs),
             encoder.dim,
             lambda rows: embed(encoder, tokens, rows),
             desc="embedding docs",
         )
-        # docs at a time: a quarter of the memory; the search needs as much again
-        self._block = max(ROWS, int(max_ram / 4 / (4 * encoder.dim)))
+        query_key = fingerprint(*keys, encoder.token_key("query"))
+        return cls(
+            vectors,
+            lambda queries: embed_texts(encoder, queries, "query"),
+            key=key,
+            query_key=query_key,
+            max_ram=max_ram,
+            encoder=encoder,
+        )
 
     def search(self, queries, k, known=None):
         """The Hits of query texts, whose vectors are kept as well."""
-        key = fingerprint(
-            self.encoder.fingerprint, self.precision, self.encoder.token_key("query"), queries.fingerprint
-        )
-        q_emb = once(
-            cache_dir("vectors", key + ".npz"), lambda: {"vectors": embed_texts(self.encoder, queries, "query")}
-        )["vectors"]
+        path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
+        q_emb = once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
         k, best = min(k, len(self.vectors)), None
         for begin, d_emb in self.vectors.blocks(self._block):
             scores, rows = top_k(q_emb, d_emb, k)
