@@ -115,23 +115,24 @@ class Parser(argparse.ArgumentParser):
 
 def number(kind, *, above=-math.inf, least=-math.inf, below=math.inf, most=math.inf):
     """A type for argparse: a finite int or float within limits."""
-    limits = [
-        f"{word} {limit:g}"
-        for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
-        if math.isfinite(limit)
-    ]
     noun = {int: "a whole number", float: "a number"}[kind]
 
     def convert(text):
         try:
             value = kind(text)
-            fits = math.isfinite(value)
+            finite = math.isfinite(value)
         except (ValueError, OverflowError):
-            fits = False
-        if not fits:
-            raise BadInput(f"{text}: must be {noun} {' and '.join(limits)}".rstrip())
-        if not (above < value < below and least <= value <= most):
-            raise BadInput(f"{text}: must be {' and '.join(limits)}")
+            finite = False
+        if not finite:
+            raise BadInput(f"{text}: must be {noun}")
+        for fits, limit in (
+            (value > above, f"above {above:g}"),
+            (value >= least, f"at least {least:g}"),
+            (value < below, f"below {below:g}"),
+            (value <= most, f"at most {most:g}"),
+        ):
+            if not fits:
+                raise BadInput(f"{text}: must be {limit}")
         return value
 
     return convert

@@ -83,7 +83,7 @@ def copy(compared):
 
 def one(folder, arm, seed):
     """The folder of one run."""
-    return comparison.run_folder(folder, Arm.parse(arm), seed)
+    return comparison.run_folder(folder, arm, seed)
 
 
 def written(folder):

@@ -1,4 +1,4 @@
-"""Measures by hand and against pytrec_eval; paired tests, power, Holm's correction, geometry."""
+"""Measures by hand and against pytrec_eval, and the scores of what a search returns."""
 
 import math
 

@@ -1,61 +1,33 @@
-"""The comparison of arms: its statistics, tables and figures from hand-made runs, and folders read back."""
+"""The tables and figures of a comparison of arms, from hand-made runs and from folders read back."""
 
 import json
 
 import numpy as np
 import pytest
+from test_comparison_statistics import (
+    BASE,
+    LATE,
+    analyse,
+    evaluated,
+    foretold,
+    harmed,
+    harmless,
+    leave,
+    made,
+    noise,
+    ordered,
+    other_measure,
+    three_arms,
+    without_a_forecast,
+    write,
+)
 
 from lib import files
-from lib.evaluation import comparison, measures, report, significance
-from lib.evaluation.comparison import Measured
+from lib.evaluation import comparison, comparison_plots, measures, report
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput
-from lib.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
-BASE = np.random.default_rng(0).random(60) / 2
-
-
-def made(arm, values, *, seed=0, forecast=None, warnings=(), overrides=None, **costs):
-    """One Measured run: per-query values (Q,), alike for every measure."""
-    per_query = {f"q{i}": dict.fromkeys(MEASURES, float(value)) for i, value in enumerate(values)}
-    summary = {
-        "name": f"{comparison.slug(arm)}-s{seed}", "negatives": arm, "seed": seed, "data": "some/made",
-        "encoder": "static", "steps": 7, "bm25": dict.fromkeys(MEASURES, 0.25),
-        "untrained": dict.fromkeys(MEASURES, 0.125), "test": measures.mean(per_query), "train_s": 60.0,
-        "mine_s": 0.0, "denominators": 900, "docs_encoded": 100,
-        "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0},
-        "best_step": 7, "near_copies": {},
-    } | costs  # fmt: skip
-    sources = {name: {"negatives": 4.0, "above": 0.1, "gradient": 0.5} for name in ("in_batch", "bm25")}
-    log = [{"event": "evaluation", "step": 0, "dev": dict.fromkeys(MEASURES, 0.1)}]
-    log += [{"event": "forecast", "step": 0, "forecast": forecast}] if forecast else []
-    log += [
-        {"event": "step", "step": step, "loss": 1.0, "effective": 3.0 + step, "sources": sources} for step in (0, 6)
-    ]
-    log += [{"event": "warning", "step": 6, "warning": warning, "advice": "do"} for warning in warnings]
-    log += [{"event": "evaluation", "step": 7, "dev": dict.fromkeys(MEASURES, 0.3)}]
-    timing = [{"event": "evaluation", "step": 7, "dev_seconds": 1.5}]
-    return Measured(arm, arm.split()[0], seed, per_query, summary, log, timing, overrides or {})
-
-
-def noise(seed, spread=0.05):
-    """Differences between queries."""
-    return spread * np.random.default_rng(seed).standard_normal(60)
-
-
-def three_arms(**changes):
-    """a, b and c with two seeds each: b beats a by .1 or so, c is like a."""
-    arms = {"a": BASE, "b": BASE + 0.1 + noise(1), "c": BASE + noise(2)}
-    return [
-        made(arm, values + shift, seed=seed, **changes.get(arm, {}))
-        for arm, values in arms.items()
-        for seed, shift in ((0, -0.02), (1, 0.02))
-    ]
-
-
-def analyse(runs):
-    return comparison.analyse(runs, measure="mrr@10")
 
 
 def table(result):
@@ -68,145 +40,7 @@ def compare(folder, **flags):
     return report.write(folder, comparison.read_comparison(folder, **flags), measure="mrr@10")
 
 
-def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
-    result = analyse(three_arms(b={"train_s": 30.0, "mine_s": 15.0}))
-    a, b, c = result["arms"]
-    assert [row["arm"] for row in result["arms"]] == ["a", "b", "c"]
-    assert (result["seeds"], result["queries"], result["measure"]) == ([0, 1], 60, "mrr@10")
-    assert a["test"]["mrr@10"] == pytest.approx([BASE.mean() - 0.02, BASE.mean() + 0.02])
-    assert "against_first" not in a and b["seeds"] == [0, 1]
-    difference = 0.1 + noise(1).mean()
-    found = b["against_first"]
-    assert found["difference"] == pytest.approx(difference) and found["p"] < 0.001
-    assert found["low"] < difference < found["high"] and found["queries"] == 60
-    assert found["effect"] == pytest.approx(difference / (noise(1)).std(ddof=1))
-    assert (a["seconds"], b["seconds"], b["mine_s"]) == (60, 45, 15)
-    gain = np.mean(b["test"]["mrr@10"]) - 0.125
-    assert b["gain_per_minute"] == pytest.approx(gain / 0.75)
-    assert a["geometry"] == {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0,
-                             "effective_negatives": 9.0}  # fmt: skip
-    assert result["references"]["untrained"] == dict.fromkeys(MEASURES, 0.125) and c["warnings"] == []
-
-
-def test_holm_is_over_the_arms():
-    others = [BASE + 0.0145 + noise(i) - noise(i).mean() for i in range(2, 6)]
-    runs = [made("a", BASE)] + [made(f"b{i}", values) for i, values in enumerate(others)]
-    tests = [row["against_first"] for row in analyse(runs)["arms"][1:]]
-    assert [t["p_holm"] for t in tests] == significance.holm([t["p"] for t in tests])
-    assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found
-
-
-def test_the_order_chain_is_of_neighbours_by_mean():
-    runs = [made(arm, BASE + gain + noise(i)) for i, (arm, gain) in
-            enumerate({"low": 0.0, "top": 0.3, "middle": 0.15, "same": 0.15}.items())]  # fmt: skip
-    order = analyse(runs)["order"]
-    means = {one.arm: one.summary["test"]["mrr@10"] for one in runs}
-    names = [order[0]["above"], *(test["below"] for test in order)]
-    assert names == sorted(means, key=means.get, reverse=True) and names[0] == "top" and names[-1] == "low"
-    for test in order:
-        assert test["difference"] == pytest.approx(means[test["above"]] - means[test["below"]])
-    assert [t["p_holm"] for t in order] == significance.holm([t["p"] for t in order])
-    assert [t["p_holm"] < 0.05 for t in order] == [True, False, True]
-    text = table(analyse(runs))
-    chain = next(line for line in text.splitlines() if line.startswith("Order by mean"))
-    assert [word for word in chain.split() if word in (">", "≈")] == [">", "≈", ">"]
-    assert chain.index("top") < chain.index("middle") < chain.index("low")
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_forecasts_rank_correlation_has_its_sign(sign):
-    runs = []
-    for number, gain in enumerate((0.0, 0.1, 0.2, 0.3)):
-        told = {"loss": sign * 10.0**number, "above": 0.1 * (number % 2), "explicit": 0.0}
-        runs.append(made(f"arm{number}", BASE + gain, forecast=told))
-    result = analyse(runs)
-    assert result["forecast"]["loss"] == pytest.approx(sign)
-    assert result["forecast"]["above"] == pytest.approx(0.4472, abs=1e-4)
-    assert result["forecast"]["explicit"] is None  # it said the same of all
-    assert [row["forecast"]["loss"] for row in result["arms"]] == [sign * 10.0**n for n in range(4)]
-    json.dumps(result, allow_nan=False)
-    text = table(result)
-    assert f"initial loss {sign:+.2f}" in text and "above the positive +0.45" in text and "negatives n/a" in text
-    for few in (runs[:2], runs[:3] + [made("other", BASE)]):  # too few; not of all
-        assert "forecast" not in analyse(few) and "Predicting" not in table(analyse(few))
-
-
-def harmed(**late):
-    """a, and b that is .1 worse; late: what differs in the runs of b."""
-    runs = [made("a", BASE + 0.1), made("b", BASE + noise(1, 0.01), best_step=late.get("best_step", 7))]
-    summary, log = runs[1].summary, runs[1].log
-    summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
-    summary["geometry"] = summary["geometry"] | {"uniformity": late.get("uniformity", -2.0)}
-    source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
-    log[2] |= {"effective": late.get("effective", 9.0), "sources": log[2]["sources"] | {"bm25": source}}
-    return runs
-
-
-@pytest.mark.parametrize(
-    "late, wanted",
-    [
-        ({}, ["nothing in its logs stands out"]),
-        ({"copies": 0.25}, ["25% of what bm25 mined are near-copies"]),
-        ({"above": 0.3}, ["30% of bm25's negatives still stood above"]),
-        ({"effective": 3.0}, ["from 3.0 negatives, not 9.0"]),
-        ({"best_step": 3}, ["dev was best at 43% of the steps"]),
-        ({"uniformity": -1.8}, ["uniformity -1.80 against -2.00"]),
-        ({"copies": 0.03, "above": 0.11}, ["3% of what bm25", "11% of bm25's"]),
-        ({"copies": 0.01, "above": 0.09, "effective": 5.0, "best_step": 4}, ["nothing in its logs"]),
-        ({"uniformity": -1.95}, ["nothing in its logs"]),
-    ],
-    ids=str,
-)
-def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
-    result = analyse(harmed(**late))
-    a, b = result["arms"]
-    assert "hurts" not in a and set(b["hurts"]) == {"mrr@10", "recall@100"}
-    assert len(b["why"]) == len(wanted) and all(part in found for part, found in zip(wanted, b["why"]))
-    found = b["hurts"]["mrr@10"]
-    assert found["difference"] == b["against_first"]["difference"] and found["p_seeds_holm"] < 0.05
-    text = table(result)
-    assert "**b hurts**: mrr@10 -0." in text and f"What its runs say: {b['why'][0]}" in text
-
-
-def test_an_arm_that_is_no_worse_does_not_hurt():
-    for runs in (three_arms(), [made("a", BASE), made("b", BASE - 0.0001 + noise(1))]):
-        result = analyse(runs)
-        assert not any("hurts" in row for row in result["arms"]) and "hurts" not in table(result)
-
-
-def test_an_arm_that_gains_above_and_loses_below():
-    runs = [made("a", BASE), made("b", BASE + 0.1)]
-    for values in runs[1].values.values():
-        values["recall@100"] -= 0.2
-    b = analyse(runs)["arms"][1]
-    assert b["against_first"]["difference"] == pytest.approx(0.1) and list(b["hurts"]) == ["recall@100"]
-    assert b["hurts"]["recall@100"]["difference"] == pytest.approx(-0.1)
-
-
-def test_late_negatives_are_those_of_the_second_half():
-    runs = harmed(above=0.3, gradient=0.8, copies=0.1)
-    row = comparison.late_negatives(runs[1:])
-    assert row == {"bm25": {"above": 0.3, "gradient": 0.8, "near_copies": 0.1}}  # step 0 says .1 and .5
-    runs[1].summary["near_copies"] = {}  # random draws from no list
-    assert comparison.late_negatives(runs[1:])["bm25"]["near_copies"] is None
-
-
-def test_warnings_are_listed_once():
-    runs = three_arms(b={"warnings": ("no learning", "collapse")})
-    assert [row["warnings"] for row in analyse(runs)["arms"]] == [[], ["collapse", "no learning"], []]
-    assert "| collapse, no learning |" in table(analyse(runs))
-
-
-def test_one_arm_is_a_table_without_tests():
-    result = analyse([made("a", BASE, seed=seed) for seed in (0, 1)])
-    assert result["order"] == [] and "against_first" not in result["arms"][0]
-    assert "Order by mean" not in table(result)
-
-
-def test_runs_on_other_queries_are_refused():
-    runs = [made("a", BASE), made("b", BASE[:50])]
-    with pytest.raises(BadInput, match="b, seed 0, was measured on other queries than a"):
-        analyse(runs)
+# ------------------------------------------------------------------------------------------------------------ tables
 
 
 def test_the_table():
@@ -235,59 +69,58 @@ def test_the_table():
     assert "made, seeds 0 1, 60 queries" in text
 
 
-def test_another_measure(tmp_path):
-    runs = three_arms()
-    for one in runs[2:4]:
-        for found in one.values.values():
-            found["ndcg@10"] = 0.0
-    found = comparison.analyse(runs, measure="ndcg@10")
-    assert found["measure"] == "ndcg@10" and found["arms"][1]["against_first"]["difference"] < 0
-    assert analyse(runs)["arms"][1]["against_first"]["difference"] > 0
+def test_the_order_is_a_chain_of_neighbours():
+    text = table(analyse(ordered()))
+    chain = next(line for line in text.splitlines() if line.startswith("Order by mean"))
+    assert [word for word in chain.split() if word in (">", "≈")] == [">", "≈", ">"]
+    assert chain.index("top") < chain.index("middle") < chain.index("low")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_forecasts_rank_correlation_is_told(sign):
+    text = table(analyse(foretold(sign)))
+    assert f"initial loss {sign:+.2f}" in text and "above the positive +0.45" in text and "negatives n/a" in text
+
+
+def test_no_forecast_is_told_of_few_arms():
+    for few in without_a_forecast():
+        assert "Predicting" not in table(analyse(few))
+
+
+@pytest.mark.parametrize("late", [late for late, _ in LATE], ids=str)
+def test_an_arm_that_hurts_is_told_with_what_may_explain_it(late):
+    result = analyse(harmed(**late))
+    text = table(result)
+    assert "**b hurts**: mrr@10 -0." in text and f"What its runs say: {result['arms'][1]['why'][0]}" in text
+
+
+def test_nothing_is_said_of_an_arm_that_is_no_worse():
+    for runs in harmless():
+        assert "hurts" not in table(analyse(runs))
+
+
+def test_warnings_have_a_column():
+    text = table(analyse(three_arms(b={"warnings": ("no learning", "collapse")})))
+    assert "| collapse, no learning |" in text
+
+
+def test_one_arm_is_a_table_without_tests():
+    assert "Order by mean" not in table(analyse([made("a", BASE, seed=seed) for seed in (0, 1)]))
+
+
+def test_the_table_names_another_measure():
+    found = comparison.analyse(other_measure(), measure="ndcg@10")
     assert "ndcg@10 against a [95 %]" in table(found)
 
 
-# ---------------------------------------------------------------------------------------------------- folders
+# ----------------------------------------------------------------------------------------------------------- folders
 
 
-def write(folder, runs, *, arms, seeds=(0, 1)):
-    """A comparison's folder as train.py leaves it, of the runs that are finished."""
-    files.write_json(folder / "config.json", {
-        "args": {"negatives": list(arms), "seeds": list(seeds)}, "derived": {},
-        "inputs": {"collection": "made"},
-    })  # fmt: skip
-    for run in runs:
-        one = folder / run.summary["name"]
-        measures.write_per_query(one / "eval/made-test/per_query.jsonl", run.values)
-        for name, lines in (("metrics.jsonl", run.log), ("timing.jsonl", run.timing)):
-            for line in lines:
-                Run(one).log(line["event"], line, file=name)
-        derived = {"arm": run.arm, "base": run.base, "overrides": run.overrides}
-        files.write_json(one / "config.json", {"derived": derived})
-        files.write_json(one / "summary.json", run.summary)
-    return folder
-
-
-def test_runs_are_read_in_the_order_of_the_command(tmp_path):
-    runs = three_arms()
-    folder = write(tmp_path / "ab", runs, arms=("c", "a", "b"), seeds=(1, 0))
-    found = comparison.read_comparison(folder)
-    assert [(one.arm, one.seed) for one in found] == [(arm, seed) for arm in "cab" for seed in (1, 0)]
-    by_name = {one.summary["name"]: one for one in runs}
-    assert all(one == by_name[one.summary["name"]] for one in found)
-
-
-def test_an_unfinished_comparison_names_the_run(tmp_path):
+def test_an_unfinished_comparison_has_no_table(tmp_path):
     folder = write(tmp_path / "ab", three_arms()[:3], arms=("a", "b", "c"))
-    with pytest.raises(BadInput) as refused:
-        comparison.read_comparison(folder)
-    message = str(refused.value)
-    assert message.startswith(f"{folder}: 3 of 6 runs are not finished, the first is b, seed 1; ")
-    assert "--resume" in message and "\n" not in message
     with pytest.raises(BadInput, match="not finished"):
         compare(folder)
     assert not (folder / "ablation.md").exists()
-    with pytest.raises(BadInput, match="no config.json"):
-        comparison.read_comparison(tmp_path)
 
 
 def test_a_comparison_is_written_and_written_again_alike(tmp_path):
@@ -341,6 +174,9 @@ def test_a_run_that_was_measured_on_another_collection_too(tmp_path):
     assert compare(folder) == table
 
 
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
 def test_a_grid_of_one_flag_has_a_figure(tmp_path):
     gains = {"a temperature=.1": 0.0, "a temperature=.02": 0.1, "b temperature=.1": 0.2,
              "b temperature=.02": 0.3}  # fmt: skip
@@ -357,6 +193,31 @@ def test_a_grid_of_one_flag_has_a_figure(tmp_path):
     result = analyse(runs) | {"name": "made"}
     report.draw(tmp_path, result, runs, None)
     assert (tmp_path / "grid.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    "flag, low, high", [("temperature", 0.02, 0.1), ("batch_size", 9, 128), ("lr", 1e-4, 0.01), ("ema", 0, 0.999)]
+)
+def test_a_grid_is_of_the_values_in_config_json(tmp_path, monkeypatch, flag, low, high):
+    """What an arm is called says nothing of the values: other numbers, or none at all."""
+    drawn = []
+    monkeypatch.setattr(comparison_plots, "grid", lambda path, *cells, **rest: drawn.append((path, cells, rest)))
+    arms = {"a seed=3": (high, 0.0), "a seed=4": (low, 0.1), "b": (low, 0.2), "b x": (high, 0.3)}
+    runs = [made(arm, BASE + gain, overrides={flag: value}) for arm, (value, gain) in arms.items()]
+    folder = write(tmp_path / "ab", runs, arms=arms, seeds=[0])
+    compare(folder)
+    ((path, (rows, columns, values), rest),) = drawn
+    assert path == folder / "plots/grid.png" and rest["flag"] == flag
+    assert (rows, columns) == (["a", "b"], [low, high])
+    np.testing.assert_allclose(values - BASE.mean(), [[0.1, 0.0], [0.2, 0.3]])
+
+
+def test_a_grid_of_a_flag_that_is_no_number_has_no_figure(tmp_path):
+    arms = {f"{base} filters={text}": [text] for base in "ab" for text in ("percpos:0.9", "near_copy:0.8")}
+    runs = [made(arm, BASE, overrides={"filters": value}) for arm, value in arms.items()]
+    folder = write(tmp_path / "ab", runs, arms=arms, seeds=[0])
+    compare(folder)
+    assert (folder / "plots/arms.png").exists() and not (folder / "plots/grid.png").exists()
 
 
 def test_sources_are_followed_as_means_over_seeds():
@@ -383,14 +244,7 @@ def test_gains_are_means_over_quarters_of_the_queries():
     assert error == pytest.approx(np.repeat([0.0, 0.1, 0.2, 0.3], 15).std() / np.sqrt(60))
 
 
-# ------------------------------------------------------------------------------------- runs measured apart
-
-
-def evaluated(folder, values):
-    """A folder as evaluate.py leaves it: measured on made-test, and not trained here."""
-    per_query = {f"q{i}": dict.fromkeys(MEASURES, float(value)) for i, value in enumerate(values)}
-    measures.write_per_query(folder / "eval/made-test/per_query.jsonl", per_query)
-    return folder
+# ------------------------------------------------------------------------------------------------ runs measured apart
 
 
 def test_any_number_of_measured_runs_are_compared_with_the_first(tmp_path):
@@ -401,8 +255,29 @@ def test_any_number_of_measured_runs_are_compared_with_the_first(tmp_path):
     first, x, y = files.read_json(tmp_path / "out/ablation.json")["arms"]
     assert x["against_first"]["difference"] == pytest.approx(0.1) and y["against_first"]["difference"] < 0
     assert "| mrr@10 against bm25 [95 %] |" in text and "| wins | ties | losses |" in text and "| 60 | 0 | 0 |" in text
+    assert "| 0 | 0 | 60 |" in text
     assert "steps" not in first and "**y hurts**" in text and "its training was not recorded" in text
     assert (tmp_path / "out/plots/arms.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("names", [("bm25", "b-s0"), ("b-s0", "bm25")], ids=" then ".join)
+def test_a_run_without_a_summary_beside_a_trained_one(tmp_path, names):
+    evaluated(tmp_path / "bm25", BASE)
+    leave(tmp_path / "b-s0", made("b", BASE + 0.1 + noise(1)))
+    (runs,) = comparison.read_evaluations([tmp_path / name for name in names]).values()
+    text = report.write(tmp_path / "out", runs, measure="mrr@10", name="made-test")
+    result = json.loads((tmp_path / "out/ablation.json").read_text("utf-8"), parse_constant=pytest.fail)
+    rows = {row["arm"]: row for row in result["arms"]}
+    assert list(rows) == list(names) and result["references"] == {}
+    assert [rows[name]["trained"] for name in ("bm25", "b-s0")] == [False, True]
+    assert "steps" not in rows["bm25"] and rows["b-s0"]["steps"] == 7
+    difference = (0.1 + noise(1).mean()) * (1 if names[0] == "bm25" else -1)
+    assert rows[names[1]]["against_first"]["difference"] == pytest.approx(difference)
+    results, costs = ([x for x in text.splitlines() if x.startswith(f"| {name} |")] for name in ("bm25", "b-s0"))
+    assert len(results) == 1 and len(costs) == 2 and costs[1].startswith("| b-s0 | 7 | 900 | 100 | 60.0 | 0.0 |")
+    assert f"| mrr@10 against {names[0]} [95 %] |" in text
+    assert ("What its runs say: its training was not recorded" in text) == (names[1] == "bm25")
+    assert {path.name for path in (tmp_path / "out/plots").iterdir()} == {"arms.png", "differences.png"}
 
 
 def test_two_runs_have_a_figure_of_their_differences(tmp_path):
@@ -410,9 +285,3 @@ def test_two_runs_have_a_figure_of_their_differences(tmp_path):
     (runs,) = comparison.read_evaluations(folders).values()
     report.write(tmp_path / "out", runs, measure="mrr@10", name="made-test")
     assert (tmp_path / "out/plots/differences.png").read_bytes().startswith(PNG)
-
-
-def test_runs_without_an_evaluation_in_common_are_refused(tmp_path):
-    folders = [evaluated(tmp_path / "a", BASE), tmp_path / "nothing"]
-    with pytest.raises(BadInput, match="no evaluation in common"):
-        comparison.read_evaluations(folders)
