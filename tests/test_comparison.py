@@ -121,7 +121,8 @@ def differing(a, b):
 def test_an_arm_changes_what_it_names_alone(compared):
     plain, warm = (run.recorded(one(compared, arm, 0)) for arm in ARMS[:2])
     assert differing(plain["args"], warm["args"]) == {"negatives", "temperature", "name"}
-    assert differing(plain["derived"], warm["derived"]) == {"arm"}
+    assert differing(plain["derived"], warm["derived"]) == {"arm", "overrides"}
+    assert (plain["derived"]["overrides"], warm["derived"]["overrides"]) == ({}, {"temperature": 0.1})
     for arm, temperature in zip(ARMS[:2], (0.06, 0.1)):
         lines = [x for x in run.Run(one(compared, arm, 0)).read_log() if x["event"] == "step"]
         assert len(lines) == 3 and all(line["temperature"] == pytest.approx(temperature) for line in lines)

@@ -632,6 +632,15 @@ def test_compare_three(compare, desk, evaluated, measure):
     assert {path.name for path in (folder / "plots").iterdir()} == {"arms.png"}
 
 
+def test_compare_runs_whose_folders_have_one_name(launch, desk, evaluated):
+    if not (desk / "runs/elsewhere/staged").exists():
+        shutil.copytree(desk / "runs/staged", desk / "runs/elsewhere/staged")
+    flags = ("--compare", "runs/staged", "runs/elsewhere/staged", "--name", "namesakes")
+    assert launch("evaluate.py", *flags, cwd=desk) == 0
+    first, second = read_json(desk / "runs/namesakes/tiny-test/ablation.json")["arms"]
+    assert first["arm"] != second["arm"] and first["test"] == second["test"]
+
+
 # -------------------------------------------------------------------------------------------------------- ask
 
 

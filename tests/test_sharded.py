@@ -48,9 +48,9 @@ class Rows:
         return fingerprint(self.rows)
 
 
-def search(folder, q, d, known, k, *, max_ram, cached=None):
-    """cached_search() of all rows of q among d; cached: the name of what is kept, by default what max_ram says."""
-    key = fingerprint(q, d, cached or str(folder))
+def search(folder, q, d, known, k, *, max_ram):
+    """cached_search() of all rows of q among d; what is kept is the folder's own."""
+    key = fingerprint(q, d, str(folder))
     retriever = sharded.Sharded(
         stored(folder / "d", d), lambda rows: q[rows.rows], key=key, query_key=key, max_ram=max_ram
     )
@@ -169,24 +169,26 @@ def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
             raise RuntimeError("killed")
         return top_k(q_emb, d_emb, k)
 
-    def again(folder):
-        return search(folder, q, d, known, 6, max_ram=1, cached=str(folder))
+    def kept():
+        return set((cache / "hits").glob("*"))
 
-    before = set((cache / "hits").glob("*")) if (cache / "hits").exists() else set()
+    before = kept()
     monkeypatch.setattr(sharded, "top_k", cut)
     with pytest.raises(RuntimeError, match="killed"):
-        again(tmp_path / "found")
-    (kept,) = set((cache / "hits").glob("*")) - before
-    done = stamps(kept)
+        search(tmp_path / "found", q, d, known, 6, max_ram=1)
+    (one,) = kept() - before
+    done = stamps(one)
     assert sorted(done) == ["000000.npz", "000001.npz"]
     calls.clear()
     monkeypatch.setattr(sharded, "top_k", lambda q, d, k: calls.append(len(q)) or top_k(q, d, k))
-    found = again(tmp_path / "found")
+    found = search(tmp_path / "found", q, d, known, 6, max_ram=1)
     assert calls == [7] * blocks + [2] * blocks  # 23 queries: two files are left
-    assert done.items() <= stamps(kept).items()
-    whole = again(tmp_path / "whole")
+    assert done.items() <= stamps(one).items()
+    whole = search(tmp_path / "whole", q, d, known, 6, max_ram=1)
     for a, b in zip(found, whole):
         np.testing.assert_array_equal(a, b)
+    (other,) = kept() - before - {one}
+    assert (one / "000003.npz").read_bytes() == (other / "000003.npz").read_bytes()
 
 
 def test_processes_share_the_files(tmp_path, monkeypatch):
@@ -288,8 +290,12 @@ def test_a_second_look_encodes_nothing(mine, monkeypatch):
     def refuse(*rest, **kwargs):
         raise AssertionError("computed again")
 
-    for name in ("embed", "embed_texts", "top_k"):
-        monkeypatch.setattr(sharded, name, refuse)
+    for module, name in (
+        (model, "embed"),
+        (exact, "top_k"),
+        *((sharded, x) for x in ("embed", "embed_texts", "top_k")),
+    ):
+        monkeypatch.setattr(module, name, refuse)
     assert mine("--run", "runs/R", "--depth", 4).read_bytes() == first
 
 

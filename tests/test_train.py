@@ -424,6 +424,21 @@ def test_wrong_grids_are_refused(parsed, axis, wanted):
     assert wanted in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "arm, flags",
+    [
+        ("in_batch temperature=.2", ("--grid", "temperature=.1,.3")),
+        ("in_batch", ("--grid", "temperature=.1", "temperature=.3")),
+        ("in_batch seed_shift=5", ("--control",)),
+    ],
+    ids=["grid", "grid twice", "control"],
+)
+def test_a_flag_that_an_arm_has_is_not_set_again(parsed, arm, flags):
+    with pytest.raises(BadInput) as refused:
+        parsed("--negatives", arm, *flags)
+    assert "twice" in str(refused.value)
+
+
 def test_a_finished_run_is_not_trained_again(train):
     folder = train("finished", "--negatives", "in_batch")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

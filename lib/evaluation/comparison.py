@@ -5,7 +5,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from lib import run
 from lib.evaluation import measures, significance
@@ -278,4 +277,6 @@ def why(row, first):
 
 def _correlation(a, b):
     """Spearman's, None where one of the two is constant."""
+    from scipy import stats  # here: it takes a second to import
+
     return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import entr
 
 from lib import loss, rng
 from lib.evaluation import measures
@@ -100,7 +100,7 @@ def embedding_stats(q_emb, positives, sample):
     return {
         "alignment": float(((q_emb - positives) ** 2).sum(1).mean()),
         "uniformity": float(np.log(np.exp(-2 * np.maximum(squared, 0)).mean())),
-        "effective_rank": float(np.exp(stats.entropy(share))),
+        "effective_rank": float(np.exp(entr(share / share.sum()).sum())),
     }
 
 

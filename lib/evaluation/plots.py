@@ -3,11 +3,9 @@
 import itertools
 from contextlib import contextmanager
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display is needed, and none is opened
-import matplotlib.pyplot as plt
 import numpy as np
+
+from lib.files import atomic_path
 
 STYLES = [
     ("#1b4965", "o", "-"),
@@ -28,19 +26,18 @@ STYLES = [
 @contextmanager
 def figure(path, columns=1, *, width=5.2, height=3.6):
     """Yield the axes of a figure and write it, whole or not at all, when the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig, axes = plt.subplots(1, columns, figsize=(width * columns, height), layout="constrained", squeeze=False)
-    for ax in axes[0]:
+    from matplotlib.figure import Figure  # here: it takes half a second to import; no display, no global state
+
+    fig = Figure(figsize=(width * columns, height), layout="constrained")
+    axes = fig.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.set_axisbelow(True)
-    try:
-        yield axes[0] if columns > 1 else axes[0][0]
-        temporary = path.with_name(f".{path.name}.tmp")
+    yield axes if columns > 1 else axes[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         fig.savefig(temporary, dpi=150, format="png")
-        temporary.replace(path)
-    finally:
-        plt.close(fig)
 
 
 def of_run(folder, log, points, *, measure, title, query):

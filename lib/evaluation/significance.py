@@ -1,7 +1,7 @@
 """Paired tests on per-query values: over queries, over queries and seeds, corrected for their number."""
 
 import numpy as np
-from scipy import stats
+from scipy import special  # its distributions: importing scipy.stats would take a second of every command
 
 
 def paired_test(a, b, *, seed, rounds=10_000):
@@ -80,7 +80,7 @@ def crossed_test(difference):
         square, freedom = queries, Q - 1
     if square <= 1e-18 * max(mean**2, 1e-300):
         return float(mean == 0)
-    return float(2 * stats.t.sf(abs(mean) / np.sqrt(square / (S * Q)), freedom))
+    return float(2 * special.stdtr(freedom, -abs(mean) / np.sqrt(square / (S * Q))))
 
 
 def detectable(spread, queries, *, power=0.8, level=0.05):
@@ -88,7 +88,7 @@ def detectable(spread, queries, *, power=0.8, level=0.05):
 
     spread: standard deviation of the per-query differences.
     """
-    return float((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * spread / np.sqrt(queries))
+    return float((special.ndtri(1 - level / 2) + special.ndtri(power)) * spread / np.sqrt(queries))
 
 
 def holm(p_values):

@@ -12,11 +12,12 @@ faiss.cvar.distance_compute_blas_threshold = 1024
 
 
 def top_k(q_emb, d_emb, k):
-    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), best first.
+    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), by_score_and_row()."""
+    return by_score_and_row(*faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT))
 
-    Equal scores, as of copies, stand in the order of their rows.
-    """
-    scores, rows = faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT)
+
+def by_score_and_row(scores, rows):
+    """Both (Q, k), best first; equal scores, as of copies, in the order of their rows."""
     order = np.lexsort((rows, -scores), axis=1)
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 

@@ -4,7 +4,7 @@ import faiss
 
 from lib.files import BadInput, atomic_path, read_json, write_json
 from lib.model.encoder import embed_texts
-from lib.search.exact import pair_scores
+from lib.search.exact import by_score_and_row, pair_scores
 from lib.search.hits import Hits
 
 
@@ -60,7 +60,7 @@ class FaissRetriever:
     def search(self, queries, k, known=None):
         """The Hits of query texts; scores of known docs are those of the vectors that the index holds."""
         q_emb = embed_texts(self.encoder, queries, "query", desc="embedding queries")
-        scores, rows = self.index.search(q_emb, min(k, self.index.ntotal))
+        scores, rows = by_score_and_row(*self.index.search(q_emb, min(k, self.index.ntotal)))
         if known is None:
             return Hits(scores, rows)
         d_emb = self.index.reconstruct_n(0, self.index.ntotal)

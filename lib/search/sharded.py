@@ -10,7 +10,7 @@ from lib import dist
 from lib.data.tokens import tokenize
 from lib.files import atomic_path, cache_dir, fingerprint
 from lib.model.encoder import embed, embed_texts
-from lib.search.exact import top_k
+from lib.search.exact import by_score_and_row, top_k
 from lib.search.hits import Hits
 
 ROWS = 8192  # vectors or queries in a file
@@ -143,7 +143,6 @@ def cached_search(retriever, queries, k, known=None, *, desc="searching"):
 
 
 def merge(a, b, k):
-    """The k best of two (scores (n, C), rows (n, C)), ties by row: a's rows come before b's."""
-    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
-    order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    """The k best of two (scores (n, C), rows (n, C)), ties by row."""
+    scores, rows = by_score_and_row(*(np.concatenate(pair, axis=1) for pair in zip(a, b)))
+    return scores[:, :k], rows[:, :k]

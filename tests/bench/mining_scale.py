@@ -88,7 +88,7 @@ def mine(args, n):
     qrels = collection.split("train")
     with clock("vectors"):
         encoder = RowEncoder(qrels.docs, dim=args.dim, seed=args.seed)
-        retriever = Sharded(collection.docs, encoder, precision="fp32", max_ram=args.max_ram * 1e9)
+        retriever = Sharded.open(collection.docs, encoder, precision="fp32", max_ram=args.max_ram * 1e9)
         encoder.doc_vectors = retriever.vectors
     with clock("search"):
         hits = cached_search(

@@ -1,0 +1,144 @@
+"""What README.md says can be added is added here from outside, in a few lines each, and trained with."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from lib import loss, run
+from lib.files import read_json
+from lib.model.pooling import POOLINGS
+from lib.negatives.candidates import Candidates, overfetch
+from lib.negatives.filters import FILTERS
+from lib.negatives.sampling import SAMPLING
+from lib.negatives.sources import SOURCES, Source
+from lib.search.hits import Hits
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder to work in: the collection at tiny/, runs at runs/."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(TINY, folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def train(launch, desk, monkeypatch):
+    """A function that trains for 3 steps in this process; {event: lines of the log}. Figures are not rendered."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+
+    def start(*flags):
+        shape = () if "--encoder" in flags else ("--dim", 16, "--vocab_size", 400)
+        flags = ("--data", "tiny", "--batch_size", 8, "--steps", 3, "--log_every", 1, *shape, *flags)
+        assert launch("train.py", *flags, "--name", "extended", "--overwrite", cwd=desk) == 0
+        events = {}
+        for line in run.Run(desk / "runs/extended").read_log():
+            events.setdefault(line["event"], []).append(line)
+        return events
+
+    return start
+
+
+def losses(log):
+    """The loss of each step."""
+    return [line["loss"] for line in log["step"]]
+
+
+def mine_longest(miner, positions, count, last, encoder):
+    """The longest docs, the same for every query."""
+    lengths = np.array([len(text) for text in miner.collection.docs.texts()], dtype=np.float32)
+    queries = miner.collection.split("train").queries[positions]
+    rows = np.tile(np.argsort(-lengths)[: count + overfetch(miner.collection)], (len(queries), 1))
+    hits = Hits(lengths[rows], rows, lengths[miner.collection.known_docs(queries)])
+    return Candidates.from_hits(miner.collection, queries, hits, source="longest", count=count)
+
+
+def draw_first(collection, query_rows, count, *, seed, epoch):
+    """The first docs of the corpus, but for the query's positives."""
+    docs = np.tile(np.arange(count, dtype=np.int32), (len(query_rows), 1))
+    return np.where(collection.known_positive(query_rows, docs), -1, docs)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Source("K of the longest docs", mine=mine_longest),
+        Source("K of the longest docs, again and again", mine=mine_longest, every="refresh"),
+        Source("the first K docs", draw=draw_first),
+    ],
+    ids=["mined once", "refreshed", "drawn"],
+)
+def test_a_source(train, monkeypatch, source):
+    monkeypatch.setitem(SOURCES, "longest", source)
+    log = train("--negatives", "longest:2+bm25:1", "--depth", 5, "--refresh_every", 2)
+    for line in log["step"]:
+        rows = [row for row in line["ledger"] if row["source"] == "longest"]
+        assert sum(row["negatives"] for row in rows) > 0 and {row["source"] for row in line["ledger"]} == {
+            "in_batch", "longest", "bm25",
+        }  # fmt: skip
+    mined = [(line["step"], line["mined"]) for line in log["mining"] if line["mined"] == "longest"]
+    wanted = [] if source.draw else [0, 2] if source.every == "refresh" else [0]
+    assert mined == [(step, "longest") for step in wanted]
+
+
+def test_a_filter(train, monkeypatch, tiny):
+    def shorter(candidates, collection, length):
+        """Docs of fewer characters."""
+        lengths = np.array([len(text) for text in collection.docs.texts()])
+        return lengths[candidates.docs] < length
+
+    monkeypatch.setitem(FILTERS, "shorter", (shorter, (int,), ()))
+    middle = int(np.median([len(text) for text in tiny.docs.texts()]))
+    (plain,) = train("--negatives", "bm25:1", "--candidates", 20)["mining"]
+    (line,) = train("--negatives", "bm25:1", "--candidates", 20, "--filters", f"shorter:{middle}")["mining"]
+    dropped = line["dropped"][f"shorter:{middle}"]
+    assert 0 < dropped == plain["candidates"] - line["candidates"]
+
+
+def test_a_way_of_sampling(train, desk, monkeypatch):
+    def deep(candidates, power):
+        """The deeper in the list, the likelier: rank ** power."""
+        return power * np.log(np.maximum(candidates.ranks, 1))
+
+    monkeypatch.setitem(SAMPLING, "deep", (deep, "P", ()))
+    below = {}  # negatives per query that stood below rank 10
+    for sampling in ("uniform", "deep:50"):
+        log = train("--negatives", "bm25:1", "--sampling", sampling)
+        rows = [row for line in log["step"] for row in line["ledger"] if row["ranks"] == "11-30"]
+        below[sampling] = sum(row["negatives"] for row in rows) / 3
+    assert below["uniform"] < 0.7 < below["deep:50"]
+    assert read_json(desk / "runs/extended/config.json")["args"]["sampling"] == "deep:50"
+
+
+def test_a_pooling(train, desk, monkeypatch, bert):
+    def largest(hidden, mask, lengths):
+        """The largest value of each dimension."""
+        return hidden.masked_fill(~mask[..., None], -torch.inf).amax(1)
+
+    monkeypatch.setitem(POOLINGS, "largest", (largest, "max", "pooling_mode_max_tokens"))
+    flags = ("--negatives", "in_batch", "--encoder", bert, "--dropout", 0)
+    assert losses(train(*flags)) != losses(train(*flags, "--pooling", "largest"))
+    # the checkpoint of the last run was read again, and is sentence-transformers' max
+    assert read_json(desk / "runs/extended/encoder/1_Pooling/config.json")["pooling_mode"] == "max"
+
+
+@pytest.mark.parametrize("chunk_size", [100, 3])
+def test_a_term_of_the_loss(train, monkeypatch, chunk_size):
+    flags = ("--negatives", "random:1", "--chunk_size", chunk_size)
+    plain, original = train(*flags), loss.contrastive_loss
+
+    @functools.wraps(original)
+    def with_spread(q_emb, d_emb, labels, invalid, **options):
+        """Adds the mean similarity of the docs of a batch, so that they spread."""
+        value, scores, mask = original(q_emb, d_emb, labels, invalid, **options)
+        return value + 5 * (d_emb @ d_emb.T).mean(), scores, mask
+
+    monkeypatch.setattr(loss, "contrastive_loss", with_spread)
+    found = train(*flags)
+    assert all(a > b for a, b in zip(losses(found), losses(plain)))
+    assert found["step"][0]["info_nce"] == plain["step"][0]["info_nce"]  # of the same batch and weights
+    assert found["step"][2]["info_nce"] != plain["step"][2]["info_nce"]  # the term has moved them
