@@ -33,9 +33,13 @@ def test_commands_parse(command, monkeypatch):
         importlib.import_module(script.removesuffix(".py")).parse_args()
 
 
-def test_linked_files_are_there():
+def test_what_is_linked_is_there():
     linked = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    assert linked and all((ROOT / path).is_file() for path in linked)
+    headings = re.findall(r"^#+ (.*)$", README, flags=re.M)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert len(linked) > 5
+    for path in linked:
+        assert path in anchors or (ROOT / path).exists(), path
 
 
 def test_the_requirements_are_pinned():

@@ -139,8 +139,8 @@ def run_jobs(jobs, *, at_once, output):
                         f"run {number} of {len(jobs)}: {job.label}: {_outcome(job, process.returncode)} "
                         f"({time.monotonic() - begun:.0f} s)"
                     )
-                bar.n = finished + sum(min(_step(job), job.steps) for _, job, _, _ in running.values())
-                bar.refresh()
+                reached = finished + sum(min(_step(job), job.steps) for _, job, _, _ in running.values())
+                bar.update(max(0, reached - bar.n))
         finally:
             for _, _, process, _ in running.values():
                 process.terminate()
