@@ -92,7 +92,13 @@ def read_evaluations(folders):
             f"{', '.join(map(str, folders))} have no evaluation in common; run evaluate.py on each, "
             "with the same --data and --split"
         )
-    return {evaluation: [read_run(folder, evaluation, name=folder.name) for folder in folders] for evaluation in common}
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):  # runs of two comparisons, say
+        names = list(map(str, folders))
+    return {
+        evaluation: [read_run(folder, evaluation, name=name) for folder, name in zip(folders, names)]
+        for evaluation in common
+    }
 
 
 def read_audits(folder):

@@ -24,11 +24,13 @@ def expand(arms, grid, *, control, value_of):
 
     grid: texts such as temperature=.01,.02; value_of(flag, text) -> the flag's value, checked.
     """
-    axes = []
+    axes = {}
     for text in grid:
         name, _, values = text.partition("=")
-        axes.append([(name, (value_of(name, value), value)) for value in values.split(",")])
-    found = [arm.changed(**dict(point)) for arm in arms for point in itertools.product(*axes)]
+        if name in axes:
+            raise BadInput(f"--grid {text}: {name} stands there twice")
+        axes[name] = [(name, (value_of(name, value), value)) for value in values.split(",")]
+    found = [arm.changed(**dict(point)) for arm in arms for point in itertools.product(*axes.values())]
     if control:
         found.append(found[0].changed(seed_shift=(1000, "1000")))
     return found

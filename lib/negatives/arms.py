@@ -60,7 +60,9 @@ class Arm:
         return arguments | {"negatives": [self]} | self.overrides
 
     def changed(self, **overrides):
-        """This arm with further overrides {flag: (value, its text)}."""
+        """This arm with further overrides {flag: (value, its text)}; BadInput if it has one of them already."""
+        if again := overrides.keys() & self.overrides.keys():
+            raise BadInput(f"{self.text}: {min(again)} is set twice, by the arm and by --grid or --control")
         text = " ".join([self.text, *(f"{name}={text}" for name, (_, text) in overrides.items())])
         return Arm(text, self.stages, self.overrides | {name: value for name, (value, _) in overrides.items()})
 

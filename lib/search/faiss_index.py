@@ -7,6 +7,8 @@ from lib.model.encoder import embed_texts
 from lib.search.exact import by_score_and_row, pair_scores
 from lib.search.hits import Hits
 
+TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
+
 
 def build_index(d_emb):
     """A flat inner-product index over (M, D) vectors: exact, no training, 4 * D bytes a doc."""
@@ -60,7 +62,8 @@ class FaissRetriever:
     def search(self, queries, k, known=None):
         """The Hits of query texts; scores of known docs are those of the vectors that the index holds."""
         q_emb = embed_texts(self.encoder, queries, "query", desc="embedding queries")
-        scores, rows = by_score_and_row(*self.index.search(q_emb, min(k, self.index.ntotal)))
+        fetch = min(k + TIES, self.index.ntotal)
+        scores, rows = (x[:, :k] for x in by_score_and_row(*self.index.search(q_emb, fetch)))
         if known is None:
             return Hits(scores, rows)
         d_emb = self.index.reconstruct_n(0, self.index.ntotal)
