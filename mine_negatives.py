@@ -27,6 +27,7 @@ from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, exchange, filters, sampling
 from lib.negatives.candidates import POSITIVE, Candidates, drawn_candidates, how_many, overfetch
 from lib.negatives.files import load_candidates, records_of, write_negatives
+from lib.negatives.pool import describe_pool, open_pool, within
 from lib.negatives.sources import SOURCES
 from lib.run import COUNT
 from lib.search.retriever import open_retriever
@@ -55,6 +56,10 @@ def parse_args():
         f"{', '.join(filters.FILTERS)} (lib/negatives/filters.py)")
     add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("top"),
         help=f"which --depth of those that pass are kept: {sampling.HELP}; default: top")
+    add("--negative_docs", default="all", metavar="all|labelled|FILE", help="docs that may be negatives: the whole "
+        "corpus; those that are a positive of some training query; or those whose ids stand in a file, one a line")
+    add("--allow_leak", action="store_true", help="use a file that seems to know the labels of dev or test queries "
+        "all the same; the file of negatives is marked")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
         "compare with")
     add("--cross_encoder", metavar="NAME|FOLDER", help="scores all candidates: for the filter denoise, for "
@@ -113,7 +118,7 @@ def main():
     if path.exists() and not args.overwrite:
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
     dist.barrier()  # all have looked before one writes
-    qrels = collection.split(args.split)
+    qrels, pool = collection.split(args.split), open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
     clock = run.Clock()
     count = how_many(args.depth, args.candidates, thinned=bool(args.filters) or args.sampling.name != "top")
     run.print_header(
@@ -125,7 +130,7 @@ def main():
     )
     mined, encoder_fingerprint = [], None
     for source in args.sources:
-        found, retriever = mine(args, source, collection, qrels, count, device)
+        found, retriever = mine(args, source, collection, qrels, pool, count, device)
         mined.append(found)
         if SOURCES[source].retriever == "run":
             encoder_fingerprint = retriever.encoder.fingerprint
@@ -147,6 +152,7 @@ def main():
             "sources": {c.source: c.describe() for c in kept},
             "encoder_fingerprint": encoder_fingerprint,
             "candidates": count,
+            "pool": describe_pool(pool, collection),
             "versions": run.versions(),
         }
         header |= {
@@ -157,16 +163,17 @@ def main():
     dist.stop()
 
 
-def mine(args, source, collection, qrels, count, device):
+def mine(args, source, collection, qrels, pool, count, device):
     """(candidates of one source for every query of a split, the retriever that found them or None)."""
     rows, row = qrels.queries, SOURCES[source]
     if row.draw:
-        return drawn_candidates(source, row.draw, collection, rows, count, seed=args.seed), None
+        return drawn_candidates(source, row.draw, collection, rows, count, pool=pool, seed=args.seed), None
     if row.needs_file:
         records = None
         if args.negatives_format != "own":
             records = exchange.read(args.negatives_file, args.negatives_format, collection)
-        return load_candidates(args.negatives_file, collection, qrels, rows=records), None
+        found = load_candidates(args.negatives_file, collection, qrels, rows=records)
+        return within(found, pool), None
     spec = args.run if row.retriever == "run" else row.retriever
     retriever = open_retriever(spec, collection, device=device, precision=args.precision, exact_in=args.max_ram * 1e9)
     hits = cached_search(
@@ -174,6 +181,7 @@ def mine(args, source, collection, qrels, count, device):
         collection.queries.view(rows),
         count + overfetch(collection),
         collection.known_docs(rows),
+        pool.rows,
         desc=f"mining {source}",
     )
     return Candidates.from_hits(

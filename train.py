@@ -35,6 +35,7 @@ from lib.negatives import sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import POSITIVE, how_many
 from lib.negatives.filters import FILTERS, parse_filter
+from lib.negatives.pool import describe_pool, doc_states, open_pool
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
@@ -102,6 +103,10 @@ def parse_args():
         help=f"candidates to drop: {', '.join(FILTERS)} (lib/negatives/filters.py)")
     add("--candidates", type=COUNT, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
+    add("--negative_docs", default="all", metavar="all|labelled|FILE", help="docs that may be negatives: the whole "
+        "corpus; those that are a positive of some training query; or those whose ids stand in a file, one a line")
+    add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
+        "test queries all the same; the results are marked")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
         "compare with")
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
@@ -274,8 +279,9 @@ def train(args, parser, collection, folder, *, device):
         encoder = make_encoder(args, collection, seed=seed)
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
+    pool = open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
     order = batches.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed, clusters=clusters)
-    plan = derive(args, encoder, order, device)
+    plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, collection)}
     overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
     config = run.record(
         args,
@@ -312,16 +318,16 @@ def train(args, parser, collection, folder, *, device):
     loss_fn = functools.partial(loss.contrastive_loss, **{name: getattr(args, name) for name in loss.OPTIONS})
 
     miner_of = functools.partial(
-        Miner, embedder, encoder, averaged, positive=args.positive_score, negatives_file=args.negatives_file,
-        needs_teacher=bool(args.distill_weight))  # fmt: skip
+        Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
+        negatives_file=args.negatives_file, needs_teacher=bool(args.distill_weight))  # fmt: skip
     sampler_of = functools.partial(
         NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
-        config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling,
+        config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling, pool,
                             plan["refresh_every"], args.refresh_overlap, args.refresh_lag))  # fmt: skip
     sampler = sampler_of(miner=miner_of())
     queue = Queue(sampler.queue_size, encoder.dim, device=device)
     watch = monitor.Monitor(contrastive=args.distill_weight < 1 and args.triplet_margin is None)
-    averages = monitor.Averages()
+    averages = monitor.Averages(doc_states(collection))
     parts = {"encoder": encoder, "averaged": averaged, "optimizer": optimizer, "scaler": scaler, "sampler": sampler}
     parts |= {"miner": sampler.miner, "queue": queue, "clock": clock, "watch": watch, "averages": averages}
     begin, best, tally = 0, {"score": -math.inf}, {"denominators": 0, "docs_encoded": 0}
@@ -361,7 +367,7 @@ def train(args, parser, collection, folder, *, device):
             tally["denominators"] += int((~batch.invalid).sum()) / len(positions) - 1
             tally["docs_encoded"] += len(batch.docs) * (2 if queue.size else 1)
             torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
-            extra = {"temperature": log_temperature.exp(), "guide": guide and guide.scores(batch, queue)}
+            extra = {"temperature": log_temperature.exp(), "guide": guide and guide.scores(batch)}
             extra["teacher"] = sampler.teacher(batch, positions) if args.distill_weight else None
             value, scores, mask = gradients(
                 encoder, embedder, batch, queue, functools.partial(loss_fn, **extra), chunk_size, scaler.scale
@@ -385,8 +391,7 @@ def train(args, parser, collection, folder, *, device):
         bar.update()
         if step % args.log_every == 0 or step + 1 == steps:
             stats = averages.take()
-            queued = batch.invalid.shape[1] - len(batch.docs)
-            watch.check_sources(stats["ledger"], sampler.labels, sampler.active(step), queued=queued)
+            watch.check_sources(stats["ledger"], sampler.labels, sampler.active(step), queued=len(batch.queued))
             for row in stats["ledger"]:
                 row["age"] = sampler.age(row["source"], step)
             state = {"step": step, "epoch": epoch, "loss": stats["loss"], "lr": optimizer.param_groups[0]["lr"]}
@@ -438,7 +443,7 @@ def train(args, parser, collection, folder, *, device):
     summary |= {"denominators": round(tally["denominators"]), "geometry": geometry}
     summary |= {"near_copies": diagnostics.near_copies(sampler.lists, collection)}
     summary |= {"docs_encoded": tally["docs_encoded"] + sampler.miner.encoded}
-    summary |= {"bm25": bm25["test"], "bm25_dev": bm25["dev"]}
+    summary |= {"pool": plan["pool"], "bm25": bm25["test"], "bm25_dev": bm25["dev"]}
     summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
     if dist.is_main():
         measures.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
@@ -488,7 +493,7 @@ def gradients(encoder, embedder, batch, queue, loss_fn, chunk_size, scale):
     """
     device = queue.vectors.device
     labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
-    queued = invalid.shape[1] - len(batch.docs)
+    queued = len(batch.queued)
     arrays = {name: value for name, value in loss_fn.keywords.items() if isinstance(value, np.ndarray)}
     loss_fn = functools.partial(loss_fn, **{name: torch.from_numpy(x).to(device) for name, x in arrays.items()})
 

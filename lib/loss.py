@@ -264,13 +264,14 @@ def _set_random_state(state):
         torch.cuda.set_rng_state(state[1])
 
 
-def batch_stats(scores, labels, invalid, source, names, *, temperature):
+def batch_stats(scores, labels, invalid, source, names, *, temperature, states=None):
     """What a batch taught, as plain numbers: accuracy, mean scores, and the ledger of its negatives.
 
     scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
     queries ("in_batch"), i + 1 for names[i] = (source, band of ranks). The ledger has a row for each name:
     negatives per query in the denominator, the share of them that outscore the positive, and the share of the
-    softmax mass on negatives, which is their share of the gradient with respect to the scores. effective: the
+    softmax mass on negatives, which is their share of the gradient with respect to the scores. states
+    {name: (N,) bool}: kinds of docs, whose share of the negatives each row has too. effective: the
     exponential of the entropy of that mass over a query's negatives, how many it is really trained on.
     """
     rows = torch.arange(len(scores), device=scores.device)
@@ -296,26 +297,27 @@ def batch_stats(scores, labels, invalid, source, names, *, temperature):
     for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
         own = negative & (source == number)
         count = own.sum().item()
-        stats["ledger"].append(
-            {
-                "source": name,
-                "ranks": ranks,
-                "negatives": count / len(scores),
-                "above": (above & own).sum().item() / count if count else 0.0,
-                "gradient": torch.where(own, weight, 0.0).sum().item() / total if count else 0.0,
-            }
-        )
+        row = {"source": name, "ranks": ranks, "negatives": count / len(scores)}
+        row["above"] = (above & own).sum().item() / count if count else 0.0
+        row["gradient"] = torch.where(own, weight, 0.0).sum().item() / total if count else 0.0
+        for state, docs in (states or {}).items():
+            row[state] = (own & docs).sum().item() / count if count else 0.0
+        stats["ledger"].append(row)
     return stats | {"sources": by_source(stats["ledger"])}
 
 
 def by_source(ledger):
-    """{source: its rows of a ledger, as one}: negatives and gradient add up, above is their mean."""
+    """{source: its rows of a ledger, as one}."""
     sources = {}
     for row in ledger:
-        total = sources.setdefault(row["source"], {"negatives": 0.0, "above": 0.0, "gradient": 0.0})
-        total["above"] += row["above"] * row["negatives"]
-        total["negatives"] += row["negatives"]
-        total["gradient"] += row["gradient"]
-    for total in sources.values():
-        total["above"] /= total["negatives"] or 1.0
-    return sources
+        sources.setdefault(row["source"], []).append(row)
+    return {source: as_one(rows) for source, rows in sources.items()}
+
+
+def as_one(rows):
+    """Rows of a ledger as one: negatives and gradient add up, all other shares are means over the negatives."""
+    negatives = sum(row["negatives"] for row in rows)
+    total = {"negatives": negatives, "gradient": sum(row["gradient"] for row in rows)}
+    for key in (key for key in rows[0] if key not in (*total, "source", "ranks", "age")):
+        total[key] = sum(row[key] * row["negatives"] for row in rows) / (negatives or 1.0)
+    return total

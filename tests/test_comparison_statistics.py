@@ -24,9 +24,12 @@ def made(arm, values, *, seed=0, forecast=None, warnings=(), overrides=None, **c
         "untrained": dict.fromkeys(MEASURES, 0.125), "test": measures.mean(per_query), "train_s": 60.0,
         "mine_s": 0.0, "denominators": 900, "docs_encoded": 100,
         "geometry": {"alignment": 0.5, "uniformity": -2.0, "effective_rank": 30.0},
-        "best_step": 7, "near_copies": {},
+        "best_step": 7, "near_copies": {}, "pool": {"name": "all", "docs": 40, "leaks": False},
     } | costs  # fmt: skip
-    sources = {name: {"negatives": 4.0, "above": 0.1, "gradient": 0.5} for name in ("in_batch", "bm25")}
+    sources = {
+        name: {"negatives": 4.0, "above": 0.1, "gradient": 0.5, "unlabelled": 0.2, "held_out": 0.1}
+        for name in ("in_batch", "bm25")
+    }
     log = [{"event": "evaluation", "step": 0, "dev": dict.fromkeys(MEASURES, 0.1)}]
     log += [{"event": "forecast", "step": 0, "forecast": forecast}] if forecast else []
     log += [
@@ -90,6 +93,7 @@ def harmed(**late):
     summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
     summary["geometry"] = summary["geometry"] | {"uniformity": late.get("uniformity", -2.0)}
     source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
+    source |= {"unlabelled": 0.2, "held_out": 0.1}
     log[2] |= {"effective": late.get("effective", 9.0), "sources": log[2]["sources"] | {"bm25": source}}
     return runs
 

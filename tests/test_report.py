@@ -65,7 +65,7 @@ def test_the_table():
         f"{test['effect']:+.2f}", f"{test['detectable']:.4f}",
     ]  # fmt: skip
     assert rows["a"][1] == ["7", "900", "100", "60.0", "0.0", f"{BASE.mean() - 0.125:+.3f}", "0.500",
-                            "-2.000", "30", "9.0", ""]  # fmt: skip
+                            "-2.000", "30", "9.0", "40 (all)", "20.0%", "10.0%", ""]  # fmt: skip
     assert "made, seeds 0 1, 60 queries" in text
 
 

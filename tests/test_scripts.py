@@ -151,7 +151,7 @@ def check_run(folder, arm, *, sources, seed=0):
         for name, found in line["sources"].items():
             rows = [row for row in line["ledger"] if row["source"] == name]
             assert {key for row in rows for key in row} == {
-                "source", "ranks", "negatives", "above", "gradient", "age",
+                "source", "ranks", "negatives", "above", "gradient", "age", "unlabelled", "held_out",
             }  # fmt: skip
             for key in ("negatives", "gradient"):
                 assert sum(row[key] for row in rows) == pytest.approx(found[key])

@@ -24,6 +24,13 @@ class Batch:
     labels: np.ndarray  # (B,) column of each query's positive
     invalid: np.ndarray  # (B, N) bool: known positives of the query, which must not count as negatives
     source: np.ndarray  # (B, N) int8: 0 for docs of other queries, else the code of source and rank band
+    # (n,) doc rows of the queue, whose vectors stand behind those of `docs`: the last n columns
+    queued: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int32))
+
+    @property
+    def columns(self):
+        """(N,) doc rows of all columns."""
+        return np.concatenate([self.docs, self.queued])
 
 
 class QueryOrder:
@@ -108,12 +115,12 @@ def make_batch(collection, query_rows, positives, negatives, *, queue=None):
         begin += part.shape[1]
     invalid = known_columns(collection, query_rows, docs)
     invalid[np.arange(B), labels] = False
-    if queue:
-        code, queued = queue
+    code, queued = queue or (0, docs[:0])
+    if len(queued):
         stale = known_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
         invalid = np.concatenate([invalid, stale], axis=1)
         source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int8)], axis=1)
-    return Batch(query_rows, docs, labels, invalid, source)
+    return Batch(query_rows, docs, labels, invalid, source, queued)
 
 
 def known_columns(collection, query_rows, docs):

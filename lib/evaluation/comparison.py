@@ -217,7 +217,30 @@ def arm_row(arm, of_arm, measure):
     row["warnings"] = sorted({x["warning"] for one in of_arm for x in one.log if x["event"] == "warning"})
     row["best_at"] = float(np.mean([s["best_step"] / s["steps"] for s in summaries]))
     row["late"] = late_negatives(of_arm)
+    row["pool"] = summaries[0]["pool"]
+    row |= explicit_shares(of_arm)
     return row
+
+
+def explicit_shares(of_arm):
+    """{unlabelled, held_out: share of the explicit negatives that are so}, over all logged steps and seeds.
+
+    unlabelled: of no training query's positives; held_out: a positive of a dev or test query besides. None where
+    an arm has no explicit negatives.
+    """
+    rows = [
+        row
+        for one in of_arm
+        for x in one.log
+        if x["event"] == "step"
+        for source, row in x["sources"].items()
+        if source != "in_batch"
+    ]
+    count = sum(row["negatives"] for row in rows)
+    return {
+        key: sum(row[key] * row["negatives"] for row in rows) / count if count else None
+        for key in ("unlabelled", "held_out")
+    }
 
 
 def late_negatives(of_arm):

@@ -8,6 +8,11 @@ import numpy as np
 from lib.evaluation.plots import STYLES, figure, legend_beside
 
 
+def name_of(row):
+    """An arm's name, marked where its pool was made with the labels of dev or test."""
+    return row["arm"] + (" (leaks)" if row.get("pool", {}).get("leaks") else "")
+
+
 def arms(path, result):
     """The test measure by arm: a point per seed, their mean, and the 95 % interval of its difference."""
     rows, measure = result["arms"], result["measure"]
@@ -35,12 +40,9 @@ def arms(path, result):
                 markeredgecolor=STYLES[0][0],
             )
             star = " *" if test and test["differs"] else ""
+            right = max(max(values), base + test["high"] if test else 0)
             ax.annotate(
-                f"{np.mean(values):.3f}{star}",
-                (max(values), y),
-                xytext=(12, 0),
-                textcoords="offset points",
-                va="center",
+                f"{np.mean(values):.3f}{star}", (right, y), xytext=(12, 0), textcoords="offset points", va="center"
             )
         for name, dash in zip(result["references"], ("--", ":")):
             ax.axvline(result["references"][name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
@@ -65,7 +67,7 @@ def arms(path, result):
             ax.plot([], [], label=label, **style)
         ax.set(
             yticks=range(len(rows)),
-            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
+            yticklabels=[textwrap.fill(name_of(row), 28) for row in rows],
             ylim=(len(rows) - 0.4, -0.6),
             title=result["name"],
             xlabel=f"test {measure.upper()}",

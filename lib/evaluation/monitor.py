@@ -5,7 +5,7 @@ import math
 import torch
 
 from lib.files import BadInput
-from lib.loss import batch_stats, by_source
+from lib.loss import as_one, batch_stats, by_source
 from lib.negatives.sources import SOURCES
 
 SETTLED = 0.3  # share of the steps after which warnings begin: at first everything looks wrong
@@ -14,14 +14,16 @@ SETTLED = 0.3  # share of the steps after which warnings begin: at first everyth
 class Averages:
     """Statistics of the steps since the last line of the log, as one line."""
 
-    def __init__(self):
-        self._steps = []
+    def __init__(self, states=None):
+        self._steps, self._states = [], states or {}  # {name: (M,) bool}: kinds of docs, see pool.doc_states()
 
     def add(self, value, scores, mask, batch, labels, *, temperature):
         """Note a step: its loss, what contrastive_loss() returned, its Batch and the sampler's labels."""
         columns, source = (torch.from_numpy(x).to(scores.device) for x in (batch.labels, batch.source))
+        states = {name: torch.from_numpy(of[batch.columns]).to(scores.device) for name, of in self._states.items()}
         names = [(label.name, label.ranks) for label in labels]
-        self._steps.append({"loss": value} | batch_stats(scores, columns, mask, source, names, temperature=temperature))
+        found = batch_stats(scores, columns, mask, source, names, temperature=temperature, states=states)
+        self._steps.append({"loss": value} | found)
 
     def take(self):
         """The means over the steps noted, in the form of batch_stats() with the loss, and begin anew.
@@ -43,17 +45,9 @@ class Averages:
                 rows.setdefault((row["source"], row["ranks"]), []).append(row)
         means["ledger"] = []
         for (source, ranks), of_name in rows.items():
-            negatives = sum(row["negatives"] for row in of_name)
-            above = sum(row["above"] * row["negatives"] for row in of_name)
-            means["ledger"].append(
-                {
-                    "source": source,
-                    "ranks": ranks,
-                    "negatives": negatives / len(steps),
-                    "above": above / negatives if negatives else 0.0,
-                    "gradient": sum(row["gradient"] for row in of_name) / len(steps),
-                }
-            )
+            row = as_one(of_name)
+            row |= {key: row[key] / len(steps) for key in ("negatives", "gradient")}
+            means["ledger"].append({"source": source, "ranks": ranks} | row)
         return means | {"sources": by_source(means["ledger"])}
 
     def state_dict(self):

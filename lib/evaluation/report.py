@@ -57,6 +57,10 @@ def _measured(name):
     return cell
 
 
+def _percent(share):
+    return "" if share is None else f"{share:.1%}"
+
+
 def _interval(row):
     test = row.get("against_first")
     return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]" if test else ""
@@ -64,7 +68,7 @@ def _interval(row):
 
 # (title, cell of an arm's row); {measure} and {first} are filled in
 RESULTS = (
-    ("negatives", lambda row: row["arm"]),
+    ("negatives", comparison_plots.name_of),
     *((f"test {name}", _measured(name)) for name in MEASURES),
     ("{measure} against {first} [95 %]", _interval),
     ("p over queries (Holm)", _p_values("p")),
@@ -74,7 +78,7 @@ RESULTS = (
 )
 WINS = tuple((key, _of_test(key, "{:,}")) for key in ("wins", "ties", "losses"))
 COSTS = (
-    ("negatives", lambda row: row["arm"]),
+    ("negatives", comparison_plots.name_of),
     ("steps", lambda row: f"{row['steps']:,.0f}"),
     ("negatives in denominators per query", lambda row: f"{row['denominators']:,.0f}"),
     ("docs encoded, mining included", lambda row: f"{row['docs_encoded']:,.0f}"),
@@ -85,6 +89,9 @@ COSTS = (
     ("uniformity", lambda row: f"{row['geometry']['uniformity']:.3f}"),
     ("effective rank", lambda row: f"{row['geometry']['effective_rank']:.0f}"),
     ("effective negatives", lambda row: f"{row['geometry']['effective_negatives']:.1f}"),
+    ("docs that may be negatives", lambda row: f"{row['pool']['docs']:,} ({row['pool']['name']})"),
+    ("negatives without a label in training", lambda row: _percent(row["unlabelled"])),
+    ("negatives that dev or test look for", lambda row: _percent(row["held_out"])),
     ("warnings", lambda row: ", ".join(row["warnings"])),
 )
 

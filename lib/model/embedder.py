@@ -70,8 +70,6 @@ class Guide:
         embedder = Embedder(collection, encoder)
         self._queries, self._docs = (embedder.embed(encoder, kind) for kind in ("query", "doc"))
 
-    def scores(self, batch, queue):
-        """(B, N) similarities of a batch's queries and docs, those of the queue last."""
-        queued = batch.invalid.shape[1] - len(batch.docs)
-        docs = np.concatenate([batch.docs, queue.docs[-queued:]]) if queued else batch.docs
-        return self._queries[batch.queries] @ self._docs[docs].T
+    def scores(self, batch):
+        """(B, N) similarities of a batch's queries and docs."""
+        return self._queries[batch.queries] @ self._docs[batch.columns].T

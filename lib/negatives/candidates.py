@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lib import rng
+from lib.negatives.pool import EVERYTHING
 
 BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
 # of several positives' scores (n, P), nan for none
@@ -154,19 +155,19 @@ def _repeats(values):
     return again
 
 
-def random_docs(collection, query_rows, count, *, seed, epoch):
-    """(n, count) doc rows drawn uniformly, no positive, no doc twice; -1 where the corpus is too small."""
+def random_docs(collection, query_rows, count, *, seed, epoch, pool=EVERYTHING):
+    """(n, count) doc rows drawn uniformly from the pool, no positive, no doc twice; -1 where it is too small."""
     spare = 8 + overfetch(collection)
     draws = rng.uniform("random", seed, epoch, query_rows[:, None], np.arange(count + spare))
-    rows = (draws * len(collection.docs)).astype(np.int32)
+    rows = pool.draw(draws, collection)
     drop = collection.known_positive(query_rows, rows) | _repeats(collection.docs.groups[rows])
     front = np.argsort(drop, axis=1, kind="stable")[:, :count]
     return np.where(np.take_along_axis(drop, front, 1), -1, np.take_along_axis(rows, front, 1))
 
 
-def drawn_candidates(source, draw, collection, query_rows, count, *, seed):
+def drawn_candidates(source, draw, collection, query_rows, count, *, seed, pool=EVERYTHING):
     """What a source draws without lists, as Candidates without scores; -1 where the corpus is too small."""
-    docs = draw(collection, query_rows, count, seed=seed, epoch=0)
+    docs = draw(collection, query_rows, count, pool=pool, seed=seed, epoch=0)
     nothing = np.full(docs.shape, np.nan, dtype=np.float32)
     return Candidates(source, query_rows, docs, nothing, nothing[:, 0].copy(), {}, np.zeros(docs.shape, dtype=np.int32))
 

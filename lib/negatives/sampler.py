@@ -11,6 +11,7 @@ from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
 from lib.negatives.candidates import BANDS, Candidates, band_names
+from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import Sampling
 from lib.negatives.sources import SOURCES
 
@@ -23,6 +24,7 @@ class MiningConfig:
     candidates: int = 30  # candidates that are mined, before the filters
     filters: tuple = ()  # of filters.Filter
     sampling: Sampling = Sampling("uniform", "uniform")  # how each step draws from a list
+    pool: Pool = EVERYTHING  # docs that may be negatives
     refresh_every: int = 1  # steps from one mining of refresh to the next, or from probe to probe
     refresh_overlap: float | None = None  # refresh only when a probe's overlap has fallen below this
     refresh_lag: int = 0  # steps between the start of a mining in the background and its use
@@ -231,7 +233,12 @@ class NegativeSampler:
         for source, count in self.active(step).items():
             if SOURCES[source].draw:
                 drawn[self._code(Label(source, "", ""))] = SOURCES[source].draw(
-                    self.collection, self.qrels.queries[positions], count, seed=self.seed, epoch=epoch
+                    self.collection,
+                    self.qrels.queries[positions],
+                    count,
+                    pool=self.config.pool,
+                    seed=self.seed,
+                    epoch=epoch,
                 )
             elif SOURCES[source].mine:
                 mined = self.lists[source]

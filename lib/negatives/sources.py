@@ -17,6 +17,7 @@ from lib import rng
 from lib.files import BadInput
 from lib.negatives.candidates import Candidates, overfetch, random_docs
 from lib.negatives.files import load_candidates
+from lib.negatives.pool import EVERYTHING, within
 from lib.search import exact
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
@@ -46,9 +47,11 @@ class Miner:
     positive: which of several positives' scores candidates are compared with.
     """
 
-    def __init__(self, embedder, encoder, averaged, *, positive="max", negatives_file=None, needs_teacher=False):
+    def __init__(
+        self, embedder, encoder, averaged, *, pool=EVERYTHING, positive="max", negatives_file=None, needs_teacher=False
+    ):
         self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
-        self.collection, self.positive = embedder.collection, positive
+        self.collection, self.pool, self.positive = embedder.collection, pool, positive
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
         self.encoded = 0  # docs embedded so far in order to mine
         self.frozen = {}  # source -> vectors of all docs as they were when it began
@@ -81,7 +84,8 @@ class Miner:
         Notes the share of the last lists' docs that still outscores the positive.
         """
         rows = self.collection.split("train").queries[positions]
-        hits = exact.search(q_emb, d_emb, count + overfetch(self.collection), self.collection.known_docs(rows))
+        known, fetch = self.collection.known_docs(rows), count + overfetch(self.collection)
+        hits = exact.search(q_emb, d_emb, fetch, known, among=self.pool.rows)
         found = Candidates.from_hits(self.collection, rows, hits, source=source, count=count, positive=self.positive)
         if last is not None and (last >= 0).any():
             still = exact.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
@@ -105,17 +109,18 @@ class Miner:
 
 def mine_bm25(miner, positions, count, last, encoder):
     """BM25's best, of all train queries."""
-    return _bm25_candidates(miner.collection, count, miner.positive)
+    return _bm25_candidates(miner.collection, count, miner.positive, miner.pool)
 
 
 @functools.lru_cache(maxsize=2)
-def _bm25_candidates(collection, count, positive):
+def _bm25_candidates(collection, count, positive, pool):
     rows = collection.split("train").queries
     hits = cached_search(
         open_retriever("bm25", collection, device=None),
         collection.queries.view(rows),
         count + overfetch(collection),
         collection.known_docs(rows),
+        pool.rows,
         desc="mining bm25",
     )
     return Candidates.from_hits(collection, rows, hits, source="bm25", count=count, positive=positive)
@@ -123,15 +128,18 @@ def _bm25_candidates(collection, count, positive):
 
 def mine_file(miner, positions, count, last, encoder):
     """What stands in the negatives file, of all train queries."""
-    return file_candidates(miner.negatives_file, miner.collection, count, needs_teacher=miner.needs_teacher)
+    return file_candidates(
+        miner.negatives_file, miner.collection, count, needs_teacher=miner.needs_teacher, pool=miner.pool
+    )
 
 
 @functools.lru_cache(maxsize=2)
-def file_candidates(path, collection, count, *, needs_teacher):
+def file_candidates(path, collection, count, *, needs_teacher, pool=EVERYTHING):
     """The candidates of --negatives_file, the first `count` of each query (None: all)."""
     found = load_candidates(path, collection, collection.split("train"))
     if needs_teacher and np.isnan(found.teacher).all():
         raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
+    found = within(found, pool)
     return found.keep(found.docs >= 0, depth=count)
 
 

@@ -46,10 +46,9 @@ class BM25:
         index = bm25s.BM25.load(folder, load_corpus=False, load_vocab=False, mmap=True)
         return cls(index, json.loads((folder / "words.json").read_text(encoding="utf-8")), key)
 
-    def search(self, queries, k, known=None):
+    def search(self, queries, k, known=None, among=None):
         """The Hits of query texts. Docs that share no word with a query are no results: row -1, score 0."""
-        docs = self._index.scores["num_docs"]
-        k = min(k, docs)
+        k = min(k, self._index.scores["num_docs"] if among is None else len(among))
         scores = np.zeros((len(queries), k), dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         extra = None if known is None else np.where(known >= 0, 0.0, np.nan).astype(np.float32)
@@ -58,7 +57,9 @@ class BM25:
             if not ids:
                 continue
             all_scores = self._index.get_scores_from_ids(ids)
-            best = np.argpartition(-all_scores, k - 1)[:k]
+            searched = all_scores if among is None else all_scores[among]
+            best = np.argpartition(-searched, k - 1)[:k]
+            best = best if among is None else among[best]
             best = best[np.lexsort((best, -all_scores[best]))]
             found = all_scores[best] > 0
             scores[i, found], rows[i, found] = all_scores[best[found]], best[found]

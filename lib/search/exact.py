@@ -22,9 +22,14 @@ def by_score_and_row(scores, rows):
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def search(q_emb, d_emb, k, known=None):
-    """The Hits of query vectors (Q, D) among doc vectors (M, D), each process doing its share of the queries."""
-    scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], d_emb, k), np.arange(len(q_emb)))
+def search(q_emb, d_emb, k, known=None, *, among=None):
+    """The Hits of query vectors (Q, D) among doc vectors (M, D), each process doing its share.
+
+    among: the doc rows that are searched, all by default.
+    """
+    searched = d_emb if among is None else d_emb[among]
+    scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], searched, k), np.arange(len(q_emb)))
+    rows = rows if among is None else among[rows]
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
 
 

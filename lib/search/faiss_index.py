@@ -1,6 +1,7 @@
 """FAISS indexes on disk, with the record of what they were made from."""
 
 import faiss
+import numpy as np
 
 from lib.files import BadInput, atomic_path, read_json, write_json
 from lib.model.encoder import embed_texts
@@ -59,12 +60,18 @@ class FaissRetriever:
         self.encoder, self.index = encoder, index
         self.fingerprint = encoder.fingerprint
 
-    def search(self, queries, k, known=None):
+    def search(self, queries, k, known=None, among=None):
         """The Hits of query texts; scores of known docs are those of the vectors that the index holds."""
         q_emb = embed_texts(self.encoder, queries, "query", desc="embedding queries")
-        fetch = min(k + TIES, self.index.ntotal)
-        scores, rows = (x[:, :k] for x in by_score_and_row(*self.index.search(q_emb, fetch)))
+        size, how = (self.index.ntotal, None) if among is None else (len(among), _only(among))
+        found = self.index.search(q_emb, min(k + TIES, size), params=how)
+        scores, rows = (x[:, :k] for x in by_score_and_row(*found))
         if known is None:
             return Hits(scores, rows)
         d_emb = self.index.reconstruct_n(0, self.index.ntotal)
         return Hits(scores, rows, pair_scores(q_emb, d_emb, known))
+
+
+def _only(rows):
+    """FAISS's parameters of a search among some rows."""
+    return faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.asarray(rows, dtype=np.int64)))

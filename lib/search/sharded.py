@@ -106,14 +106,20 @@ class Sharded:
             encoder=encoder,
         )
 
-    def search(self, queries, k, known=None):
+    def search(self, queries, k, known=None, among=None):
         """The Hits of query texts, whose vectors are kept as well."""
         path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
         q_emb = once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
-        k, best = min(k, len(self.vectors)), None
+        k, best = min(k, len(self.vectors) if among is None else len(among)), None
         for begin, d_emb in self.vectors.blocks(self._block):
+            inside = np.arange(len(d_emb))
+            if among is not None:
+                inside = among[slice(*np.searchsorted(among, [begin, begin + len(d_emb)]))] - begin
+                d_emb = d_emb[inside]
+            if not len(inside):
+                continue
             scores, rows = top_k(q_emb, d_emb, k)
-            rows = (rows + begin).astype(np.int32)
+            rows = (inside[rows] + begin).astype(np.int32)
             best = (scores, rows) if best is None else merge(best, (scores, rows), k)
         return Hits(*best, None if known is None else self._scores(q_emb, known))
 
@@ -128,15 +134,15 @@ class Sharded:
         return scores
 
 
-def cached_search(retriever, queries, k, known=None, *, desc="searching"):
+def cached_search(retriever, queries, k, known=None, among=None, *, desc="searching"):
     """retriever.search() of a view of queries, in files of ROWS queries in the cache."""
 
     def one(number):
         part = slice(number * ROWS, (number + 1) * ROWS)
-        found = retriever.search(queries[part], k, None if known is None else known[part])
+        found = retriever.search(queries[part], k, None if known is None else known[part], among)
         return {name: array for name, array in found._asdict().items() if array is not None}
 
-    key = fingerprint(retriever.fingerprint, queries.fingerprint, known, k)
+    key = fingerprint(retriever.fingerprint, queries.fingerprint, known, among, k)
     paths = make(cache_dir("hits", key), -(-len(queries) // ROWS), one, desc=desc)
     parts = [Hits(**once(path, None)) for path in paths]
     return Hits(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts)))
