@@ -57,7 +57,7 @@ def mine_longest(miner, positions, count, last, encoder):
     return Candidates.from_hits(miner.collection, queries, hits, source="longest", count=count)
 
 
-def draw_first(collection, query_rows, count, *, seed, epoch):
+def draw_first(collection, query_rows, count, *, pool, seed, epoch):
     """The first docs of the corpus, but for the query's positives."""
     docs = np.tile(np.arange(count, dtype=np.int32), (len(query_rows), 1))
     return np.where(collection.known_positive(query_rows, docs), -1, docs)
