@@ -109,7 +109,11 @@ class Parser(argparse.ArgumentParser):
         allowed = self.flags(per_arm=True)
         if name not in allowed or not text:
             raise BadInput(f"{name}={text} is no flag=value of an arm; it may change {', '.join(allowed)}")
-        values = text.split(",") if allowed[name].nargs else [text]
+        if not allowed[name].nargs:
+            return getattr(self.parse_args([f"--{name}={text}"]), name)
+        values = text.split(",")
+        if odd := [value for value in values if value.startswith("-")]:  # would be read as a flag
+            raise BadInput(f"--{name} {odd[0]}: a value of a list does not begin with -")
         return getattr(self.parse_args([f"--{name}", *values]), name)
 
 

@@ -11,19 +11,20 @@ from lib.negatives.arms import Arm, Stage
     "arm, stages",
     [
         ("in_batch", [Stage(0.0, {})]),
-        ("bm25:4", [Stage(0.0, dict((("bm25", 4),)))]),
-        ("bm25:2+refresh:3", [Stage(0.0, dict((("bm25", 2), ("refresh", 3))))]),
-        ("in_batch+dense:10", [Stage(0.0, dict((("dense", 10),)))]),
-        ("random:4,refresh:4@0.3", [Stage(0.0, dict((("random", 4),))), Stage(0.3, dict((("refresh", 4),)))]),
+        ("bm25:4", [Stage(0.0, {"bm25": 4})]),
+        ("bm25:2+refresh:3", [Stage(0.0, {"bm25": 2, "refresh": 3})]),
+        ("in_batch+dense:10", [Stage(0.0, {"dense": 10})]),
+        ("random:4,refresh:4@0.3", [Stage(0.0, {"random": 4}), Stage(0.3, {"refresh": 4})]),
         (
             "in_batch,file:1@0.25,random:2+file:1@.5",
-            [Stage(0.0, {}), Stage(0.25, dict((("file", 1),))), Stage(0.5, dict((("random", 2), ("file", 1))))],
+            [Stage(0.0, {}), Stage(0.25, {"file": 1}), Stage(0.5, {"random": 2, "file": 1})],
         ),
     ],
 )
 def test_arms(arm, stages):
     assert list(Arm.parse(arm).stages) == stages
     assert list(Arm.parse(f"{arm} temperature=.03 filters=percpos:.95,near_copy:.8").stages) == stages
+    assert [list(stage.counts) for stage in Arm.parse(arm).stages] == [list(stage.counts) for stage in stages]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,8 @@ def test_what_an_arm_changes_is_checked_by_the_flags_own_type(parser):
         ("bm25:4 hot", "hot= is no flag=value"),
         ("bm25:4 lr=1 lr=2", "lr is set twice"),
         ("bm25:4 dims=8,x", "x: must be a whole number"),
+        ("bm25:4 dims=8,--lr,3", "--dims --lr: a value of a list does not begin with -"),
+        ("bm25:4 dims=8,-h", "--dims -h: a value of a list"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(parser, arm, wanted):
@@ -103,17 +106,57 @@ def test_a_change_that_cannot_be_is_refused(parser, arm, wanted):
     assert str(refused.value).startswith(f"{arm}: ") and wanted in str(refused.value)
 
 
-def test_the_text_is_the_name():
+@pytest.mark.parametrize(
+    "arm, base",
+    [
+        ("in_batch", "in_batch"),
+        ("random:4,refresh:4@0.3 lr=.1 dims=8", "random:4,refresh:4@0.3"),
+        (" bm25:4 ", "bm25:4"),
+    ],
+)
+def test_the_base_of_an_arm_is_its_text_without_what_it_changes(arm, base):
+    assert Arm.parse(arm).base == base
+
+
+def test_an_arm_that_changes_nothing_applies_as_what_was_given():
+    arm = Arm.parse("bm25:4")
+    assert arm.overrides == {} and arm.apply({"lr": 0.1}) == {"lr": 0.1, "negatives": [arm]}
+
+
+def test_an_arm_is_its_text():
     arm = Arm.parse("bm25:2+refresh:2 lr=.1")
-    assert str(arm) == arm.text
-    assert arm == Arm.parse(arm.text) and len({arm, Arm.parse(arm.text), Arm.parse("bm25:2")}) == 2
-    changed = arm.changed(temperature=(0.05, ".05"))
-    assert changed.text == "bm25:2+refresh:2 lr=.1 temperature=.05" and changed.overrides["temperature"] == 0.05
-    assert changed.stages == arm.stages and "temperature" not in arm.overrides
+    assert arm.text == str(arm) == "bm25:2+refresh:2 lr=.1"
+    checked = Arm.parse(arm.text, value_of=lambda name, text: float(text))
+    assert checked.overrides != arm.overrides and checked == arm and hash(checked) == hash(arm)
+    others = ["bm25:2+refresh:2", "bm25:2+refresh:2 lr=0.1", "refresh:2+bm25:2 lr=.1"]
+    assert len({arm, checked, *map(Arm.parse, others)}) == 4
+
+
+def test_further_changes_stand_behind_the_text():
+    arm = Arm.parse("bm25:2+refresh:2@0 lr=.1")
+    changed = arm.changed(temperature=(0.05, ".05"), dims=([8, 16], "8,16"))
+    assert changed.text == "bm25:2+refresh:2@0 lr=.1 temperature=.05 dims=8,16" != arm.text
+    assert changed.overrides == {"lr": ".1", "temperature": 0.05, "dims": [8, 16]}
+    assert changed.stages == arm.stages and changed.base == arm.base and arm.overrides == {"lr": ".1"}
+    assert arm.changed() == arm
+
+
+def test_a_change_written_anew_is_parsed_as_the_same_arm(parser):
+    changed = Arm.parse("bm25:4").changed(lr=(1e-3, "1e-3"), dims=([8, 16], "8,16"))
+    again = Arm.parse(changed.text, value_of=parser.value_of)
+    assert again == changed and again.overrides == changed.overrides and again.stages == changed.stages
+
+
+def test_a_flag_that_an_arm_sets_is_not_changed_again():
+    arm = Arm.parse("bm25:4 lr=.1")
+    with pytest.raises(BadInput, match="^bm25:4 lr=.1: lr is set twice, by the arm and by --grid or --control$"):
+        arm.changed(temperature=(0.05, ".05"), lr=(0.2, ".2"))
 
 
 def test_shares_weigh_stages_by_how_long_they_last():
     assert Arm.parse("bm25:4").shares == {"bm25": (4.0, 1.0)}
     assert Arm.parse("in_batch").shares == {}
     shares = Arm.parse("random:4,refresh:8+random:2@0.75").shares
-    assert shares["random"] == (4 * 0.75 + 2 * 0.25, 1.0) and shares["refresh"] == (2.0, 0.25)
+    assert shares == {"random": (4 * 0.75 + 2 * 0.25, 1.0), "refresh": (2.0, 0.25)}
+    rests = Arm.parse("random:4,in_batch@0.25,random:8@0.5 lr=.1").shares
+    assert rests == {"random": (4 * 0.25 + 8 * 0.5, 0.75)}

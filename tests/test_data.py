@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import known_by_text, make_encoder, write_collection
 
-from lib.data import batches
+from lib.data import batches, readers
 from lib.data import collection as collection_
 from lib.data import tokens as tokens_
 from lib.files import BadInput
@@ -187,6 +187,59 @@ def test_the_fingerprint_follows_the_content(folder, tiny):
     assert collection_.load_collection(folder).fingerprint != tiny.fingerprint
 
 
+# ------------------------------------------------------------------------------------- where they come from
+
+
+def test_a_view_is_a_sequence_of_some_texts(tiny):
+    rows = [7, 3, 3, 39, 0]
+    view, wanted = tiny.docs.view(rows), tiny.docs.texts(rows)
+    assert len(view) == 5 and list(view) == wanted and view[3] == view[-2] == tiny.docs.text(39)
+    for part in (slice(1, 4), slice(None), slice(4, 2), slice(None, None, -2)):
+        assert list(view[part]) == wanted[part] and len(view[part]) == len(wanted[part])
+    assert list(view[1:][1:]) == wanted[2:]
+    assert list(tiny.docs.view([])) == []
+    with pytest.raises(IndexError):
+        view[5]
+
+
+def test_a_view_reads_only_what_is_asked_for(tiny, monkeypatch):
+    read = []
+    monkeypatch.setattr(collection_.Texts, "text", lambda texts, row: read.append(int(row)) or "text")
+    view = tiny.docs.view(np.arange(30))[10:20]
+    assert len(view) == 10 and view.fingerprint and read == []
+    assert view[2] == "text" and read == [12]
+
+
+def test_the_fingerprint_of_a_view_is_that_of_texts_and_order(tiny):
+    view = tiny.docs.view([1, 2, 3])
+    same = [tiny.docs.view(np.array([1, 2, 3], dtype=np.int32)), tiny.docs.view(range(10))[1:4], view[:]]
+    others = [tiny.docs.view([1, 3, 2]), tiny.docs.view([1, 2]), tiny.queries.view([1, 2, 3])]
+    assert {found.fingerprint for found in same} == {view.fingerprint}
+    assert len({found.fingerprint for found in (view, *others)}) == 4
+
+
+def test_a_reader_or_a_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(readers.READERS, "made:small", (lambda spec: tmp_path / f"cache of {spec}", "made up"))
+    assert readers.find("made:small") == ("made-small", tmp_path / "cache of made:small")
+    folder = tmp_path / "scifact"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for spec in (folder, str(folder), f"{folder}/", "."):
+        name, found = readers.find(spec)
+        assert name == "scifact" and found.resolve() == folder.resolve()
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "Python", "a.txt"])
+def test_what_is_no_collection_is_refused(spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a file")
+    with pytest.raises(BadInput) as refused:
+        readers.find(spec)
+    message = str(refused.value)
+    assert message.startswith(f"--data {spec}: no such folder") and "\n" not in message
+    assert all(name in message for name in readers.READERS)
+
+
 # -------------------------------------------------------------------------------------------------- tokens
 
 
@@ -317,7 +370,7 @@ def test_upcoming_is_what_the_steps_visit(step, count):
 CLUSTERS = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 25))  # of 200 queries
 
 
-def clusteral(**changes):
+def clustered(**changes):
     return batches.QueryOrder(**({"n": 200, "batch_size": 11, "seed": 3, "clusters": CLUSTERS} | changes))
 
 
@@ -328,13 +381,13 @@ def test_batches_are_nearly_of_one_cluster(epoch):
             len(set(CLUSTERS[order.positions(step)].tolist()))
             for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         ]
-        for order in (clusteral(), clusteral(clusters=None))
+        for order in (clustered(), clustered(clusters=None))
     )
     assert len(counts) == 18 and max(counts) <= 2 and 1 in counts and min(plain) > 2
 
 
 def test_clusters_visit_a_query_once_an_epoch_at_most():
-    order, seen, whole = clusteral(), [], []
+    order, seen, whole = clustered(), [], []
     for epoch in range(6):
         picks = [order.positions(step).tolist() for step in range(epoch * 18, epoch * 18 + 18)]
         flat = [pick for batch in picks for pick in batch]
@@ -348,19 +401,19 @@ def test_clusters_visit_a_query_once_an_epoch_at_most():
 
 
 def test_clusters_are_a_function_of_seed_and_epoch():
-    forward = [clusteral().positions(step).tolist() for step in range(40)]
-    again = clusteral()
+    forward = [clustered().positions(step).tolist() for step in range(40)]
+    again = clustered()
     assert [again.positions(step).tolist() for step in reversed(range(40))] == forward[::-1]
-    assert [clusteral(seed=4).positions(step).tolist() for step in range(40)] != forward
-    longer = clusteral(clusters=CLUSTERS.copy())
+    assert [clustered(seed=4).positions(step).tolist() for step in range(40)] != forward
+    longer = clustered(clusters=CLUSTERS.copy())
     assert longer.positions(39).tolist() == forward[39]
 
 
 def test_one_cluster_is_any_order():
-    order = clusteral(clusters=np.zeros(200, dtype=np.int32))
-    batches = [order.positions(step).tolist() for step in range(18)]
-    assert len({pick for batch in batches for pick in batch}) == 198
-    assert [sorted(batch) for batch in batches] != [list(range(i * 11, i * 11 + 11)) for i in range(18)]
+    order = clustered(clusters=np.zeros(200, dtype=np.int32))
+    picks = [order.positions(step).tolist() for step in range(18)]
+    assert len({pick for batch in picks for pick in batch}) == 198
+    assert [sorted(batch) for batch in picks] != [list(range(i * 11, i * 11 + 11)) for i in range(18)]
 
 
 def test_clusters_of_vectors():

@@ -1,4 +1,4 @@
-"""Filters against loops over their definitions, the choice from a list, near-copies."""
+"""Filters against loops over their definitions, what they refuse, and that no positive is ever mined."""
 
 import dataclasses
 import json
@@ -12,10 +12,9 @@ from conftest import known_by_text, write_collection
 
 from lib.data import collection as collection_
 from lib.files import BadInput
-from lib.negatives import filters, near_copies
+from lib.negatives import filters
 from lib.negatives.candidates import Candidates, drawn_candidates, random_docs
 from lib.negatives.filters import apply, parse_filter
-from lib.negatives.sampling import Sampling
 from lib.search.hits import Hits
 
 
@@ -242,64 +241,7 @@ def test_no_positive_is_ever_mined(tmp_path_factory, world, depth, seed):
     assert (mined.docs >= 0).sum() + sum(mined.dropped.values()) == (found >= 0).sum()
 
 
-# ------------------------------------------------------------------------------------------------ near-copies
-
-
-def words(n, seed):
-    """n made-up words."""
-    random = np.random.default_rng(seed)
-    return ["".join(random.choice(list("abcdefghij"), size=6)) for _ in range(n)]
-
-
-def jaccard(a, b):
-    """The share of 3-word shingles that two lists of words have in common."""
-    a, b = ({tuple(x[i : i + 3]) for i in range(len(x) - 2)} for x in (a, b))
-    return len(a & b) / len(a | b)
-
-
-@pytest.mark.parametrize("changed", [0, 1, 2, 4, 8, 15, 30, 80])
-@pytest.mark.parametrize("seed", range(4))
-def test_signatures_estimate_jaccard_similarity(seed, changed):
-    first, other = words(80, seed), words(80, 100 + seed)
-    second = list(first)
-    for at in np.random.default_rng(seed).permutation(80)[:changed]:
-        second[at] = other[at]
-    a, b = (near_copies.signature(" ".join(part)) for part in (first, second))
-    assert a.shape == (near_copies.HASHES,) and a.dtype == np.uint32
-    estimate = (a == b).mean()
-    assert estimate == pytest.approx(jaccard(first, second), abs=0.15)
-    assert (estimate == 1) == (changed == 0)
-
-
-def test_signatures_are_of_words_in_order():
-    same = near_copies.signature("The quick, brown fox: jumps!")
-    assert (near_copies.signature("  the QUICK brown\nfox jumps ") == same).all()
-    assert (near_copies.signature("jumps fox brown quick the") == same).mean() < 0.1
-    part = near_copies.signature("a b c d e f a b c d e f")  # a shingle counts once
-    assert (part == near_copies.signature("a b c d e f a b c d e f a b c d e f")).all()
-    short = [near_copies.signature(text) for text in ("", "one", "two", "one two", "two one", "one two three")]
-    for i, a in enumerate(short):
-        assert all((a == b).mean() < 0.1 for b in short[:i])
-
-
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory):
-    """A query with two positives, near-copies of both, an unrelated doc; one of the positives is in dev."""
-    text, more = words(60, 1), words(60, 2)
-    docs = {
-        "p": " ".join(text),
-        "p-word": " ".join([*text[:30], "changed", *text[31:]]),
-        "p-half": " ".join([*text[:30], *words(30, 3)]),
-        "r": " ".join(more),
-        "r-word": " ".join([*more[:59], "changed"]),
-        "else": " ".join(words(60, 4)),
-        "s": "one two",
-        "s-more": "one two two",
-    }
-    queries = {"q": "which one", "same": "which one", "other": "what is it"}
-    qrels = {"train": [("q", "p", 1), ("other", "s", 1)], "dev": [("same", "r", 1)]}
-    folder = tmp_path_factory.mktemp("data") / "copied"
-    return collection_.load_collection(write_collection(folder, docs, queries, qrels))
+# ---------------------------------------------------------------------------------------------------- answers
 
 
 def listed(collection, lists, *, queries):
@@ -312,53 +254,6 @@ def listed(collection, lists, *, queries):
 def ids(collection, candidates):
     """[[id of doc]] of Candidates."""
     return [[collection.docs.ids[doc] for doc in row if doc >= 0] for row in candidates.docs]
-
-
-def test_near_copies_of_any_known_positive_are_found(copied):
-    docs = ["p-word", "else", "p-half", "r-word", "s-more"]
-    candidates = listed(copied, [docs, docs], queries=["q", "other"])
-    found = apply(candidates, [parse_filter("near_copy:0.7")], copied)
-    assert ids(copied, found) == [["else", "p-half", "s-more"], docs]  # each against its own positives alone
-    assert found.dropped == {"near_copy:0.7": 2}
-    found = apply(candidates, [parse_filter("near_copy:0.2")], copied)  # half a doc: 28 of 88 shingles
-    assert ids(copied, found) == [["else", "s-more"], docs]
-
-
-@pytest.mark.parametrize("similarity, wanted", [(0.7, 2), (0.31, 3), (0.32, 2), (1.0, 0)])
-def test_the_share_of_near_copies_is_exact(copied, similarity, wanted):
-    docs = ["p-word", "else", "p-half", "r-word", "s-more"]  # p-half shares 28 of 88 shingles: .318
-    candidates = listed(copied, [docs, docs, []], queries=["q", "other", "q"])
-    assert near_copies.share_of_near_copies(candidates, copied, similarity=similarity) == wanted / 10
-    assert near_copies.share_of_near_copies(listed(copied, [[], []], queries=["q", "other"]), copied) is None
-
-
-@pytest.mark.parametrize("similarity", [0.05, 0.2, 0.5, 1.0])
-def test_near_copies_equal_a_loop_over_signatures(collection, similarity):
-    rows = np.arange(len(collection.queries))
-    docs = np.random.default_rng(0).integers(len(collection.docs), size=(len(rows), 9))
-    candidates = candidates_of([[(doc, 0, None) for doc in row] for row in docs], [0.0] * len(rows))
-    found = apply(candidates, [parse_filter(f"near_copy:{similarity}")], collection)
-    known, text = known_by_text(collection), collection.docs.text
-    signature = {text: near_copies.signature(text) for text in collection.docs.texts()}
-    dropped = 0
-    for row, before, after in zip(rows, docs, found.docs):
-        positives = known.get(collection.queries.text(row), ())
-        near = [
-            any((signature[text(doc)] == signature[positive]).mean() >= similarity for positive in positives)
-            for doc in before
-        ]
-        dropped += sum(near)
-        assert after[after >= 0].tolist() == before[~np.array(near)].tolist()
-    assert 0 < dropped < docs.size
-
-
-def test_signatures_are_made_once(copied, monkeypatch):
-    first = near_copies.minhash(copied.docs)
-    monkeypatch.setattr(near_copies, "signature", lambda text: pytest.fail("made again"))
-    assert (near_copies.minhash(copied.docs) == first).all() and first.shape == (8, near_copies.HASHES)
-
-
-# ---------------------------------------------------------------------------------------------------- answers
 
 
 def asked(place, docs, queries):
@@ -418,96 +313,6 @@ def test_a_split_without_answers_is_refused(tmp_path):
     candidates = listed(collection, [["cat"], ["end"]], queries=["q", "r"])
     with pytest.raises(BadInput, match='filter answer: no query .* has "answers"'):
         apply(candidates, [parse_filter("answer")], collection)
-
-
-# ----------------------------------------------------------------------------------------------------- choice
-
-
-def many(scores, positive, n, *, source="dense"):
-    """The same list for n queries."""
-    return candidates_of([[(d, s, None) for d, s in enumerate(scores)]] * n, [positive] * n, source=source)
-
-
-SCORES, SCORE_OF_POSITIVE = [2.0, 1.5, 1.0, 0.25, -1.0], 1.25
-
-
-def probabilities(text):
-    """The chance of each of SCORES to be drawn first."""
-    name, *numbers = text.split(":")
-    if name == "uniform":
-        weights = [1.0 for _ in SCORES]
-    elif name == "softmax":
-        weights = [math.exp(s / float(numbers[0])) for s in SCORES]
-    else:
-        a, b = map(float, numbers)
-        weights = [math.exp(-a * (s - SCORE_OF_POSITIVE - b) ** 2) for s in SCORES]
-    return np.array(weights) / sum(weights)
-
-
-@pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "simans:2:-0.5", "softmax:1", "softmax:0.7"])
-def test_draws_have_their_probabilities(text):
-    candidates, epochs = many(SCORES, SCORE_OF_POSITIVE, 100), 60
-    draws = np.concatenate([Sampling.parse(text).slots(candidates, 2, seed=0, epoch=epoch) for epoch in range(epochs)])
-    wanted = probabilities(text)
-    expected = len(draws) * wanted
-    counts = np.bincount(draws[:, 0], minlength=5)
-    assert ((counts - expected) ** 2 / expected).sum() < 25  # chi-square, 4 degrees of freedom: p 5e-5
-    pairs = wanted[:, None] * wanted / (1 - wanted[:, None])  # the second out of what the first left
-    np.fill_diagonal(pairs, 0)
-    found = np.zeros((5, 5))
-    np.add.at(found, (draws[:, 0], draws[:, 1]), 1)
-    rest = len(draws) * pairs[pairs > 0]
-    assert ((found[pairs > 0] - rest) ** 2 / rest).sum() < 52  # 19 degrees of freedom: p 7e-5
-    assert found.trace() == 0
-
-
-def test_the_top_are_the_first_of_the_list():
-    candidates = candidates_of([[(9, 1, None), (3, 5, None), (4, 2, None)], [(1, 0, None)]], [0.0, 0.0])
-    for epoch in range(3):
-        slots = Sampling.parse("top").slots(candidates, 2, seed=epoch, epoch=epoch)
-        assert slots.tolist() == [[0, 1], [0, -1]]
-
-
-CHOICES = st.sampled_from(["top", "uniform", "simans:0.5:0", "simans:20:1", "softmax:1", "softmax:0.01"])
-
-
-@settings(60)
-@hypothesis.given(
-    candidates=mined(), text=CHOICES, count=st.integers(1, 9), seed=st.integers(0, 9), epoch=st.integers(0, 9)
-)
-def test_choice_is_without_replacement_and_a_function_of_seed_epoch_and_query(candidates, text, count, seed, epoch):
-    choice = Sampling.parse(text)
-    slots = choice.slots(candidates, count, seed=seed, epoch=epoch)
-    assert slots.shape == (len(candidates.docs), count)
-    for row, docs in zip(slots, candidates.docs):
-        real = row[row >= 0].tolist()
-        assert len(set(real)) == len(real) == min(count, (docs >= 0).sum())
-        assert all(docs[slot] >= 0 for slot in real) and (row[len(real) :] == -1).all()
-    assert (choice.slots(candidates, count, seed=seed, epoch=epoch) == slots).all()
-    fewer = choice.slots(candidates, max(1, count - 1), seed=seed, epoch=epoch)
-    assert (fewer == slots[:, : max(1, count - 1)]).all()
-    for i in range(len(slots)):  # alone as in company
-        alone = candidates.select(np.array([i]))
-        assert (choice.slots(alone, count, seed=seed, epoch=epoch) == slots[i]).all()
-
-
-@pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "softmax:1"])
-def test_choice_changes_with_seed_epoch_query_and_source(text):
-    candidates, choice = many(SCORES, SCORE_OF_POSITIVE, 40), Sampling.parse(text)
-    slots = choice.slots(candidates, 2, seed=0, epoch=0)
-    assert (choice.slots(candidates, 2, seed=1, epoch=0) != slots).any()
-    assert (choice.slots(candidates, 2, seed=0, epoch=1) != slots).any()
-    assert (slots != slots[0]).any()
-    other = many(SCORES, SCORE_OF_POSITIVE, 40, source="bm25")
-    assert (choice.slots(other, 2, seed=0, epoch=0) != slots).any()
-
-
-def test_a_choice_passes_over_gaps():
-    candidates = many(SCORES, SCORE_OF_POSITIVE, 30)
-    candidates.docs[:, [0, 3]], candidates.scores[:, [0, 3]] = -1, np.nan
-    for text in ("top", "uniform", "simans:0.5:0", "softmax:1"):
-        slots = Sampling.parse(text).slots(candidates, 4, seed=0, epoch=0)
-        assert (np.sort(slots[:, :3]) == [1, 2, 4]).all() and (slots[:, 3] == -1).all()
 
 
 # --------------------------------------------------------------------------------------------------- refusals
@@ -584,34 +389,3 @@ def test_denoising_needs_a_teacher(tiny):
     candidates = dataclasses.replace(candidates_of([[(1, 5, None)]], [4.0]), teacher=None)
     with pytest.raises(BadInput, match="denoise needs scores of --cross_encoder"):
         apply(candidates, [parse_filter("denoise:0.1")], tiny)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "best", "top:1", "uniform:2", "simans", "simans:1", "simans:1:2:3", "simans:a:0", "softmax",
-     "softmax:0", "softmax:-1", "softmax:hot", "top:"],
-)  # fmt: skip
-def test_wrong_choices_are_refused(text):
-    with pytest.raises(BadInput, match=f"{text}: one of top, uniform, simans:A:B, softmax:T"):
-        Sampling.parse(text)
-
-
-def test_choices_keep_their_numbers():
-    assert [Sampling.parse(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
-    assert Sampling.parse("softmax:2") == Sampling("softmax:2", "softmax", (2.0,))
-
-
-@pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])
-def test_scores_that_are_not_there_weigh_nothing(tiny, text):
-    random = drawn_candidates("random", random_docs, tiny, tiny.split("train").queries, 5, seed=0)
-    with pytest.raises(BadInput, match="weighs scores of docs and positives, and random lacks some"):
-        Sampling.parse(text).slots(random, 2, seed=0, epoch=0)
-    one = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0])
-    one.scores[0, 1] = np.nan
-    with pytest.raises(BadInput, match="weighs scores of docs and positives, and dense lacks some"):
-        Sampling.parse(text).slots(one, 2, seed=0, epoch=0)
-
-
-def test_simans_needs_the_score_of_the_positive():
-    with pytest.raises(BadInput, match="simans"):
-        Sampling.parse("simans:0.5:0").slots(many(SCORES, np.nan, 2), 2, seed=0, epoch=0)

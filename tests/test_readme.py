@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FENCES = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.S | re.M)
+FENCES = "\n".join(text for language, text in BLOCKS if language in ("", "bash")).replace("\\\n", " ")
 COMMANDS = [
     part.strip().removeprefix("$ ")
     for line in FENCES.splitlines()

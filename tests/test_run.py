@@ -1,173 +1,14 @@
-"""Randomness by key, atomic writes, fingerprints, run folders, exit codes."""
+"""Run folders, records of runs, exit codes, the command line."""
 
 import argparse
 import json
 
-import numpy as np
 import pytest
 import torch
 
-from lib import files, rng, run
-from lib.files import BadInput, atomic_path, fingerprint
-from lib.rng import permutation, uniform
+from lib import files, run
+from lib.files import BadInput
 from lib.run import Run
-
-
-def test_uniform_is_a_pure_function_of_its_key():
-    rows = np.arange(100)
-    grid = uniform("stream", 3, 1, rows[:, None], np.arange(7))
-    assert grid.shape == (100, 7) and grid.dtype == np.float64
-    assert (grid == uniform("stream", 3, 1, rows[:, None], np.arange(7))).all()
-    assert grid[42, 5] == uniform("stream", 3, 1, 42, 5)
-    assert (grid[::-1] == uniform("stream", 3, 1, rows[::-1, None], np.arange(7))).all()
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint16, np.uint64])
-def test_uniform_takes_any_integer_type(dtype):
-    assert (uniform(1, np.arange(100, dtype=dtype)) == [uniform(1, i) for i in range(100)]).all()
-
-
-@pytest.mark.parametrize(
-    "first, second",
-    [(("a", 1, 2), ("b", 1, 2)), (("a", 1, 2), ("a", 2, 1)), ((0, 0), (0,)), ((0, 1), (1, 0)), (("a", 1), ("a", -1))],
-)
-def test_streams_differ(first, second):
-    numbers = [uniform(*key, np.arange(2000)) for key in (first, second)]
-    assert (numbers[0] != numbers[1]).all()
-    assert abs(np.corrcoef(*numbers)[0, 1]) < 0.08  # 3.5 standard errors of independent numbers
-
-
-@pytest.mark.parametrize("key", [("a",), ("order", 0, 0), ("order", 1, 0), (7, 7)])
-def test_uniform_is_roughly_uniform(key):
-    numbers = uniform(*key, np.arange(100_000))
-    assert numbers.min() >= 0 and numbers.max() < 1
-    counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
-    assert ((counts - 2000) ** 2 / 2000).sum() < 96  # chi-square, 49 degrees: p = 0.0001
-    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.015
-
-
-def test_stream_seeds_other_generators():
-    seeds = [rng.stream("dropout", seed, step) for seed in range(5) for step in range(5)]
-    assert len(set(seeds)) == 25 and all(isinstance(seed, int) and 0 <= seed < 2**53 for seed in seeds)
-    assert rng.stream("dropout", 3, 4) == seeds[3 * 5 + 4]
-
-
-def test_permutation():
-    orders = [permutation(50, "order", 0, epoch).tolist() for epoch in range(3)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] and orders[1] == permutation(50, "order", 0, 1).tolist()
-    assert permutation(1, 0).tolist() == [0]
-    first = [permutation(10, epoch)[0] for epoch in range(1000)]
-    assert np.bincount(first, minlength=10).min() > 60  # 100 each
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def test_a_file_appears_only_when_the_block_succeeds(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert list(path.parent.iterdir()) == []
-    with atomic_path(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists() and temporary.parent == path.parent
-    assert path.read_text() == "whole"
-    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
-    path = tmp_path / "folder"
-
-    def write(text, *, fail):
-        with atomic_path(path) as temporary:
-            (temporary / "deep").mkdir(parents=True)
-            (temporary / "deep" / text).write_text(text)
-            if fail:
-                raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write("first", fail=True)
-    assert list(tmp_path.iterdir()) == []
-    write("first", fail=False)
-    write("second", fail=False)
-    with pytest.raises(ZeroDivisionError):
-        write("third", fail=True)
-    assert list(tmp_path.iterdir()) == [path]
-    assert [p.name for p in (path / "deep").iterdir()] == ["second"]
-
-
-def test_json_files(tmp_path):
-    path = tmp_path / "a.json"
-    files.write_json(path, {"café": [1, None, 0.5]})
-    assert files.read_json(path) == {"café": [1, None, 0.5]} and path.read_bytes().endswith(b"\n")
-    path.write_text("{")
-    with pytest.raises(BadInput, match=r"a\.json: not valid JSON"):
-        files.read_json(path)
-    with pytest.raises(BadInput, match=r"b\.json: .*[Nn]o such file"):
-        files.read_json(tmp_path / "b.json")
-
-
-def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
-    assert files.cache_dir("a", "b") == cache / "a" / "b"
-    monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path))
-    assert files.cache_dir("a") == tmp_path / "a"
-
-
-# -------------------------------------------------------------------------------------------- fingerprints
-
-
-def test_fingerprints_tell_values_apart():
-    array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    changed = array.copy()
-    changed[2, 3] += 1e-6
-    values = [
-        ("a",),
-        ("b",),
-        ("a", "b"),
-        ("ab",),
-        (b"ab",),
-        (b"a", b"bc"),
-        (b"ab", b"c"),
-        (["a", "b"],),
-        (1,),
-        (1.5,),
-        ("1",),
-        (None,),
-        ({"a": 1},),
-        ({"a": 2},),
-        (array,),
-        (changed,),
-        (array.reshape(4, 3),),
-        (array.astype(np.float64),),
-        (array, array),
-        (),
-    ]
-    prints = [fingerprint(*value) for value in values]
-    assert len(set(prints)) == len(prints) and all(len(found) == 16 for found in prints)
-
-
-def test_fingerprints_of_equal_values_are_equal():
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    array = np.arange(12).reshape(3, 4)
-    assert fingerprint(array.T) == fingerprint(np.ascontiguousarray(array.T)) != fingerprint(array)
-    assert fingerprint(np.arange(0, 10, 2)) == fingerprint(np.array([0, 2, 4, 6, 8]))
-
-
-def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_bytes(bytes(5_000_000))  # more than one block
-    second.write_bytes(bytes(5_000_000))
-    assert files.fingerprint_file(first) == files.fingerprint_file(second)
-    second.write_bytes(bytes(4_999_999) + b"\x01")
-    assert files.fingerprint_file(first) != files.fingerprint_file(second)
-
-
-# ---------------------------------------------------------------------------------------------- run folders
 
 
 def test_a_run_folder_that_holds_something_is_refused(tmp_path):
@@ -338,6 +179,92 @@ def test_the_clock_adds_up_by_name():
 # --------------------------------------------------------------------------------------------- command line
 
 
+WHOLE, NUMBER = "must be a whole number", "must be a number"
+
+
+@pytest.mark.parametrize(
+    "kind, limits, text, message",
+    [
+        (int, {}, "1.0", WHOLE),
+        (int, {}, "nan", WHOLE),
+        (int, {}, "inf", WHOLE),
+        (int, {}, "1e3", WHOLE),
+        (int, {}, "", WHOLE),
+        (int, {}, "1" + "0" * 400, WHOLE),  # no float holds it
+        (float, {}, "nan", NUMBER),
+        (float, {}, "-nan", NUMBER),
+        (float, {}, "inf", NUMBER),
+        (float, {}, "-Infinity", NUMBER),
+        (float, {}, "1e999", NUMBER),
+        (float, {}, "1,5", NUMBER),
+        (float, {}, "", NUMBER),
+        (float, {"above": 0}, "0", "must be above 0"),
+        (float, {"above": 0}, "nan", NUMBER),
+        (float, {"least": 0.25}, "0.2", "must be at least 0.25"),
+        (float, {"below": 1}, "1", "must be below 1"),
+        (float, {"most": 1}, "1.001", "must be at most 1"),
+        (float, {"above": 0, "most": 1}, "inf", NUMBER),
+        (float, {"above": 0, "most": 1}, "-1", "must be above 0"),
+        (float, {"above": 0, "most": 1}, "2", "must be at most 1"),
+        (int, {"least": 1, "below": 10}, "0", "must be at least 1"),
+        (int, {"least": 1, "below": 10}, "10", "must be below 10"),
+    ],
+)
+def test_a_number_outside_its_limits_is_refused(kind, limits, text, message):
+    with pytest.raises(BadInput) as refused:
+        run.number(kind, **limits)(text)
+    assert str(refused.value) == f"{text}: {message}"
+
+
+@pytest.mark.parametrize(
+    "kind, limits, text, wanted",
+    [
+        (int, {}, "-7", -7),
+        (int, {}, str(2**53 + 1), 2**53 + 1),
+        (int, {"least": 1, "below": 10}, "1", 1),
+        (int, {"least": 1, "below": 10}, "9", 9),
+        (float, {}, "-1e-3", -0.001),
+        (float, {}, "3", 3.0),
+        (float, {"above": 0, "most": 1}, "1", 1.0),
+        (float, {"above": 0, "most": 1}, "5e-324", 5e-324),
+        (float, {"least": 0, "below": 1}, "0", 0.0),
+    ],
+)
+def test_a_number_within_its_limits_is_taken(kind, limits, text, wanted):
+    found = run.number(kind, **limits)(text)
+    assert found == wanted and type(found) is kind
+
+
+@pytest.mark.parametrize(
+    "convert, taken, refused",
+    [
+        (run.COUNT, ["1", str(2**53 - 1)], ["0", "-1", "2.5", str(2**53)]),
+        (run.SEED, ["0", str(2**53 - 1)], ["-1", str(2**53)]),
+        (run.ABOVE_0, ["1e-9", "1e9"], ["0", "-1", "inf"]),
+        (run.AT_LEAST_0, ["0", "1e9"], ["-1e-9", "nan"]),
+        (run.BELOW_1, ["0", "0.999"], ["1", "-0.1"]),
+        (run.SHARE, ["0", "1"], ["1.1", "-0.1"]),
+    ],
+)
+def test_kinds_of_numbers(convert, taken, refused):
+    assert [convert(text) for text in taken] == [float(text) for text in taken]
+    for text in refused:
+        with pytest.raises(BadInput, match=f"^{text}: must be "):
+            convert(text)
+
+
+class Text:
+    """A flag's value that is parsed from a text and keeps it."""
+
+    def __init__(self, text):
+        self.text = text
+        if " " in text:
+            raise BadInput(f"{text}: no spaces")
+
+    def __eq__(self, other):
+        return self.text == other.text
+
+
 @pytest.fixture
 def parser():
     """A command line with every kind of flag."""
@@ -349,7 +276,12 @@ def parser():
     add("--names", nargs="+", default=[], help="a list")
     add("--prefix", help="a text")
     add("--fast", action="store_true", help="a switch")
-    made.group("two", per_arm=True, only="static")("--lr", type=run.ABOVE_0, default=0.1, help="an arm's")
+    add("--arms", nargs="+", type=Text, default=[Text("a:1")], help="parsed texts")
+    add("--kind", type=Text, default=Text("plain"), help="a parsed text")
+    add = made.group("two", per_arm=True, only="static")
+    add("--lr", type=run.ABOVE_0, default=0.1, help="an arm's")
+    add("--dims", nargs="+", type=run.COUNT, default=[], help="an arm's list")
+    add("--steps", type=run.COUNT, per_arm=False, help="of such an encoder, but no arm's")
     return made
 
 
@@ -357,7 +289,12 @@ def parser():
     "flags, message",
     [
         (["--batch_size", "0"], "--batch_size 0: must be at least 1"),
+        (["--b", "0"], "--batch_size 0: must be at least 1"),
+        (["--batch_size=-3"], "--batch_size -3: must be at least 1"),
         (["--batch_size", "1.5"], "--batch_size 1.5: must be a whole number"),
+        (["--batch_size", "nan"], "--batch_size nan: must be a whole number"),
+        (["--dims", "4", "0"], "--dims 0: must be at least 1"),
+        (["--kind", "a b"], "--kind a b: no spaces"),
         (["--ema", "1"], "--ema 1: must be below 1"),
         (["--ema", "nan"], "--ema nan: must be a number"),
         (["--lr=-inf"], "--lr -inf: must be a number"),
@@ -380,12 +317,14 @@ def test_a_wrong_flag_is_one_line(parser, flags, message):
         [],
         ["--batch_size", "3", "--fast"],
         ["--names", "a", "b c", "--margin", "-0.25", "--lr", "1e-3"],
-        ["--prefix", "--query: "],
+        ["--prefix=--query: "],
         ["--prefix="],
+        ["--prefix=a=b\nc"],
+        ["--dims", "4", "8", "--steps", "9", "--lr", "0.30000000000000004"],
+        ["--arms", "b:2", "c:3+d:4", "--kind", "other"],
     ],
 )
 def test_arguments_become_the_flags_that_give_them(parser, flags):
-    flags = [f"--prefix={flags[1]}"] if flags[:1] == ["--prefix"] else flags
     args = parser.parse_args(flags)
     changed = run.non_default(args, parser)
     for values in (changed, vars(args)):
@@ -394,10 +333,37 @@ def test_arguments_become_the_flags_that_give_them(parser, flags):
 
 
 def test_flags_say_what_they_are_for(parser):
-    assert list(parser.flags(per_arm=True)) == list(parser.flags(only="static")) == ["lr"]
+    assert list(parser.flags(per_arm=True)) == ["lr", "dims"]
+    assert list(parser.flags(only="static")) == ["lr", "dims", "steps"]
+    assert list(parser.flags(only="static", per_arm=False)) == ["steps"]
+    assert list(parser.flags(only="transformer")) == []
+    assert set(parser.flags()) == {"help", *vars(parser.parse_args([]))}
+    assert parser.flags(per_arm=True)["lr"].default == 0.1
+
+
+def test_the_value_of_an_arms_flag_is_checked_by_its_type(parser):
     assert parser.value_of("lr", "1e-3") == 1e-3
-    with pytest.raises(BadInput, match="ema=.5 is no flag=value of an arm; it may change lr"):
-        parser.value_of("ema", ".5")
+    assert parser.value_of("dims", "4") == [4] and parser.value_of("dims", "4,8") == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("ema", ".5", "ema=.5 is no flag=value of an arm; it may change lr, dims"),
+        ("steps", "5", "steps=5 is no flag=value of an arm; it may change lr, dims"),
+        ("speed", "5", "speed=5 is no flag=value of an arm; it may change lr, dims"),
+        ("lr", "", "lr= is no flag=value of an arm; it may change lr, dims"),
+        ("lr", "0", "--lr 0: must be above 0"),
+        ("lr", "nan", "--lr nan: must be a number"),
+        ("lr", "1,2", "--lr 1,2: must be a number"),
+        ("dims", "4,0", "--dims 0: must be at least 1"),
+        ("dims", "4,", "--dims : must be a whole number"),
+    ],
+)
+def test_what_is_no_value_of_an_arms_flag_is_refused(parser, name, text, message):
+    with pytest.raises(BadInput) as refused:
+        parser.value_of(name, text)
+    assert str(refused.value) == message
 
 
 def test_a_table_of_options_becomes_flags():
@@ -424,3 +390,45 @@ def test_a_recorded_run_is_a_command_line(parser, tmp_path, capsys):
     flags = run.recorded_flags(tmp_path / "config.json", without=("fast",))
     assert parser.parse_args(flags) == parser.parse_args(["--names", "a", "--lr", "0.01"])
     assert "--config: torch was 0, here it is " in capsys.readouterr().out
+
+
+def recorded_config(parser, flags):
+    """config.json, as a run that had these flags writes it."""
+    return run.record(parser.parse_args(flags), parser, derived={}, inputs={})
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--arms", "b:2", "c:3", "--kind", "x", "--dims", "4", "--prefix=--q ", "--b", "2", "--fast"]]
+)
+def test_recorded_flags_give_the_same_arguments(parser, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "source_state", lambda: {"commit": "c", "patch": ""})
+    files.write_json(tmp_path / "config.json", recorded_config(parser, flags))
+    assert parser.parse_args(run.recorded_flags(tmp_path / "config.json", without=())) == parser.parse_args(flags)
+    assert capsys.readouterr().out == ""  # nothing differs here
+
+
+def test_recorded_flags_say_what_differs(parser, tmp_path, monkeypatch, capsys):
+    config = recorded_config(parser, ["--lr", "1"])
+    config["versions"] = config["versions"] | {"numpy": "0.1", "gone": "2"}
+    del config["versions"]["torch"]
+    files.write_json(tmp_path / "config.json", config)
+    monkeypatch.setattr(run, "source_state", lambda: {"commit": "another", "patch": ""})
+    assert "--lr=1.0" in run.recorded_flags(tmp_path / "config.json", without=())
+    here = run.versions()
+    assert capsys.readouterr().out.splitlines() == [
+        "--config: gone was 2, here it is None",
+        f"--config: numpy was 0.1, here it is {here['numpy']}",
+        f"--config: torch was None, here it is {here['torch']}",
+        "--config: the source differs from what it was then",
+    ]
+
+
+@pytest.mark.parametrize("part", ["args", "derived", "versions", "source"])
+def test_a_file_that_records_no_run_is_refused(parser, part, tmp_path):
+    path, config = tmp_path / "config.json", recorded_config(parser, [])
+    del config[part]
+    files.write_json(path, config)
+    with pytest.raises(BadInput, match=rf"config\.json: no config.json of a run \({part} is missing\)"):
+        run.recorded_flags(path, without=())
+    with pytest.raises(BadInput, match=r"other\.json: .*[Nn]o such file"):
+        run.recorded_flags(tmp_path / "other.json", without=())
