@@ -17,7 +17,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import transformers  # noqa: E402
 
 from lib import rng, run  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
@@ -27,6 +26,14 @@ from lib.model.static import StaticEncoder, train_wordpiece  # noqa: E402
 from lib.search.bm25 import words as words_of  # noqa: E402
 
 TINY = pathlib.Path(__file__).parent / "tiny"
+
+
+LONGEST = ("test_scripts.py", "test_train.py", "test_bench.py")  # files that begin first, so that none is left last
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: two workers then end at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,6 +117,8 @@ def embed_texts(encoder, texts, kind="doc"):
 @pytest.fixture(scope="session")
 def bert(tiny, tmp_path_factory):
     """The folder of a bare Hugging Face model: a BERT of two small layers with random weights and dropout."""
+    import transformers  # here: it takes seconds, and the process that hands out the tests needs none of it
+
     place = tmp_path_factory.mktemp("bert")
     words = sorted({word for text in tiny.docs.texts() for word in words_of(text)})
     (place / "vocab.txt").write_text(
@@ -135,6 +144,8 @@ def bert(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def judges(bert, tmp_path_factory):
     """{number of outputs: folder of a cross-encoder}: as small as `bert`, with random weights."""
+    import transformers
+
     folders = {}
     for outputs in (1, 2):
         folders[outputs] = tmp_path_factory.mktemp("judge")

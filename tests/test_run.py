@@ -346,6 +346,13 @@ def test_the_value_of_an_arms_flag_is_checked_by_its_type(parser):
     assert parser.value_of("dims", "4") == [4] and parser.value_of("dims", "4,8") == [4, 8]
 
 
+@pytest.mark.parametrize("text", ["-x", "--help", "--lr", "a=b", "a,b"])
+def test_the_text_of_an_arms_flag_is_never_read_as_a_flag(text):
+    parser = run.Parser("test")
+    parser.group("text", per_arm=True)("--guide", help="a text")
+    assert parser.value_of("guide", text) == text
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [
@@ -358,6 +365,7 @@ def test_the_value_of_an_arms_flag_is_checked_by_its_type(parser):
         ("lr", "1,2", "--lr 1,2: must be a number"),
         ("dims", "4,0", "--dims 0: must be at least 1"),
         ("dims", "4,", "--dims : must be a whole number"),
+        ("dims", "4,--help", "--dims --help: a value of a list does not begin with -"),
     ],
 )
 def test_what_is_no_value_of_an_arms_flag_is_refused(parser, name, text, message):
