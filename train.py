@@ -189,6 +189,9 @@ def check(args, parser):
 def main():
     args, parser = parse_args()
     several = len(args.negatives) * len(args.seeds) > 1
+    given = run.non_default(args, parser)
+    if not several and (unused := [name for name in ("jobs", "processes", "budget") if name in given]):
+        raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
     if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
         raise BadInput("--negatives or --seeds name the same run twice")
     if args.negatives_file and not any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources):

@@ -722,6 +722,7 @@ BAD = [
     ("train.py", ["--data", "tiny", "--steps", "many"], ["--steps many: must be a whole number"]),
     ("train.py", ["--data", "tiny", "--steps"], ["--steps: expected one argument"]),
     ("train.py", ["--data", "tiny", "--jobs", "0"], ["--jobs 0"]),
+    ("train.py", ["--data", "tiny", "--jobs", "2"], ["--jobs", "single run"]),
     ("train.py", ["--data", "tiny", "--processes", "0"], ["--processes 0"]),
     ("train.py", ["--data", "tiny", "--budget", "money"], ["--budget", "money", "docs_encoded"]),
     ("train.py", ["--data", "tiny", "--select", "mrr"], ["--select", "mrr@10"]),
