@@ -147,8 +147,7 @@ def compare(args):
     """Statistics, tables and figures of a comparison by train.py, or of runs that were measured alike."""
     if len(args.compare) == 1:
         (folder,) = args.compare
-        runs = comparison.read_comparison(folder, against=args.against)
-        print(report.write(folder, runs, measure=args.measure))
+        print(report.of_comparison(pathlib.Path(folder), measure=args.measure, against=args.against))
         return print(f"wrote   {folder}/ablation.json, ablation.md, plots/")
     names = [pathlib.Path(path).name for path in args.compare]
     folder = run.run_path(args.name or "-vs-".join(names))

@@ -14,6 +14,7 @@ same number of steps; each run is a process of its own.
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import sys
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from lib import dist, loss, rng, run
 from lib.data import batches, readers
 from lib.data.collection import load_collection
+from lib.data.pseudo_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plots, report
 from lib.files import BadInput, fingerprint, write_json
 from lib.model import encoder as model
@@ -35,14 +37,14 @@ from lib.negatives import sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import POSITIVE, how_many
 from lib.negatives.filters import FILTERS, parse_filter
-from lib.negatives.pool import describe_pool, doc_states, open_pool
+from lib.negatives.pool import describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
 from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 
 # flags that say which runs there are, not what a run does
-OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid budget config".split()
+OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid tune budget config".split()
 
 
 # fmt: off
@@ -65,6 +67,8 @@ def parse_args():
     add = parser.group("comparison of several arms, seeds or a grid")
     add("--grid", nargs="+", default=[], metavar="FLAG=X,Y,...", help="every arm with each of these values, as in "
         "temperature=.01,.02,.05,.1")
+    add("--tune", nargs="+", default=[], metavar="FLAG=X,Y,...", help="as --grid, but only the first seed tries the "
+        "values, and each arm keeps those that are best on dev; the report has the arms so, and with one setting for all")
     add("--control", action="store_true", help="repeat the first arm with other seeds (A/A test), to show how large "
         "a difference chance alone produces")
     add("--budget", choices=experiment.BUDGETS, default="steps", help="what is equal for all arms: optimizer steps, "
@@ -82,7 +86,7 @@ def parse_args():
     add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries")
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
-        "to 0; default: 3e-3 for static, 3e-5 for transformers")
+        "to 0; default: 3e-5 for transformers, .0035 times the square root of --batch_size for static ones")
     add("--warmup", type=BELOW_1, default=0.05, help="share of the steps over which the learning rate rises")
     add("--weight_decay", type=AT_LEAST_0, default=0.0, help="AdamW's, on all parameters")
     add("--max_grad_norm", type=AT_LEAST_0, default=0.0, help="longer gradients are shortened to this norm; 0: never")
@@ -105,6 +109,11 @@ def parse_args():
         "with filters 100")
     add("--negative_docs", default="all", metavar="all|labelled|FILE", help="docs that may be negatives: the whole "
         "corpus; those that are a positive of some training query; or those whose ids stand in a file, one a line")
+    add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
+        "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
+        '{"doc_id": ..., "query": ...} a line')
+    add("--pull_rate", type=ABOVE_0, default=0.25, metavar="SHARE", help="with --pull: this share of --batch_size is "
+        "added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
@@ -174,6 +183,8 @@ def check(args, parser):
             raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
     if args.debias and args.label_smoothing:
         raise BadInput("--label_smoothing plays no part with --debias")
+    if args.pull and args.query_clusters:
+        raise BadInput("--pull and --query_clusters exclude each other: pseudo-queries have no cluster")
     if args.guide_margin and not args.guide:
         raise BadInput("--guide_margin needs --guide")
     (arm,) = args.negatives
@@ -188,7 +199,7 @@ def check(args, parser):
 
 def main():
     args, parser = parse_args()
-    several = len(args.negatives) * len(args.seeds) > 1
+    several = len(args.negatives) * len(args.seeds) > 1 or bool(args.tune)
     given = run.non_default(args, parser)
     if not several and (unused := [name for name in ("jobs", "processes", "budget") if name in given]):
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
@@ -219,52 +230,63 @@ def main():
 def compare(args, parser, collection, name):
     """Train every arm with every seed, but for what is finished; then tables and figures of all."""
     folder = run.run_path(name)
+    plain = args.negatives[:-1] if args.control else args.negatives
+    tried = {arm: experiment.expand([arm], args.tune, value_of=parser.value_of) for arm in plain}
+    for arm in itertools.chain(*tried.values()):
+        check(of_arm(args, arm), parser)
     run.Run.create(
         folder,
         overwrite=args.overwrite,
         resume=args.resume,
         config=run.record(args, parser, derived={}, inputs=inputs(collection)),
     )
-    order = batches.QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=0)
-    full = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    order = functools.partial(order_of, n=len(collection.split("train")), seed=0)
+    full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
     flags = {flag: value for flag, value in run.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
-    job = functools.partial(experiment.job, processes=args.processes)
-    steps = dict.fromkeys(args.negatives, args.steps)
+    flags |= {"resume": args.resume}
+
+    def job(arm, seed, steps, own_name=None, **changes):
+        own_name = own_name or comparison.run_folder(folder, arm.text, seed).name
+        own_flags = flags | {"steps": steps} | changes
+        return experiment.job(arm, seed, f"{name}/{own_name}", own_flags, steps=steps or full, processes=args.processes)
+
+    def run_all(title, jobs):
+        left = [each for each in jobs if not (each.folder / "summary.json").exists()]
+        counts = {"runs": len(jobs), "finished before": len(jobs) - len(left)}
+        run.print_header(f"{title} on {collection.name} -> {folder}", args, parser, counts)
+        experiment.run_jobs(left, at_once=args.jobs, output=folder / "output")
+
+    def dev_of(arm):
+        path = comparison.run_folder(folder, arm.text, args.seeds[0])
+        return run.read_json(path / "summary.json")["dev"][args.select]
+
+    arms, settings = args.negatives, list(itertools.chain(*tried.values()))
+    if args.tune:
+        run_all(f"{len(settings)} settings", [job(arm, args.seeds[0], args.steps) for arm in settings])
+        chosen = [max(own, key=dev_of) for own in tried.values()]
+        chosen += [experiment.control_of(chosen[0])] if args.control else []
+        scores = {arm.text: {each.text: dev_of(each) for each in own} for arm, own in tried.items()}
+        write_json(folder / comparison.TUNING, {"chosen": [arm.text for arm in chosen], "tried": scores})
+        arms = list(dict.fromkeys([*chosen, *arms]))
+    steps = dict.fromkeys(arms, args.steps)
     if args.budget != "steps":
-        short = flags | {"steps": experiment.PILOT, "eval_every": None, "overwrite": True}
+        short = {"eval_every": None, "overwrite": True, "resume": False}
         steps = experiment.decide_steps(
             folder / "matched_steps.json",
-            args.negatives,
+            arms,
             budget=args.budget,
             steps=full,
-            order=order,
+            batch_size=lambda arm: order(of_arm(args, arm)).batch_size,
             docs=len(collection.docs),
-            refresh_every=lambda arm: refresh_every(of_arm(args, arm), order),
+            refresh_every=lambda arm: refresh_every(of_arm(args, arm), order(args)),
             pilot=lambda arm: experiment.pilot(
-                job(arm, args.seeds[0], f"{name}/pilot", short, steps=experiment.PILOT), folder / "output"
+                job(arm, args.seeds[0], experiment.PILOT, "pilot", **short), folder / "output"
             ),
         )
-    jobs = [
-        job(
-            arm,
-            seed,
-            f"{name}/{comparison.run_folder(folder, arm.text, seed).name}",
-            flags | {"steps": steps[arm], "resume": args.resume},
-            steps=steps[arm] or full,
-        )
-        for arm in args.negatives
-        for seed in args.seeds
-    ]
-    left = [each for each in jobs if not (each.folder / "summary.json").exists()]
-    run.print_header(
-        f"{len(args.negatives)} arms x {len(args.seeds)} seeds on {collection.name} -> {folder}",
-        args,
-        parser,
-        {"runs": len(jobs), "finished before": len(jobs) - len(left)},
-    )
-    experiment.run_jobs(left, at_once=args.jobs, output=folder / "output")
+    jobs = [job(arm, seed, steps[arm]) for arm in arms for seed in args.seeds]
+    run_all(f"{len(arms)} arms x {len(args.seeds)} seeds", jobs)
     write_json(folder / "queries.json", diagnostics.query_features(collection, "test"))
-    table = report.write(folder, comparison.read_comparison(folder), measure=args.select)
+    table = report.of_comparison(folder, measure=args.select)
     print(
         f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
         f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
@@ -277,20 +299,23 @@ def train(args, parser, collection, folder, *, device):
     if args.resume and (folder / "summary.json").exists():
         return print(f"{folder} is finished: nothing to do")
     (arm,), (label,) = args.negatives, args.seeds
-    clock, seed, qrels = run.Clock(), label + args.seed_shift, collection.split("train")
+    clock, seed, own = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
-        encoder = make_encoder(args, collection, seed=seed)
+        if args.pull:
+            collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own))
+        encoder = make_encoder(args, own, seed=seed)
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
-    pool = open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
-    order = batches.QueryOrder(len(qrels), batch_size=args.batch_size, seed=seed, clusters=clusters)
-    plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, collection)}
+    qrels, n = collection.split("train"), len(own.split("train"))
+    pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
+    order = order_of(args, n=n, seed=seed, clusters=clusters, pulled=len(qrels) - n)
+    plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
     overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
     config = run.record(
         args,
         parser,
         derived=plan | {"arm": arm.text, "base": arm.base, "overrides": overrides, "seed": label},
-        inputs=inputs(collection),
+        inputs=inputs(own),
     )
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=config)
     run.print_header(
@@ -330,7 +355,7 @@ def train(args, parser, collection, folder, *, device):
     sampler = sampler_of(miner=miner_of())
     queue = Queue(sampler.queue_size, encoder.dim, device=device)
     watch = monitor.Monitor(contrastive=args.distill_weight < 1 and args.triplet_margin is None)
-    averages = monitor.Averages(doc_states(collection))
+    averages = monitor.Averages(doc_states(own))
     parts = {"encoder": encoder, "averaged": averaged, "optimizer": optimizer, "scaler": scaler, "sampler": sampler}
     parts |= {"miner": sampler.miner, "queue": queue, "clock": clock, "watch": watch, "averages": averages}
     begin, best, tally = 0, {"score": -math.inf}, {"denominators": 0, "docs_encoded": 0}
@@ -351,7 +376,7 @@ def train(args, parser, collection, folder, *, device):
             )
             log.log("forecast", {"step": 0, "forecast": forecast})
         bm25 = {
-            split: measures.mean(measures.score(collection, split, diagnostics.bm25_hits(collection, split)))
+            split: measures.mean(measures.score(own, split, diagnostics.bm25_hits(own, split)))
             for split in ("dev", "test")
         }
 
@@ -369,7 +394,8 @@ def train(args, parser, collection, folder, *, device):
             batch = sampler.batch(positions, step=step, epoch=epoch, queue=queue)
             tally["denominators"] += int((~batch.invalid).sum()) / len(positions) - 1
             tally["docs_encoded"] += len(batch.docs) * (2 if queue.size else 1)
-            torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
+            if encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
+                torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
             extra = {"temperature": log_temperature.exp(), "guide": guide and guide.scores(batch)}
             extra["teacher"] = sampler.teacher(batch, positions) if args.distill_weight else None
             value, scores, mask = gradients(
@@ -458,6 +484,12 @@ def train(args, parser, collection, folder, *, device):
     print(f"next    python build_index.py --run {folder}")
 
 
+def order_of(args, *, n, seed, clusters=None, pulled=0):
+    """The QueryOrder of a run over n train queries and, behind them, `pulled` pseudo-queries."""
+    per_step = max(1, round(args.pull_rate * min(args.batch_size, n))) if args.pull else 0
+    return batches.QueryOrder(n, batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step))
+
+
 def derive(args, encoder, order, device):
     """What follows from the arguments: printed, recorded, and used by train() in their place."""
     precision = args.precision or ("bf16" if device.type == "cuda" else "fp32")
@@ -468,10 +500,12 @@ def derive(args, encoder, order, device):
         "steps_per_epoch": order.steps_per_epoch,
         "effective_batch": order.batch_size,
         "train_queries": order.n,
+        "pulled_docs": order.pulled,
+        "pulls_of_each": round(steps * order.pulled_per_step / order.pulled, 2) if order.pulled else 0,
         "candidates": how_many(args.depth, args.candidates, thinned=bool(args.filters)),
         "refresh_every": refresh_every(args, order),
         "eval_every": args.eval_every or order.steps_per_epoch,
-        "peak_lr": args.lr or (3e-3 if encoder.kind == "static" else 3e-5),
+        "peak_lr": args.lr or (round(3.5e-3 * args.batch_size**0.5, 4) if encoder.kind == "static" else 3e-5),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
         "precision": precision if encoder.kind == "transformer" else "fp32",
         "device": str(device),

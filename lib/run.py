@@ -280,7 +280,7 @@ class Run:
 def refuse_changes(then, now, path):
     """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
     # a run's own arm and seed are among the derived numbers
-    free = {"overwrite", "resume", "name", "negatives", "seeds", "grid", "jobs", "processes"}
+    free = {"overwrite", "resume", "name", "negatives", "seeds", "grid", "tune", "jobs", "processes"}
     for part in ("args", "inputs", "derived"):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)

@@ -104,7 +104,7 @@ def known_by_text(collection):
 def make_encoder(collection, *, dim=16, vocab_size=400, seed=0):
     """An untrained static encoder whose vocabulary comes from the collection's docs."""
     encoder = StaticEncoder(train_wordpiece(collection.docs.texts, vocab_size=vocab_size), dim=dim)
-    weights = 0.5 + rng.uniform("idf", np.arange(len(encoder.weight)))
+    weights = 0.5 + rng.uniform("idf", np.arange(len(encoder.table)))
     encoder.init_weights(seed=seed, idf=weights)
     return encoder
 

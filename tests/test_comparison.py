@@ -169,6 +169,29 @@ def test_a_grid_is_trained_and_drawn(desk):
     assert [row["arm"] for row in read_json(folder / "ablation.json")["arms"]] == [arms[2], *arms[:2], arms[3]]
 
 
+def test_each_arm_is_tuned_on_dev_with_the_first_seed(desk, capsys):
+    flags = ("--batch_size", 9, "--steps", 3, "--negatives", "in_batch", "random:1", "--seeds", 3, 4, "--control")
+    start(train, desk, *SMALL, *flags, "--tune", "temperature=.05,5", "--name", "tuned")
+    folder = desk / "runs/tuned"
+    found = read_json(folder / "tuning.json")
+    dev = {path.parent.name: read_json(path)["dev"]["mrr@10"] for path in folder.glob("*/summary.json")}
+    chosen = []
+    for arm in ("in_batch", "random:1"):
+        scores = {text: dev[one(folder, text, 3).name] for text in (f"{arm} temperature={t}" for t in (".05", "5"))}
+        assert found["tried"][arm] == scores
+        chosen.append(max(scores, key=scores.get))
+    chosen.append(f"{chosen[0]} seed_shift=1000")
+    assert found["chosen"] == chosen == [row["arm"] for row in read_json(folder / "ablation.json")["arms"]]
+    together = read_json(folder / "one_setting" / "ablation.json")["arms"]
+    assert [row["arm"] for row in together] == ["in_batch", "random:1", "in_batch seed_shift=1000"]
+    assert len(dev) == 4 + 2 + 2 + 2 * 3  # settings with seed 3, chosen with seed 4, control, untuned
+    table = (folder / "ablation.md").read_text()
+    assert "Each arm at its own setting:" in table and "One setting for all:" in table
+    capsys.readouterr()
+    start(evaluate, desk, "--compare", "runs/tuned")
+    assert capsys.readouterr().out.startswith(table[:200])
+
+
 @pytest.mark.parametrize("flags", [("--seeds", 0, 1), ("--control",), ("--grid", "temperature=.1,.2")])
 def test_a_comparison_under_torchrun_is_refused(desk, monkeypatch, capsys, flags):
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}.items():
@@ -376,7 +399,7 @@ def test_steps_are_inverse_to_the_seconds_of_a_pilot():
         list(map(Arm.parse, seconds)),
         budget="seconds",
         steps=100,
-        order=QueryOrder(36, batch_size=4, seed=0),
+        batch_size=lambda arm: 4,
         docs=40,
         refresh_every=lambda arm: 4,
         pilot=pilot,

@@ -38,13 +38,17 @@ class QueryOrder:
 
     An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
     epoch. With clusters (n,), a number for each query, the queries of a batch are of one cluster or, where
-    one ends, of two (topic-aware sampling; Hofstätter et al. 2021).
+    one ends, of two (topic-aware sampling; Hofstätter et al. 2021). pulled = (count, of each step): so many
+    pseudo-queries stand behind the n queries of the split, and each step has some of them besides its own.
     """
 
-    def __init__(self, n, *, batch_size, seed, clusters=None):
+    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0)):
         self.n, self.seed, self.clusters = n, seed, clusters
-        self.batch_size = min(batch_size, n)
-        self.steps_per_epoch = n // self.batch_size
+        self._real = min(batch_size, n)
+        self.pulled, self.pulled_per_step = pulled
+        self.batch_size = self._real + self.pulled_per_step  # queries of a step
+        self.steps_per_epoch = n // self._real
+        self._again = functools.lru_cache(maxsize=4)(lambda time: rng.permutation(self.pulled, "pulled", seed, time))
         self._permutation = functools.lru_cache(maxsize=4)(
             lambda epoch: rng.permutation(n, "order", seed, epoch) if clusters is None else self._by_cluster(epoch)
         )
@@ -54,7 +58,7 @@ class QueryOrder:
         of_cluster = rng.uniform("topic", self.seed, epoch, self.clusters)
         start = int(rng.uniform("start", self.seed, epoch) * self.n)  # clusters are cut elsewhere each epoch
         ordered = np.roll(np.lexsort((within, of_cluster)), start)
-        batches = ordered[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, -1)
+        batches = ordered[: self.steps_per_epoch * self._real].reshape(self.steps_per_epoch, -1)
         return batches[rng.permutation(len(batches), "batches", self.seed, epoch)].reshape(-1)
 
     def epoch(self, step):
@@ -63,8 +67,12 @@ class QueryOrder:
 
     def positions(self, step):
         """(B,) positions of a step's queries in the split."""
-        begin = step % self.steps_per_epoch * self.batch_size
-        return self._permutation(self.epoch(step))[begin : begin + self.batch_size]
+        begin = step % self.steps_per_epoch * self._real
+        own = self._permutation(self.epoch(step))[begin : begin + self._real]
+        if not self.pulled_per_step:
+            return own
+        visits = range(step * self.pulled_per_step, (step + 1) * self.pulled_per_step)
+        return np.concatenate([own, [self.n + self._again(i // self.pulled)[i % self.pulled] for i in visits]])
 
     def upcoming(self, step, count):
         """Positions of all queries that the `count` steps from `step` on visit, sorted, each once."""

@@ -11,6 +11,7 @@ from lib.evaluation import measures, significance
 from lib.files import BadInput, read_json
 
 LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
+TUNING = "tuning.json"  # what --tune tried and chose
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 
 
@@ -41,18 +42,21 @@ def read_run(folder, evaluation, *, name=None):
     )
 
 
-def read_comparison(folder, *, against=None):
+def read_comparison(folder, *, against=None, tuned=True):
     """The runs of a comparison by train.py, in the order of the command that began it.
 
-    against: the arm that comes first, so that the others are tested against it. BadInput if a run is not
-    finished, or if there is no such arm.
+    against: the arm that comes first, so that the others are tested against it. tuned: the arms as --tune chose
+    their settings, or else as they were given. BadInput if a run is not finished, or if there is no such arm.
     """
     folder = pathlib.Path(folder)
     config = run.recorded(folder)
     if "arm" in config["derived"]:
         raise BadInput(f"{folder} is a single run; a comparison has several: train.py --negatives A B ...")
     evaluation = f"{config['inputs']['collection']}-test"
-    jobs = list(itertools.product(config["args"]["negatives"], config["args"]["seeds"]))
+    arms = config["args"]["negatives"]
+    if tuned and (folder / TUNING).exists():
+        arms = read_json(folder / TUNING)["chosen"]
+    jobs = list(itertools.product(arms, config["args"]["seeds"]))
     missing, found = [], []
     for arm, seed in jobs:
         path = run_folder(folder, arm, seed)

@@ -19,7 +19,7 @@ BUDGETS = ("steps", "denominators", "docs_encoded", "seconds")
 PILOT = 30  # steps that are timed to match seconds
 
 
-def expand(arms, grid, *, control, value_of):
+def expand(arms, grid, *, value_of, control=False):
     """The arms of a comparison: each with every combination of a grid; `control` adds the first on other seeds.
 
     grid: texts such as temperature=.01,.02; value_of(flag, text) -> the flag's value, checked.
@@ -31,9 +31,12 @@ def expand(arms, grid, *, control, value_of):
             raise BadInput(f"--grid {text}: {name} stands there twice")
         axes[name] = [(name, (value_of(name, value), value)) for value in values.split(",")]
     found = [arm.changed(**dict(point)) for arm in arms for point in itertools.product(*axes.values())]
-    if control:
-        found.append(found[0].changed(seed_shift=(1000, "1000")))
-    return found
+    return [*found, control_of(found[0])] if control else found
+
+
+def control_of(arm):
+    """The arm again, with other seeds."""
+    return arm.changed(seed_shift=(1000, "1000"))
 
 
 def decide_steps(path, arms, **costs):
@@ -49,8 +52,8 @@ def decide_steps(path, arms, **costs):
     return {arm: known[arm.text] for arm in arms}
 
 
-def matched_steps(arms, *, budget, steps, order, docs, refresh_every, pilot):
-    """{arm: steps} that cost what `steps` of the first arm cost.
+def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot):
+    """{arm: steps} that cost what `steps` of the first arm cost. batch_size(arm): queries of a step.
 
     Costs are counted: B docs and B * K negatives are in the denominators and are encoded; a source that encodes
     the corpus does so once or at each of its minings, every refresh_every(arm) steps. Seconds are those of
@@ -61,7 +64,7 @@ def matched_steps(arms, *, budget, steps, order, docs, refresh_every, pilot):
         shares = arm.shares
         queued = sum(mean for name, (mean, _) in shares.items() if SOURCES[name].queue)
         explicit = sum(mean for mean, _ in shares.values()) - queued
-        batch = min(docs, order.batch_size * (1 + explicit))
+        batch = min(docs, batch_size(arm) * (1 + explicit))
         if budget == "denominators":
             return 0.0, batch - 1 + queued
         again = {name: share for name, (_, share) in shares.items() if SOURCES[name].every == "refresh"}

@@ -24,6 +24,24 @@ def write(folder, runs, *, measure, name=None):
     return table
 
 
+def of_comparison(folder, *, measure, against=None):
+    """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it."""
+    text = write(folder, comparison.read_comparison(folder, against=against), measure=measure)
+    if not (folder / comparison.TUNING).exists():
+        return text
+    untuned = write(folder / "one_setting", comparison.read_comparison(folder, tuned=False), measure=measure)
+    found = read_json(folder / comparison.TUNING)
+    head = [
+        "negatives",
+        f"setting that is best on dev, of {len(next(iter(found['tried'].values())))}",
+        f"dev {measure}",
+    ]
+    rows = [[arm, best, f"{found['tried'][arm][best]:.4f}"] for arm, best in zip(found["tried"], found["chosen"])]
+    text = f"{_markdown(head, rows)}\nEach arm at its own setting:\n\n{text}\nOne setting for all:\n\n{untuned}"
+    write_text(folder / "ablation.md", text)
+    return text
+
+
 # ---------------------------------------------------------------------------------------------------- tables
 
 

@@ -61,7 +61,7 @@ def load_or_train_wordpiece(texts, *, vocab_size, key):
 
 
 class StaticEncoder(nn.Module):
-    """A bag of tokens: the normalised sum of one learned vector per token, each scaled by a learned weight.
+    """A bag of tokens: the normalised sum of one learned vector per token, whose length says how much it counts.
 
     It trains from scratch in a minute on a laptop and embeds tens of thousands of docs per second, which
     makes it the instrument for comparing negatives; what it cannot see is word order.
@@ -75,14 +75,13 @@ class StaticEncoder(nn.Module):
         self.tokenizer, self.dim = tokenizer, dim
         vocab = tokenizer.get_vocab_size()
         self.table = nn.Parameter(torch.empty(vocab, dim))
-        self.weight = nn.Parameter(torch.empty(vocab))
 
     def init_weights(self, *, seed, idf):
-        """Random directions from `seed`; weights start at idf (V,): untrained scores resemble TF-IDF."""
+        """Random directions from `seed`, of length idf (V,) on average: untrained scores resemble TF-IDF."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.table.normal_(0.0, self.dim**-0.5, generator=generator)
-            self.weight.copy_(torch.as_tensor(idf))
+            self.table.mul_(torch.as_tensor(idf, dtype=self.table.dtype)[:, None])
 
     def set_device(self, device, dtype=None):
         """Move to a device. Sums of token vectors gain nothing from autocast: `dtype` plays no part."""
@@ -97,8 +96,7 @@ class StaticEncoder(nn.Module):
     def forward(self, batch):
         """A TokenBatch of n texts -> (n, D) unit vectors, whatever its kind."""
         ids, offsets, counts = (x.to(self.table.device) for x in batch[:3])
-        weights = self.weight.index_select(0, ids) * counts  # (T,)
-        bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=weights)
+        bags = F.embedding_bag(ids, self.table, offsets[:-1], mode="sum", per_sample_weights=counts)
         return F.normalize(bags, dim=-1)  # (n, D)
 
     def both(self, queries, docs):
@@ -125,9 +123,9 @@ class StaticEncoder(nn.Module):
         return (keys % vocab).astype(np.int32), offsets, np.minimum(counts, 65535).astype(np.uint16)
 
     def write(self, folder):
-        """Write the encoder's files: weights folded into the table, which sentence-transformers reads."""
-        folded = (self.table * self.weight[:, None]).detach().float().cpu().contiguous()
-        safetensors.torch.save_file({"embedding.weight": folded}, folder / "model.safetensors")
+        """Write the encoder's files, as sentence-transformers reads them."""
+        table = self.table.detach().float().cpu().contiguous()
+        safetensors.torch.save_file({"embedding.weight": table}, folder / "model.safetensors")
         self.tokenizer.save(str(folder / "tokenizer.json"))
         write_json(
             folder / "modules.json",
@@ -141,7 +139,7 @@ class StaticEncoder(nn.Module):
 
     @classmethod
     def read(cls, folder):
-        """The encoder of a folder; its token weights are 1, since they are folded into the table."""
+        """The encoder of a folder."""
         table = safetensors.torch.load_file(folder / "model.safetensors")["embedding.weight"]
         encoder = cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), dim=table.shape[1])
         if encoder.table.shape != table.shape:
@@ -151,7 +149,6 @@ class StaticEncoder(nn.Module):
             )
         with torch.no_grad():
             encoder.table.copy_(table)
-            encoder.weight.fill_(1.0)
         return encoder
 
 
@@ -167,6 +164,6 @@ def new_static(collection, *, dim, vocab_size, seed):
     )
     encoder = StaticEncoder(tokenizer, dim=dim)
     ids = tokenize(collection.docs, encoder, "doc").select(doc_rows).ids
-    document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.weight))
+    document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.table))
     encoder.init_weights(seed=seed, idf=np.log((1 + len(doc_rows)) / (1 + document_frequency)))
     return encoder

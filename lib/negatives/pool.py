@@ -45,6 +45,12 @@ def labelled(collection):
     return _positives(collection, ["train"])
 
 
+def unlabelled_docs(collection):
+    """(U,) rows of the docs without a label in training, one for each text."""
+    groups = collection.docs.groups
+    return np.flatnonzero(~labelled(collection) & (groups == np.arange(len(groups))))
+
+
 def held_out(collection):
     """(M,) bool: docs that are a positive of a dev or test query and of no training query."""
     return _positives(collection, [split for split in collection.qrels if split != "train"]) & ~labelled(collection)

@@ -333,11 +333,13 @@ def overlap(a, b):
 
     -1 stands for no doc.
     """
-    counts = (a >= 0).sum(1)
+    there = a >= 0
+    counts = there.sum(1)
     rows = counts > 0
     if not rows.any():
         return None
-    shared = np.array([np.isin(x[x >= 0], y).sum() for x, y in zip(a, b)])
+    key = np.arange(len(a))[:, None] * (max(a.max(), b.max(initial=0)) + 1)  # a doc of another row is another number
+    shared = (np.isin(key + a, (key + b)[b >= 0]) & there).sum(1)
     return float((shared[rows] / counts[rows]).mean())
 
 

@@ -95,7 +95,7 @@ def main():
         "data": collection.name,
         "docs": len(collection.docs),
         "train_queries": order.n,
-        "vocab_size": len(encoder.weight),
+        "vocab_size": len(encoder.table),
         "seed": order.seed,
         "batch_size": order.batch_size,
         "steps": plan["steps"],
@@ -206,7 +206,7 @@ def train_peer(args, collection, encoder, order, folder, *, steps, lr):
     dataset = datasets.Dataset.from_dict(
         {"query": collection.queries.texts(pairs[:, 0]), "doc": collection.docs.texts(pairs[:, 1])}
     )
-    vectors = (encoder.table * encoder.weight[:, None]).detach().clone()
+    vectors = encoder.table.detach().clone()
     peer = st.SentenceTransformer(modules=[StaticEmbedding(encoder.tokenizer, vectors)], device="cpu")
     optimizer = torch.optim.AdamW(peer.parameters(), lr=lr, weight_decay=args.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, lambda step: train.learning_rate(step, steps, args.warmup))

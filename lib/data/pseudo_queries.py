@@ -1,0 +1,110 @@
+"""Pseudo-queries: a query made from a doc itself, so that a doc without a label is pulled and not only pushed.
+
+A new kind is a function and a row of KINDS.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+
+from lib import rng
+from lib.data import beir
+from lib.data.collection import Qrels, Texts
+from lib.files import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file
+
+LONGEST = 30  # words of a pseudo-query
+CROP = (4, 16)  # words of a crop, from and to
+
+
+def title(record, row):
+    """The doc's title; empty where it has none."""
+    return record.get("title") or ""
+
+
+def first_sentence(record, row):
+    """The first sentence of the text, at most LONGEST words."""
+    sentence = re.split(r"(?<=[.!?])\s", (record.get("text") or "").strip(), maxsplit=1)[0]
+    return " ".join(sentence.split()[:LONGEST])
+
+
+def crop(record, row):
+    """Some words of the doc, one behind the other, from a random place (Izacard et al. 2022, section 3.1)."""
+    words = f"{record.get('title') or ''} {record.get('text') or ''}".split()
+    least, most = CROP
+    length = least + int(rng.uniform("crop length", row) * (most - least + 1))
+    begin = int(rng.uniform("crop", row) * (max(0, len(words) - length) + 1))
+    return " ".join(words[begin : begin + length])
+
+
+KINDS = {"title": title, "first_sentence": first_sentence, "crop": crop}
+
+
+def add_pseudo_queries(collection, kind, doc_rows):
+    """The collection with a train query more for each of `doc_rows` that one can be made for.
+
+    kind: a name of KINDS, or a JSONL file of generated queries, {"doc_id": ..., "query": ...} a line, of which a doc
+    may have several. The new queries stand behind the others, in queries and in the train split.
+    """
+    generated = None if kind in KINDS else _read(kind, collection)
+    source = kind if generated is None else fingerprint_file(kind)
+    rule = [LONGEST, CROP, 1]  # what the texts depend on besides: raise the last when the functions change
+    key = fingerprint(rule, collection.queries.fingerprint, collection.docs.fingerprint, source, np.asarray(doc_rows))
+    folder = cache_dir("pseudo_queries", key)
+    if not folder.exists():
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            shutil.copyfile(collection.queries.path, temporary / "queries.jsonl")
+            docs = _write(temporary / "queries.jsonl", collection, kind, doc_rows, generated)
+            np.save(temporary / "docs.npy", docs)
+    docs = np.load(folder / "docs.npy")
+    if not len(docs):
+        raise BadInput(f"--pull {kind}: no doc without a label has one")
+    qrels, n = collection.split("train"), len(collection.queries)
+    pulled = Qrels(
+        np.concatenate([qrels.queries, np.arange(n, n + len(docs), dtype=np.int32)]),
+        np.concatenate([qrels.indptr, qrels.indptr[-1] + 1 + np.arange(len(docs))]),
+        np.concatenate([qrels.docs, docs]),
+        np.concatenate([qrels.grades, np.ones(len(docs), dtype=np.int32)]),
+    )
+    return dataclasses.replace(
+        collection,
+        queries=Texts.load(folder / "queries.jsonl"),
+        qrels=collection.qrels | {"train": pulled},
+        fingerprint=fingerprint(collection.fingerprint, key),
+    )
+
+
+def _write(path, collection, kind, doc_rows, generated):
+    """Append the pseudo-queries to a copy of queries.jsonl; returns the doc row of each."""
+    docs, taken = [], collection.queries.row_of
+    with open(path, "rb+") as file:
+        file.seek(-1, 2)
+        file.seek(0, 2) if file.read(1) == b"\n" else file.write(b"\n")
+        for row in doc_rows:
+            record = collection.docs.record(row)
+            texts = [KINDS[kind](record, row)] if generated is None else generated.get(row, [])
+            for number, text in enumerate(texts):
+                ident = f"pulled:{collection.docs.ids[row]}:{number}"
+                if ident in taken:
+                    raise BadInput(f"{collection.queries.path}: a query has the id {ident}, which --pull gives")
+                if text.strip():
+                    file.write(json.dumps({"_id": ident, "text": text}).encode() + b"\n")
+                    docs.append(row)
+    return np.array(docs, dtype=np.int32)
+
+
+def _read(path, collection):
+    """{doc row: [query]} of a JSONL file of generated queries."""
+    found = {}
+    for number, line in beir.read_lines(path):
+        record = beir.parse_object(line, path=path, number=number)
+        doc_id, query = record.get("doc_id"), record.get("query")
+        if not isinstance(doc_id, str) or not isinstance(query, str) or not query.strip():
+            raise BadInput(f'{path}:{number}: {{"doc_id": ..., "query": ...}} is wanted, found {beir.shorten(line)}')
+        if doc_id not in collection.docs.row_of:
+            raise BadInput(f"{path}:{number}: doc {beir.shorten(doc_id)} is not in the collection")
+        found.setdefault(collection.docs.row_of[doc_id], []).append(query)
+    return found
