@@ -68,7 +68,7 @@ def parse_args():
     add("--grid", nargs="+", default=[], metavar="FLAG=X,Y,...", help="every arm with each of these values, as in "
         "temperature=.01,.02,.05,.1")
     add("--tune", nargs="+", default=[], metavar="FLAG=X,Y,...", help="as --grid, but only the first seed tries the "
-        "values, and each arm keeps those that are best on dev; the report has the arms so, and with one setting for all")
+        "values, and each arm keeps those that are best on dev; the report shows this beside one setting for all")
     add("--control", action="store_true", help="repeat the first arm with other seeds (A/A test), to show how large "
         "a difference chance alone produces")
     add("--budget", choices=experiment.BUDGETS, default="steps", help="what is equal for all arms: optimizer steps, "

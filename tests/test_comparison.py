@@ -11,7 +11,6 @@ from conftest import ROOT, TINY
 import evaluate
 import train
 from lib import run
-from lib.data.batches import QueryOrder
 from lib.data.collection import load_collection
 from lib.data.tokens import tokenize
 from lib.evaluation import comparison, experiment, measures
