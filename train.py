@@ -30,8 +30,8 @@ from lib.data.pseudo_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plots, report
 from lib.files import BadInput, fingerprint, write_json
 from lib.model import encoder as model
+from lib.model import pooling
 from lib.model.embedder import Embedder, Guide
-from lib.model.pooling import POOLINGS
 from lib.model.static import new_static
 from lib.negatives import sampling
 from lib.negatives.arms import Arm
@@ -128,7 +128,12 @@ def parse_args():
     add("--dim", type=COUNT, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=COUNT, default=16_000, help="WordPiece tokens, learned from the training side")
     add = parser.group("transformer (defaults come from the model's own files)", only="transformer")
-    add("--pooling", choices=POOLINGS, help="how token vectors become one; default: the model's own, else mean")
+    add("--query_encoder", metavar="NAME|FOLDER", help="another model for queries, as with DPR: --encoder is the docs'")
+    add("--pooling", type=pooling.checked, help=f"how token vectors become one: {', '.join(pooling.POOLINGS)}, or "
+        "several joined by +; default: the model's own, else mean")
+    add("--append_eos", action="store_true", help="end each text with the end-of-sequence token, if the tokenizer does "
+        "not: what --pooling last of a decoder wants")
+    add("--attention", choices=model.ATTENTION, help="how to compute attention; default: the fastest that it has")
     add("--normalize", choices=("on", "off"), help="unit vectors (cosine) or not (inner product)")
     add("--query_prefix", help="text put before each query")
     add("--doc_prefix", help="text put before each doc")
@@ -508,6 +513,7 @@ def derive(args, encoder, order, device):
         "peak_lr": args.lr or (round(3.5e-3 * args.batch_size**0.5, 4) if encoder.kind == "static" else 3e-5),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
         "precision": precision if encoder.kind == "transformer" else "fp32",
+        "model": model.describe(encoder),
         "device": str(device),
         "processes": dist.world(),
         "parameters": trained,
@@ -560,7 +566,8 @@ def make_encoder(args, collection, *, seed):
     overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.normalize:
         overrides["normalize"] = args.normalize == "on"
-    how = {name: getattr(args, name) for name in ("separate_towers", "from_config", "projection", "lora")}
+    how = {name: getattr(args, name) for name in ("separate_towers", "from_config", "projection", "lora", "attention")}
+    how |= {"eos": args.append_eos, "query_source": args.query_encoder and model.local_folder(args.query_encoder)}
     encoder = model.load_encoder(args.encoder, seed=seed, overrides=overrides, **how)
     if args.dropout is not None and encoder.kind == "transformer":
         encoder.set_dropout(args.dropout)

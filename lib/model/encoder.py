@@ -15,6 +15,7 @@ from lib.data.tokens import Tokens
 from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, write_json
 from lib.model.static import StaticEncoder
 
+ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,18 +53,35 @@ def load_encoder(source, *, seed=0, **options):
                 f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give "
                 f"{found}: they were changed after training"
             )
-    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else []
-    if modules and modules[0]["type"].endswith("StaticEmbedding"):
+    if place := _static_folder(folder):
         if any(options.values()):
             flags = ", ".join(name for name, value in options.items() if value)
             raise BadInput(f"{folder}: a static encoder takes no {flags}")
-        encoder = StaticEncoder.read(folder / modules[0]["path"])
+        encoder = StaticEncoder.read(place)
     else:
         from lib.model.transformer import TransformerEncoder  # here: its library takes seconds to import
 
         encoder = TransformerEncoder.read(folder, seed=seed, **options)
     encoder.fingerprint = found
     return encoder.eval()
+
+
+def _static_folder(folder):
+    """Where in a folder a static encoder's files are; None if it is no static encoder."""
+    if (folder / "modules.json").exists():
+        modules = read_json(folder / "modules.json")
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+        if not kinds or kinds[0] != "StaticEmbedding":
+            return None
+        if kinds[1:] not in ([], ["Normalize"]):
+            raise BadInput(f"{folder}: {kinds[1]} behind a StaticEmbedding is not supported")
+        path = folder / "config_sentence_transformers.json"
+        similarity = (read_json(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
+        if len(kinds) == 1 and similarity != "cosine":
+            raise BadInput(f"{folder}: a StaticEmbedding compared by {similarity} is not supported, only by cosine")
+        return folder / modules[0]["path"]
+    path = folder / "config.json"
+    return folder if path.exists() and read_json(path).get("model_type") == "model2vec" else None
 
 
 def load_to_encode(folder, device, precision="fp32"):
@@ -87,11 +105,10 @@ def local_folder(source):
     if len(folder.parts) > 2 or folder.is_absolute():
         raise BadInput(f"{source}: no such folder")
     try:  # only what is needed: some repositories hold the same weights in five formats
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
-            )
-        )
+        files = huggingface_hub.list_repo_files(str(source))
+        weights = "*.safetensors" if any(name.endswith("model.safetensors") for name in files) else "*.bin"
+        patterns = ["*.json", "*.txt", "*.model", weights]
+        return pathlib.Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = type(error).__name__
         raise BadInput(f"{source}: neither a folder nor to be had from the hub ({reason})") from None
@@ -100,6 +117,16 @@ def local_folder(source):
 def _fingerprint_folder(folder):
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
     return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
+
+
+def describe(encoder):
+    """What a reader of a run should know of the model: {name: value}."""
+    if encoder.kind == "static":
+        return {"kind": encoder.kind, "vocabulary": len(encoder.table), "dim": encoder.dim}
+    backbone = encoder.doc_tower.backbone
+    found = {"kind": type(backbone).__name__, "attention": backbone.config._attn_implementation, "dim": encoder.dim}
+    names = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length", "unused_prompts")
+    return found | {name: encoder.settings[name] for name in names if encoder.settings[name] not in ("", [])}
 
 
 def averaged_twin(encoder, decay):

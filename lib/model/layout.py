@@ -1,132 +1,153 @@
-"""Transformer encoders as folders: sentence-transformers' layout, read and written.
+"""Transformer encoders as folders: sentence-transformers' layout, read as it reads it, and written.
 
-One tower is Transformer, Pooling, ... in modules.json; two are a Router over both.
+One tower is Transformer, Pooling, ... in modules.json; two are a Router over both. docs/models.md says what is read.
 """
 
 import copy
+import pathlib
+from typing import NamedTuple
 
-import safetensors.torch
-import torch
-import transformers
-from torch import nn
-
-from lib.files import BadInput, read_json, write_json
+from lib.files import BadInput, read_json, write_json, write_text
+from lib.model.backbone import NO_LIMIT, load_tokenizer
+from lib.model.head import MODULES, Normalize
 from lib.model.pooling import POOLINGS
 
 ST_TYPE = "sentence_transformers.models."
+LENGTH_FILES = [f"sentence_{name}_config.json" for name in (
+    "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")]  # fmt: skip
+
+
+class TowerFiles(NamedTuple):
+    """What a folder says of one tower."""
+
+    backbone: pathlib.Path  # folder of the Hugging Face model
+    tokenizer: object
+    length: int  # most tokens of a text
+    pooling: str = "mean"
+    pools_prefix: bool = True  # whether the prefix's tokens count in the pooling
+    head: tuple = ()  # modules behind the pooling
 
 
 def read(source):
-    """(towers {"doc": ..., maybe "query": ...}, settings, tokenizer), from a folder's configuration files."""
-    settings = {"query_prefix": "", "doc_prefix": "", "normalize": True}
-    if not (source / "config.json").exists() and not (source / "modules.json").exists():
-        raise BadInput(
-            f"{source}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
-        )
+    """(towers {"doc": TowerFiles, maybe "query": ...}, settings), from a folder's configuration files."""
+    settings = {"query_prefix": "", "doc_prefix": "", "normalize": True, "unused_prompts": []}
     if not (source / "modules.json").exists():
-        bare = {"backbone": source, "pooling": "mean", "projection": None}
-        return {"doc": bare}, settings, _load_tokenizer(source)
-    modules = [(source / m["path"], m["type"].rsplit(".", 1)[-1]) for m in read_json(source / "modules.json")]
-    settings["normalize"] = any(kind == "Normalize" for _, kind in modules)
-    if modules[0][1] == "Router":
-        config = read_json(source / "router_config.json")
-        routes = {
-            {"query": "query", "document": "doc"}[name]: _read_tower(
-                [(source / path, config["types"][path].rsplit(".", 1)[-1]) for path in paths]
+        if not (source / "config.json").exists():
+            raise BadInput(
+                f"{source}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
             )
-            for name, paths in config["structure"].items()
+        tokenizer = load_tokenizer(source)
+        return {"doc": TowerFiles(source, tokenizer, NO_LIMIT)}, settings
+    modules = _modules(source)
+    config = _config_of(source)
+    if modules[0][1] == "Router":
+        routed = read_json(source / "router_config.json")
+        names = {"query": "query", "document": "doc"}
+        if routed["structure"].keys() != names.keys():
+            raise BadInput(f"{source}/router_config.json: routes {', '.join(routed['structure'])}; "
+                           "query and document are wanted")  # fmt: skip
+        tail = modules[1:]
+        towers = {
+            names[route]: _read_tower([(source / path, _kind(source, routed["types"][path])) for path in paths] + tail)
+            for route, paths in routed["structure"].items()
         }
     else:
-        routes = {"doc": _read_tower([m for m in modules if m[1] != "Normalize"])}
-    prompts_file = source / "config_sentence_transformers.json"
-    prompts = (read_json(prompts_file).get("prompts") or {}) if prompts_file.exists() else {}
-    settings["query_prefix"] = prompts.get("query") or ""
-    settings["doc_prefix"] = prompts.get("document") or prompts.get("passage") or ""
-    backbone = routes["doc"]["backbone"]
-    tokenizer = _load_tokenizer(backbone)
-    sbert = backbone / "sentence_bert_config.json"
-    length = read_json(sbert).get("max_seq_length") if sbert.exists() else None
-    settings["query_length"] = settings["doc_length"] = length or min(tokenizer.model_max_length, 512)
-    if (source / "settings.json").exists():  # ours: separate lengths, which the layout has no place for
+        towers = {"doc": _read_tower(modules)}
+    prompts = config.get("prompts") or {}
+    settings |= {"query_prefix": prompts.get("query") or "", "doc_prefix": prompts.get("document") or ""}
+    settings["unused_prompts"] = sorted(name for name, text in prompts.items() if name not in ("query", "document"))
+    settings["normalize"] = _normalizes(source, config, towers)
+    for kind in ("query", "doc"):
+        settings[f"{kind}_length"] = towers.get(kind, towers["doc"]).length
+    if (source / "settings.json").exists():  # ours: what the layout has no place for
         settings |= read_json(source / "settings.json")
-    return routes, settings, tokenizer
+    return towers, settings
+
+
+def _modules(source):
+    """[(folder, kind)] of modules.json, in order."""
+    found = [(source / m["path"], _kind(source, m["type"])) for m in read_json(source / "modules.json")]
+    if not found:
+        raise BadInput(f"{source}/modules.json: no modules")
+    return found
+
+
+def _kind(source, name):
+    if not name.startswith("sentence_transformers."):
+        raise BadInput(f"{source}: module {name} is code of the model's own, which is refused")
+    return name.rsplit(".", 1)[-1]
+
+
+def _config_of(source):
+    path = source / "config_sentence_transformers.json"
+    config = read_json(path) if path.exists() else {}
+    if (kind := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+        raise BadInput(f"{path}: a {kind} is no bi-encoder with one vector a text")
+    return config
+
+
+def _normalizes(source, config, towers):
+    """Whether vectors end with length 1: sentence-transformers compares by cosine where nothing is said."""
+    similarity = config.get("similarity_fn_name") or "cosine"
+    if similarity not in ("cosine", "dot"):
+        raise BadInput(f"{source}: similarity {similarity} is not supported, only cosine and dot are")
+    ends = [bool(tower.head) and isinstance(tower.head[-1], Normalize) for tower in towers.values()]
+    return similarity == "cosine" or all(ends)
 
 
 def _read_tower(modules):
-    layout = {"backbone": modules[0][0], "pooling": "mean", "projection": None}
-    for path, kind in modules:
-        if kind == "Pooling":
-            config = read_json(path / "config.json")
-            modes = [
-                name
-                for name, (_, today, yesterday) in POOLINGS.items()
-                if ("pooling_mode" in config and config["pooling_mode"] == today)
-                or ("pooling_mode" not in config and config.get(yesterday))
-            ]
-            if len(modes) != 1:
-                raise BadInput(
-                    f"{path}/config.json: a single pooling of {', '.join(POOLINGS)} is supported, found {config}"
-                )
-            if not config.get("include_prompt", True):
-                raise BadInput(
-                    f"{path}/config.json: include_prompt false (prompt left out of the pooling) is not supported"
-                )
-            layout["pooling"] = modes[0]
-        elif kind == "Dense":
-            layout["projection"] = path
-        elif kind != "Transformer":
-            raise BadInput(f"{path}: modules of type {kind} are not supported")
-    return layout
+    """The TowerFiles of [(folder, kind)]: a Transformer, a Pooling, modules of MODULES."""
+    (place, first), *others = modules
+    if first != "Transformer":
+        raise BadInput(f"{place}: modules of type {first} are not supported where a Transformer is expected")
+    if not others or others[0][1] != "Pooling":
+        raise BadInput(f"{place}: {others[0][1] if others else 'nothing'} behind the Transformer is not supported, "
+                       "only a Pooling")  # fmt: skip
+    own = next((read_json(place / name) for name in LENGTH_FILES if (place / name).exists()), {})
+    if (task := own.get("transformer_task", "feature-extraction")) != "feature-extraction":
+        raise BadInput(f"{place}: a Transformer for {task} is not supported")
+    tokenizer = load_tokenizer(place, lower_case=bool(own.get("do_lower_case")))
+    arguments = own.get("processor_kwargs") or own.get("tokenizer_args") or {}
+    length = own.get("max_seq_length") or arguments.get("model_max_length") or NO_LIMIT
+    tokenizer.model_max_length = min(tokenizer.model_max_length, NO_LIMIT)
+    pooling, pools_prefix = _read_pooling(others[0][0])
+    head = []
+    for path, kind in others[1:]:
+        if kind not in MODULES:
+            raise BadInput(f"{path}: modules of type {kind} are not supported, only {', '.join(MODULES)}")
+        head.append(MODULES[kind].read(path))
+    return TowerFiles(place, tokenizer, min(length, NO_LIMIT), pooling, pools_prefix, tuple(head))
 
 
-def _load_tokenizer(folder):
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: no usable tokenizer ({str(error).splitlines()[0]})") from None
-    if not tokenizer.is_fast:
-        raise BadInput(f"{folder}: a fast tokenizer (tokenizer.json) is needed")
-    return tokenizer
-
-
-def load_backbone(folder, *, from_config, attention):
-    """The Hugging Face model of a folder, with its weights or, from_config, with random ones."""
-    try:
-        if from_config:
-            config = transformers.AutoConfig.from_pretrained(folder)
-            return transformers.AutoModel.from_config(config, attn_implementation=attention, dtype=torch.float32)
-        return transformers.AutoModel.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from None
-
-
-def load_projection(folder):
-    """The linear layer of a sentence-transformers Dense module."""
+def _read_pooling(folder):
+    """(pooling, whether the prefix takes part) of a Pooling's folder, in today's format or yesterday's."""
     config = read_json(folder / "config.json")
-    if not config["activation_function"].endswith("Identity") or config.get("bias", True):
-        raise BadInput(f"{folder}: a projection with bias or activation is not supported")
-    layer = nn.Linear(config["in_features"], config["out_features"], bias=False)
-    layer.weight.data.copy_(safetensors.torch.load_file(folder / "model.safetensors")["linear.weight"])
-    return layer
+    if "pooling_mode" in config:
+        modes = config["pooling_mode"]
+        today = {name: ours for ours, (_, name, _) in POOLINGS.items()}
+        modes = [modes] if isinstance(modes, str) else modes
+        if unknown := [mode for mode in modes if mode not in today]:
+            raise BadInput(f"{folder}/config.json: pooling {unknown[0]!r} is not supported")
+        names = [today[mode] for mode in modes]
+    else:  # several are joined in this order
+        names = [ours for ours, (_, _, key) in POOLINGS.items() if config.get(key)] or ["mean"]
+    return "+".join(names), config.get("include_prompt", True)
+
+
+# ---------------------------------------------------------------------------------------------------- writing
 
 
 def write(encoder, folder):
     """Write the encoder's files: one tower as Transformer, Pooling, ..., two as a Router over both."""
-    tail = [("Normalize", "Normalize")] if encoder.settings["normalize"] else []
     if encoder.query_tower is encoder.doc_tower:
-        parts = _write_tower(encoder, encoder.doc_tower, folder, first="", prefix="")
-        write_json(
-            folder / "modules.json",
-            [
-                {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
-                for i, (path, kind) in enumerate(parts + [(f"{len(parts)}_{name}", kind) for name, kind in tail])
-            ],
-        )
+        lengths = [encoder.settings[f"{kind}_length"] for kind in ("query", "doc")]
+        parts = _write_tower(encoder, encoder.doc_tower, folder, length=max(lengths))
+        modules = [(path, kind) for path, kind in parts]
     else:
-        routes = {"query": encoder.query_tower, "document": encoder.doc_tower}
+        routes = {"query": ("query", encoder.query_tower), "document": ("doc", encoder.doc_tower)}
         parts = {
-            name: _write_tower(encoder, tower, folder, first=f"{name}_0_Transformer", prefix=f"{name}_")
-            for name, tower in routes.items()
+            name: _write_tower(encoder, tower, folder, length=encoder.settings[f"{kind}_length"], prefix=f"{name}_")
+            for name, (kind, tower) in routes.items()
         }
         write_json(
             folder / "router_config.json",
@@ -136,13 +157,13 @@ def write(encoder, folder):
                 "parameters": {},
             },
         )
-        write_json(
-            folder / "modules.json",
-            [
-                {"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind}
-                for i, (path, kind) in enumerate([("", "Router")] + [("1_Normalize", "Normalize")] * len(tail))
-            ],
-        )
+        modules = [("", "Router")]
+    if encoder.settings["normalize"]:
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": ST_TYPE + kind} for i, (path, kind) in enumerate(modules)],
+    )
     write_json(
         folder / "config_sentence_transformers.json",
         {
@@ -152,39 +173,57 @@ def write(encoder, folder):
         },
     )
     write_json(folder / "settings.json", encoder.settings)
+    write_text(folder / "README.md", _card(encoder))
 
 
-def _write_tower(encoder, tower, folder, *, first, prefix):
+def _write_tower(encoder, tower, folder, *, length, prefix=""):
     """Write one tower below `folder`; returns [(path, type)] of its modules."""
+    first = f"{prefix}0_Transformer" if prefix else ""
     place = folder / first
     backbone = tower.backbone
     if hasattr(backbone, "merge_and_unload"):  # LoRA: plain weights are saved, which every reader takes
         backbone = copy.deepcopy(backbone).merge_and_unload()
     backbone.save_pretrained(place)
     encoder.tokenizer.save_pretrained(place)
-    longest = max(encoder.settings["query_length"], encoder.settings["doc_length"])
-    write_json(place / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    write_json(place / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     parts = [(first, "Transformer"), (f"{prefix}1_Pooling", "Pooling")]
+    modes = [POOLINGS[name][1] for name in tower.pooling.split("+")]
     write_json(
         folder / parts[1][0] / "config.json",
         {
             "word_embedding_dimension": backbone.config.hidden_size,
-            "pooling_mode": POOLINGS[tower.pooling][1],
-            "include_prompt": True,
+            "pooling_mode": modes[0] if len(modes) == 1 else modes,
+            "include_prompt": tower.pools_prefix,
         },
     )
-    if tower.projection:
-        parts.append((f"{prefix}2_Dense", "Dense"))
-        place = folder / parts[2][0]
-        write_json(
-            place / "config.json",
-            {
-                "in_features": tower.projection.in_features,
-                "out_features": tower.projection.out_features,
-                "bias": False,
-                "activation_function": "torch.nn.modules.linear.Identity",
-            },
-        )
-        weight = tower.projection.weight.detach().float().cpu().contiguous()
-        safetensors.torch.save_file({"linear.weight": weight}, place / "model.safetensors")
+    for module in tower.head:
+        parts.append((f"{prefix}{len(parts)}_{type(module).__name__}", type(module).__name__))
+        module.write(folder / parts[-1][0])
     return parts
+
+
+CARD = """# A retriever
+
+```python
+from sentence_transformers import SentenceTransformer
+
+encoder = SentenceTransformer("FOLDER")
+q_emb, d_emb = encoder.encode_query(["..."]), encoder.encode_document(["..."])
+```
+
+Vectors have {dim} dimensions and are compared by {similarity}.
+"""
+
+
+def _card(encoder):
+    """README.md of a saved encoder: how to use it, and where sentence-transformers would read it otherwise."""
+    settings = encoder.settings
+    text = CARD.format(dim=encoder.dim, similarity="cosine" if settings["normalize"] else "inner product")
+    short, long = sorted(settings[f"{kind}_length"] for kind in ("query", "doc"))
+    if encoder.query_tower is encoder.doc_tower and short < long:
+        kind = "query" if settings["query_length"] == short else "doc"
+        text += (
+            f"\nA {kind} is cut at {short} tokens. sentence-transformers has one length for queries and docs, {long} "
+            f"here: set `encoder.max_seq_length = {short}` before it encodes a {kind} that may be longer.\n"
+        )
+    return text

@@ -10,6 +10,7 @@ from torch import nn
 
 from lib.data.tokens import TokenBatch, tokenize
 from lib.files import BadInput, atomic_path, cache_dir, fingerprint, write_json
+from lib.model.head import read_weights
 
 # a word ends where camelCase turns a corner: "getHTTPResponse" and "get http response" share their words
 CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
@@ -70,11 +71,10 @@ class StaticEncoder(nn.Module):
     kind = "static"
     block_tokens = 1 << 15  # embed() takes 8 times as many tokens per call: enough to keep all cores busy
 
-    def __init__(self, tokenizer, *, dim):
+    def __init__(self, tokenizer, *, dim, rows=None):
         super().__init__()
         self.tokenizer, self.dim = tokenizer, dim
-        vocab = tokenizer.get_vocab_size()
-        self.table = nn.Parameter(torch.empty(vocab, dim))
+        self.table = nn.Parameter(torch.empty(rows or tokenizer.get_vocab_size(), dim))
 
     def init_weights(self, *, seed, idf):
         """Random directions from `seed`, of length idf (V,) on average: untrained scores resemble TF-IDF."""
@@ -139,14 +139,30 @@ class StaticEncoder(nn.Module):
 
     @classmethod
     def read(cls, folder):
-        """The encoder of a folder."""
-        table = safetensors.torch.load_file(folder / "model.safetensors")["embedding.weight"]
-        encoder = cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), dim=table.shape[1])
-        if encoder.table.shape != table.shape:
+        """The encoder of a folder in our format, sentence-transformers' or model2vec's."""
+        weights = read_weights(folder)
+        if "embedding.weight" in weights:
+            table = weights["embedding.weight"].float()
+        elif "embeddings" in weights:  # model2vec: rows that several tokens may share, and a weight for each token
+            table = weights["embeddings"].float()
+            if "mapping" in weights:
+                table = table[weights["mapping"].long()]
+            if "weights" in weights:
+                table = table * weights["weights"].float()[:, None]
+        else:
+            raise BadInput(f"{folder}: neither embedding.weight nor embeddings among the weights: {', '.join(weights)}")
+        if not (folder / "tokenizer.json").exists():
+            raise BadInput(f"{folder}: no tokenizer.json")
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_padding()  # or padding's vector would be part of each short text
+        if len(table) < tokenizer.get_vocab_size():
             raise BadInput(
-                f"{folder}: {table.shape[0]} vectors for {encoder.table.shape[0]} tokens; "
+                f"{folder}: {len(table)} vectors for {tokenizer.get_vocab_size()} tokens; "
                 "the files do not belong together"
             )
+        if not torch.isfinite(table).all():
+            raise BadInput(f"{folder}: the table holds values that are not finite")
+        encoder = cls(tokenizer, dim=table.shape[1], rows=len(table))
         with torch.no_grad():
             encoder.table.copy_(table)
         return encoder

@@ -5,6 +5,7 @@ Folders are in sentence-transformers layout.
 
 import contextlib
 import copy
+import inspect
 import json
 import pathlib
 
@@ -15,29 +16,48 @@ from torch import nn
 
 from lib.files import BadInput, fingerprint
 from lib.model import layout
-from lib.model.pooling import POOLINGS
+from lib.model.backbone import append_eos, load_backbone, longest, token_types
+from lib.model.head import Dense
+from lib.model.pooling import parse_pooling, pool
+
+IDENTITY = "torch.nn.modules.linear.Identity"
+QUERY_LENGTH, DOC_LENGTH = 64, 256  # tokens, where neither the user nor the model's files say
 
 
 class Tower(nn.Module):
-    """A backbone, a pooling and, if wanted, a linear projection: padded token ids -> one vector per text."""
+    """A backbone, a pooling and the modules behind it: padded token ids -> one vector per text."""
 
-    def __init__(self, backbone, *, pooling, projection=None):
+    def __init__(self, backbone, *, pooling, pools_prefix=True, head=()):
         super().__init__()
-        self.backbone, self.pooling, self.projection = backbone, pooling, projection
+        self.backbone, self.pooling, self.pools_prefix = backbone, pooling, pools_prefix
+        self.head = nn.Sequential(*head)
+        self._takes_types = "token_type_ids" in inspect.signature(backbone.forward).parameters
 
     @property
     def dim(self):
         """D, the length of the vectors."""
-        return self.projection.out_features if self.projection else self.backbone.config.hidden_size
+        dense = [module for module in self.head if isinstance(module, Dense)]
+        own = self.backbone.config.hidden_size * len(parse_pooling(self.pooling))
+        return dense[-1].linear.out_features if dense else own
 
-    def forward(self, ids, lengths):
-        """ids (n, L) padded on the right, lengths (n,) -> (n, D)."""
-        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (n, L)
+    def forward(self, ids, lengths, prefix=0, types=None):
+        """ids (n, L) padded on the right, lengths (n,) -> (n, D).
+
+        prefix: tokens of the prefix that begins each text; types: of token_types().
+        """
+        place = torch.arange(ids.shape[1], device=ids.device)
+        mask = place < lengths[:, None]  # (n, L)
         # without padding no mask is needed, and attention takes its fastest path
         attention_mask = None if int(lengths.min()) == ids.shape[1] else mask.long()
-        hidden = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state  # (n, L, H)
-        pooled = POOLINGS[self.pooling][0](hidden, mask, lengths)  # (n, H)
-        return self.projection(pooled) if self.projection else pooled
+        extra = {}
+        if types is not None and self._takes_types:
+            extra["token_type_ids"] = torch.zeros_like(ids)
+            for ident, kind in types.items():
+                extra["token_type_ids"][ids == ident] = kind
+        hidden = self.backbone(input_ids=ids, attention_mask=attention_mask, **extra).last_hidden_state  # (n, L, H)
+        if prefix and not self.pools_prefix:
+            mask = mask & (place >= prefix)
+        return self.head(pool(self.pooling, hidden, mask))
 
 
 class Int8Linear(nn.Module):
@@ -88,6 +108,8 @@ class TransformerEncoder(nn.Module):
         self.query_tower = query_tower
         self.doc_tower = doc_tower  # the same module when shared: its parameters are counted once
         self.tokenizer, self.settings = tokenizer, settings
+        self.token_types = token_types(tokenizer)
+        self.prefix_tokens = {kind: self._count_prefix(kind) for kind in ("query", "doc")}
         self.dtype = None  # of autocast; None computes in the weights' own precision
         self.block_tokens = 2048  # per forward pass: small enough for a CPU's cache; set_device() raises it
 
@@ -95,6 +117,13 @@ class TransformerEncoder(nn.Module):
     def dim(self):
         """D, the length of the vectors."""
         return self.doc_tower.dim
+
+    def _count_prefix(self, kind):
+        """Tokens of a kind's prefix, special tokens before the text included, as sentence-transformers counts them."""
+        if not (prefix := self.settings[f"{kind}_prefix"]):
+            return 0
+        ids = self.tokenizer(prefix)["input_ids"]
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     def set_device(self, device, dtype=None):
         """Move to a device and choose autocast's dtype; on a GPU a forward pass takes more tokens at once."""
@@ -134,16 +163,18 @@ class TransformerEncoder(nn.Module):
         if not len(lengths):  # a process without texts: no rows, but part of the graph
             return next(tower.parameters()).sum() * torch.zeros(0, self.dim, device=device)
         by_length = torch.argsort(lengths, descending=True, stable=True)
-        texts = ids.long().split(lengths.tolist())
+        texts, prefix = ids.long().split(lengths.tolist()), self.prefix_tokens[batch.kind]
+        padding = self.tokenizer.pad_token_id or 0  # what it is plays no part where there is none: it is masked
         pooled = []
         context = torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext()
         with context:
             for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
                 rows = by_length[part]
                 padded = nn.utils.rnn.pad_sequence(
-                    [texts[i] for i in rows.tolist()], batch_first=True, padding_value=self.tokenizer.pad_token_id
+                    [texts[i] for i in rows.tolist()], batch_first=True, padding_value=padding
                 )
-                pooled.append(tower(padded.to(device), lengths[rows].to(device)).float())
+                vectors = tower(padded.to(device), lengths[rows].to(device), prefix, self.token_types)
+                pooled.append(vectors.float())
         vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
         return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
 
@@ -152,7 +183,7 @@ class TransformerEncoder(nn.Module):
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
         state.update(truncation=None, padding=None)  # what the last call left there
         prefix, length = self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"]
-        return fingerprint("transformer", state, prefix, length)
+        return fingerprint("transformer", state, self.tokenizer.truncation_side, prefix, length)
 
     def vector_key(self):
         """Identifies what turns tokens into vectors, the weights aside."""
@@ -184,45 +215,63 @@ class TransformerEncoder(nn.Module):
         cls,
         source,
         *,
+        query_source=None,
         overrides=None,
         separate_towers=False,
         from_config=False,
         projection=None,
         lora=None,
+        attention=None,
+        eos=False,
         seed=0,
-        attention="sdpa",
     ):
         """The encoder of a folder: ours, a sentence-transformers model, or a bare Hugging Face one.
 
-        overrides {setting: value} replaces what the folder says; from_config takes random weights drawn from
-        `seed`; projection adds a linear layer of that many outputs; lora trains low-rank updates of that rank
-        (needs peft).
+        query_source: another folder, whose weights are the query tower's, as with DPR. overrides {setting: value}
+        replaces what the folder says; from_config takes random weights drawn from `seed`; projection adds a linear
+        layer of that many outputs; lora trains low-rank updates of that rank (needs peft); eos appends the
+        end-of-sequence token to each text.
         """
-        source = pathlib.Path(source)
         torch.manual_seed(seed)
-        routes, settings, tokenizer = layout.read(source)
-        settings |= overrides or {}
+        routes, settings = layout.read(pathlib.Path(source))
+        if query_source:
+            of_query, _ = layout.read(pathlib.Path(query_source))
+            routes["query"] = of_query.get("query", of_query["doc"])
         towers = {}
         for name, found in routes.items():
-            backbone = layout.load_backbone(found["backbone"], from_config=from_config, attention=attention)
-            dense = found["projection"] and layout.load_projection(found["projection"])
-            pooling = settings.get("pooling") or found["pooling"]
-            towers[name] = Tower(backbone, pooling=pooling, projection=dense)
+            backbone = load_backbone(found.backbone, from_config=from_config, attention=attention)
+            pooling = (overrides or {}).get("pooling") or settings.get("pooling") or found.pooling
+            towers[name] = Tower(backbone, pooling=pooling, pools_prefix=found.pools_prefix, head=found.head)
             if projection:
-                towers[name].projection = nn.Linear(backbone.config.hidden_size, projection, bias=False)
+                towers[name].head.append(Dense(towers[name].dim, projection, bias=False, activation=IDENTITY))
             if lora:
                 towers[name].backbone = _with_lora(backbone, rank=lora)
+        tokenizer = routes["doc"].tokenizer
+        if "query" in routes and routes["query"].tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise BadInput(f"{source}: queries and docs have different tokenizers, which is not supported")
         if separate_towers and len(towers) == 1:  # after the projection: both begin in one space
             towers["query"] = copy.deepcopy(towers["doc"])
         towers.setdefault("query", towers["doc"])
+        if towers["query"].dim != towers["doc"].dim:
+            raise BadInput(f"{source}: vectors of queries have {towers['query'].dim} dimensions, of docs "
+                           f"{towers['doc'].dim}")  # fmt: skip
+        if eos:
+            append_eos(tokenizer)
+        settings |= _lengths(source, settings, overrides or {}, towers, tokenizer)
+        settings |= {name: value for name, value in (overrides or {}).items() if not name.endswith("_length")}
         settings["pooling"] = towers["doc"].pooling
-        if tokenizer.pad_token is None:  # as in many decoders; what it is plays no part, since it is masked
-            tokenizer.pad_token = tokenizer.eos_token
-        limit = getattr(towers["doc"].backbone.config, "max_position_embeddings", None) or 1 << 30
-        limit = min(limit, tokenizer.model_max_length)
-        for kind, default in (("query", 64), ("doc", 256)):
-            settings[f"{kind}_length"] = min(settings.get(f"{kind}_length") or default, limit)
         return cls(towers["query"], towers["doc"], tokenizer, settings=settings)
+
+
+def _lengths(source, settings, overrides, towers, tokenizer):
+    """{query_length, doc_length}: what is asked for, or what the files say; BadInput above what the model can do."""
+    found = {}
+    for kind, default in (("query", QUERY_LENGTH), ("doc", DOC_LENGTH)):
+        name, limit = f"{kind}_length", longest(towers[kind].backbone, tokenizer)
+        if (asked := overrides.get(name)) and asked > limit:
+            raise BadInput(f"--{name} {asked}: {source} takes at most {limit} tokens")
+        found[name] = asked or min(settings.get(name) or default, limit)
+    return found
 
 
 def _blocks(lengths, budget):
