@@ -12,8 +12,6 @@ writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EV
 import pathlib
 import shlex
 
-import numpy as np
-
 from lib import run
 from lib.data import readers
 from lib.data.collection import collection_of
@@ -35,9 +33,8 @@ def parse_args():
     )
     add(
         "--self_match",
-        choices=("keep", "drop"),
-        default="keep",
-        help="drop: a doc whose id is the query's own is no result",
+        choices=measures.SELF_MATCH,
+        help=f"{measures.SELF_MATCH_HELP}; default: that of the run, else drop",
     )
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace an evaluation that exists")
@@ -89,14 +86,14 @@ def main():
     )
     clock = run.Clock()
     retriever = open_retriever(retrieves, collection, device=pick_device(args.device))
+    if args.self_match is None:
+        trained = folder and (folder / "config.json").exists() and run.recorded(folder)["args"].get("self_match")
+        args.self_match = trained or "drop"
     dropping = args.self_match == "drop"
-    hits = retriever.search(collection.queries.view(qrels.queries), args.depth + dropping)
-    own = np.array([[collection.docs.row_of.get(collection.queries.ids[row], -2)] for row in qrels.queries])
-    self_matches = int((hits.rows == own).sum())
-    if dropping:  # one doc more was fetched, so that what is left is as deep
-        front = np.argsort(hits.rows == own, axis=1, kind="stable")[:, : args.depth]
-        scores, rows = (np.take_along_axis(values, front, 1) for values in (hits.scores, hits.rows))
-        hits = hits._replace(scores=scores, rows=np.where(rows == own, -1, rows))
+    fetched = args.depth + (measures.spare(collection, args.split) if dropping else 0)
+    hits = retriever.search(collection.queries.view(qrels.queries), fetched)
+    left, self_matches = measures.without_itself(collection, args.split, hits, args.depth)
+    hits = left if dropping else hits
     values = measures.score(collection, args.split, hits)
     mean = measures.mean(values)
     tag = folder.name if folder else retrieves

@@ -21,7 +21,7 @@ import pathlib
 from lib import dist, run
 from lib.data import beir, readers
 from lib.data.collection import collection_of, load_collection
-from lib.evaluation import plots
+from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, exchange, filters, sampling
@@ -212,7 +212,7 @@ def write(path, args, collection, kept, header, clock, spec):
     scored = {c.source: (c.scores.ravel(), c.positive) for c in kept if (c.scores == c.scores).any()}
     if scored:
         plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
-    print_table(kept)
+    print_table(kept, collection)
     data_flag = "" if spec == "python" else f" --data {spec}"
     drawn = f" and {figure.name}" if scored else ""
     print(
@@ -288,12 +288,13 @@ def write_audit(path, args, collection, mined, hidden):
     print(f"\n{table}\n{audit.NOTE}\nwrote   {path}, .json and .png: read the examples in the .md")
 
 
-def print_table(mined):
+def print_table(mined, collection):
     """One line a source: yield, scores, and what was dropped and why."""
     print(
         f"\n{'source':8}{'queries':>9}{'candidates':>12}{'shortest':>10}{'mean score':>12}{'positive':>10}"
         f"{'above pos.':>12}   dropped"
     )
+    copies = [diagnostics.near_copies(candidates, collection) for candidates in mined]
     for candidates in mined:
         d = candidates.describe()
         cells = ["-" if d[key] is None else f"{d[key]:.3f}" for key in ("mean_score", "mean_positive_score")]
@@ -308,6 +309,10 @@ def print_table(mined):
         "positive = mean score of the known positive; above pos. = share of candidates that outscore it"
         + (f"; {short:,} lists end short" if short else "")
     )
+    for candidates, shares in zip(mined, copies):
+        found = [f"{share:.1%} of a {name}" for name, share in shares.items() if share]
+        if found:
+            print(f"near-copies among {candidates.source}'s: {', '.join(found)} (--filters near_copy:0.5)")
 
 
 if __name__ == "__main__":

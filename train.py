@@ -150,6 +150,7 @@ def parse_args():
     add = parser.group("device and reports")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--eval_every", type=COUNT, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")
+    add("--self_match", choices=measures.SELF_MATCH, default="drop", help=f"{measures.SELF_MATCH_HELP}, when evaluated")
     add("--select", choices=measures.MEASURES, default="mrr@10", help="the dev measure that chooses the checkpoint, "
         "and that arms are compared by")
     add("--log_every", type=COUNT, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
@@ -368,12 +369,12 @@ def train(args, parser, collection, folder, *, device):
         begin, best, tally = state["step"], state["best"], state["tally"]
         log_temperature.data.fill_(state["log_temperature"])
 
+    measure = functools.partial(diagnostics.evaluate, embedder, self_match=args.self_match)
     with clock("evaluate"):
         if begin == 0:
             fresh = miner_of()
             best["untrained"] = {
-                split: measures.mean(diagnostics.evaluate(embedder, encoder, split, shared=True))
-                for split in ("dev", "test")
+                split: measures.mean(measure(encoder, split, shared=True)) for split in ("dev", "test")
             }
             log.log("evaluation", {"step": 0, "dev": best["untrained"]["dev"]})
             forecast = diagnostics.forecast(
@@ -381,7 +382,9 @@ def train(args, parser, collection, folder, *, device):
             )
             log.log("forecast", {"step": 0, "forecast": forecast})
         bm25 = {
-            split: measures.mean(measures.score(own, split, diagnostics.bm25_hits(own, split)))
+            split: measures.mean(
+                measures.score(own, split, diagnostics.bm25_hits(own, split, self_match=args.self_match))
+            )
             for split in ("dev", "test")
         }
 
@@ -438,7 +441,7 @@ def train(args, parser, collection, folder, *, device):
             bar.write(monitor.step_line(step, stats, rate))
         if (step + 1) % plan["eval_every"] == 0 or step + 1 == steps:
             with clock("evaluate"):
-                dev = measures.mean(diagnostics.evaluate(embedder, averaged.module, "dev"))
+                dev = measures.mean(measure(averaged.module, "dev"))
             log.log("evaluation", {"step": step + 1, "dev": dev})
             seconds = clock.spent["train"] + clock.spent["mine"]
             log.log("evaluation", {"step": step + 1, "dev_seconds": seconds}, file="timing.jsonl")
@@ -458,7 +461,7 @@ def train(args, parser, collection, folder, *, device):
     chosen = model.load_encoder(folder / "encoder").set_device(device, dtype)
     last = order.positions(steps - 1)[:1]
     with clock("evaluate"):
-        per_query = diagnostics.evaluate(embedder, chosen, "test")
+        per_query = measure(chosen, "test")
         geometry = diagnostics.geometry(embedder, chosen, "dev")
         drawn = sampler.sample(last, step=steps - 1, epoch=order.epoch(steps - 1))
         names = [of_code.name for of_code in sampler.labels]
@@ -475,7 +478,10 @@ def train(args, parser, collection, folder, *, device):
     summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1)}
     summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": measures.mean(per_query)}
     summary |= {"denominators": round(tally["denominators"]), "geometry": geometry}
-    summary |= {"near_copies": diagnostics.near_copies(sampler.lists, collection)}
+    copies = {source: diagnostics.near_copies(mined.candidates, collection) for source, mined in sampler.lists.items()}
+    for name in ("positive", "query"):
+        of_name = "near_copies" if name == "positive" else "near_copies_of_the_query"
+        summary |= {of_name: {source: shares[name] for source, shares in copies.items()}}
     summary |= {"docs_encoded": tally["docs_encoded"] + sampler.miner.encoded}
     summary |= {"pool": plan["pool"], "bm25": bm25["test"], "bm25_dev": bm25["dev"]}
     summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}

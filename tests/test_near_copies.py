@@ -81,8 +81,10 @@ def test_near_copies_of_any_known_positive_are_found(copied):
 def test_the_share_of_near_copies_is_exact(copied, similarity, wanted):
     docs = ["p-word", "else", "p-half", "r-word", "s-more"]  # p-half shares 28 of 88 shingles: .318
     candidates = listed(copied, [docs, docs, []], queries=["q", "other", "q"])
-    assert near_copies.share_of_near_copies(candidates, copied, similarity=similarity) == wanted / 10
-    assert near_copies.share_of_near_copies(listed(copied, [[], []], queries=["q", "other"]), copied) is None
+    found = near_copies.share_of_near_copies(candidates, copied, similarity=similarity)
+    assert found == {"positive": wanted / 10, "query": 0}
+    nothing = near_copies.share_of_near_copies(listed(copied, [[], []], queries=["q", "other"]), copied)
+    assert nothing == {"positive": None, "query": None}
 
 
 @pytest.mark.parametrize("similarity", [0.05, 0.2, 0.5, 1.0])

@@ -22,7 +22,7 @@ class Batch:
     queries: np.ndarray  # (B,) query rows
     docs: np.ndarray  # (N,) doc rows, no text twice
     labels: np.ndarray  # (B,) column of each query's positive
-    invalid: np.ndarray  # (B, N) bool: known positives of the query, which must not count as negatives
+    invalid: np.ndarray  # (B, N) bool: what may not be a negative of the query: known positives, itself
     source: np.ndarray  # (B, N) int8: 0 for docs of other queries, else the code of source and rank band
     # (n,) doc rows of the queue, whose vectors stand behind those of `docs`: the last n columns
     queued: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int32))
@@ -121,20 +121,20 @@ def make_batch(collection, query_rows, positives, negatives, *, queue=None):
         rows, slots = np.nonzero(own >= 0)
         source[rows, own[rows, slots]] = code
         begin += part.shape[1]
-    invalid = known_columns(collection, query_rows, docs)
+    invalid = never_columns(collection, query_rows, docs)
     invalid[np.arange(B), labels] = False
     code, queued = queue or (0, docs[:0])
     if len(queued):
-        stale = known_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
+        stale = never_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
         invalid = np.concatenate([invalid, stale], axis=1)
         source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int8)], axis=1)
     return Batch(query_rows, docs, labels, invalid, source, queued)
 
 
-def known_columns(collection, query_rows, docs):
-    """(B, n) bool: which of `docs` (n,), text groups, each once, are known positives of each query."""
-    indptr, known = collection.known
-    flat = known[ranges(indptr[query_rows], indptr[query_rows + 1])]
+def never_columns(collection, query_rows, docs):
+    """(B, n) bool: which of `docs` (n,), text groups, each once, may not be negatives of each query."""
+    indptr, never = collection.no_negatives
+    flat = never[ranges(indptr[query_rows], indptr[query_rows + 1])]
     owner = np.repeat(np.arange(len(query_rows)), np.diff(indptr)[query_rows])
     columns = np.zeros((len(query_rows), len(docs)), dtype=bool)
     if len(docs):

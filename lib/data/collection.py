@@ -23,9 +23,10 @@ SPLITS = ("train", "dev", "test")
 class Texts:
     """The records of one JSONL file, read where they lie. `ids[row]` is the string id of a row."""
 
-    def __init__(self, path, *, ids, offsets, groups, fingerprint):
+    def __init__(self, path, *, ids, offsets, groups, digests, fingerprint):
         self.path, self.ids, self.fingerprint = pathlib.Path(path), ids, fingerprint
         self.groups = groups  # (n,) int32: the first row with the same text: copies share a number
+        self.digests = digests  # (n,) 16 bytes: a hash of each text
         self._offsets = offsets  # (n, 2) int64: first byte and end of each record
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
@@ -64,13 +65,14 @@ class Texts:
         if path.stat().st_size == 0:
             raise BadInput(f"{path}: the file is empty")
         content = fingerprint_file(path)
-        folder = cache_dir("offsets", content)
+        folder = cache_dir("texts", content)
         if not folder.exists():
-            ids, offsets, groups = cls._scan(path)
+            ids, offsets, groups, digests = cls._scan(path)
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
                 np.save(temporary / "offsets.npy", offsets)
                 np.save(temporary / "groups.npy", groups)
+                np.save(temporary / "digests.npy", digests)
                 write_json(temporary / "ids.json", ids)
         offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         return cls(
@@ -78,12 +80,13 @@ class Texts:
             ids=read_json(folder / "ids.json"),
             offsets=offsets,
             groups=np.load(folder / "groups.npy"),
+            digests=np.load(folder / "digests.npy", mmap_mode="r"),
             fingerprint=content,
         )
 
     @staticmethod
     def _scan(path):
-        ids, offsets, groups, seen, first_of = [], [], [], {}, {}
+        ids, offsets, groups, digests, seen, first_of = [], [], [], [], {}, {}
         position = 0
         with (
             open(path, "rb") as file,
@@ -104,9 +107,11 @@ class Texts:
                 # 16 bytes of hash per text instead of the text: a collision needs 2**64 docs
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 groups.append(first_of.setdefault(digest, len(ids)))
+                digests.append(digest)
                 offsets.append((begin, position))
                 ids.append(ident)
-        return ids, np.array(offsets, dtype=np.int64).reshape(-1, 2), np.array(groups, dtype=np.int32)
+        offsets = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+        return ids, offsets, np.array(groups, dtype=np.int32), np.array(digests, dtype="V16")
 
 
 class TextView:
@@ -182,12 +187,59 @@ class Collection:
             np.stack([np.repeat(q.queries, np.diff(q.indptr)), q.docs])[:, q.grades >= 1] for q in self.qrels.values()
         ]
         rows, docs = np.concatenate(pairs, axis=1).astype(np.int64)
-        pairs = np.stack([self.queries.groups[rows], self.docs.groups[docs]])
-        pairs = np.unique(pairs, axis=1)  # sorted by query
-        start = np.searchsorted(pairs[0], self.queries.groups)
-        end = np.searchsorted(pairs[0], self.queries.groups, side="right")
-        indptr = np.concatenate([[0], np.cumsum(end - start)])
-        return indptr, pairs[1][ranges(start, end)].astype(np.int32)
+        pairs = np.unique(np.stack([self.queries.groups[rows], self.docs.groups[docs]]), axis=1)  # sorted by query
+        start, end = (np.searchsorted(pairs[0], self.queries.groups, side=side) for side in ("left", "right"))
+        return np.concatenate([[0], np.cumsum(end - start)]), pairs[1][ranges(start, end)].astype(np.int32)
+
+    @functools.cached_property
+    def itself(self):
+        """(indptr, groups): for each query row, the text groups of docs that are the query itself.
+
+        That is a doc with the query's id or its very text, unless it is a known positive.
+        """
+        with_id = [
+            (row, self.docs.row_of[ident]) for row, ident in enumerate(self.queries.ids) if ident in self.docs.row_of
+        ]
+        by_digest = dict(zip(self.docs.digests.tolist(), range(len(self.docs))))
+        with_text = [
+            (row, by_digest[digest]) for row, digest in enumerate(self.queries.digests.tolist()) if digest in by_digest
+        ]
+        rows, docs = np.array([*with_id, *with_text], dtype=np.int64).reshape(-1, 2).T
+        rows, groups = np.unique(np.stack([rows, self.docs.groups[docs]]), axis=1)
+        positive = self._among(self.known, rows, groups[:, None])[:, 0]
+        rows, groups = rows[~positive], groups[~positive]
+        return np.searchsorted(rows, np.arange(len(self.queries) + 1)), groups.astype(np.int32)
+
+    @functools.cached_property
+    def no_negatives(self):
+        """(indptr, groups): for each query row, the text groups that may not be its negatives: known and itself."""
+        parts = [
+            np.stack([np.repeat(np.arange(len(self.queries)), np.diff(indptr)), groups])
+            for indptr, groups in (self.known, self.itself)
+        ]
+        rows, groups = np.unique(np.concatenate(parts, axis=1), axis=1)
+        return np.searchsorted(rows, np.arange(len(self.queries) + 1)), groups.astype(np.int32)
+
+    def _among(self, relation, query_rows, doc_rows):
+        """(n, C) bool: whether the group of doc_rows[i, c] is one of query_rows[i] in (indptr, groups); -1: False."""
+        indptr, groups = relation
+        base = len(self.docs)
+        flat = groups[ranges(indptr[query_rows], indptr[query_rows + 1])]
+        keys = np.repeat(np.arange(len(query_rows)), np.diff(indptr)[query_rows]) * base + flat
+        wanted = np.arange(len(query_rows))[:, None] * base + self.docs.groups[doc_rows]
+        return np.isin(wanted, keys) & (doc_rows >= 0)
+
+    def known_positive(self, query_rows, doc_rows):
+        """(n, C) bool: whether doc_rows[i, c] is known as relevant to query_rows[i]; False for rows of -1."""
+        return self._among(self.known, query_rows, doc_rows)
+
+    def is_itself(self, query_rows, doc_rows):
+        """(n, C) bool: whether doc_rows[i, c] is query_rows[i] itself; False for rows of -1."""
+        return self._among(self.itself, query_rows, doc_rows)
+
+    def no_negative(self, query_rows, doc_rows):
+        """(n, C) bool: whether doc_rows[i, c] may not be a negative of query_rows[i]; False for rows of -1."""
+        return self._among(self.no_negatives, query_rows, doc_rows)
 
     def known_docs(self, query_rows):
         """(n, P) doc rows of each query's known positives, one row for each text, -1 where it has fewer."""
@@ -196,16 +248,6 @@ class Collection:
         docs = np.full((len(query_rows), max(1, counts.max(initial=0))), -1, dtype=np.int32)
         docs[np.arange(docs.shape[1]) < counts[:, None]] = groups[ranges(indptr[query_rows], indptr[query_rows + 1])]
         return docs
-
-    def known_positive(self, query_rows, doc_rows):
-        """(n, C) bool: whether doc_rows[i, c] is known as relevant to query_rows[i]; False for rows of -1."""
-        indptr, groups = self.known
-        base = len(self.docs)
-        counts = np.diff(indptr)[query_rows]
-        flat = groups[ranges(indptr[query_rows], indptr[query_rows + 1])]
-        keys = np.repeat(np.arange(len(query_rows)), counts) * base + flat
-        wanted = np.arange(len(query_rows))[:, None] * base + self.docs.groups[doc_rows]
-        return np.isin(wanted, keys) & (doc_rows >= 0)
 
 
 def ranges(start, end):

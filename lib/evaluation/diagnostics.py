@@ -18,17 +18,28 @@ RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of 
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 
-def evaluate(embedder, encoder, split, *, shared=False):
-    """Per-query values of a split by exact search. shared: as in Embedder.embed_docs()."""
-    q_emb = embedder.embed(encoder, "query", embedder.collection.split(split).queries)
-    hits = exact.search(q_emb, embedder.embed_docs(encoder, shared=shared), RANKED)
-    return measures.score(embedder.collection, split, hits)
+def evaluate(embedder, encoder, split, *, self_match="drop", shared=False):
+    """Per-query values of a split by exact search. self_match: of measures.SELF_MATCH; shared: of embed_docs()."""
+    collection = embedder.collection
+    q_emb = embedder.embed(encoder, "query", collection.split(split).queries)
+    d_emb = embedder.embed_docs(encoder, shared=shared)
+    return measures.score(
+        collection, split, _ranked(collection, split, self_match, lambda k: exact.search(q_emb, d_emb, k))
+    )
 
 
-def bm25_hits(collection, split):
+def bm25_hits(collection, split, *, self_match="drop"):
     """BM25's Hits for the queries of a split, the same for every run: cached."""
     queries = collection.queries.view(collection.split(split).queries)
-    return cached_search(open_retriever("bm25", collection, device=None), queries, RANKED)
+    bm25 = open_retriever("bm25", collection, device=None)
+    return _ranked(collection, split, self_match, lambda k: cached_search(bm25, queries, k))
+
+
+def _ranked(collection, split, self_match, search):
+    """The Hits of search(k) that count as results."""
+    if self_match == "keep":
+        return search(RANKED)
+    return measures.without_itself(collection, split, search(RANKED + measures.spare(collection, split)), RANKED)[0]
 
 
 @torch.no_grad()
@@ -68,13 +79,10 @@ def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
     return {key: sum(x[key] for x in predictions) / len(predictions) for key in predictions[0]}
 
 
-def near_copies(lists, collection, *, queries=64):
-    """{source: share of near-copies of a positive in its MinedList}, from a sample of the queries."""
-    shares = {}
-    for source, mined in lists.items():
-        sample = rng.permutation(len(mined.candidates.docs), "near_copies", 0)[:queries]
-        shares[source] = share_of_near_copies(mined.candidates.select(sample), collection)
-    return shares
+def near_copies(candidates, collection, *, queries=64):
+    """{"positive", "query": share of the candidates that are near-copies of it}, from a sample of the lists."""
+    sample = rng.permutation(len(candidates.docs), "near_copies", 0)[:queries]
+    return share_of_near_copies(candidates.select(sample), collection)
 
 
 def geometry(embedder, encoder, split):

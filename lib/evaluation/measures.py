@@ -43,6 +43,23 @@ def per_query(rankings, qrels):
     return values
 
 
+SELF_MATCH = ("drop", "keep")
+SELF_MATCH_HELP = "whether a doc that is the query itself, by id or text and no known positive, is a result"
+
+
+def spare(collection, split):
+    """Docs to fetch beyond those wanted, so that leaving out the queries themselves leaves enough."""
+    indptr, _ = collection.itself
+    copies = np.bincount(collection.docs.groups)
+    return int(copies.max()) * int(np.diff(indptr)[collection.split(split).queries].max(initial=0))
+
+
+def without_itself(collection, split, hits, k):
+    """(Hits of the k best docs that are not the query itself, how many were)."""
+    itself = collection.is_itself(collection.split(split).queries, hits.rows)
+    return hits.without(itself, k), int(itself.sum())
+
+
 def score(collection, split, hits):
     """per_query() of the Hits of a split's queries."""
     qids = [collection.queries.ids[row] for row in collection.split(split).queries]

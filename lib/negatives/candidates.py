@@ -39,25 +39,27 @@ class Candidates:
     def from_hits(cls, collection, query_rows, hits, *, source, count, positive="max"):
         """The first `count` candidates of Hits that fetched `count` + overfetch() docs, or all docs.
 
-        Known positives and copies are left out. Of the known positives' scores `positive` (max, min, mean) is
-        kept; hits.known are those of Collection.known_docs().
+        Known positives, docs that are the query itself, and copies are left out. Of the known positives' scores
+        `positive` (max, min, mean) is kept; hits.known are those of Collection.known_docs().
         """
         rows = hits.rows
         known = collection.known_docs(query_rows) >= 0  # (n, P)
         is_positive = collection.known_positive(query_rows, rows)
+        itself = collection.is_itself(query_rows, rows)
         copies = _repeats(np.where(rows >= 0, collection.docs.groups[rows], -1 - np.arange(rows.shape[1])))
-        there = (rows >= 0) & ~is_positive & ~copies
+        there = (rows >= 0) & ~is_positive & ~itself & ~copies
         ranks = np.cumsum(there, axis=1, dtype=np.int32)
         inside = there & (ranks <= count)
         dropped = {
             "positive": int(is_positive.sum()),
-            "copy": int((copies & ~is_positive).sum()),
+            "the query itself": int(itself.sum()),
+            "copy": int((copies & ~is_positive & ~itself).sum()),
             "overfetched": int(there.sum() - inside.sum()),
         }
         reduced = POSITIVE[positive](np.where(known, hits.known, np.nan)).astype(np.float32)
         found = cls(source, query_rows, rows.astype(np.int32), hits.scores, reduced, dropped, ranks)
         found = found.keep(inside, depth=count)
-        assert not collection.known_positive(query_rows, found.docs).any(), "a positive was mined"
+        assert not collection.no_negative(query_rows, found.docs).any(), "a positive or the query was mined"
         return found
 
     def _move(self, slots, there):
@@ -140,8 +142,8 @@ def how_many(depth, asked, *, thinned):
 
 
 def overfetch(collection):
-    """How many docs a search must fetch beyond the candidates wanted, so that dropping positives leaves enough."""
-    indptr, groups = collection.known
+    """Docs that a search must fetch beyond those wanted, so that dropping positives and the query leaves enough."""
+    indptr, groups = collection.no_negatives
     copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
     return int(np.add.reduceat(copies[groups], indptr[:-1][np.diff(indptr) > 0]).max())
 
@@ -156,11 +158,11 @@ def _repeats(values):
 
 
 def random_docs(collection, query_rows, count, *, seed, epoch, pool=EVERYTHING):
-    """(n, count) doc rows drawn uniformly from the pool, no positive, no doc twice; -1 where it is too small."""
+    """(n, count) doc rows drawn uniformly from the pool, none twice and none of no_negatives; -1 if it is too small."""
     spare = 8 + overfetch(collection)
     draws = rng.uniform("random", seed, epoch, query_rows[:, None], np.arange(count + spare))
     rows = pool.draw(draws, collection)
-    drop = collection.known_positive(query_rows, rows) | _repeats(collection.docs.groups[rows])
+    drop = collection.no_negative(query_rows, rows) | _repeats(collection.docs.groups[rows])
     front = np.argsort(drop, axis=1, kind="stable")[:, :count]
     return np.where(np.take_along_axis(drop, front, 1), -1, np.take_along_axis(rows, front, 1))
 

@@ -88,14 +88,14 @@ def read(path, format, collection):
 
 
 def _refuse_positives(collection, query, rows, positives=()):
-    """BadInput if a doc of `rows` is known as relevant to the query, or is a copy of one of `positives`."""
+    """BadInput if a doc of `rows` is known as relevant to the query, is the query, or is a copy of a positive."""
     rows, groups = np.array(rows, dtype=np.int64), collection.docs.groups
-    bad = collection.known_positive(np.array([query]), rows[None])[0]
+    bad = collection.no_negative(np.array([query]), rows[None])[0]
     bad |= np.isin(groups[rows], groups[np.array(positives, dtype=np.int64)])
     if bad.any():
         raise BadInput(
-            f"{collection.docs.ids[rows[bad][0]]} is a positive of "
-            f"{collection.queries.ids[query]} and stands among its negatives; delete it there"
+            f"{collection.docs.ids[rows[bad][0]]} is a positive of {collection.queries.ids[query]}, or that query "
+            "itself, and stands among its negatives; delete it there"
         )
 
 

@@ -119,12 +119,12 @@ def load_candidates(path, collection, qrels, *, rows=None):
         for j, (doc, (score, rank, source, taught)) in enumerate(found.items()):
             docs[i, j], ranks[i, j], origin[i, j] = doc, rank, source
             scores[i, j], teacher[i, j] = (np.nan if x is None else x for x in (score, taught))
-    known = collection.known_positive(qrels.queries, docs)
-    if known.any():
-        i, j = np.argwhere(known)[0]
+    wrong = collection.no_negative(qrels.queries, docs)
+    if wrong.any():
+        i, j = np.argwhere(wrong)[0]
         raise BadInput(
-            f"{path}: {collection.docs.ids[docs[i, j]]} is a positive of "
-            f"{collection.queries.ids[qrels.queries[i]]}; {known.sum()} such lines: mine again"
+            f"{path}: {collection.docs.ids[docs[i, j]]} is a positive of {collection.queries.ids[qrels.queries[i]]}, "
+            f"or that query itself; {wrong.sum()} such lines: mine again"
         )
     return Candidates(
         "file",

@@ -56,14 +56,15 @@ _SALTS = (uniform("minhash", np.arange(HASHES)) * 2.0**53).astype(np.uint64) << 
 
 
 def share_of_near_copies(candidates, collection, *, similarity=0.5):
-    """Share of the candidates that near_copy drops, by exact similarities: quick for a few hundred queries.
+    """{"positive", "query": share of the candidates that are near-copies of a positive, of the query}.
 
-    None where there are no candidates.
+    By exact similarities: quick for a few hundred queries. None where there are no candidates.
     """
     shingles_of = functools.lru_cache(maxsize=1 << 16)(lambda row: shingles(collection.docs.text(row)))
     found = []
-    for docs, known in zip(candidates.docs, collection.known_docs(candidates.queries)):
-        positives = [shingles_of(row) for row in known[known >= 0].tolist()]
+    for query, docs, known in zip(candidates.queries, candidates.docs, collection.known_docs(candidates.queries)):
+        targets = [shingles_of(row) for row in known[known >= 0].tolist()], [shingles(collection.queries.text(query))]
         for own in map(shingles_of, docs[docs >= 0].tolist()):
-            found.append(any(len(own & p) >= similarity * len(own | p) for p in positives))
-    return sum(found) / len(found) if found else None
+            found.append([any(len(own & t) >= similarity * len(own | t) for t in texts) for texts in targets])
+    shares = np.mean(found, axis=0).tolist() if found else (None, None)
+    return dict(zip(("positive", "query"), shares))

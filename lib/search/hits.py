@@ -16,3 +16,9 @@ class Hits(NamedTuple):
     scores: np.ndarray  # (Q, k) float32
     rows: np.ndarray  # (Q, k) doc rows, -1 where a list ends early
     known: np.ndarray | None = None  # (Q, P) scores of the known docs, nan for none
+
+    def without(self, drop, k):
+        """The k best without those of the mask `drop` (Q, k'), as far as there are so many."""
+        front = np.argsort(drop, axis=1, kind="stable")[:, :k]
+        scores, rows, gone = (np.take_along_axis(values, front, 1) for values in (self.scores, self.rows, drop))
+        return self._replace(scores=scores, rows=np.where(gone, -1, rows))
