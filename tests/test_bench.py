@@ -20,7 +20,8 @@ OF_MINE = ("--data", "tiny", "--encoder", "runs/R/encoder", "--repeats", 1)
 
 
 def of_transformer(bert):
-    return ("--model", bert, "--data", "tiny", "--docs", 12, "--batch_size", 4, "--steps", 1, "--repeats", 1)
+    short = ("--doc_length", 64, "--train_length", 64)
+    return ("--model", bert, "--data", "tiny", "--docs", 12, "--batch_size", 4, "--steps", 1, "--repeats", 1, *short)
 
 
 def bench(script, *flags, cwd):

@@ -93,17 +93,25 @@ def losses(folder):
     return [line["loss"] for line in of_event(folder, "step")]
 
 
-def first_gradients(main):
-    """Run `main`; the gradients that AdamW got at its first step, one tensor per parameter."""
+class Seen(Exception):
+    """Ends a training whose first gradients are all that is wanted."""
+
+
+def first_gradients(main, *, stop=False):
+    """Run `main`; the gradients that AdamW got at its first step, one tensor per parameter. stop: not further."""
     seen, original = [], torch.optim.AdamW.step
 
     def step(self, *rest, **kwargs):
         seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        if stop:
+            raise Seen
         return original(self, *rest, **kwargs)
 
     torch.optim.AdamW.step = step
     try:
         main()
+    except Seen:
+        dist.stop()
     finally:
         torch.optim.AdamW.step = original
     return seen[0]
@@ -171,7 +179,8 @@ def be_one_of_two(rank, ports):
         flags = (*SMALL, *STATIC, *ARM, "--steps", steps, "--name", name)
         sys.argv = ["train.py", *map(str, flags)]
         with unrendered():
-            torch.save(first_gradients(lambda: run.cli(script.main)), pathlib.Path(f"{name}-{rank}.pt"))
+            found = first_gradients(lambda: run.cli(script.main), stop=name == "broken")  # weights would part
+            torch.save(found, pathlib.Path(f"{name}-{rank}.pt"))
 
 
 def test_two_processes_train_like_one(train, desk, pair):

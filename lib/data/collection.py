@@ -197,14 +197,14 @@ class Collection:
 
         That is a doc with the query's id or its very text, unless it is a known positive.
         """
-        with_id = [
-            (row, self.docs.row_of[ident]) for row, ident in enumerate(self.queries.ids) if ident in self.docs.row_of
-        ]
-        by_digest = dict(zip(self.docs.digests.tolist(), range(len(self.docs))))
-        with_text = [
-            (row, by_digest[digest]) for row, digest in enumerate(self.queries.digests.tolist()) if digest in by_digest
-        ]
-        rows, docs = np.array([*with_id, *with_text], dtype=np.int64).reshape(-1, 2).T
+        row_of = self.docs.row_of
+        with_id = [(row, row_of[ident]) for row, ident in enumerate(self.queries.ids) if ident in row_of]
+        of_query, of_doc = (np.asarray(texts.digests).view("<u8").reshape(-1, 2) for texts in (self.queries, self.docs))
+        order = np.argsort(of_doc[:, 0], kind="stable")
+        at = np.minimum(np.searchsorted(of_doc[order, 0], of_query[:, 0]), len(order) - 1)
+        same = np.flatnonzero((of_doc[order[at]] == of_query).all(1))
+        with_text = np.stack([same, order[at[same]]], axis=1)
+        rows, docs = np.concatenate([np.array(with_id, dtype=np.int64).reshape(-1, 2), with_text]).T
         rows, groups = np.unique(np.stack([rows, self.docs.groups[docs]]), axis=1)
         positive = self._among(self.known, rows, groups[:, None])[:, 0]
         rows, groups = rows[~positive], groups[~positive]

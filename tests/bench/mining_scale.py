@@ -189,7 +189,9 @@ def planted(n, *, seed):
     positives = (rng.uniform("planted", seed, np.arange(count)) * n).astype(np.int32)
     ones = np.ones(count, dtype=np.int32)
     qrels = Qrels(np.arange(count, dtype=np.int32), np.arange(count + 1), positives, ones)
-    return Collection("synthetic", Numbers(n), Numbers(count), {"train": qrels}, "")
+    made = Collection("synthetic", Numbers(n), Numbers(count), {"train": qrels}, "")
+    made.__dict__["itself"] = np.zeros(count + 1, dtype=np.int64), np.empty(0, dtype=np.int32)  # no doc is a query
+    return made
 
 
 def unit(vectors):

@@ -11,7 +11,7 @@ With --ours_only our side runs in this process, needs no peer, and says nothing 
 
 encode     --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32;
            ours also in int8, with nDCG@10 of the queries whose positives are among the docs
-train      steps of --batch_size queries with one positive and one negative each, 128 tokens: forward,
+train      steps of --batch_size queries with one positive and one negative each, --train_length tokens: forward,
            in-batch and explicit negatives, backward, AdamW; dropout as the model has it, then without on
            both sides
 gradcache  ours alone: a step with cached gradients in chunks of 32 texts, peak memory by size of batch
@@ -54,6 +54,7 @@ def parse_args():
     add("--data", required=True, help="folder in BEIR layout")
     add("--docs", type=COUNT, default=512, help="docs to encode")
     add("--doc_length", type=COUNT, default=256, help="tokens of a doc when encoding")
+    add("--train_length", type=COUNT, default=128, help="tokens of a text when training")
     add("--batch_size", type=COUNT, default=32, help="queries of a training step")
     add("--steps", type=COUNT, default=4, help="training steps that are timed, after one")
     add("--repeats", type=COUNT, default=3, help="times that each side runs, in turn")
@@ -244,7 +245,7 @@ def train(args):
     q_rows = qrels.queries[positions]
     positives = np.array([qrels.positives(i)[0] for i in positions])
     named = np.concatenate([positives, (positives + 7919) % len(collection.docs)])  # and a negative each
-    encoder = load_encoder(args.model, overrides={"doc_length": 128, "query_length": 128})
+    encoder = load_encoder(args.model, overrides={"doc_length": args.train_length, "query_length": args.train_length})
     q_tokens = Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
     d_tokens = Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
     lengths = [*q_tokens.lengths[B:], *d_tokens.lengths[B : steps * B], *d_tokens.lengths[steps * B + B :]]
@@ -292,7 +293,7 @@ def peer_step(args, queries, docs):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     peer = SentenceTransformer(args.model, device="cpu")
-    peer.max_seq_length = 128
+    peer.max_seq_length = args.train_length
     if args.dropout is not None:
         for module in peer.modules():
             if isinstance(module, torch.nn.Dropout):
