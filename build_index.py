@@ -55,8 +55,8 @@ def main():
     )
     clock = run.Clock()
     tokens = tokenize(collection.docs, encoder, "doc")
-    if args.precision == "int8":
-        compare_with_fp32(encoder, load_to_encode(folder / "encoder", device), collection, tokens)
+    if args.precision != "fp32" and encoder.kind == "transformer":
+        compare_with_fp32(encoder, load_to_encode(folder / "encoder", device), collection, tokens, name=args.precision)
     with clock("embed"):
         d_emb = embed(encoder, tokens, desc="embedding docs")
     faiss_index.save_index(
@@ -79,28 +79,28 @@ def main():
     )
 
 
-def compare_with_fp32(quantized, exact_encoder, collection, tokens, *, queries=200, docs=600):
-    """Print what int8 gains and costs: docs/s, and nDCG@10 over a pool of positives and random docs."""
+def compare_with_fp32(narrow, exact_encoder, collection, tokens, *, name, queries=200, docs=600):
+    """Print what a precision gains and costs: docs/s, and nDCG@10 over a pool of positives and random docs."""
     split = "dev" if "dev" in collection.qrels else next(iter(collection.qrels))
     qrels = collection.split(split)
-    judged = rng.permutation(len(qrels), "int8", 0)[:queries]
+    judged = rng.permutation(len(qrels), "precision", 0)[:queries]
     positives = np.unique(np.concatenate([qrels.positives(i) for i in judged]))
-    pool = np.union1d(positives, rng.permutation(len(tokens), "int8", 1)[: max(0, docs - len(positives))])
+    pool = np.union1d(positives, rng.permutation(len(tokens), "precision", 1)[: max(0, docs - len(positives))])
     q_emb = embed(exact_encoder, tokenize(collection.queries, exact_encoder, "query"), qrels.queries[judged])
     qids = [collection.queries.ids[row] for row in qrels.queries[judged]]
     truth = {qid: grades for qid, grades in collection.qrels_dict(split).items() if qid in set(qids)}
     speeds, measured, vectors = [], [], []
-    for encoder in (exact_encoder, quantized):
+    for encoder in (exact_encoder, narrow):
         embed(encoder, tokens, pool[:16])  # warm
         clock = run.Clock()
-        vectors.append(embed(encoder, tokens, pool, desc="comparing int8 with fp32"))
+        vectors.append(embed(encoder, tokens, pool, desc=f"comparing {name} with fp32"))
         speeds.append(len(pool) / clock.total())
         scores, rows = exact.top_k(q_emb, vectors[-1], 10)
         rankings = measures.to_rankings(qids, collection.docs.ids, pool[rows], scores)
         measured.append(measures.mean(measures.per_query(rankings, truth))["ndcg@10"])
     cosine = diagnostics.cosines(*vectors)
     print(
-        f"int8 against fp32 on {len(pool)} docs and {len(qids)} {split} queries: "
+        f"{name} against fp32 on {len(pool)} docs and {len(qids)} {split} queries: "
         f"{speeds[1]:.1f} against {speeds[0]:.1f} docs/s ({speeds[1] / speeds[0]:.2f}x); nDCG@10 "
         f"{measured[1]:.4f} against {measured[0]:.4f} ({measured[1] - measured[0]:+.4f}); "
         f"mean cosine {cosine.mean():.4f}"

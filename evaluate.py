@@ -104,6 +104,7 @@ def main():
         "unjudged@10": measures.unjudged(hits.rows, qrels),
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
+        "judgements": collection.judgements(args.split),
         "split": args.split,
         "retriever": retrieves,
         "depth": args.depth,

@@ -56,8 +56,9 @@ def parse_args():
         f"{', '.join(filters.FILTERS)} (lib/negatives/filters.py)")
     add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("top"),
         help=f"which --depth of those that pass are kept: {sampling.HELP}; default: top")
-    add("--negative_docs", default="all", metavar="all|labelled|FILE", help="docs that may be negatives: the whole "
-        "corpus; those that are a positive of some training query; or those whose ids stand in a file, one a line")
+    add("--negative_docs", metavar="labelled|all|FILE", help="docs that may be negatives: those that are a positive of "
+        "some training query; the whole corpus; or docs whose ids stand in a file, one a line; default: labelled, but "
+        "all for another split than train and for --audit, which hides labels")
     add("--allow_leak", action="store_true", help="use a file that seems to know the labels of dev or test queries "
         "all the same; the file of negatives is marked")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
@@ -118,7 +119,10 @@ def main():
     if path.exists() and not args.overwrite:
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
     dist.barrier()  # all have looked before one writes
-    qrels, pool = collection.split(args.split), open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
+    qrels = collection.split(args.split)
+    if args.negative_docs is None:
+        args.negative_docs = "labelled" if args.split == "train" and args.audit is None else "all"
+    pool = open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
     clock = run.Clock()
     count = how_many(args.depth, args.candidates, thinned=bool(args.filters) or args.sampling.name != "top")
     run.print_header(

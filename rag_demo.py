@@ -39,11 +39,14 @@ def main():
 
     def answer(question):
         hits = retriever.search([question], args.docs)
-        scores, rows = hits.scores[0], hits.rows[0]
+        found = hits.rows[0] >= 0
+        scores, rows = hits.scores[0][found], hits.rows[0][found]
+        if not len(rows):
+            return print("nothing found: no word of the question is known to the encoder\n")
         docs, texts = [collection.docs.record(row) for row in rows], collection.docs.texts(rows)
         show(docs, texts, [collection.docs.ids[row] for row in rows], scores)
         # what a function is for stands in its docstring, where there is one; the doc itself is code
-        texts = [doc.get("metadata", {}).get("docstring") or text for doc, text in zip(docs, texts)]
+        texts = [metadata_of(doc).get("docstring") or text for doc, text in zip(docs, texts)]
         reply = extractive_answer(question, texts, scores, embed=embed)
         print(f"\n{textwrap.fill(reply.text, 100)}\n")
 
@@ -60,12 +63,18 @@ def main():
         answer(question)
 
 
+def metadata_of(doc):
+    """A doc's metadata where it is an object; it may be anything in JSON."""
+    found = doc.get("metadata")
+    return found if isinstance(found, dict) else {}
+
+
 def show(docs, texts, ids, scores):
     """The retrieved docs, best first: score, id, where it comes from, and how it begins."""
     for number, (doc, text, ident, score) in enumerate(zip(docs, texts, ids, scores), 1):
-        meta = doc.get("metadata", {})
+        meta = metadata_of(doc)
         known = {"name", "file", "line"} <= meta.keys()
-        place = f"{meta['name']}  ({meta['file']}:{meta['line']})" if known else doc.get("title", "")
+        place = f"{meta['name']}  ({meta['file']}:{meta['line']})" if known else doc.get("title") or ""
         print(f"\n[{number}] {score:.3f}  {ident}  {place}")
         print(textwrap.indent(textwrap.shorten(text, 240, placeholder=" ..."), "    "))
 

@@ -86,7 +86,7 @@ def parse_args():
     add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries")
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
-        "to 0; default: 3e-5 for transformers, .0035 times the square root of --batch_size for static ones")
+        "to 0; default: 3e-5 for transformers, .0045 times the square root of --batch_size for static ones")
     add("--warmup", type=BELOW_1, default=0.05, help="share of the steps over which the learning rate rises")
     add("--weight_decay", type=AT_LEAST_0, default=0.0, help="AdamW's, on all parameters")
     add("--max_grad_norm", type=AT_LEAST_0, default=0.0, help="longer gradients are shortened to this norm; 0: never")
@@ -100,15 +100,15 @@ def parse_args():
         "it puts above the positive")
     parser.add_options(add, loss.OPTIONS)
     add = parser.group("negatives", per_arm=True)
-    add("--depth", type=COUNT, default=30, help="candidates that stay in a query's list, the best ones")
+    add("--depth", type=COUNT, default=12, help="candidates that stay in a query's list, the best ones")
     add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("uniform"),
         help=f"how each step draws K of them: {sampling.HELP}; default: uniform")
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
         help=f"candidates to drop: {', '.join(FILTERS)} (lib/negatives/filters.py)")
     add("--candidates", type=COUNT, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
-    add("--negative_docs", default="all", metavar="all|labelled|FILE", help="docs that may be negatives: the whole "
-        "corpus; those that are a positive of some training query; or those whose ids stand in a file, one a line")
+    add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: those that "
+        "are a positive of some training query (default); the whole corpus; or docs whose ids stand in a file, one a line")
     add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
         "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
         '{"doc_id": ..., "query": ...} a line')
@@ -516,7 +516,7 @@ def derive(args, encoder, order, device):
         "candidates": how_many(args.depth, args.candidates, thinned=bool(args.filters)),
         "refresh_every": refresh_every(args, order),
         "eval_every": args.eval_every or order.steps_per_epoch,
-        "peak_lr": args.lr or (round(3.5e-3 * args.batch_size**0.5, 4) if encoder.kind == "static" else 3e-5),
+        "peak_lr": args.lr or (round(4.5e-3 * args.batch_size**0.5, 4) if encoder.kind == "static" else 3e-5),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
         "precision": precision if encoder.kind == "transformer" else "fp32",
         "model": model.describe(encoder),
@@ -591,7 +591,8 @@ def learning_rate(step, steps, warmup):
 
 def inputs(collection):
     """What went in, by content."""
-    return {"collection": collection.name, "collection_fingerprint": collection.fingerprint}
+    judgements = {split: collection.judgements(split) for split in collection.qrels if split != "train"}
+    return {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
 
 
 def stop_non_finite(log, collection, batch, step, value):

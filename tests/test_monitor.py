@@ -152,7 +152,6 @@ def ledger(**counts):
     "rows, active, queued",
     [
         (ledger(in_batch=7.0), {}, 0),
-        (ledger(in_batch=0.0), {}, 0),
         (ledger(in_batch=7.0, bm25__low=0.0, bm25__high=0.1), {"bm25": 2}, 0),
         (ledger(in_batch=7.0, bm25=1.0, random=2.0), {"bm25": 2, "random": 2}, 0),
         (ledger(in_batch=7.0, bm25=1.0, refresh=0.0), {"bm25": 2}, 0),  # refresh rests
@@ -165,6 +164,12 @@ def test_sources_that_teach_pass(rows, active, queued):
     monitor = Monitor()
     for _ in range(3):
         monitor.check_sources(*rows, active, queued=queued)
+
+
+@pytest.mark.parametrize("rows", [ledger(in_batch=0.0), ledger(in_batch=0.0, bm25=0.0)])
+def test_batches_without_any_negative_are_refused_at_once(rows):
+    with pytest.raises(BadInput, match="no query of a batch has a negative"):
+        Monitor().check_sources(*rows, {}, queued=0)
 
 
 @pytest.mark.parametrize(

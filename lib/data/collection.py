@@ -177,6 +177,12 @@ class Collection:
             for row, a, b in zip(qrels.queries, qrels.indptr, qrels.indptr[1:])
         }
 
+    def judgements(self, split):
+        """Identifies what an evaluation on a split depends on: the corpus, the split's queries and their labels."""
+        qrels = self.split(split)
+        queries = [(self.queries.ids[row], self.queries.digests[row].tobytes()) for row in qrels.queries]
+        return fingerprint(self.docs.fingerprint, repr(queries), qrels.indptr, qrels.docs, qrels.grades)
+
     @functools.cached_property
     def known(self):
         """(indptr, groups): for each query row, the text groups of all its known positives, in every split.

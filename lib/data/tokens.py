@@ -22,9 +22,9 @@ class TokenBatch(NamedTuple):
 class Tokens:
     """Token ids of n texts in one flat array. Static encoders keep each id once per text, with a count."""
 
-    def __init__(self, ids, offsets, counts=None, *, kind="doc"):
+    def __init__(self, ids, offsets, counts=None, *, kind="doc", names=None):
         self.ids, self.offsets, self.counts = ids, offsets, counts  # (T,), (n + 1,), (T,) or None
-        self.kind = kind  # query or doc
+        self.kind, self.names = kind, names  # query or doc; the texts' ids, for messages
 
     def __len__(self):
         return len(self.offsets) - 1
@@ -67,4 +67,5 @@ def tokenize(texts, encoder, kind, *, block=4096):
         np.load(folder / "offsets.npy"),
         np.load(counts, mmap_mode="r") if counts.exists() else None,
         kind=kind,
+        names=getattr(texts, "ids", None),
     )

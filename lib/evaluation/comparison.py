@@ -8,6 +8,7 @@ import numpy as np
 
 from lib import run
 from lib.evaluation import measures, significance
+from lib.evaluation.measures import RANKED
 from lib.files import BadInput, read_json
 
 LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
@@ -96,12 +97,43 @@ def read_evaluations(folders):
             f"{', '.join(map(str, folders))} have no evaluation in common; run evaluate.py on each, "
             "with the same --data and --split"
         )
+    for evaluation in common:
+        refuse_other_conditions(folders, evaluation)
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):  # runs of two comparisons, say
         names = list(map(str, folders))
     return {
         evaluation: [read_run(folder, evaluation, name=name) for folder, name in zip(folders, names)]
         for evaluation in common
+    }
+
+
+def refuse_other_conditions(folders, evaluation):
+    """BadInput if runs were not measured alike: the same corpus, queries, labels, depth and self-match policy."""
+    first, *others = ((folder, conditions(folder, evaluation)) for folder in folders)
+    for folder, found in others:
+        for key, value in found.items():
+            if value != first[1][key]:
+                raise BadInput(
+                    f"{folder} and {first[0]} were measured on {evaluation} under other conditions: {key} is {value} "
+                    f"and {first[1][key]}; run evaluate.py --overwrite on both, with the same --data and flags"
+                )
+
+
+def conditions(folder, evaluation):
+    """{name: value} of what a run was measured under: by evaluate.py or, where that was not run, by train.py."""
+    path = folder / "eval" / evaluation / "metrics.json"
+    if path.exists():
+        found = read_json(path)
+        found |= {"self_match": found.get("self_match", {}).get("policy")}
+    else:
+        config, split = run.recorded(folder), evaluation.rpartition("-")[2]
+        found = {"judgements": config["inputs"].get("judgements", {}).get(split), "depth": RANKED}
+        found |= {"self_match": config["args"].get("self_match")}
+    return {
+        "corpus, queries and labels (their fingerprint)": found.get("judgements"),
+        "depth": found.get("depth"),
+        "self_match": found["self_match"],
     }
 
 

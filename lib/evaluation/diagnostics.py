@@ -8,13 +8,13 @@ from scipy.special import entr
 
 from lib import loss, rng
 from lib.evaluation import measures
+from lib.evaluation.measures import RANKED
 from lib.negatives.near_copies import share_of_near_copies
 from lib.search import exact
 from lib.search.bm25 import words
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
-RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of measures.MEASURES
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 

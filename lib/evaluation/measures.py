@@ -9,6 +9,7 @@ from ir_measures import RR, R, nDCG
 from lib.data.beir import parse_object, read_lines
 from lib.files import atomic_path
 
+RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of MEASURES
 MEASURES = ("mrr@10", "ndcg@10", "recall@10", "recall@100")
 _TREC = {"ndcg@10": nDCG @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
 

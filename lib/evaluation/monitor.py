@@ -118,6 +118,11 @@ class Monitor:
         labels: the sampler's, of the ledger's rows after the first; queued: docs of the queue in this batch;
         it is empty at first.
         """
+        if not any(row["negatives"] for row in ledger) and not queued:
+            raise BadInput(
+                "no query of a batch has a negative, so that nothing can be learned: --batch_size 1, or batches whose "
+                "queries share their positives; take a larger --batch_size or a source of negatives"
+            )
         of_name = {label.name: label.source for label in labels}
         there = {of_name[row["source"]] for row in ledger if row["negatives"] and row["source"] in of_name}
         absent = {name for name in active if name not in there and not (SOURCES[name].queue and not queued)}

@@ -153,7 +153,7 @@ def embed(encoder, tokens, rows=None, *, desc=None):
     """Vectors of `rows` of `tokens` (all by default), (n, D) float32. The one loop that embeds texts.
 
     Texts are visited in order of length, so that a block holds little padding, and returned in the order
-    asked for.
+    asked for. BadInput if a vector is not finite: every index, list and measure made of it would be wrong.
     """
     rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
     if not len(rows):
@@ -170,6 +170,14 @@ def embed(encoder, tokens, rows=None, *, desc=None):
             out[part] = encoder(tokens.select(rows[part])).float().cpu().numpy()
             bar.update(len(part))
     encoder.train(was_training)
+    if not np.isfinite(out).all():
+        bad = rows[~np.isfinite(out).all(1)]
+        names = [repr(tokens.names[row]) if tokens.names else f"number {row}" for row in bad[:3]]
+        raise BadInput(
+            f"the vectors of {len(bad):,} of {len(rows):,} texts ({tokens.kind}) are not finite: "
+            f"{', '.join(names)}{' ...' if len(bad) > 3 else ''}; a wider --precision (bf16, fp32) may help, "
+            "a model that was trained to nan does not"
+        )
     return out
 
 

@@ -78,6 +78,8 @@ def open_pool(spec, collection, *, allow_leak=False):
         return EVERYTHING
     if spec == "labelled":
         rows = np.flatnonzero(labelled(collection)).astype(np.int32)
+        if not len(rows):
+            raise BadInput("--negative_docs labelled: no doc is a positive of a training query; take all")
         return Pool(spec, rows)
     rows = set()
     for number, line in read_lines(spec):

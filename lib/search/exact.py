@@ -12,8 +12,21 @@ faiss.cvar.distance_compute_blas_threshold = 1024
 
 
 def top_k(q_emb, d_emb, k):
-    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), by_score_and_row()."""
-    return by_score_and_row(*faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT))
+    """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), by_score_and_row().
+
+    A zero vector, of a text without a known word, finds nothing and is not found: rows of -1, scores of 0.
+    """
+    scores, rows = by_score_and_row(*faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT))
+    return scores, without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
+
+
+def without_zeros(q_emb, scores, rows, vectors_of):
+    """`rows` (Q, k) with -1 where the query's vector or the doc's, vectors_of(rows), is zero: their score is 0."""
+    at = np.nonzero((scores == 0) & (rows >= 0))
+    if len(at[0]):
+        zero = ~q_emb[at[0]].any(1) | ~vectors_of(rows[at]).any(1)
+        rows[at[0][zero], at[1][zero]] = -1
+    return rows
 
 
 def by_score_and_row(scores, rows):
@@ -29,7 +42,7 @@ def search(q_emb, d_emb, k, known=None, *, among=None):
     """
     searched = d_emb if among is None else d_emb[among]
     scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], searched, k), np.arange(len(q_emb)))
-    rows = rows if among is None else among[rows]
+    rows = rows if among is None else np.where(rows < 0, -1, among[rows])
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
 
 

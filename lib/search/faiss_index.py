@@ -5,7 +5,7 @@ import numpy as np
 
 from lib.files import BadInput, atomic_path, read_json, write_json
 from lib.model.encoder import embed_texts
-from lib.search.exact import by_score_and_row, pair_scores
+from lib.search.exact import by_score_and_row, pair_scores, without_zeros
 from lib.search.hits import Hits
 
 TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
@@ -66,6 +66,7 @@ class FaissRetriever:
         size, how = (self.index.ntotal, None) if among is None else (len(among), _only(among))
         found = self.index.search(q_emb, min(k + TIES, size), params=how)
         scores, rows = (x[:, :k] for x in by_score_and_row(*found))
+        rows = without_zeros(q_emb, scores, rows, self.index.reconstruct_batch)
         if known is None:
             return Hits(scores, rows)
         d_emb = self.index.reconstruct_n(0, self.index.ntotal)

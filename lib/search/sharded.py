@@ -119,7 +119,7 @@ class Sharded:
             if not len(inside):
                 continue
             scores, rows = top_k(q_emb, d_emb, k)
-            rows = (inside[rows] + begin).astype(np.int32)
+            rows = np.where(rows < 0, -1, inside[rows] + begin).astype(np.int32)
             best = (scores, rows) if best is None else merge(best, (scores, rows), k)
         return Hits(*best, None if known is None else self._scores(q_emb, known))
 
@@ -150,5 +150,7 @@ def cached_search(retriever, queries, k, known=None, among=None, *, desc="search
 
 def merge(a, b, k):
     """The k best of two (scores (n, C), rows (n, C)), ties by row."""
-    scores, rows = by_score_and_row(*(np.concatenate(pair, axis=1) for pair in zip(a, b)))
+    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
+    scores, rows = by_score_and_row(np.where(rows < 0, -np.inf, scores), rows)
+    scores = np.where(rows < 0, np.float32(0), scores)
     return scores[:, :k], rows[:, :k]

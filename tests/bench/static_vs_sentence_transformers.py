@@ -41,7 +41,7 @@ from lib import loss, run  # noqa: E402
 from lib.data.batches import QueryOrder, draw_positives, make_batch  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
-from lib.evaluation.diagnostics import RANKED  # noqa: E402
+from lib.evaluation.measures import RANKED  # noqa: E402
 from lib.files import BadInput, write_json  # noqa: E402
 from lib.model.embedder import Embedder  # noqa: E402
 from lib.model.encoder import averaged_twin, load_encoder, save_encoder  # noqa: E402
