@@ -25,6 +25,7 @@ def parse_args():
     add = parser.group("what")
     add("--run", required=True, help="run folder of train.py")
     add("--data", help=f"{readers.HELP}; default: the run's own")
+    add("--strict", action="store_true", help=readers.STRICT)
     add(
         "--precision",
         choices=(*PRECISIONS, "int8"),
@@ -41,7 +42,7 @@ def parse_args():
 def main():
     args, parser = parse_args()
     folder, device = pathlib.Path(args.run), pick_device(args.device)
-    spec, collection = collection_of(args.data, folder)
+    spec, collection = collection_of(args.data, folder, strict=args.strict)
     encoder = load_to_encode(folder / "encoder", device, args.precision)
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:

@@ -27,6 +27,7 @@ def parse_args():
     add("--run", help="run folder whose encoder and index are measured: short for --retriever runs/R")
     add("--retriever", metavar="bm25|RUN", help="what searches: bm25, or a run folder with an index")
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
+    add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")
     add(
         "--depth", type=run.number(int, least=100), default=100, help="docs ranked for each query; recall@100 needs 100"
@@ -72,7 +73,9 @@ def main():
         return compare(args)
     retrieves = args.run or args.retriever
     folder = None if retrieves == "bm25" else pathlib.Path(retrieves)
-    spec, collection = collection_of(args.data, folder)
+    spec, collection = collection_of(
+        args.data, folder, cut=[args.split] if args.split != "train" else (), strict=args.strict
+    )
     qrels = collection.split(args.split)
     home = folder if folder and not args.name else run.run_path(args.name or f"{collection.name}-bm25")
     target = home / "eval" / f"{collection.name}-{args.split}"
@@ -94,7 +97,7 @@ def main():
     hits = retriever.search(collection.queries.view(qrels.queries), fetched)
     left, self_matches = measures.without_itself(collection, args.split, hits, args.depth)
     hits = left if dropping else hits
-    values = measures.score(collection, args.split, hits)
+    values, nothing = measures.score(collection, args.split, hits), measures.nothing_found(hits)
     mean = measures.mean(values)
     tag = folder.name if folder else retrieves
     result = {
@@ -102,6 +105,7 @@ def main():
         "queries": len(values),
         "self_match": {"policy": args.self_match, "found": self_matches},
         "unjudged@10": measures.unjudged(hits.rows, qrels),
+        "nothing_found": nothing,
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "judgements": collection.judgements(args.split),
@@ -127,6 +131,8 @@ def main():
         + f"  | {len(values)} queries, self matches {self_matches} ({args.self_match}), "
         f"unjudged@10 {result['unjudged@10']:.1%}"
     )
+    if nothing > measures.VOID:
+        print(f"warning: {retrieves} finds nothing for {nothing:.0%} of the queries: as a baseline this is void")
     print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, ranks.png ({clock.total():.1f} s)")
     data_flag = f" --data {args.data}" if args.data else ""
     if not folder:

@@ -25,7 +25,7 @@ from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, exchange, filters, sampling
-from lib.negatives.candidates import POSITIVE, Candidates, drawn_candidates, how_many, overfetch
+from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.pool import describe_pool, open_pool, within
 from lib.negatives.sources import SOURCES
@@ -41,6 +41,7 @@ def parse_args():
     parser = run.Parser(__doc__)
     add = parser.group("what")
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
+    add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
     add("--sources", nargs="+", choices=OFFERED, metavar="SOURCE",
@@ -106,7 +107,7 @@ def main():
     device = dist.start(pick_device(args.device))
     trained = pathlib.Path(args.run) if args.run else None
     with dist.main_first():
-        spec, collection = collection_of(args.data, trained)
+        spec, collection = collection_of(args.data, trained, strict=args.strict)
         name, hidden = collection.name, None
         if args.audit is not None:
             collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
@@ -180,17 +181,14 @@ def mine(args, source, collection, qrels, pool, count, device):
         return within(found, pool), None
     spec = args.run if row.retriever == "run" else row.retriever
     retriever = open_retriever(spec, collection, device=device, precision=args.precision, exact_in=args.max_ram * 1e9)
-    hits = cached_search(
-        retriever,
-        collection.queries.view(rows),
-        count + overfetch(collection),
-        collection.known_docs(rows),
-        pool.rows,
-        desc=f"mining {source}",
-    )
-    return Candidates.from_hits(
-        collection, rows, hits, source=source, count=count, positive=args.positive_score
-    ), retriever
+
+    def search(part, k, known):
+        return cached_search(
+            retriever, collection.queries.view(rows[part]), k, known, pool.rows, desc=f"mining {source}"
+        )
+
+    found = search_candidates(collection, rows, count, search, source=source, positive=args.positive_score)
+    return found, retriever
 
 
 def choose(args, collection, mined):
@@ -249,7 +247,7 @@ def relabel(folder, args, collection, mined):
             os.symlink(texts.path.resolve(), temporary / name)
         for split, judged in grades.items():
             beir.write_qrels(temporary / "qrels" / f"{split}.tsv", judged)
-    relabelled = load_collection(str(folder))
+    relabelled = load_collection(str(folder), quiet=True)
     print(f"{count:,} candidates became positives: train with --data {folder}")
     left = []
     for candidates in mined:

@@ -12,6 +12,7 @@ import textwrap
 
 from lib import run
 from lib.data import readers
+from lib.data.beir import metadata_of
 from lib.data.collection import collection_of
 from lib.model.encoder import embed_texts, pick_device
 from lib.rag.generators import extractive_answer
@@ -24,6 +25,7 @@ def parse_args():
     add = parser.group("what")
     add("--run", required=True, help="run folder with an encoder and an index")
     add("--data", help=f"{readers.HELP}; default: the run's own")
+    add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--docs", type=run.COUNT, default=5, help="docs to retrieve for a question")
     return parser.parse_args()
@@ -31,7 +33,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    _, collection = collection_of(args.data, pathlib.Path(args.run))
+    _, collection = collection_of(args.data, pathlib.Path(args.run), strict=args.strict)
     retriever = open_retriever(args.run, collection, device=pick_device(args.device))
 
     def embed(texts, kind):
@@ -61,12 +63,6 @@ def main():
         if not question:
             break
         answer(question)
-
-
-def metadata_of(doc):
-    """A doc's metadata where it is an object; it may be anything in JSON."""
-    found = doc.get("metadata")
-    return found if isinstance(found, dict) else {}
 
 
 def show(docs, texts, ids, scores):

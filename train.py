@@ -52,6 +52,7 @@ def parse_args():
     parser = run.Parser(__doc__)
     add = parser.group("what")
     add("--data", default="python", help=readers.HELP)
+    add("--strict", action="store_true", help=readers.STRICT)
     add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a model "
         "to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
@@ -107,8 +108,8 @@ def parse_args():
         help=f"candidates to drop: {', '.join(FILTERS)} (lib/negatives/filters.py)")
     add("--candidates", type=COUNT, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
-    add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: those that "
-        "are a positive of some training query (default); the whole corpus; or docs whose ids stand in a file, one a line")
+    add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: "
+        "positives of training queries (default), the whole corpus, or docs whose ids stand in a file, one a line")
     add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
         "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
         '{"doc_id": ..., "query": ...} a line')
@@ -217,7 +218,7 @@ def main():
         raise BadInput("a comparison starts its own processes: python train.py --processes N, without torchrun")
     device = dist.start(model.pick_device(args.device))
     with dist.main_first():
-        collection = load_collection(args.data)
+        collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
     if args.negatives_file:
@@ -381,12 +382,10 @@ def train(args, parser, collection, folder, *, device):
                 embedder, encoder, lambda only: sampler_of(miner=fresh, only=only), order, temperature=args.temperature
             )
             log.log("forecast", {"step": 0, "forecast": forecast})
-        bm25 = {
-            split: measures.mean(
-                measures.score(own, split, diagnostics.bm25_hits(own, split, self_match=args.self_match))
-            )
-            for split in ("dev", "test")
-        }
+        bm25_hits = {split: diagnostics.bm25_hits(own, split, self_match=args.self_match) for split in ("dev", "test")}
+        bm25 = {split: measures.mean(measures.score(own, split, hits)) for split, hits in bm25_hits.items()}
+        if (nothing := measures.nothing_found(bm25_hits["test"])) > measures.VOID:
+            print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")
 
     encoder.train()
     bar = tqdm(total=steps, initial=begin, unit="step", desc="training")

@@ -20,10 +20,10 @@ import torch  # noqa: E402
 
 from lib import rng, run  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
+from lib.data.words import words as words_of  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.model import encoder as model  # noqa: E402
 from lib.model.static import StaticEncoder, train_wordpiece  # noqa: E402
-from lib.search.bm25 import words as words_of  # noqa: E402
 
 TINY = pathlib.Path(__file__).parent / "tiny"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import known_by_text
+from conftest import known_by_text, write_collection
 
 from lib.data import collection as collection_
 from lib.negatives import candidates as candidates_
@@ -238,3 +238,27 @@ def test_describe():
     }
     candidates.notes = {"last_still_above": 0.25}
     assert candidates.describe()["last_still_above"] == 0.25
+
+
+def test_one_query_with_many_positives_widens_no_row_but_its_own(tmp_path):
+    docs = {f"d{i}": f"doc number {i}" for i in range(200)}
+    queries = {f"q{i}": f"query {i}" for i in range(12)}
+    qrels = [("q0", f"d{i}", 1) for i in range(100)] + [(f"q{i}", f"d{i}", 1) for i in range(1, 12)]
+    folder = write_collection(tmp_path / "wide", docs, queries, {"train": qrels})
+    collection = collection_.load_collection(folder)
+    rows = collection.split("train").queries
+    random = np.random.default_rng(0)
+    q_emb, d_emb = (random.normal(size=(n, 8)).astype(np.float32) for n in (12, 200))
+    widths = {}
+
+    def search(part, k, known):
+        widths[known.shape[1]] = len(part), k
+        return exact.search(q_emb[part], d_emb, k, known)
+
+    found = candidates_.search_candidates(collection, rows, 5, search, source="dense")
+    assert widths == {1: (11, 6), 100: (1, 105)}
+    together = Candidates.from_hits(
+        collection, rows, exact.search(q_emb, d_emb, 105, collection.known_docs(rows)), source="dense", count=5
+    )
+    for name in ("queries", "docs", "ranks", "scores", "positive"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(together, name))

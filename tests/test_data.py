@@ -1,7 +1,9 @@
 """Collections good and bad, tokens, the order of queries, and batches."""
 
 import dataclasses
+import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from conftest import known_by_text, make_encoder, write_collection
 from lib.data import batches, readers
 from lib.data import collection as collection_
 from lib.data import tokens as tokens_
+from lib.evaluation import measures
 from lib.files import BadInput
+from lib.search.hits import Hits
 
 
 def line_replaced(number, text):
@@ -55,9 +59,7 @@ BAD = {
     "id with a space": (CORPUS, line_replaced(2, document("c 02")), [":2:", "c 02", "white space"]),
     "id with a tab": (QUERIES, line_replaced(2, document("q\t2")), [":2:", "white space"]),
     "empty id": (CORPUS, line_replaced(2, document("")), [":2:", "''"]),
-    "empty doc": (CORPUS, line_replaced(4, document("c04", " ")), [":4:", "c04", "neither title nor text"]),
     "text is a number": (CORPUS, line_replaced(4, document("c04", 12)), [":4:", "c04", "12"]),
-    "no text": (CORPUS, line_replaced(4, '{"_id": "c04", "title": "Bread"}'), [":4:", "c04", "null"]),
     "title is a list": (
         CORPUS,
         line_replaced(4, '{"_id": "c04", "title": ["Bread"], "text": "x"}'),
@@ -70,15 +72,13 @@ BAD = {
         [":7:", "UTF-8", "0xb0"],
     ),
     "qrels in Latin-1": (QRELS, line_replaced(3, "q02\tcafé\t1".encode("latin-1")), [":3:", "UTF-8", "0xe9"]),
-    "unknown query": (QRELS, appended("q99\tc01\t1"), [":46:", "q99", QUERIES]),
-    "unknown doc": (QRELS, line_replaced(2, "q01\tc99\t1"), [":2:", "c99", CORPUS]),
     "no positive": (QRELS, line_replaced(2, "q01\tc01\t0"), [":2:", "q01", "no positive"]),
     "no header": (QRELS, lambda content: content.split(b"\n", 1)[1], [":1:", "header", "q01"]),
     "TREC qrels": (QRELS, line_replaced(4, "q03 0 c03 1"), [":4:", "fields", "q03 0 c03 1"]),
     "four fields": (QRELS, line_replaced(4, "q03\t0\tc03\t1"), [":4:", "found 4", "q03"]),
     "score is a word": (QRELS, line_replaced(4, "q03\tc03\tyes"), [":4:", "'yes'"]),
     "score is a fraction": (QRELS, line_replaced(4, "q03\tc03\t0.5"), [":4:", "'0.5'"]),
-    "judged twice": (QRELS, appended("q03\tc03\t1"), [":46:", "q03", "c03", "line 4"]),
+    "judged twice": (QRELS, appended("q03\tc03\t2"), [":46:", "q03", "c03", "line 4"]),
 }
 
 
@@ -87,11 +87,104 @@ def test_bad_collections_are_refused_with_place_and_value(folder, file, change, 
     path = folder / file
     path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
     with pytest.raises(BadInput) as refused:
-        collection_.load_collection(folder)
+        collection_.load_collection(folder).split("train")
     message = str(refused.value)
     assert "\n" not in message and path.name in message
     for part in wanted:
         assert part in message
+
+
+def test_a_fault_of_one_split_does_not_stop_another(folder):
+    (folder / QRELS).write_text("not a header\n")
+    collection = collection_.load_collection(folder)
+    assert len(collection.split("test"))
+    with pytest.raises(BadInput, match="train.tsv:1: no header"):
+        collection.split("train")
+
+
+def compress(path):
+    """Put path.gz in its place."""
+    with gzip.open(f"{path}.gz", "wb") as out:
+        out.write(path.read_bytes())
+    path.unlink()
+
+
+ODD = {
+    "an empty doc": (CORPUS, line_replaced(4, document("c04", " ")), "1 docs have neither title nor text: kept.* 4"),
+    "a null text": (CORPUS, line_replaced(4, '{"_id": "c04", "text": null}'), "1 docs have neither title nor text"),
+    "an empty query": (QUERIES, line_replaced(2, document("q02", "")), "1 queries have neither title nor text"),
+    "an unknown query": (QRELS, appended("q99\tc01\t1"), "1 judged queries are not in queries.jsonl: skipped .line 46"),
+    "an unknown doc": (QRELS, line_replaced(2, "q01\tc99\t1"), "1 judged docs are not in corpus.jsonl: skipped"),
+    "the same twice": (QRELS, appended("q03\tc03\t1"), "1 judgements stand there twice: skipped .line 46"),
+}
+
+
+@pytest.mark.parametrize("file, change, said", ODD.values(), ids=ODD)
+def test_what_is_odd_is_used_and_said_once(folder, capsys, file, change, said):
+    (folder / file).write_bytes(change((folder / file).read_bytes()))
+    for _ in range(2):  # whether checked or from the cache
+        collection = collection_.load_collection(folder)
+        notes = capsys.readouterr().err.splitlines()
+        assert re.search(said, notes[0]) and [f"note: {note}" for note in collection.notes] == notes
+    assert len(collection.docs) == 40 and len(collection.split("train")) in (35, 36)
+    with pytest.raises(BadInput, match="--strict refuses that"):
+        collection_.load_collection(folder, strict=True)
+
+
+def test_compressed_files_are_read_as_they_are(folder, tiny):
+    for path in (folder / CORPUS, folder / QUERIES, folder / QRELS):
+        compress(path)
+    loaded = collection_.load_collection(folder)
+    assert loaded.fingerprint == tiny.fingerprint and loaded.docs.texts() == tiny.docs.texts() and not loaded.notes
+    (folder / f"{CORPUS}.gz").write_bytes(b"no gzip")
+    with pytest.raises(BadInput, match="corpus.jsonl.gz: cannot be unpacked"):
+        collection_.load_collection(folder)
+
+
+@pytest.mark.parametrize("score, grade", [("1.0", 1), ("2", 2), ("1e0", 1), ("-1.0", -1)])
+def test_whole_scores_may_have_a_point(folder, score, grade):
+    path = folder / QRELS.replace("train", "test")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, f"{lines[1].split(chr(9))[0]}\tc39\t{score}"]) + "\n")
+    judged = collection_.load_collection(folder).qrels_dict("test")
+    assert judged[lines[1].split("\t")[0]]["c39"] == grade
+
+
+def test_a_doc_that_the_corpus_lacks_is_relevant_and_never_found(folder):
+    path = folder / QRELS.replace("train", "test")
+    qid, doc, _ = path.read_text().splitlines()[1].split("\t")
+    path.write_text(path.read_text() + f"{qid}\tgone\t1\n")
+    collection = collection_.load_collection(folder)
+    assert collection.qrels_dict("test")[qid] == {doc: 1, "gone": 1}
+    row = collection.docs.row_of[doc]
+    hits = Hits(np.array([[1.0]] * len(collection.split("test"))), np.array([[row]] * len(collection.split("test"))))
+    assert measures.score(collection, "test", hits)[qid]["recall@10"] == 0.5
+
+
+def test_queries_without_a_relevant_doc_are_left_out_of_means(folder):
+    path = folder / QRELS.replace("train", "test")
+    qid, doc, _ = path.read_text().splitlines()[1].split("\t")
+    before = collection_.load_collection(folder)
+    path.write_text(path.read_text().replace(f"{qid}\t{doc}\t1", f"{qid}\t{doc}\t0"))
+    after = collection_.load_collection(folder)
+    assert len(after.split("test")) == len(before.split("test")) - 1 and qid not in after.qrels_dict("test")
+    assert "1 queries have no relevant doc: left out" in after.notes[0]
+
+
+@pytest.mark.parametrize("missing", [["dev"], ["dev", "test"]])
+def test_missing_splits_are_cut_off_the_train_split(folder, tiny, missing):
+    for split in missing:
+        (folder / "qrels" / f"{split}.tsv").unlink()
+    assert not set(missing) & collection_.load_collection(folder).qrels.keys()
+    collection, again = (collection_.load_collection(folder, cut=("dev", "test")) for _ in range(2))
+    parts = [collection.split(split).queries.tolist() for split in ("train", *missing)]
+    assert sorted(sum(parts, [])) == tiny.split("train").queries.tolist() and all(parts)
+    for split in ("train", *missing):
+        np.testing.assert_array_equal(collection.split(split).queries, again.split(split).queries)
+        for i, row in enumerate(collection.split(split).queries):
+            at = tiny.split("train").queries.tolist().index(row)
+            np.testing.assert_array_equal(collection.split(split).positives(i), tiny.split("train").positives(at))
+    assert all(f"no {split}.tsv" in note for split, note in zip(missing, collection.notes))
 
 
 def test_blank_lines_count_in_line_numbers(folder):

@@ -92,8 +92,10 @@ def test_a_filter(train, monkeypatch, tiny):
 
     monkeypatch.setitem(FILTERS, "shorter", (shorter, (int,), ()))
     middle = int(np.median([len(text) for text in tiny.docs.texts()]))
-    (plain,) = train("--negatives", "bm25:1", "--candidates", 20)["mining"]
-    (line,) = train("--negatives", "bm25:1", "--candidates", 20, "--filters", f"shorter:{middle}")["mining"]
+    (plain,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20)["mining"]
+    (line,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20, "--filters", f"shorter:{middle}")[
+        "mining"
+    ]
     dropped = line["dropped"][f"shorter:{middle}"]
     assert 0 < dropped == plain["candidates"] - line["candidates"]
 

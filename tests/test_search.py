@@ -11,10 +11,11 @@ from conftest import make_encoder, write_collection
 
 from lib.data.collection import load_collection
 from lib.data.tokens import tokenize
+from lib.data.words import words
 from lib.files import BadInput, read_json, write_json
 from lib.model.encoder import embed, load_encoder, save_encoder
 from lib.search import exact
-from lib.search.bm25 import BM25, words
+from lib.search.bm25 import BM25
 from lib.search.faiss_index import FaissRetriever, build_index, load_index, save_index
 from lib.search.hits import Hits
 from lib.search.retriever import open_retriever

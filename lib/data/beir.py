@@ -43,11 +43,29 @@ def shorten(value, limit=60):
     return text if len(text) <= limit else text[: limit - 4] + "...'"
 
 
+class Notes:
+    """What was kept or skipped in a file although it is odd: {what: [line numbers]}, said once for all lines."""
+
+    def __init__(self, path):
+        self.path, self.found = path, {}
+
+    def add(self, what, number):
+        """Note a line."""
+        self.found.setdefault(what, []).append(number)
+
+    def lines(self, most=50):
+        """A sentence for each kind."""
+        for what, numbers in self.found.items():
+            some = ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+            yield f"{self.path}: {len(numbers):,} {what} (line{'s' * (len(numbers) > 1)} {some})"
+
+
 def check_text(record, *, path, number):
-    """(id, text) of a corpus or queries line; the text is title and text with a space between."""
+    """(id, text) of a corpus or queries line; the text is title and text with a space between, and may be empty."""
     if "_id" not in record:
         raise BadInput(f'{path}:{number}: no "_id"; the keys are {", ".join(record) or "none"}')
-    ident, text, title = record["_id"], record.get("text"), record.get("title") or ""
+    ident, text, title = record["_id"], record.get("text"), record.get("title")
+    text, title = ("" if value is None else value for value in (text, title))
     if not isinstance(ident, str):
         raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
     if not ident or ident.split() != [ident]:
@@ -63,12 +81,16 @@ def check_text(record, *, path, number):
             f"{path}:{number}: {ident} holds half a surrogate pair (\\ud800 to \\udfff alone); "
             "write the whole character"
         )
-    if not text:
-        raise BadInput(f"{path}:{number}: {ident} has neither title nor text; fill it or delete the line and its qrels")
     return ident, text
 
 
-def read_qrels(path):
+def metadata_of(record):
+    """A record's metadata where it is an object, else {}: files hold null, lists and strings there too."""
+    found = record.get("metadata")
+    return found if isinstance(found, dict) else {}
+
+
+def read_qrels(path, notes):
     """[(qid, doc_id, grade, line number)] of a BEIR qrels file: header, then query-id, corpus-id, score."""
     rows, seen = [], {}
     for index, (number, line) in enumerate(read_lines(path)):
@@ -86,13 +108,21 @@ def read_qrels(path):
             )
         qid, doc_id, score = (field.strip() for field in fields)
         try:
-            grade = int(score)
-        except ValueError:
-            raise BadInput(f"{path}:{number}: score {shorten(score)} is not an integer") from None
+            grade = int(score) if score.lstrip("+-").isdigit() else float(score)
+            if grade != int(grade):
+                raise ValueError
+        except (ValueError, OverflowError):
+            raise BadInput(f"{path}:{number}: score {shorten(score)} is not a whole number") from None
         if (qid, doc_id) in seen:
-            raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged on line {seen[qid, doc_id]} already; keep one")
-        seen[qid, doc_id] = number
-        rows.append((qid, doc_id, grade, number))
+            first, before = seen[qid, doc_id]
+            if before != int(grade):
+                raise BadInput(
+                    f"{path}:{number}: {qid} {doc_id} was judged otherwise on line {first} already; keep one"
+                )
+            notes.add("judgements stand there twice: skipped", number)
+            continue
+        seen[qid, doc_id] = number, int(grade)
+        rows.append((qid, doc_id, int(grade), number))
     if not rows:
         raise BadInput(f"{path}: no judgements; a split needs at least one line below the header")
     return rows

@@ -6,14 +6,18 @@ never touches text.
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import json
 import pathlib
+import shutil
+import sys
+import zlib
 
 import numpy as np
 from tqdm import tqdm
 
-from lib import run
+from lib import dist, run
 from lib.data import beir, readers
 from lib.files import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
 
@@ -23,10 +27,11 @@ SPLITS = ("train", "dev", "test")
 class Texts:
     """The records of one JSONL file, read where they lie. `ids[row]` is the string id of a row."""
 
-    def __init__(self, path, *, ids, offsets, groups, digests, fingerprint):
+    def __init__(self, path, *, ids, offsets, groups, digests, blank, fingerprint):
         self.path, self.ids, self.fingerprint = pathlib.Path(path), ids, fingerprint
         self.groups = groups  # (n,) int32: the first row with the same text: copies share a number
         self.digests = digests  # (n,) 16 bytes: a hash of each text
+        self.blank = blank  # line numbers of records without a text
         self._offsets = offsets  # (n, 2) int64: first byte and end of each record
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
@@ -57,7 +62,8 @@ class Texts:
 
     @classmethod
     def load(cls, path):
-        """Open and check a JSONL file; the check runs once for each content, its offset table is cached."""
+        """Open and check a JSONL file, or path.gz; the check runs once for each content, its offsets are cached."""
+        path = plain(path)
         if not path.is_file():
             raise BadInput(
                 f"{path}: no such file; a collection is a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv"
@@ -67,12 +73,13 @@ class Texts:
         content = fingerprint_file(path)
         folder = cache_dir("texts", content)
         if not folder.exists():
-            ids, offsets, groups, digests = cls._scan(path)
+            ids, offsets, groups, digests, blank = cls._scan(path)
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
                 np.save(temporary / "offsets.npy", offsets)
                 np.save(temporary / "groups.npy", groups)
                 np.save(temporary / "digests.npy", digests)
+                np.save(temporary / "blank.npy", np.array(blank, dtype=np.int64))
                 write_json(temporary / "ids.json", ids)
         offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         return cls(
@@ -81,12 +88,13 @@ class Texts:
             offsets=offsets,
             groups=np.load(folder / "groups.npy"),
             digests=np.load(folder / "digests.npy", mmap_mode="r"),
+            blank=np.load(folder / "blank.npy"),
             fingerprint=content,
         )
 
     @staticmethod
     def _scan(path):
-        ids, offsets, groups, digests, seen, first_of = [], [], [], [], {}, {}
+        ids, offsets, groups, digests, blank, seen, first_of = [], [], [], [], [], {}, {}
         position = 0
         with (
             open(path, "rb") as file,
@@ -108,10 +116,12 @@ class Texts:
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 groups.append(first_of.setdefault(digest, len(ids)))
                 digests.append(digest)
+                if not text:
+                    blank.append(number)
                 offsets.append((begin, position))
                 ids.append(ident)
         offsets = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        return ids, offsets, np.array(groups, dtype=np.int32), np.array(digests, dtype="V16")
+        return ids, offsets, np.array(groups, dtype=np.int32), np.array(digests, dtype="V16"), blank
 
 
 class TextView:
@@ -139,10 +149,12 @@ class TextView:
 class Qrels:
     """Judgements of one split, by row: query i has entries indptr[i]:indptr[i+1] of `docs` and `grades`."""
 
-    queries: np.ndarray  # (Q,) int32 query rows, each with at least one positive
+    queries: np.ndarray  # (Q,) int32 query rows, each with a relevant doc, in the corpus or missing from it
     indptr: np.ndarray  # (Q + 1,) int64
     docs: np.ndarray  # (J,) int32 doc rows
     grades: np.ndarray  # (J,) int32; a positive has grade >= 1
+    # query row -> {doc id that the corpus lacks: grade}: relevant and never found, as trec_eval counts it
+    missing: dict = dataclasses.field(default_factory=dict)
 
     def __len__(self):
         return len(self.queries)
@@ -151,6 +163,13 @@ class Qrels:
         """Doc rows of the positives of the split's i-th query."""
         span = slice(self.indptr[i], self.indptr[i + 1])
         return self.docs[span][self.grades[span] >= 1]
+
+    def select(self, mask):
+        """The Qrels of the queries where `mask` (Q,) holds."""
+        entries = np.repeat(mask, np.diff(self.indptr))
+        indptr = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[mask])])
+        missing = {row: self.missing[row] for row in self.queries[mask].tolist() if row in self.missing}
+        return Qrels(self.queries[mask], indptr, self.docs[entries], self.grades[entries], missing)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,9 +181,13 @@ class Collection:
     queries: Texts
     qrels: dict  # split -> Qrels
     fingerprint: str
+    faults: dict = dataclasses.field(default_factory=dict)  # split -> what makes it unusable
+    notes: tuple = ()  # what was kept or skipped although it is odd
 
     def split(self, name):
         """The judgements of one split; BadInput if the collection has none."""
+        if name in self.faults:
+            raise BadInput(self.faults[name])
         if name not in self.qrels:
             raise BadInput(f"collection {self.name} has no split {name!r}; it has {', '.join(self.qrels)}")
         return self.qrels[name]
@@ -174,6 +197,7 @@ class Collection:
         qrels = self.split(split)
         return {
             self.queries.ids[row]: {self.docs.ids[d]: int(g) for d, g in zip(qrels.docs[a:b], qrels.grades[a:b])}
+            | qrels.missing.get(int(row), {})
             for row, a, b in zip(qrels.queries, qrels.indptr, qrels.indptr[1:])
         }
 
@@ -263,41 +287,111 @@ def ranges(start, end):
     return np.arange(lengths.sum()) + shift
 
 
-def load_collection(spec):
-    """The collection that `--data` names: a name of readers.READERS or a folder in BEIR layout."""
+def load_collection(spec, *, cut=(), strict=False, quiet=False):
+    """The collection that `--data` names: a name of readers.READERS or a folder in BEIR layout.
+
+    What is odd and can be used is kept or skipped by trec_eval's rules, and said once, unless `quiet`; strict
+    refuses it. Splits of `cut` that are missing are cut off the train split; a faulty one is refused when asked for.
+    """
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
-    files = {split: folder / "qrels" / f"{split}.tsv" for split in SPLITS}
-    qrels = {split: _load_qrels(path, queries, docs) for split, path in files.items() if path.is_file()}
+    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in SPLITS}
+    files = {split: path for split, path in files.items() if path.is_file()}
+    qrels, faults, notes = {}, {}, []
+    for texts, what in ((docs, "docs"), (queries, "queries")):
+        if len(texts.blank):
+            odd = beir.Notes(texts.path)
+            odd.found[f"{what} have neither title nor text; kept"] = list(texts.blank)
+            notes += odd.lines()
+    for split, path in files.items():
+        odd = beir.Notes(path)
+        try:
+            qrels[split] = _load_qrels(path, queries, docs, odd, train=split == "train")
+        except BadInput as error:
+            if len(files) == 1:
+                raise
+            faults[split] = str(error)
+        notes += odd.lines()
     if not qrels:
-        raise BadInput(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there")
+        raise BadInput(next(iter(faults.values()), f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there"))
     parts = [docs.fingerprint, queries.fingerprint]
-    parts += [part for split in qrels for part in (split, fingerprint_file(files[split]))]
-    return Collection(name, docs, queries, qrels, fingerprint(parts))
+    parts += [part for split, path in files.items() for part in (split, fingerprint_file(path))]
+    for split in cut:
+        if split not in files and "train" in qrels:
+            qrels["train"], qrels[split] = _cut(qrels["train"], queries, split)
+            notes.append(
+                f"{folder}: no {split}.tsv: {len(qrels[split]):,} of the train queries, chosen by a hash of their ids, "
+                f"are the {split} split"
+            )
+    if strict and (notes or faults):
+        raise BadInput("; ".join([*notes, *faults.values()]) + "; --strict refuses that")
+    if not quiet and dist.is_main():
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    return Collection(name, docs, queries, qrels, fingerprint(parts), faults, tuple(notes))
 
 
-def collection_of(data, folder):
+def collection_of(data, folder, *, cut=(), strict=False):
     """(--data, its collection) where `data` may be None: then that of a run's folder, or python without one."""
     spec = data or (run.recorded(folder)["args"]["data"] if folder else "python")
-    return spec, load_collection(spec)
+    return spec, load_collection(spec, cut=cut, strict=strict)
 
 
-def _load_qrels(path, queries, docs):
-    by_query, first_line = {}, {}
-    for qid, doc_id, grade, number in beir.read_qrels(path):
+def plain(path):
+    """`path` or, if only path.gz is there, an unpacked copy of it in the cache."""
+    packed = path.with_name(path.name + ".gz")
+    if path.exists() or not packed.is_file():
+        return path
+    copy = cache_dir("unpacked", fingerprint_file(packed)) / path.name
+    if not copy.exists():
+        with atomic_path(copy) as temporary, open(temporary, "wb") as out:
+            try:
+                with gzip.open(packed) as file:
+                    shutil.copyfileobj(file, out)
+            except (OSError, EOFError, zlib.error) as error:
+                raise BadInput(f"{packed}: cannot be unpacked ({error})") from None
+    return copy
+
+
+def _cut(qrels, queries, split):
+    """(the rest, a tenth of the split's queries, by a hash of their ids: another tenth for another split)."""
+    digests = [hashlib.blake2b(queries.ids[row].encode(), digest_size=4).digest() for row in qrels.queries]
+    chosen = np.array([int.from_bytes(digest, "big") % 10 == SPLITS.index(split) for digest in digests])
+    if chosen.all() or not chosen.any():
+        raise BadInput(f"{queries.path.parent}: no {split}.tsv, and too few train queries to take some as {split}")
+    return qrels.select(~chosen), qrels.select(chosen)
+
+
+def _load_qrels(path, queries, docs, notes, *, train):
+    """The Qrels of a file; BadInput if it is malformed or, for training, if a query has no positive."""
+    by_query, missing, first_line = {}, {}, {}
+    for qid, doc_id, grade, number in beir.read_qrels(path, notes):
         if qid not in queries.row_of:
-            raise BadInput(f"{path}:{number}: query {beir.shorten(qid)} is not in {queries.path.name}")
-        if doc_id not in docs.row_of:
-            raise BadInput(f"{path}:{number}: doc {beir.shorten(doc_id)} is not in {docs.path.name}")
-        by_query.setdefault(queries.row_of[qid], []).append((docs.row_of[doc_id], grade))
-        first_line.setdefault(queries.row_of[qid], number)
-    for row, judged in by_query.items():
-        if all(grade < 1 for _, grade in judged):
-            raise BadInput(
-                f"{path}:{first_line[row]}: query {queries.ids[row]} has no positive "
-                "(score 1 or more); add one or delete its lines"
-            )
+            notes.add(f"judged queries are not in {queries.path.name}: skipped", number)
+            continue
+        row = queries.row_of[qid]
+        first_line.setdefault(row, number)
+        if doc_id in docs.row_of:
+            by_query.setdefault(row, []).append((docs.row_of[doc_id], grade))
+        else:
+            by_query.setdefault(row, [])
+            missing.setdefault(row, {})[doc_id] = grade
+            what = "relevant and never found" if not train else "skipped"
+            notes.add(f"judged docs are not in {docs.path.name}: {what}", number)
+    for row in list(by_query):
+        if all(grade < 1 for _, grade in by_query[row]):
+            if train and row not in missing:
+                raise BadInput(
+                    f"{path}:{first_line[row]}: query {queries.ids[row]} has no positive "
+                    "(score 1 or more); add one or delete its lines"
+                )
+            if train or max(missing.get(row, {"": 0}).values()) < 1:
+                notes.add("queries have no relevant doc: left out", first_line[row])
+                del by_query[row]
+    if not by_query:
+        raise BadInput(f"{path}: no query has a relevant doc")
     rows = sorted(by_query)
-    judged = np.array([pair for row in rows for pair in by_query[row]], dtype=np.int32)
+    judged = np.array([pair for row in rows for pair in by_query[row]], dtype=np.int32).reshape(-1, 2)
     indptr = np.cumsum([0] + [len(by_query[row]) for row in rows])
-    return Qrels(np.array(rows, dtype=np.int32), indptr, judged[:, 0], judged[:, 1])
+    missing = {} if train else {row: found for row, found in missing.items() if row in by_query}
+    return Qrels(np.array(rows, dtype=np.int32), indptr, judged[:, 0], judged[:, 1], missing)

@@ -10,6 +10,7 @@ READERS = {
     "python": (python_code.build, "documented functions of the installed packages, by what they do"),
     "python:docs": (python_code.build, "their documentation, by its first sentence"),
 }
+STRICT = "refuse a collection of which something would have to be kept or skipped although it is odd"
 HELP = f"collection: {', '.join(READERS)} (embedded) or a folder in BEIR layout"
 
 

@@ -7,11 +7,11 @@ import torch
 from scipy.special import entr
 
 from lib import loss, rng
+from lib.data.words import words
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
 from lib.negatives.near_copies import share_of_near_copies
 from lib.search import exact
-from lib.search.bm25 import words
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
@@ -88,9 +88,10 @@ def near_copies(candidates, collection, *, queries=64):
 def geometry(embedder, encoder, split):
     """embedding_stats() of a split's first positives and of a sample of the corpus."""
     qrels, d_emb = embedder.collection.split(split), embedder.embed_docs(encoder)
-    positives = np.array([qrels.positives(i)[0] for i in range(len(qrels))])
+    found = [(row, qrels.positives(i)[0]) for i, row in enumerate(qrels.queries) if len(qrels.positives(i))]
+    queries, positives = np.array(found, dtype=np.int64).T
     sample = rng.permutation(len(d_emb), "geometry", 0)[:SAMPLED_DOCS]
-    q_emb = embedder.embed(encoder, "query", qrels.queries)
+    q_emb = embedder.embed(encoder, "query", queries)
     return embedding_stats(q_emb, d_emb[positives], d_emb[sample])
 
 
@@ -147,7 +148,11 @@ def query_features(collection, split):
     features = {}
     for i, row in enumerate(qrels.queries):
         own = set(words(collection.queries.text(row)))
-        shared = max(len(own & set(words(collection.docs.text(doc)))) for doc in qrels.positives(i))
+        shared = (
+            max(len(own & set(words(collection.docs.text(doc)))) for doc in qrels.positives(i))
+            if len(qrels.positives(i))
+            else 0
+        )
         features[collection.queries.ids[row]] = {
             "BM25 rank of the positive": int(min(ranks[i], RANKED + 1)),
             "words of the query": len(own),

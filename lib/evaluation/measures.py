@@ -61,6 +61,14 @@ def without_itself(collection, split, hits, k):
     return hits.without(itself, k), int(itself.sum())
 
 
+VOID = 0.1  # share of queries without any result from which on a baseline says nothing
+
+
+def nothing_found(hits):
+    """Share of the queries for which nothing was found."""
+    return float((hits.rows < 0).all(1).mean())
+
+
 def score(collection, split, hits):
     """per_query() of the Hits of a split's queries."""
     qids = [collection.queries.ids[row] for row in collection.split(split).queries]

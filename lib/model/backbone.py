@@ -23,8 +23,7 @@ def load_backbone(folder, *, from_config=False, attention=None):
     config = _load_config(folder)
     how = {"attn_implementation": attention, "dtype": torch.float32}
     kind = _class_of(folder, config)
-    transformers.utils.logging.set_verbosity_error()  # what it would report is checked below
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     try:
         if from_config:
             return (kind.from_config if kind is transformers.AutoModel else kind._from_config)(config, **how)
@@ -148,6 +147,12 @@ def longest(backbone, tokenizer):
     ):  # RoBERTa counts positions from padding_idx + 1 on
         limit -= embeddings.padding_idx + 1
     return min(limit if limit > 0 else NO_LIMIT, tokenizer.model_max_length)
+
+
+def quiet():
+    """Let transformers keep its reports and bars to itself: what matters of them is checked here."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def first_line(error):

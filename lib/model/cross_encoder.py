@@ -8,6 +8,7 @@ import transformers
 from tqdm import tqdm
 
 from lib.files import BadInput
+from lib.model.backbone import first_line, load_tokenizer, longest, quiet
 from lib.model.encoder import local_folder
 
 
@@ -16,21 +17,25 @@ class CrossEncoder:
 
     def __init__(self, source, *, device, length=256):
         folder = local_folder(source)
+        quiet()
+        self.tokenizer = load_tokenizer(folder)
         try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             self.model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BadInput(f"--cross_encoder {source}: {str(error).splitlines()[0]}") from None
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BadInput(f"--cross_encoder {source}: {first_line(error)}") from None
         if loading["missing_keys"]:
             raise BadInput(
                 f"--cross_encoder {source}: no weights for {sorted(loading['missing_keys'])[0]}; "
                 "a model trained to classify pairs is wanted"
             )
+        if self.tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        if self.model.config.pad_token_id is None:  # by it a decoder finds the last token of each text
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model.eval().to(device)
-        longest = getattr(self.model.config, "max_position_embeddings", None) or length
-        self.device, self.length = device, min(length, longest, self.tokenizer.model_max_length)
+        self.device, self.length = device, min(length, longest(self.model.base_model, self.tokenizer))
 
     @torch.inference_mode()
     def score(self, queries, docs, *, block=32, desc="cross-encoder"):

@@ -29,7 +29,7 @@ def hide(collection, split, share, *, seed):
     if not folder.exists():
         with atomic_path(folder) as temporary:
             _write(collection, split, qrels, share, seed, temporary)
-    audited = load_collection(str(folder))
+    audited = load_collection(str(folder), quiet=True)
     pairs = [json.loads(line) for line in (folder / "hidden.jsonl").read_text(encoding="utf-8").splitlines()]
     hidden = np.array([[audited.queries.row_of[q], audited.docs.row_of[d]] for q, d in pairs], dtype=np.int64).reshape(
         -1, 2

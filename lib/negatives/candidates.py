@@ -15,6 +15,7 @@ POSITIVE = {
     "min": lambda scores: np.fmin.reduce(scores, axis=1),
     "mean": lambda scores: np.nansum(scores, 1) / np.where(np.isnan(scores).all(1), np.nan, (~np.isnan(scores)).sum(1)),
 }
+NARROW = 16  # positives up to which queries are searched together
 COLUMNS = {"docs": -1, "ranks": 0, "scores": np.nan, "teacher": np.nan, "origin": 0}  # what stands for none
 
 
@@ -100,6 +101,27 @@ class Candidates:
         }
         return dataclasses.replace(self, **arrays)
 
+    @classmethod
+    def concatenate(cls, parts):
+        """Candidates of one source for the queries of all parts, one part behind the other."""
+        depth = max(part.docs.shape[1] for part in parts)
+        dropped = {}
+        for part in parts:
+            for reason, count in part.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        arrays = {}
+        for field in dataclasses.fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            if isinstance(values[0], np.ndarray):
+                missing = COLUMNS.get(field.name)
+                if missing is not None:
+                    values = [
+                        np.pad(v, ((0, 0), (0, depth - v.shape[1])), constant_values=np.asarray(missing, dtype=v.dtype))
+                        for v in values
+                    ]
+                arrays[field.name] = np.concatenate(values)
+        return dataclasses.replace(parts[0], dropped=dropped, **arrays)
+
     @property
     def count(self):
         """How many candidates there are in all lists."""
@@ -141,11 +163,34 @@ def how_many(depth, asked, *, thinned):
     return max(depth, asked or (100 if thinned else 0))
 
 
-def overfetch(collection):
-    """Docs that a search must fetch beyond those wanted, so that dropping positives and the query leaves enough."""
+def overfetch(collection, query_rows=None):
+    """Docs that a search for these queries (all by default) must fetch beyond those wanted.
+
+    Then dropping positives, the query itself and copies leaves enough.
+    """
     indptr, groups = collection.no_negatives
     copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
-    return int(np.add.reduceat(copies[groups], indptr[:-1][np.diff(indptr) > 0]).max())
+    sums = np.concatenate([[0], np.cumsum(copies[groups])])
+    counts = sums[indptr[1:]] - sums[indptr[:-1]]
+    return int((counts if query_rows is None else counts[query_rows]).max(initial=0))
+
+
+def search_candidates(collection, query_rows, count, search, *, source, positive="max"):
+    """Candidates by search(positions among query_rows, k, known docs of these (n, P)) -> Hits.
+
+    Queries are searched in groups of about as many positives: a single one with thousands would widen the rows of all.
+    """
+    indptr, _ = collection.no_negatives
+    widths = np.maximum(np.diff(indptr)[query_rows], NARROW)
+    groups = np.ceil(np.log2(widths)).astype(np.int64)
+    order = np.argsort(groups, kind="stable")
+    parts = []
+    for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        rows = query_rows[part]
+        hits = search(part, count + overfetch(collection, rows), collection.known_docs(rows))
+        parts.append(Candidates.from_hits(collection, rows, hits, source=source, count=count, positive=positive))
+    found = parts[0] if len(parts) == 1 else Candidates.concatenate(parts)
+    return found if len(parts) == 1 else found.select(np.argsort(order, kind="stable"))
 
 
 def _repeats(values):

@@ -9,8 +9,10 @@ import functools
 
 import numpy as np
 
+from lib.data.beir import metadata_of
+from lib.data.words import normalise
 from lib.files import BadInput
-from lib.negatives.near_copies import minhash, normalise
+from lib.negatives.near_copies import minhash
 
 
 def window(candidates, collection, first, last):
@@ -64,7 +66,7 @@ def answer(candidates, collection):
     found = False
     for i, row in enumerate(candidates.queries):
         record = collection.queries.record(row)
-        answers = record.get("answers") or (record.get("metadata") or {}).get("answers") or []
+        answers = record.get("answers") or metadata_of(record).get("answers") or []
         answers = [answers] if isinstance(answers, str) else answers
         if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
             raise BadInput(f'{collection.queries.path}: "answers" of {record["_id"]} must be a list of strings')

@@ -6,15 +6,11 @@ import hashlib
 import numpy as np
 from tqdm import tqdm
 
+from lib.data.words import normalise
 from lib.files import atomic_path, cache_dir, fingerprint
 from lib.rng import mix, uniform
 
 SHINGLE, HASHES = 3, 128  # words a shingle; hash functions of a signature: the estimate's deviation is < .045
-
-
-def normalise(text):
-    """Lower case, words separated by single spaces."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
 def shingles(text):
@@ -25,7 +21,7 @@ def shingles(text):
 
 def minhash(texts):
     """(n, HASHES) uint32 signatures of all texts: equal entries estimate Jaccard similarity (Broder 1997)."""
-    folder = cache_dir("minhash", fingerprint(texts.fingerprint, SHINGLE, HASHES))
+    folder = cache_dir("minhash", fingerprint(texts.fingerprint, SHINGLE, HASHES, "marks"))
     if not folder.exists():
         signatures = np.empty((len(texts), HASHES), dtype=np.uint32)
         for row in tqdm(range(len(texts)), unit="text", unit_scale=True, desc="MinHash", delay=2):

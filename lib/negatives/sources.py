@@ -15,7 +15,7 @@ import torch
 
 from lib import rng
 from lib.files import BadInput
-from lib.negatives.candidates import Candidates, overfetch, random_docs
+from lib.negatives.candidates import random_docs, search_candidates
 from lib.negatives.files import load_candidates
 from lib.negatives.pool import EVERYTHING, within
 from lib.search import exact
@@ -84,9 +84,14 @@ class Miner:
         Notes the share of the last lists' docs that still outscores the positive.
         """
         rows = self.collection.split("train").queries[positions]
-        known, fetch = self.collection.known_docs(rows), count + overfetch(self.collection)
-        hits = exact.search(q_emb, d_emb, fetch, known, among=self.pool.rows)
-        found = Candidates.from_hits(self.collection, rows, hits, source=source, count=count, positive=self.positive)
+        found = search_candidates(
+            self.collection,
+            rows,
+            count,
+            lambda part, k, known: exact.search(q_emb[part], d_emb, k, known, among=self.pool.rows),
+            source=source,
+            positive=self.positive,
+        )
         if last is not None and (last >= 0).any():
             still = exact.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
             found.notes = {"last_still_above": round(float(still[last >= 0].mean()), 6)}
@@ -115,15 +120,12 @@ def mine_bm25(miner, positions, count, last, encoder):
 @functools.lru_cache(maxsize=2)
 def _bm25_candidates(collection, count, positive, pool):
     rows = collection.split("train").queries
-    hits = cached_search(
-        open_retriever("bm25", collection, device=None),
-        collection.queries.view(rows),
-        count + overfetch(collection),
-        collection.known_docs(rows),
-        pool.rows,
-        desc="mining bm25",
-    )
-    return Candidates.from_hits(collection, rows, hits, source="bm25", count=count, positive=positive)
+    bm25 = open_retriever("bm25", collection, device=None)
+
+    def search(part, k, known):
+        return cached_search(bm25, collection.queries.view(rows[part]), k, known, pool.rows, desc="mining bm25")
+
+    return search_candidates(collection, rows, count, search, source="bm25", positive=positive)
 
 
 def mine_file(miner, positions, count, last, encoder):

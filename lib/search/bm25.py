@@ -1,21 +1,14 @@
 """BM25 over the words of a corpus."""
 
 import json
-import re
 
 import bm25s
 import numpy as np
 from tqdm import tqdm
 
+from lib.data.words import WORD, words
 from lib.files import atomic_path, cache_dir, fingerprint
 from lib.search.hits import Hits
-
-WORD = re.compile(r"[A-Z]+(?![^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+|\d+")  # [^\W\d_A-Z]: letters but A to Z
-
-
-def words(text):
-    """Lower-case words; camelCase and snake_case names fall into their parts."""
-    return [word.lower() for word in WORD.findall(text)]
 
 
 class BM25:
