@@ -9,8 +9,8 @@
 Both sides run in this process, on the CPU, with the same number of threads.
 
 train    in-batch negatives only. The same on both sides: pairs, batches and their order, tokenizer, initial
-         vectors (our token weights folded in), temperature, AdamW, learning rates, float32; nothing is
-         evaluated, saved or logged. Only ours learns token weights, masks known positives, averages weights.
+         vectors, temperature, AdamW, schedule, float32; nothing is evaluated, saved or logged. Each side has a
+         grid of learning rates of its own, and dev chooses. Only ours masks known positives and averages weights.
 encode   the whole corpus, with one folder that both sides load.
 mine     --depth negatives for every training query, embedding queries and corpus included.
 
@@ -50,7 +50,7 @@ from lib.run import ABOVE_0, COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("train", "encode", "mine")
-OF_TRAIN = ("data", "epochs", "batch_size", "dim", "seed", "lr", "temperature", "ema", "depth")  # its flags
+OF_TRAIN = ("data", "epochs", "batch_size", "dim", "vocab_size", "seed", "temperature", "ema", "depth")  # its flags
 PEER_BATCHES = (32, 256)  # texts per call of the peer's encoder: its default, and more; the faster one counts
 WARM_UP = 3  # training steps of each side before the clock starts
 COMPARED = 1000  # records whose negatives are compared
@@ -66,7 +66,14 @@ def parse_args():
     add("--ours_only", action="store_true", help="our side alone: needs no peer")
     add("--repeats", type=COUNT, default=3, help="rounds of encode and mine, sides in turn; the median counts")
     add("--threads", type=COUNT, help="of torch, faiss and the tokenizer; default: what they choose themselves")
-    add("--peer_lr", type=ABOVE_0, help="peak learning rate of the peer; default: ours, --lr")
+    add(
+        "--lrs",
+        nargs="+",
+        type=ABOVE_0,
+        default=[0.02, 0.05, 0.1],
+        help="our peak learning rates; the best on dev counts",
+    )
+    add("--peer_lrs", nargs="+", type=ABOVE_0, default=[0.02, 0.05, 0.1, 0.2], help="the peer's, likewise")
     add("--out", metavar="F", help="JSON file for the table, settings and versions")
     own = parser.parse_args()
     given = {name: getattr(own, name) for name in OF_TRAIN}
@@ -88,7 +95,6 @@ def main():
     encoder = train.make_encoder(args, collection, seed=seed)
     order = QueryOrder(len(collection.split("train")), batch_size=args.batch_size, seed=seed)
     plan = train.derive(args, encoder, order, torch.device("cpu"))
-    peer_lr = None if own.ours_only else own.peer_lr or plan["peak_lr"]
     of_train = ("epochs", "dim", "temperature", "warmup", "ema", "depth")
     settings = {name: getattr(args, name) for name in of_train}
     settings |= {
@@ -99,8 +105,8 @@ def main():
         "seed": order.seed,
         "batch_size": order.batch_size,
         "steps": plan["steps"],
-        "lr": plan["peak_lr"],
-        "peer_lr": peer_lr,
+        "lrs": own.lrs,
+        "peer_lrs": None if own.ours_only else own.peer_lrs,
         "repeats": own.repeats,
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -108,11 +114,13 @@ def main():
     }
     for facts in (settings, versions):
         print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
-    rows = []
+    rows, tried = [], []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if "train" in own.parts:
-            found, encoder = compare_training(args, collection, encoder, order, plan, folder, peer_lr=peer_lr)
+            found, encoder, tried = compare_training(
+                args, collection, encoder, order, plan, folder, lrs=own.lrs, peer_lrs=settings["peer_lrs"]
+            )
             rows += found
         save_encoder(encoder, folder / "encoder")
         encoder = load_encoder(folder / "encoder")
@@ -121,9 +129,14 @@ def main():
             rows += compare_encoding(collection, encoder, peer, folder, repeats=own.repeats)
         if "mine" in own.parts:
             rows += compare_mining(collection, encoder, peer, folder, depth=args.depth, repeats=own.repeats)
+    for each in tried:
+        print(
+            f"{each['side']:6} lr {each['lr']:<6g} dev {each['dev']:.4f}  test {each['test']:.4f}"
+            f"  {each['seconds']:.1f} s"
+        )
     print_table(rows)
     if own.out:
-        write_json(own.out, {"settings": settings, "versions": versions, "rows": rows})
+        write_json(own.out, {"settings": settings, "versions": versions, "rows": rows, "tried": tried})
         print(f"\nwrote   {own.out}")
 
 
@@ -148,25 +161,45 @@ def load_peer(folder):
 # ------------------------------------------------------------------------------------------------- training
 
 
-def compare_training(args, collection, encoder, order, plan, folder, *, peer_lr):
-    """Rows of the table, and our trained encoder; without the peer where it gets no learning rate."""
-    steps, lr = plan["steps"], plan["peak_lr"]
+def compare_training(args, collection, encoder, order, plan, folder, *, lrs, peer_lrs):
+    """Rows of the table, our trained encoder, and what each rate gave; without the peer where it gets no rates.
+
+    Each side is trained at every rate of its grid; the best on dev stands in the table.
+    """
+    steps = plan["steps"]
     tokenise_s, embedder = timed(lambda: tokenise(collection, encoder, folder))
-    peer_s = peer = None
-    for count in (WARM_UP, steps):
-        ours_s, raw, averaged = train_ours(args, collection, encoder, embedder, order, steps=count, lr=lr)
-        if peer_lr:
-            peer_s, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=peer_lr)
-    check = {
-        f"test {args.select} ours": score_of(args, *vectors_of(embedder, averaged, "test"), collection),
-        "ours not averaged": score_of(args, *vectors_of(embedder, raw, "test"), collection),
-    }
-    if peer is not None:
-        texts = collection.queries.texts(collection.split("test").queries), collection.docs.texts()
-        found = (peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts)
-        check["peer"] = score_of(args, *found, collection)
+
+    def ours(lr, count=steps):
+        seconds, raw, averaged = train_ours(args, collection, encoder, embedder, order, steps=count, lr=lr)
+        scores = {
+            split: score_of(args, *vectors_of(embedder, averaged, split), collection, split)
+            for split in ("dev", "test")
+        }
+        return {"side": "ours", "lr": lr, "seconds": seconds} | scores, averaged
+
+    def theirs(lr, count=steps):
+        seconds, peer = train_peer(args, collection, encoder, order, folder, steps=count, lr=lr)
+        scores = {}
+        for split in ("dev", "test"):
+            texts = collection.queries.texts(collection.split(split).queries), collection.docs.texts()
+            found = (peer.encode(side, batch_size=max(PEER_BATCHES), normalize_embeddings=True) for side in texts)
+            scores[split] = score_of(args, *found, collection, split)
+        return {"side": "peer", "lr": lr, "seconds": seconds} | scores, peer
+
+    ours(lrs[0], WARM_UP)
+    found = [ours(lr) for lr in lrs]
+    tried, (best, trained) = [result for result, _ in found], max(found, key=lambda each: each[0]["dev"])
+    peer_s, check = None, {f"ours lr {best['lr']:g} dev": best["dev"], "test": best["test"]}
+    if peer_lrs:
+        theirs(peer_lrs[0], WARM_UP)
+        results = [theirs(lr)[0] for lr in peer_lrs]
+        tried += results
+        of_peer = max(results, key=lambda each: each["dev"])
+        peer_s = statistics.median(each["seconds"] for each in results)
+        check |= {f"peer lr {of_peer['lr']:g} dev": of_peer["dev"], "peer test": of_peer["test"]}
+    ours_s = statistics.median(result["seconds"] for result, _ in found)
     rows = [row(f"train, {steps} steps", ours_s, peer_s, check), row("  + tokenise", ours_s + tokenise_s, peer_s)]
-    return rows, averaged
+    return rows, trained, tried
 
 
 def train_ours(args, collection, encoder, embedder, order, *, steps, lr):
@@ -245,9 +278,9 @@ def draw(qrels, order, step):
     return positions, draw_positives(qrels, positions, seed=order.seed, epoch=order.epoch(step))
 
 
-def score_of(args, q_emb, d_emb, collection):
-    """The measure by which train.py chooses, of exact search on the test split."""
-    return measures.mean(measures.score(collection, "test", exact.search(q_emb, d_emb, RANKED)))[args.select]
+def score_of(args, q_emb, d_emb, collection, split):
+    """The measure by which train.py chooses, of exact search on a split."""
+    return measures.mean(measures.score(collection, split, exact.search(q_emb, d_emb, RANKED)))[args.select]
 
 
 # ------------------------------------------------------------------------------------------------- encoding
