@@ -37,7 +37,7 @@ from lib.negatives import sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import POSITIVE, how_many
 from lib.negatives.filters import FILTERS, parse_filter
-from lib.negatives.pool import describe_pool, doc_states, open_pool, unlabelled_docs
+from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
@@ -331,6 +331,7 @@ def train(args, parser, collection, folder, *, device):
         parser,
         plan | {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)},
     )
+    print(f"   {advise(plan['pool'])}")
 
     # the model, what trains it, and what chooses its negatives
     steps, peak_lr, dtype = plan["steps"], plan["peak_lr"], model.PRECISIONS[plan["precision"]]

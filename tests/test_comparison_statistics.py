@@ -240,7 +240,8 @@ def leave(folder, run):
         for line in lines:
             Run(folder).log(line["event"], line, file=name)
     derived = {"arm": run.arm, "base": run.base, "overrides": run.overrides}
-    files.write_json(folder / "config.json", {"derived": derived})
+    inputs = {"collection": "made", "judgements": {"test": "the same"}}
+    files.write_json(folder / "config.json", {"derived": derived, "inputs": inputs, "args": {"self_match": "drop"}})
     files.write_json(folder / "summary.json", run.summary)
     return folder
 
@@ -256,11 +257,34 @@ def write(folder, runs, *, arms, seeds=(0, 1)):
     return folder
 
 
-def evaluated(folder, values):
+def evaluated(folder, values, *, judgements="the same", depth=100, self_match="drop"):
     """A folder as evaluate.py leaves it: measured on made-test, and not trained here."""
     per_query = {f"q{i}": dict.fromkeys(MEASURES, float(value)) for i, value in enumerate(values)}
-    measures.write_per_query(folder / "eval/made-test/per_query.jsonl", per_query)
+    place = folder / "eval/made-test"
+    measures.write_per_query(place / "per_query.jsonl", per_query)
+    found = {"judgements": judgements, "depth": depth, "self_match": {"policy": self_match, "found": 0}}
+    files.write_json(place / "metrics.json", found)
     return folder
+
+
+@pytest.mark.parametrize(
+    "other, said",
+    [
+        ({"judgements": "others"}, "labels .their fingerprint. is others and the same"),
+        ({"depth": 1000}, "depth is 1000 and 100"),
+        ({"self_match": "keep"}, "self_match is keep and drop"),
+    ],
+    ids=str,
+)
+def test_runs_that_were_measured_otherwise_are_not_compared(tmp_path, other, said):
+    folders = [evaluated(tmp_path / name, [0.1, 0.2]) for name in ("a", "b")]
+    folders.append(leave(tmp_path / "trained", three_arms()[0]))
+    assert len(comparison.read_evaluations(folders[:2])["made-test"]) == 2
+    folders.append(evaluated(tmp_path / "c", [0.1, 0.2], **other))
+    with pytest.raises(BadInput, match=f"c and .*a were measured on made-test under other conditions: .*{said}"):
+        comparison.read_evaluations(folders)
+    with pytest.raises(BadInput, match=said.replace(" and ", ".*")):
+        comparison.read_evaluations([folders[2], folders[3]])
 
 
 def test_runs_are_read_in_the_order_of_the_command(tmp_path):

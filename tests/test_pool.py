@@ -8,7 +8,7 @@ from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.model.embedder import Embedder
 from lib.model.encoder import averaged_twin
-from lib.negatives.pool import EVERYTHING, Pool, describe_pool, held_out, labelled, open_pool
+from lib.negatives.pool import EVERYTHING, Pool, advise, describe_pool, held_out, labelled, open_pool
 from lib.negatives.sources import SOURCES, Miner
 
 DOCS = 140
@@ -48,6 +48,17 @@ def test_the_three_pools(collection, tmp_path):
         and found["share_of_corpus"] == 0.5
         and found["held_out"] == pytest.approx(20 / 70, abs=1e-4)
     )
+
+
+@pytest.mark.parametrize(
+    "name, share, advice",
+    [("labelled", 0.8, None), ("labelled", 0.1, "negative_docs all was better in MRR@10"), ("all", 0.1, None),
+     ("all", 0.8, "--negative_docs labelled was better"), ("all", 1.0, None), ("docs.txt", 0.1, None)],
+)  # fmt: skip
+def test_what_is_advised_follows_the_share_of_labelled_docs(name, share, advice):
+    line = advise({"name": name, "docs": 1234, "labelled_docs": share})
+    assert line.startswith(f"{share:.0%} of the docs have a label in training; negatives come from 1,234 docs ({name})")
+    assert (advice in line) if advice else ";" not in line.partition("1,234")[2]
 
 
 @pytest.mark.parametrize(

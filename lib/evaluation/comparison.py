@@ -127,8 +127,10 @@ def conditions(folder, evaluation):
         found = read_json(path)
         found |= {"self_match": found.get("self_match", {}).get("policy")}
     else:
-        config, split = run.recorded(folder), evaluation.rpartition("-")[2]
-        found = {"judgements": config["inputs"].get("judgements", {}).get(split), "depth": RANKED}
+        trained = (folder / "config.json").exists()
+        config = run.recorded(folder) if trained else {"inputs": {}, "args": {}}
+        of_split = config["inputs"].get("judgements", {}).get(evaluation.rpartition("-")[2])
+        found = {"judgements": of_split, "depth": RANKED if trained else None}
         found |= {"self_match": config["args"].get("self_match")}
     return {
         "corpus, queries and labels (their fingerprint)": found.get("judgements"),
