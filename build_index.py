@@ -73,10 +73,10 @@ def main():
         },
     )
     print(f"embedded {len(d_emb):,} docs at {len(d_emb) / clock.spent['embed']:,.0f} docs/s (tokens cached)")
-    data_flag = f" --data {spec}" if args.data else ""
+    data_flag = f" --data {run.quoted(spec)}" if args.data else ""
     print(
         f"\nwrote   {target}/: index.faiss, meta.json ({clock.total():.1f} s)"
-        f"\nnext    python evaluate.py --run {folder}{data_flag}"
+        f"\nnext    python evaluate.py --run {run.quoted(folder)}{data_flag}"
     )
 
 

@@ -10,7 +10,6 @@ writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EV
 """
 
 import pathlib
-import shlex
 
 from lib import run
 from lib.data import readers
@@ -134,16 +133,19 @@ def main():
     if nothing > measures.VOID:
         print(f"warning: {retrieves} finds nothing for {nothing:.0%} of the queries: as a baseline this is void")
     print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, ranks.png ({clock.total():.1f} s)")
-    data_flag = f" --data {args.data}" if args.data else ""
+    data_flag = f" --data {run.quoted(args.data)}" if args.data else ""
     if not folder:
-        print(f"next    python evaluate.py --compare runs/R {home}     # R: a run that was measured on {target.name}")
-    else:
-        question = shlex.quote(collection.queries.text(qrels.queries[0]))
-        bm25_flag = data_flag or ("" if spec == "python" else f" --data {spec}")
         print(
-            f"next    python rag_demo.py --run {folder}{data_flag} {question}\n"
+            f"next    python evaluate.py --compare runs/R {run.quoted(home)}     # R: a run that was measured on "
+            f"{target.name}"
+        )
+    else:
+        question = run.quoted(run.one_line(collection.queries.text(qrels.queries[0]), 200))
+        bm25_flag = data_flag or ("" if spec == "python" else f" --data {run.quoted(spec)}")
+        print(
+            f"next    python rag_demo.py --run {run.quoted(folder)}{data_flag} {question}\n"
             f"        python evaluate.py --retriever bm25{bm25_flag} && "
-            f"python evaluate.py --compare {folder} runs/{collection.name}-bm25"
+            f"python evaluate.py --compare {run.quoted(folder)} runs/{collection.name}-bm25"
         )
 
 

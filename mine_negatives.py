@@ -215,7 +215,7 @@ def write(path, args, collection, kept, header, clock, spec):
     if scored:
         plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
     print_table(kept, collection)
-    data_flag = "" if spec == "python" else f" --data {spec}"
+    data_flag = "" if spec == "python" else f" --data {run.quoted(spec)}"
     drawn = f" and {figure.name}" if scored else ""
     print(
         f"\nwrote   {path} ({count:,} {'candidates' if args.format == 'own' else 'lines'}, "
@@ -223,7 +223,7 @@ def write(path, args, collection, kept, header, clock, spec):
     )
     if args.format == "own":
         print(
-            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {path} "
+            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {run.quoted(path)} "
             f"--name {collection.name}-mined-negatives"
         )
 

@@ -50,7 +50,7 @@ def main():
         # what a function is for stands in its docstring, where there is one; the doc itself is code
         texts = [metadata_of(doc).get("docstring") or text for doc, text in zip(docs, texts)]
         reply = extractive_answer(question, texts, scores, embed=embed)
-        print(f"\n{textwrap.fill(reply.text, 100)}\n")
+        print(f"\n{textwrap.fill(run.printable(reply.text), 100)}\n")
 
     if args.question:
         return answer(args.question)
@@ -71,8 +71,8 @@ def show(docs, texts, ids, scores):
         meta = metadata_of(doc)
         known = {"name", "file", "line"} <= meta.keys()
         place = f"{meta['name']}  ({meta['file']}:{meta['line']})" if known else doc.get("title") or ""
-        print(f"\n[{number}] {score:.3f}  {ident}  {place}")
-        print(textwrap.indent(textwrap.shorten(text, 240, placeholder=" ..."), "    "))
+        print(run.printable(f"\n[{number}] {score:.3f}  {ident}  {place}"))
+        print(textwrap.indent(textwrap.shorten(run.printable(text), 240, placeholder=" ..."), "    "))
 
 
 if __name__ == "__main__":

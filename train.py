@@ -296,8 +296,8 @@ def compare(args, parser, collection, name):
     table = report.of_comparison(folder, measure=args.select)
     print(
         f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
-        f"\nnext    python evaluate.py --compare {folder}     # tables and figures again"
-        f"\n        python build_index.py --run {jobs[-1].folder}"
+        f"\nnext    python evaluate.py --compare {run.quoted(folder)}     # tables and figures again"
+        f"\n        python build_index.py --run {run.quoted(jobs[-1].folder)}"
     )
 
 
@@ -313,6 +313,8 @@ def train(args, parser, collection, folder, *, device):
         encoder = make_encoder(args, own, seed=seed)
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
+    if too_long := [dim for dim in args.dims if dim > encoder.dim]:
+        raise BadInput(f"--dims {too_long[0]}: the vectors have {encoder.dim} dimensions")
     qrels, n = collection.split("train"), len(own.split("train"))
     pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
     order = order_of(args, n=n, seed=seed, clusters=clusters, pulled=len(qrels) - n)
@@ -488,11 +490,12 @@ def train(args, parser, collection, folder, *, device):
     if dist.is_main():
         measures.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
         write_json(folder / "map.json", points)
-        title, query = f"{arm} on {collection.name}, seed {seed}", collection.queries.text(qrels.queries[last[0]])
-        plots.of_run(folder / "plots", log.read_log(), points, measure=args.select, title=title, query=query)
         log.finish(summary)
+        title, query = f"{arm} on {collection.name}, seed {seed}", collection.queries.text(qrels.queries[last[0]])
+        with plots.optional(folder):
+            plots.of_run(folder / "plots", log.read_log(), points, measure=args.select, title=title, query=query)
     print(f"{report.of_run(summary, args.select)}\n\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json")
-    print(f"next    python build_index.py --run {folder}")
+    print(f"next    python build_index.py --run {run.quoted(folder)}")
 
 
 def order_of(args, *, n, seed, clusters=None, pulled=0):

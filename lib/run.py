@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -11,15 +12,17 @@ import platform
 import re
 import resource
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 
 import torch
 
-from lib.files import BadInput, atomic_path, read_json, write_json
+from lib.files import BadInput, atomic_path, read_json, remove, write_json
 
+LOCK = ".lock"  # in a run's folder while a process writes there
+LOGS = ("metrics.jsonl", "timing.jsonl")
+_LOCKS, _SET_ASIDE = {}, []  # folder -> the open lock; runs whose predecessor is set aside
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch",
@@ -41,16 +44,70 @@ PACKAGES = (
 
 def cli(main):
     """Run `main()`; a user's mistake ends in one line and exit code 2, an interrupt in exit code 130."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Output, streams)
     try:
         main()
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output left (`| head`); our files were not affected
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for run in _SET_ASIDE:
+            run.put_back()
+        for folder, file in _LOCKS.items():
+            (folder / LOCK).unlink(missing_ok=True)
+            file.close()
+        _SET_ASIDE.clear()
+        _LOCKS.clear()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def printable(text):
+    """`text` without what a terminal would obey: docs, ids and names may hold escape sequences."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def one_line(text, most=2000):
+    """printable(), on one line and not endless: messages quote what files hold."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
+def quoted(path):
+    """A path or name for a shell: what is printed as the next command can be pasted."""
+    return shlex.quote(str(path))
+
+
+class _Output:
+    """A stream that outlives its reader: a training does not end because `| head` has left."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Write, or do nothing where nobody reads."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            return self._leave()
+
+    def flush(self):
+        """Flush, or do nothing where nobody reads."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 # --------------------------------------------------------------------------------------------- command line
@@ -210,6 +267,9 @@ class Run:
         created = cls(path, writes=writes)
         if not writes:
             return created
+        created.put_back()  # what a killed --overwrite had set aside
+        created.path.mkdir(parents=True, exist_ok=True)
+        _lock(created.path)
         if resume and (created.path / "config.json").exists():
             begun = read_json(created.path / "config.json")
             refuse_changes(begun, config, path)
@@ -219,17 +279,35 @@ class Run:
             }
             write_json(created.path / "config.json", begun)
             return created
-        if created.path.exists() and any(created.path.iterdir()):
+        if any(each.name != LOCK for each in created.path.iterdir()):
             if not overwrite:
                 raise BadInput(f"{path} is not empty: choose another --name, --overwrite or --resume it")
             if not (created.path / "config.json").exists():
                 raise BadInput(f"{path} is no run of ours (no config.json): choose another --name")
-            for name in ("summary.json", "config.json"):  # a half-deleted run must not look whole
-                (created.path / name).unlink(missing_ok=True)
-            shutil.rmtree(created.path)
-        created.path.mkdir(parents=True, exist_ok=True)
+            created._set_aside()
         write_json(created.path / "config.json", config)
         return created
+
+    @property
+    def _aside(self):
+        return self.path.with_name(f".{self.path.name}.replaced")
+
+    def _set_aside(self):
+        """Keep what --overwrite replaces until the new run has a checkpoint."""
+        remove(self._aside)
+        os.replace(self.path, self._aside)
+        self.path.mkdir()
+        _lock(self.path)
+        _SET_ASIDE.append(self)
+
+    def put_back(self):
+        """Bring back what was set aside, unless what took its place has a checkpoint; nothing without either."""
+        if self.writes and self._aside.exists():
+            if any((self.path / name).exists() for name in ("state.pt", "summary.json", "ablation.json")):
+                remove(self._aside)
+            else:
+                remove(self.path)
+                os.replace(self._aside, self.path)
 
     def log(self, event, record, *, file="metrics.jsonl"):
         """Append one object as one line; its `event` tells the kinds of lines apart."""
@@ -247,7 +325,7 @@ class Run:
         """Write state.pt: the state_dict() of each of `parts`, plain `values`, and how long the logs were."""
         if not self.writes:
             return
-        sizes = {path.name: path.stat().st_size for path in self.path.glob("*.jsonl")}
+        sizes = {name: (self.path / name).stat().st_size for name in LOGS if (self.path / name).exists()}
         with atomic_path(self.path / "state.pt") as temporary:
             torch.save(
                 {
@@ -257,14 +335,20 @@ class Run:
                 },
                 temporary,
             )
+        remove(self._aside)
 
     def load_state(self, parts):
         """Put the parts back as state.pt has them, cut the logs to match; returns the values, or None."""
         path = self.path / "state.pt"
         state = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
         if self.writes:
-            for log in self.path.glob("*.jsonl"):
-                os.truncate(log, state["log_sizes"].get(log.name, 0) if state else 0)
+            for name, size in (dict.fromkeys(LOGS, 0) | (state["log_sizes"] if state else {})).items():
+                log = self.path / name
+                there = log.stat().st_size if log.exists() else 0
+                if there < size:
+                    raise BadInput(f"{log} has {there} bytes and had {size} at the last checkpoint: lines are missing")
+                if there > size:
+                    os.truncate(log, size)
         if state is None:
             return None
         for name, part in parts.items():
@@ -275,6 +359,23 @@ class Run:
         """Write summary.json, which marks the run as whole, and drop what only an interrupted one needs."""
         write_json(self.path / "summary.json", summary)
         (self.path / "state.pt").unlink(missing_ok=True)
+        remove(self._aside)
+
+
+def _lock(folder):
+    """Keep other processes from writing to a run's folder, until this one ends; BadInput if one is there already.
+
+    The lock is the kernel's: it goes with the process, however that ends.
+    """
+    if folder in _LOCKS:
+        _LOCKS.pop(folder).close()
+    file = open(folder / LOCK, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise BadInput(f"{folder}: another process is writing there; wait for it, or choose another --name") from None
+    _LOCKS[folder] = file
 
 
 def refuse_changes(then, now, path):

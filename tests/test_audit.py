@@ -343,3 +343,8 @@ def test_nothing_hidden_nothing_caught():
     row = audit.estimate(candidates, seen, share=0.5, before=before)
     assert row.get("caught") != 1
     json.dumps(row, allow_nan=False)
+
+
+def test_texts_have_no_effect_on_the_page():
+    shown = audit._short("a <script>x</script> ![b](http://c) *d* `e` \x1b[0m")
+    assert "<script>" not in shown and "\\!\\[b\\]" in shown and "\\*d\\*" in shown and "\x1b" not in shown

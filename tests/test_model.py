@@ -160,7 +160,7 @@ def test_changed_files_are_refused(saved, name):
 def test_weights_of_another_tokenizer_are_refused(saved):
     safetensors.torch.save_file({"embedding.weight": torch.zeros(5, 16)}, saved / "model.safetensors")
     info = read_json(saved / "encoder.json")
-    write_json(saved / "encoder.json", info | {"fingerprint": model._fingerprint_folder(saved)})
+    write_json(saved / "encoder.json", info | {"fingerprint": model.fingerprint_folder(saved)})
     with pytest.raises(BadInput, match="5 vectors for"):
         model.load_encoder(saved)
 

@@ -23,7 +23,7 @@ def test_a_run_folder_that_holds_something_is_refused(tmp_path):
         Run.create(path, overwrite=False, config={"lr": 2})
     assert files.read_json(path / "config.json") == {"lr": 1} and len(log.read_log()) == 2
     again = Run.create(path, overwrite=True, config={"lr": 2})
-    assert [p.name for p in path.iterdir()] == ["config.json"] and again.read_log() == []
+    assert sorted(p.name for p in path.iterdir()) == [run.LOCK, "config.json"] and again.read_log() == []
     assert files.read_json(path / "config.json") == {"lr": 2}
 
 

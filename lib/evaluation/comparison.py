@@ -9,7 +9,7 @@ import numpy as np
 from lib import run
 from lib.evaluation import measures, significance
 from lib.evaluation.measures import RANKED
-from lib.files import BadInput, read_json
+from lib.files import BadInput, fingerprint, read_json
 
 LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
 TUNING = "tuning.json"  # what --tune tried and chose
@@ -79,8 +79,12 @@ def read_comparison(folder, *, against=None, tuned=True):
 
 
 def slug(arm):
-    """An arm's name as part of a folder's: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3."""
-    return arm.translate(str.maketrans(": /", "-_-"))
+    """An arm's name as part of a folder's: bm25:2+refresh:2 lr=1e-3 -> bm25-2+refresh-2_lr=1e-3.
+
+    A name that is long or holds a path ends in a hash of it, so that no two arms share a folder.
+    """
+    name = arm.translate(str.maketrans(": /", "-_-"))
+    return f"{name[:100]}-{fingerprint(arm)[:8]}" if "/" in arm or len(name) > 120 else name
 
 
 def run_folder(folder, arm, seed):

@@ -25,19 +25,33 @@ STYLES = [
 
 @contextmanager
 def figure(path, columns=1, *, width=5.2, height=3.6):
-    """Yield the axes of a figure and write it, whole or not at all, when the block ends."""
-    from matplotlib.figure import Figure  # here: it takes half a second to import; no display, no global state
+    """Yield the axes of a figure and write it, whole or not at all, when the block ends.
 
-    fig = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = fig.subplots(1, columns, squeeze=False)[0]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.set_axisbelow(True)
-    yield axes if columns > 1 else axes[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, dpi=150, format="png")
+    Text is taken literally: a dollar sign in a query begins no formula.
+    """
+    import matplotlib  # here: it takes half a second to import
+    from matplotlib.figure import Figure  # no display, no global state
+
+    with matplotlib.rc_context({"text.parse_math": False}):
+        fig = Figure(figsize=(width * columns, height), layout="constrained")
+        axes = fig.subplots(1, columns, squeeze=False)[0]
+        for ax in axes:
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(alpha=0.25, linewidth=0.6)
+            ax.set_axisbelow(True)
+        yield axes if columns > 1 else axes[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            fig.savefig(temporary, dpi=150, format="png")
+
+
+@contextmanager
+def optional(folder):
+    """A block that draws: what fails there is a warning, since the results are written already."""
+    try:
+        yield
+    except Exception as error:  # whatever a drawing library raises
+        print(f"warning: {folder}: figures could not be drawn ({type(error).__name__}: {str(error)[:200]})")
 
 
 def of_run(folder, log, points, *, measure, title, query):

@@ -18,9 +18,10 @@ def write(folder, runs, *, measure, name=None):
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
     features = folder / "queries.json"
-    draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
-    if audits := comparison.read_audits(folder):
-        plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['name']}")
+    with plots.optional(folder):
+        draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
+        if audits := comparison.read_audits(folder):
+            plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['name']}")
     return table
 
 

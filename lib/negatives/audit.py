@@ -5,11 +5,14 @@ gets an edited copy of it planted in the corpus instead. Mining does not know, s
 as a negative is a false one, for certain.
 """
 
+import html
 import json
+import re
 import shutil
 
 import numpy as np
 
+from lib import run
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path, cache_dir, fingerprint, write_text
@@ -231,5 +234,6 @@ def page(candidates, found, collection, *, count=30):
 
 
 def _short(text, limit=300):
-    text = " ".join(text.split()).replace("*", "\\*").replace("`", "'")
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    """A text for a page of Markdown, cut and without effect: it may hold markup, scripts and images."""
+    text = run.one_line(text, limit)
+    return html.escape(re.sub(r"([*\[\]!])", r"\\\1", text).replace("`", "'"), quote=False)

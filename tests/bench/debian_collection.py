@@ -33,11 +33,12 @@ def parse_args():
 
 def main():
     args = parse_args()
-    found = {}
+    found, names = {}, set()
     for name, line, text in packages(args.source):
         text = " ".join(text.split()[:WORDS])
-        if len(text.split()) >= 8 and text not in found:
+        if len(text.split()) >= 8 and text not in found and name not in names:  # versions of a package are one
             found[text] = name, line
+            names.add(name)
     chosen = sorted(found.items(), key=lambda item: digest("take", item[1][0]))[: args.docs]
     if len(chosen) < 10:
         raise BadInput(f"{args.source}: {len(chosen)} descriptions of packages; is it a Translation file of Debian?")

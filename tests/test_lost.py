@@ -1,0 +1,175 @@
+"""Runs that cannot be lost: by a reader that leaves, a figure or an --overwrite that fails, two writers, cut logs."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY
+
+from lib import run
+from lib.evaluation import plots
+from lib.files import BadInput, read_json
+
+FLAGS = ("--data", "tiny", "--dim", 16, "--vocab_size", 400, "--batch_size", 9, "--negatives", "bm25:1")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with the collection at tiny/."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(TINY, folder / "tiny")
+    return folder
+
+
+def start(desk, *flags, **how):
+    """train.py as a process."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, FLAGS), *map(str, flags)]
+    return subprocess.Popen(command, cwd=desk, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}, **how)
+
+
+def test_a_reader_that_leaves_ends_no_training(desk):
+    process = start(desk, "--steps", 4, "--name", "read", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert read_json(desk / "runs/read/summary.json")["steps"] == 4
+    assert (desk / "runs/read/plots/training.png").exists()
+
+
+@pytest.mark.parametrize("text", [r"costs $5 or $x_1 < \frac{a}{b}$", "50% of $ and \\", "a $ b"])
+def test_text_in_figures_is_literal(tmp_path, text):
+    with plots.figure(tmp_path / "figure.png") as ax:
+        ax.set_title(text)
+        ax.plot([1, 2], label=text)
+        plots.legend_beside(ax)
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_a_figure_that_fails_is_a_warning(tmp_path, capsys):
+    with plots.optional(tmp_path):
+        raise RuntimeError("no such font")
+    assert "figures could not be drawn (RuntimeError: no such font)" in capsys.readouterr().out
+
+
+class Writer:
+    """A part of a run with a state."""
+
+    def state_dict(self):
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing."""
+
+
+def config(**args):
+    """A config.json."""
+    return {"args": args, "inputs": {}, "derived": {}}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A finished run, its process gone."""
+    made = run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))
+    made.log("step", {"step": 0})
+    made.finish({"done": True})
+    let_go()
+    return made.path
+
+
+def let_go():
+    """What the end of a process does."""
+    for file in run._LOCKS.values():
+        file.close()
+    run._LOCKS.clear()
+    run._SET_ASIDE.clear()
+
+
+def contents(folder):
+    """{name: bytes} of a folder's files."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != run.LOCK}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_overwrite_replaces_stays_until_there_is_a_checkpoint(finished, killed):
+    before = contents(finished)
+
+    def fail():
+        run.Run.create(finished, overwrite=True, config=config(lr=2)).log("step", {"step": 0})
+        assert contents(finished) != before
+        raise BadInput("found out late")
+
+    if killed:
+        with pytest.raises(BadInput):
+            fail()
+        let_go()
+        with pytest.raises(BadInput, match="is not empty"):  # the next command finds it again
+            run.Run.create(finished, overwrite=False, config=config(lr=3))
+    else:
+        with pytest.raises(SystemExit):
+            run.cli(fail)
+    assert contents(finished) == before and [p.name for p in finished.parent.iterdir()] == ["r"]
+
+
+def test_a_checkpoint_ends_what_was_set_aside(finished):
+    new = run.Run.create(finished, overwrite=True, config=config(lr=2))
+    assert len(list(finished.parent.iterdir())) == 2
+    new.save_state({"part": Writer()}, {"step": 1})
+    assert [p.name for p in finished.parent.iterdir()] == ["r"] and not (finished / "summary.json").exists()
+
+
+def test_two_processes_cannot_write_one_run(tmp_path):
+    made = run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))
+    code = "import sys; from lib import run\nconfig = {'args': {'lr': 1}, 'inputs': {}, 'derived': {}}\n"
+    code += "run.cli(lambda: run.Run.create(sys.argv[1], overwrite=False, resume=True, config=config))"
+    command = [sys.executable, "-c", code, str(made.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "another process is writing there" in done.stderr and done.stderr.count("\n") == 1
+    let_go()  # as a process that dies does, whatever it dies of
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+def test_resume_cuts_its_own_logs_and_no_other_file(tmp_path):
+    made = run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))
+    made.log("step", {"step": 0})
+    made.save_state({"part": Writer()}, {"step": 1})
+    made.log("step", {"step": 1})
+    (made.path / "notes.jsonl").write_text('{"mine": 1}\n')
+    assert made.load_state({"part": Writer()}) == {"step": 1}
+    assert [line["step"] for line in made.read_log()] == [0]
+    assert json.loads((made.path / "notes.jsonl").read_text()) == {"mine": 1}
+    os.truncate(made.path / "metrics.jsonl", 3)
+    with pytest.raises(BadInput, match="metrics.jsonl has 3 bytes and had .* lines are missing"):
+        made.load_state({"part": Writer()})
+
+
+def test_dims_beyond_the_vectors_are_refused_before_anything_is_written(desk):
+    process = start(
+        desk, "--steps", 1, "--dims", 99, "--name", "dims", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    message = process.communicate(timeout=120)[1].splitlines()[-1]
+    assert process.returncode == 2 and message == "error: --dims 99: the vectors have 16 dimensions"
+    assert not pathlib.Path(desk / "runs/dims").exists()
+
+
+# -------------------------------------------------------------------------------------- words from strangers
+
+
+def test_errors_are_one_line_without_escape_sequences(capsys):
+    def fail():
+        raise BadInput("doc \x1b[31mred\x07\nsecond line " + "x" * 9999)
+
+    with pytest.raises(SystemExit):
+        run.cli(fail)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "\x1b" not in message and "\x07" not in message and len(message) < 2100
+
+
+@pytest.mark.parametrize("name", ["demo;touch x", "a b", "$HOME", "it's"])
+def test_what_is_printed_as_the_next_command_can_be_pasted(name):
+    done = subprocess.run(f"printf %s {run.quoted(name)}", shell=True, capture_output=True, text=True)
+    assert done.stdout == name
