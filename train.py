@@ -28,7 +28,7 @@ from lib.data import batches, readers
 from lib.data.collection import load_collection
 from lib.data.pseudo_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plots, report
-from lib.files import BadInput, fingerprint, write_json
+from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import encoder as model
 from lib.model import pooling
 from lib.model.embedder import Embedder, Guide
@@ -245,7 +245,7 @@ def compare(args, parser, collection, name):
         folder,
         overwrite=args.overwrite,
         resume=args.resume,
-        config=run.record(args, parser, derived={}, inputs=inputs(collection)),
+        config=run.record(args, parser, derived={}, inputs=inputs(args, collection)),
     )
     order = functools.partial(order_of, n=len(collection.split("train")), seed=0)
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
@@ -324,7 +324,7 @@ def train(args, parser, collection, folder, *, device):
         args,
         parser,
         derived=plan | {"arm": arm.text, "base": arm.base, "overrides": overrides, "seed": label},
-        inputs=inputs(own),
+        inputs=inputs(args, own),
     )
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=config)
     run.print_header(
@@ -592,10 +592,15 @@ def learning_rate(step, steps, warmup):
 # --------------------------------------------------------------------------------------------------- reports
 
 
-def inputs(collection):
-    """What went in, by content."""
+def inputs(args, collection):
+    """What went in, by content: a run is resumed on the same only."""
     judgements = {split: collection.judgements(split) for split in collection.qrels if split != "train"}
-    return {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
+    found = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
+    if args.negatives_file:
+        found["negatives_file"] = fingerprint_file(args.negatives_file)
+    if args.guide:
+        found["guide"] = model.fingerprint_folder(model.local_folder(args.guide))
+    return found
 
 
 def stop_non_finite(log, collection, batch, step, value):

@@ -26,7 +26,7 @@ def save_encoder(encoder, folder):
         encoder.write(temporary)
         write_json(
             temporary / "encoder.json",
-            {"kind": encoder.kind, "dim": encoder.dim, "fingerprint": _fingerprint_folder(temporary)},
+            {"kind": encoder.kind, "dim": encoder.dim, "fingerprint": fingerprint_folder(temporary)},
         )
 
 
@@ -45,7 +45,7 @@ def load_encoder(source, *, seed=0, **options):
     `options` are TransformerEncoder.read()'s. BadInput if a folder of ours was changed after it was written.
     """
     folder = local_folder(source)
-    found = _fingerprint_folder(folder)
+    found = fingerprint_folder(folder)
     if (folder / "encoder.json").exists():
         info = read_json(folder / "encoder.json")
         if found != info["fingerprint"]:
@@ -114,7 +114,8 @@ def local_folder(source):
         raise BadInput(f"{source}: neither a folder nor to be had from the hub ({reason})") from None
 
 
-def _fingerprint_folder(folder):
+def fingerprint_folder(folder):
+    """Identifies the files of a model's folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
     return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
 
