@@ -13,7 +13,7 @@ import pathlib
 
 from lib import run
 from lib.data import readers
-from lib.data.collection import collection_of
+from lib.data.collection import SPLITS, collection_of
 from lib.evaluation import comparison, measures, plots, report
 from lib.files import BadInput, write_json
 from lib.model.encoder import pick_device
@@ -73,7 +73,7 @@ def main():
     retrieves = args.run or args.retriever
     folder = None if retrieves == "bm25" else pathlib.Path(retrieves)
     spec, collection = collection_of(
-        args.data, folder, cut=[args.split] if args.split != "train" else (), strict=args.strict
+        args.data, folder, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )
     qrels = collection.split(args.split)
     home = folder if folder and not args.name else run.run_path(args.name or f"{collection.name}-bm25")

@@ -166,10 +166,9 @@ def test_sources_that_teach_pass(rows, active, queued):
         monitor.check_sources(*rows, active, queued=queued)
 
 
-@pytest.mark.parametrize("rows", [ledger(in_batch=0.0), ledger(in_batch=0.0, bm25=0.0)])
-def test_batches_without_any_negative_are_refused_at_once(rows):
+def test_batches_without_any_negative_are_refused_at_once():
     with pytest.raises(BadInput, match="no query of a batch has a negative"):
-        Monitor().check_sources(*rows, {}, queued=0)
+        Monitor().check_sources(*ledger(in_batch=0.0), {}, queued=0)
 
 
 @pytest.mark.parametrize(

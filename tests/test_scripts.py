@@ -716,7 +716,7 @@ BAD = [
     ("train.py", ["--data", "tiny", "--vocab_size", "0"], ["--vocab_size 0"]),
     ("train.py", ["--data", "tiny", "--name", "../../elsewhere"], ["--name ../../elsewhere"]),
     ("train.py", ["--data", "tiny", "--name", ".", "--overwrite"], ["--name ."]),
-    ("train.py", ["--data", "no-dev"], ["no split 'dev'"]),
+    ("train.py", ["--data", "no-train"], ["no split 'train'"]),
     ("train.py", ["--data", "tiny", "--aim", "high"], ["unrecognized arguments: --aim high"]),
     ("train.py", ["--data", "tiny", "--temp", "0.1"], ["unrecognized arguments: --temp 0.1"]),
     ("train.py", ["--data", "tiny", "--steps", "many"], ["--steps many: must be a whole number"]),
@@ -786,15 +786,15 @@ BAD = [
 
 @pytest.mark.parametrize("script, flags, wanted", BAD, ids=[" ".join([script, *flags]) for script, flags, _ in BAD])
 def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, folder, script, flags, wanted):
-    shutil.copytree(folder, tmp_path / "no-dev")
-    (tmp_path / "no-dev/qrels/dev.tsv").unlink()
+    shutil.copytree(folder, tmp_path / "no-train")
+    (tmp_path / "no-train/qrels/train.tsv").unlink()
     (tmp_path / "runs/taken").mkdir(parents=True)
     (tmp_path / "runs/taken/notes.txt").write_text("mine")
     message = refused(script, *flags)
     for part in wanted:
         assert part in message
     assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["taken", "notes.txt"]
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "no-dev", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "no-train", "runs"}
 
 
 @pytest.mark.parametrize(

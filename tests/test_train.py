@@ -333,9 +333,9 @@ def test_a_source_that_teaches_nothing_ends_the_run(train, taught, capsys, arm):
     assert f"no doc of {arm[:-2]} stands in the denominator" in capsys.readouterr().err
 
 
-def test_a_batch_without_negatives_is_logged(train):
-    folder = train("lonely", "--negatives", "in_batch", "--batch_size", 1, steps=2)
-    assert [(line["loss"], line["hardest"]) for line in of_event(folder, "step")] == [(0, None)] * 2
+def test_a_batch_without_negatives_ends_the_run(train, capsys):
+    train("lonely", "--negatives", "in_batch", "--batch_size", 1, steps=2, code=2)
+    assert "no query of a batch has a negative" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------- flags of an arm

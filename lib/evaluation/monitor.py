@@ -118,7 +118,8 @@ class Monitor:
         labels: the sampler's, of the ledger's rows after the first; queued: docs of the queue in this batch;
         it is empty at first.
         """
-        if not any(row["negatives"] for row in ledger) and not queued:
+        alone = not any(SOURCES[name].explicit for name in active)
+        if alone and not any(row["negatives"] for row in ledger):
             raise BadInput(
                 "no query of a batch has a negative, so that nothing can be learned: --batch_size 1, or batches whose "
                 "queries share their positives; take a larger --batch_size or a source of negatives"
