@@ -71,7 +71,7 @@ class Texts:
         if path.stat().st_size == 0:
             raise BadInput(f"{path}: the file is empty")
         content = fingerprint_file(path)
-        folder = cache_dir("texts", content)
+        folder = cache_dir("records", content)
         if not folder.exists():
             ids, offsets, groups, digests, blank = cls._scan(path)
             with atomic_path(folder) as temporary:
