@@ -170,3 +170,16 @@ def test_a_missing_encoder_is_refused(tmp_path):
         model.load_encoder(tmp_path)
     with pytest.raises(BadInput, match="runs/none/encoder"):
         model.load_encoder("runs/none/encoder")
+
+
+def test_vectors_that_are_not_finite_are_refused_with_the_ids_of_their_texts(tiny):
+    encoder = make_encoder(tiny)
+    tokens = tokenize(tiny.docs, encoder, "doc")
+    with torch.no_grad():
+        encoder.table[tokens.select(np.array([7])).ids[0]] = float("nan")
+    with pytest.raises(BadInput, match=r"the vectors of \d+ of 40 texts .doc. are not finite: '.*'") as refused:
+        model.embed(encoder, tokens)
+    bad = [row for row in range(40) if tokens.select(np.array([7])).ids[0] in tokens.select(np.array([row])).ids]
+    assert repr(tiny.docs.ids[bad[0]]) in str(refused.value) and f"of {len(bad)} of" in str(refused.value)
+    with pytest.raises(BadInput, match="number 0"):
+        embed_texts(encoder, [tiny.docs.text(7)])

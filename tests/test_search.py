@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from conftest import make_encoder, write_collection
+from conftest import embed_texts, make_encoder, write_collection
 
 from lib.data.collection import load_collection
 from lib.data.tokens import tokenize
@@ -274,3 +274,31 @@ def test_a_run_without_an_index_is_refused(tiny, trained, crowded):
 def test_what_is_no_retriever_is_refused(tiny, spec):
     with pytest.raises(BadInput, match=f"{spec}: neither bm25 nor a run folder with an encoder"):
         open_retriever(spec, tiny, device=torch.device("cpu"))
+
+
+def with_zeros():
+    """Vectors of queries and docs; the second query's and three docs' are zero, as of texts without a known word."""
+    random = np.random.default_rng(0)
+    q_emb, d_emb = (random.normal(size=(n, 6)).astype(np.float32) for n in (4, 30))
+    q_emb[1], d_emb[[0, 5, 29]] = 0, 0
+    return q_emb, d_emb
+
+
+def test_a_zero_vector_finds_nothing_and_is_not_found():
+    q_emb, d_emb = with_zeros()
+    hits = exact.search(q_emb, d_emb, 30)
+    assert (hits.rows[1] == -1).all()
+    for row in (0, 2, 3):
+        found = hits.rows[row][hits.rows[row] >= 0]
+        assert len(found) == 27 and not set(found) & {0, 5, 29}
+    some = exact.search(q_emb, d_emb, 5, among=np.array([0, 2, 5, 7]))
+    assert (some.rows[1] == -1).all() and set(some.rows[0].tolist()) == {2, 7, -1}
+
+
+def test_a_zero_vector_finds_nothing_in_an_index(tiny):
+    encoder = make_encoder(tiny)
+    d_emb = embed_texts(encoder, tiny.docs.texts())
+    d_emb[3] = 0
+    retriever = FaissRetriever(encoder, build_index(d_emb))
+    hits = retriever.search(["\u2603", tiny.docs.text(3)], 40)
+    assert (hits.rows[0] == -1).all() and 3 not in hits.rows[1] and (hits.rows[1] >= 0).sum() == 39
