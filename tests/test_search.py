@@ -297,6 +297,7 @@ def test_a_zero_vector_finds_nothing_and_is_not_found():
 
 def test_a_zero_vector_finds_nothing_in_an_index(tiny):
     encoder = make_encoder(tiny)
+    encoder.fingerprint = "made"
     d_emb = embed_texts(encoder, tiny.docs.texts())
     d_emb[3] = 0
     retriever = FaissRetriever(encoder, build_index(d_emb))
