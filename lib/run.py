@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -20,6 +21,8 @@ import torch
 
 from lib.files import BadInput, atomic_path, read_json, remove, write_json
 
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+               errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}  # fmt: skip
 LOCK = ".lock"  # in a run's folder while a process writes there
 LOGS = ("metrics.jsonl", "timing.jsonl")
 _LOCKS, _SET_ASIDE = {}, []  # folder -> the open lock; runs whose predecessor is set aside
@@ -50,6 +53,12 @@ def cli(main):
         main()
     except BadInput as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written to: the user's to mend, not ours
+        if error.errno not in OF_THE_DISK:
+            raise
+        place = error.filename or "the disk"
+        print(f"error: {one_line(place)}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Runs that cannot be lost: by a reader that leaves, a figure or an --overwrite that fails, two writers, cut logs."""
 
+import errno
 import json
 import os
 import pathlib
@@ -173,3 +174,25 @@ def test_errors_are_one_line_without_escape_sequences(capsys):
 def test_what_is_printed_as_the_next_command_can_be_pasted(name):
     done = subprocess.run(f"printf %s {run.quoted(name)}", shell=True, capture_output=True, text=True)
     assert done.stdout == name
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EACCES", "EROFS", "ENAMETOOLONG"])
+def test_what_the_disk_refuses_is_one_line(capsys, number):
+    def fail():
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "runs/x/state.pt")
+
+    with pytest.raises(SystemExit) as stopped:
+        run.cli(fail)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.startswith("error: runs/x/state.pt: ") and message.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(desk):
+    (desk / "file").write_text("no folder")
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, FLAGS), "--steps", "1", "--name", "cache"]
+    environment = os.environ | {"HARDNEG_CACHE": str(desk / "file/below")}
+    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, env=environment)
+    assert (
+        done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    )
+    assert not (desk / "runs/cache").exists()
