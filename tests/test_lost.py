@@ -1,9 +1,9 @@
 """Runs that cannot be lost: by a reader that leaves, a figure or an --overwrite that fails, two writers, cut logs."""
 
 import errno
+import fcntl
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import sys
 import pytest
 from conftest import ROOT, TINY
 
+import train
 from lib import run
 from lib.evaluation import plots
 from lib.files import BadInput, read_json
@@ -124,14 +125,15 @@ def test_a_checkpoint_ends_what_was_set_aside(finished):
 
 
 def test_two_processes_cannot_write_one_run(tmp_path):
-    made = run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))
-    code = "import sys; from lib import run\nconfig = {'args': {'lr': 1}, 'inputs': {}, 'derived': {}}\n"
-    code += "run.cli(lambda: run.Run.create(sys.argv[1], overwrite=False, resume=True, config=config))"
-    command = [sys.executable, "-c", code, str(made.path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "another process is writing there" in done.stderr and done.stderr.count("\n") == 1
-    let_go()  # as a process that dies does, whatever it dies of
-    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    (tmp_path / "r").mkdir()
+    with open(tmp_path / "r" / run.LOCK, "w") as other:  # as another process holds it: a lock belongs to an open file
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="r: another process is writing there"):
+            run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))
+        assert [path.name for path in (tmp_path / "r").iterdir()] == [run.LOCK]
+    made = run.Run.create(tmp_path / "r", overwrite=False, config=config(lr=1))  # it is gone, whatever it died of
+    with open(made.path / run.LOCK) as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_resume_cuts_its_own_logs_and_no_other_file(tmp_path):
@@ -148,13 +150,19 @@ def test_resume_cuts_its_own_logs_and_no_other_file(tmp_path):
         made.load_state({"part": Writer()})
 
 
-def test_dims_beyond_the_vectors_are_refused_before_anything_is_written(desk):
-    process = start(
-        desk, "--steps", 1, "--dims", 99, "--name", "dims", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    message = process.communicate(timeout=120)[1].splitlines()[-1]
-    assert process.returncode == 2 and message == "error: --dims 99: the vectors have 16 dimensions"
-    assert not pathlib.Path(desk / "runs/dims").exists()
+def refused_in(desk, *flags):
+    """What train.py says in its last line, from this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        patch.setattr(sys, "argv", ["train.py", *map(str, FLAGS), *map(str, flags)])
+        with pytest.raises(SystemExit) as stopped:
+            run.cli(train.main)
+    assert stopped.value.code == 2 and not (desk / "runs/refused").exists()
+
+
+def test_dims_beyond_the_vectors_are_refused_before_anything_is_written(desk, capsys):
+    refused_in(desk, "--steps", 1, "--dims", 99, "--name", "refused")
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --dims 99: the vectors have 16 dimensions"
 
 
 # -------------------------------------------------------------------------------------- words from strangers
@@ -187,12 +195,8 @@ def test_what_the_disk_refuses_is_one_line(capsys, number):
     assert stopped.value.code == 2 and message.startswith("error: runs/x/state.pt: ") and message.count("\n") == 1
 
 
-def test_a_cache_that_cannot_be_made_is_one_line(desk):
+def test_a_cache_that_cannot_be_made_is_one_line(desk, capsys, monkeypatch):
     (desk / "file").write_text("no folder")
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, FLAGS), "--steps", "1", "--name", "cache"]
-    environment = os.environ | {"HARDNEG_CACHE": str(desk / "file/below")}
-    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, env=environment)
-    assert (
-        done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
-    )
-    assert not (desk / "runs/cache").exists()
+    monkeypatch.setenv("HARDNEG_CACHE", str(desk / "file/below"))
+    refused_in(desk, "--steps", 1, "--name", "refused")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
