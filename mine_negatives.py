@@ -121,9 +121,8 @@ def main():
         raise BadInput(f"{path} exists: choose another --name, or --overwrite it")
     dist.barrier()  # all have looked before one writes
     qrels = collection.split(args.split)
-    if args.negative_docs is None:
-        args.negative_docs = "labelled" if args.split == "train" and args.audit is None else "all"
-    pool = open_pool(args.negative_docs, collection, allow_leak=args.allow_leak)
+    default = "labelled" if args.split == "train" and args.audit is None else "all"
+    pool = open_pool(args.negative_docs or default, collection, allow_leak=args.allow_leak)
     clock = run.Clock()
     count = how_many(args.depth, args.candidates, thinned=bool(args.filters) or args.sampling.name != "top")
     run.print_header(
@@ -131,7 +130,8 @@ def main():
         f"{args.split} queries of {collection.name} ({len(collection.docs)} docs)",
         args,
         parser,
-        {"candidates": count, "overfetch": overfetch(collection)} | ({} if hidden is None else {"hidden": len(hidden)}),
+        {"candidates": count, "overfetch": overfetch(collection), "pool": describe_pool(pool, collection)}
+        | ({} if hidden is None else {"hidden": len(hidden)}),
     )
     mined, encoder_fingerprint = [], None
     for source in args.sources:

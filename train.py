@@ -190,6 +190,10 @@ def check(args, parser):
             raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
     if args.debias and args.label_smoothing:
         raise BadInput("--label_smoothing plays no part with --debias")
+    if "pull_rate" in given and not args.pull:
+        raise BadInput("--pull_rate needs --pull")
+    if args.query_encoder and args.separate_towers:
+        raise BadInput("--query_encoder gives queries a tower of their own: leave --separate_towers out")
     if args.pull and args.query_clusters:
         raise BadInput("--pull and --query_clusters exclude each other: pseudo-queries have no cluster")
     if args.guide_margin and not args.guide:

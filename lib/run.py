@@ -276,8 +276,9 @@ class Run:
         created = cls(path, writes=writes)
         if not writes:
             return created
-        created.put_back()  # what a killed --overwrite had set aside
         created.path.mkdir(parents=True, exist_ok=True)
+        _lock(created.path)  # before anything is moved: another process may be at work there
+        created.put_back()  # what a killed --overwrite had set aside
         _lock(created.path)
         if resume and (created.path / "config.json").exists():
             begun = read_json(created.path / "config.json")
@@ -312,7 +313,9 @@ class Run:
     def put_back(self):
         """Bring back what was set aside, unless what took its place has a checkpoint; nothing without either."""
         if self.writes and self._aside.exists():
-            if any((self.path / name).exists() for name in ("state.pt", "summary.json", "ablation.json")):
+            if any(
+                any(self.path.rglob(name)) for name in ("state.pt", "summary.json")
+            ):  # its own, or those of its runs
                 remove(self._aside)
             else:
                 remove(self.path)
@@ -381,7 +384,7 @@ def _lock(folder):
     file = open(folder / LOCK, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         raise BadInput(f"{folder}: another process is writing there; wait for it, or choose another --name") from None
     _LOCKS[folder] = file

@@ -124,6 +124,27 @@ def test_a_checkpoint_ends_what_was_set_aside(finished):
     assert [p.name for p in finished.parent.iterdir()] == ["r"] and not (finished / "summary.json").exists()
 
 
+def test_finished_runs_of_a_comparison_are_not_undone(finished):
+    run.Run.create(finished, overwrite=True, config=config(lr=2))  # a comparison: its runs have folders of their own
+    inner = run.Run.create(finished / "in_batch-s0", overwrite=False, config=config(lr=2))
+    inner.finish({"done": True})
+    with pytest.raises(SystemExit) as stopped:  # and then it is interrupted
+        run.cli(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert stopped.value.code == 130
+    assert (finished / "in_batch-s0/summary.json").exists() and [p.name for p in finished.parent.iterdir()] == ["r"]
+
+
+def test_a_second_command_leaves_alone_what_the_first_has_set_aside(finished):
+    with open(finished / run.LOCK, "w") as other:
+        shutil.copytree(finished, finished.with_name(".r.replaced"))
+        (finished / "summary.json").unlink()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        before = contents(finished)
+        with pytest.raises(BadInput, match="another process is writing there"):
+            run.Run.create(finished, overwrite=False, config=config(lr=1))
+        assert contents(finished) == before
+
+
 def test_two_processes_cannot_write_one_run(tmp_path):
     (tmp_path / "r").mkdir()
     with open(tmp_path / "r" / run.LOCK, "w") as other:  # as another process holds it: a lock belongs to an open file

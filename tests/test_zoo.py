@@ -243,6 +243,15 @@ def test_lower_case_and_old_names_of_the_length_file(zoo, tmp_path, name):
     assert_same(tmp_path / "saved", encoder)
 
 
+def test_arguments_of_the_tokenizer_are_the_folder_s(zoo, tmp_path):
+    folder = as_modules(zoo("bert"), tmp_path / "model", length=None)
+    own = {"max_seq_length": 30, "tokenizer_args": {"model_max_length": 8, "truncation_side": "left"}}
+    write_json(folder / "sentence_bert_config.json", own)
+    encoder = model.load_encoder(folder)
+    assert encoder.settings["doc_length"] == 8 and encoder.tokenizer.truncation_side == "left"
+    assert_same(folder, encoder)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_side_that_is_cut_is_the_tokenizer_s(zoo, tmp_path, side):
     folder = as_modules(zoo("bert"), tmp_path / "model", length=6)
@@ -288,7 +297,7 @@ def test_dpr_is_read_as_the_bert_that_it_holds(bert, tmp_path, side):
     dpr = getattr(transformers, side)(config).eval()
     dpr.save_pretrained(tmp_path / "dpr")
     tokenizer.save_pretrained(tmp_path / "dpr")
-    encoder = model.load_encoder(tmp_path / "dpr", overrides={"pooling": "cls", "normalize": False})
+    encoder = model.load_encoder(tmp_path / "dpr")
     with torch.no_grad():
         wanted = [dpr(**tokenizer(t, return_tensors="pt")).pooler_output[0].numpy() for t in TEXTS[:4]]
     np.testing.assert_allclose(embed_texts(encoder, TEXTS[:4]), wanted, atol=1e-5)
@@ -307,6 +316,23 @@ def test_queries_may_have_a_model_of_their_own(zoo, bert, tmp_path):
     )
     model.save_encoder(encoder, tmp_path / "saved")
     assert_same(tmp_path / "saved", encoder)
+    pooled = as_modules(bert, tmp_path / "pooled", pooling="cls", prompts={"query": "Sun : "}, length=9)
+    own = as_modules(zoo("bert"), tmp_path / "own", length=12)
+    both = model.load_encoder(own, query_source=pooled)
+    alone = model.load_encoder(pooled)
+    assert (both.settings["query_prefix"], both.settings["query_length"], both.settings["doc_length"]) == (
+        "Sun : ",
+        9,
+        12,
+    )
+    np.testing.assert_allclose(embed_texts(both, TEXTS, "query"), embed_texts(alone, TEXTS, "query"), atol=1e-6)
+    model.save_encoder(both, tmp_path / "both")
+    again = model.load_encoder(tmp_path / "both")
+    np.testing.assert_allclose(embed_texts(again, TEXTS, "query"), embed_texts(alone, TEXTS, "query"), atol=1e-6)
+    np.testing.assert_allclose(embed_texts(again, TEXTS), embed_texts(model.load_encoder(own), TEXTS), atol=1e-6)
+    with pytest.raises(BadInput, match="one compares by cosine, the other by inner product"):
+        dot = as_modules(bert, tmp_path / "dot", similarity_fn_name="dot")
+        model.load_encoder(own, query_source=dot)
     with pytest.raises(BadInput, match="different tokenizers"):
         other = shutil.copytree(bert, tmp_path / "other")
         state = json.loads((other / "tokenizer.json").read_text())
@@ -423,11 +449,25 @@ def test_code_of_a_model_s_own_is_refused_without_a_question(zoo, tmp_path, monk
         ({"own": [dense(16, 8, bias=True, activation="activation.Nothing")]}, "none of torch.nn"),
         ({"similarity_fn_name": "euclidean"}, "similarity euclidean is not supported"),
         ({"model_type": "SparseEncoder"}, "a SparseEncoder is no bi-encoder"),
+        ({"own": [dense(16, 8, bias=True, activation="linear.Linear")]}, "none of torch.nn"),
+        ({"own": [("LayerNorm", {"size": 16}, None)]}, "not as its library writes it .KeyError"),
+        ({"own": [("Dropout", {"rate": 0.1}, None)]}, "not as its library writes it .TypeError"),
+        ({"prompts": ["query: "]}, "not as its library writes it .AttributeError"),
     ],
 )
 def test_layouts_that_cannot_be_read_exactly_are_refused(zoo, tmp_path, changes, message):
     folder = as_modules(zoo("bert"), tmp_path / "model", **changes)
     with pytest.raises(BadInput, match=message):
+        model.load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '[{"path": 3}]', '[{"type": "x"}]', "[1]", "null", '[{"path": "", "type": 7}]']
+)
+def test_a_list_of_modules_of_another_shape_is_refused(zoo, tmp_path, content):
+    folder = shutil.copytree(zoo("bert"), tmp_path / "model")
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(BadInput, match="modules.json: a list of modules, each with path and type, is wanted"):
         model.load_encoder(folder)
 
 

@@ -301,7 +301,8 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     for texts, what in ((docs, "docs"), (queries, "queries")):
         if len(texts.blank):
             odd = beir.Notes(texts.path)
-            odd.found[f"{what} have neither title nor text: kept"] = list(texts.blank)
+            for number in texts.blank:
+                odd.add(f"{what} have neither title nor text: kept", number)
             notes += odd.lines()
     for split, path in files.items():
         odd = beir.Notes(path)

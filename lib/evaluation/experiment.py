@@ -28,7 +28,7 @@ def expand(arms, grid, *, value_of, control=False):
     for text in grid:
         name, _, values = text.partition("=")
         if name in axes:
-            raise BadInput(f"--grid {text}: {name} stands there twice")
+            raise BadInput(f"{text}: {name} stands twice in --grid or --tune")
         axes[name] = [(name, (value_of(name, value), value)) for value in values.split(",")]
     found = [arm.changed(**dict(point)) for arm in arms for point in itertools.product(*axes.values())]
     return [*found, control_of(found[0])] if control else found

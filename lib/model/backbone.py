@@ -93,12 +93,17 @@ def _check_loading(folder, model, loading):
             raise BadInput(f"{folder}: {name} holds values that are not finite")
 
 
-def load_tokenizer(folder, *, lower_case=False):
-    """The fast tokenizer of a folder. lower_case: texts are lower-cased first, as sentence-transformers' flag asks."""
+def load_tokenizer(folder, *, lower_case=False, arguments=None):
+    """The fast tokenizer of a folder.
+
+    lower_case: texts are lower-cased first, as sentence-transformers' flag asks; arguments {name: value} are those
+    with which it opens the tokenizer.
+    """
     if not any(any(folder.glob(pattern)) for pattern in VOCABULARIES):
         raise BadInput(f"{folder}: no tokenizer ({', '.join(VOCABULARIES[:3])} ...): every word would be unknown")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        how = (arguments or {}) | {"trust_remote_code": False}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **how)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BadInput(f"{folder}: no usable tokenizer ({_why(folder, error)})") from None
     if not tokenizer.is_fast:
@@ -115,6 +120,13 @@ def _lowers(backend):
     steps = json.loads(backend.to_str())["normalizer"] or {}
     steps = steps.get("normalizers", [steps])
     return any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps)
+
+
+def tokens_state(tokenizer):
+    """All that decides how a tokenizer cuts texts into tokens, as plain values."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.update(truncation=None, padding=None)  # what the last call left there
+    return state | {"truncation_side": tokenizer.truncation_side}
 
 
 def append_eos(tokenizer):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lib.data.tokens import Tokens
 from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, write_json
+from lib.model.head import read_modules
 from lib.model.static import StaticEncoder
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
@@ -68,10 +69,9 @@ def load_encoder(source, *, seed=0, **options):
 
 def _static_folder(folder):
     """Where in a folder a static encoder's files are; None if it is no static encoder."""
-    if (folder / "modules.json").exists():
-        modules = read_json(folder / "modules.json")
-        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-        if not kinds or kinds[0] != "StaticEmbedding":
+    if modules := read_modules(folder):
+        kinds = [kind for _, kind in modules]
+        if kinds[0] != "StaticEmbedding":
             return None
         if kinds[1:] not in ([], ["Normalize"]):
             raise BadInput(f"{folder}: {kinds[1]} behind a StaticEmbedding is not supported")
@@ -79,7 +79,7 @@ def _static_folder(folder):
         similarity = (read_json(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
         if len(kinds) == 1 and similarity != "cosine":
             raise BadInput(f"{folder}: a StaticEmbedding compared by {similarity} is not supported, only by cosine")
-        return folder / modules[0]["path"]
+        return modules[0][0]
     path = folder / "config.json"
     return folder if path.exists() and read_json(path).get("model_type") == "model2vec" else None
 

@@ -121,12 +121,32 @@ class Dropout(nn.Module):
 MODULES = {"Dense": Dense, "Normalize": Normalize, "LayerNorm": LayerNorm, "Dropout": Dropout}
 
 
+def read_modules(folder):
+    """[(folder, kind)] of modules.json, in order; None if the folder has none. Code of a model's own is refused."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    try:
+        found = [(folder / module["path"], module["type"]) for module in read_json(path)]
+        own = [name for _, name in found if not name.startswith("sentence_transformers.")]
+    except (KeyError, TypeError, AttributeError):
+        found, own = [], []
+    if not found:
+        raise BadInput(f"{path}: a list of modules, each with path and type, is wanted")
+    if own:
+        raise BadInput(f"{folder}: module {own[0]} is code of the model's own, which is refused")
+    return [(place, name.rsplit(".", 1)[-1]) for place, name in found]
+
+
 def _activation(name):
     """The module that a path such as torch.nn.modules.activation.Tanh names; nothing outside of torch is imported."""
     kind = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise BadInput(f"activation function {name}: none of torch.nn")
-    return kind()
+    try:
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
+            return kind()
+    except TypeError:  # a layer that wants sizes is no activation
+        pass
+    raise BadInput(f"activation function {name}: none of torch.nn")
 
 
 def read_weights(folder):

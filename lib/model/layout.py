@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lib.files import BadInput, read_json, write_json, write_text
 from lib.model.backbone import NO_LIMIT, load_tokenizer
-from lib.model.head import MODULES, Normalize
+from lib.model.head import MODULES, Normalize, read_modules
 from lib.model.pooling import POOLINGS
 
 ST_TYPE = "sentence_transformers.models."
@@ -30,15 +30,24 @@ class TowerFiles(NamedTuple):
 
 def read(source):
     """(towers {"doc": TowerFiles, maybe "query": ...}, settings), from a folder's configuration files."""
+    try:
+        return _read(source)
+    except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape than the libraries write
+        raise BadInput(f"{source}: the model's configuration is not as its library writes it ({error!r})") from None
+
+
+def _read(source):
     settings = {"query_prefix": "", "doc_prefix": "", "normalize": True, "unused_prompts": []}
-    if not (source / "modules.json").exists():
+    modules = read_modules(source)
+    if modules is None:
         if not (source / "config.json").exists():
             raise BadInput(
                 f"{source}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
             )
-        tokenizer = load_tokenizer(source)
-        return {"doc": TowerFiles(source, tokenizer, NO_LIMIT)}, settings
-    modules = _modules(source)
+        bare = TowerFiles(source, load_tokenizer(source), NO_LIMIT)
+        if read_json(source / "config.json").get("model_type") == "dpr":  # Karpukhin et al. 2020, section 3.1
+            return {"doc": bare._replace(pooling="cls")}, settings | {"normalize": False}
+        return {"doc": bare}, settings
     config = _config_of(source)
     if modules[0][1] == "Router":
         routed = read_json(source / "router_config.json")
@@ -48,7 +57,9 @@ def read(source):
                            "query and document are wanted")  # fmt: skip
         tail = modules[1:]
         towers = {
-            names[route]: _read_tower([(source / path, _kind(source, routed["types"][path])) for path in paths] + tail)
+            names[route]: _read_tower(
+                [(source / path, routed["types"][path].rsplit(".", 1)[-1]) for path in paths] + tail
+            )
             for route, paths in routed["structure"].items()
         }
     else:
@@ -62,20 +73,6 @@ def read(source):
     if (source / "settings.json").exists():  # ours: what the layout has no place for
         settings |= read_json(source / "settings.json")
     return towers, settings
-
-
-def _modules(source):
-    """[(folder, kind)] of modules.json, in order."""
-    found = [(source / m["path"], _kind(source, m["type"])) for m in read_json(source / "modules.json")]
-    if not found:
-        raise BadInput(f"{source}/modules.json: no modules")
-    return found
-
-
-def _kind(source, name):
-    if not name.startswith("sentence_transformers."):
-        raise BadInput(f"{source}: module {name} is code of the model's own, which is refused")
-    return name.rsplit(".", 1)[-1]
 
 
 def _config_of(source):
@@ -106,9 +103,11 @@ def _read_tower(modules):
     own = next((read_json(place / name) for name in LENGTH_FILES if (place / name).exists()), {})
     if (task := own.get("transformer_task", "feature-extraction")) != "feature-extraction":
         raise BadInput(f"{place}: a Transformer for {task} is not supported")
-    tokenizer = load_tokenizer(place, lower_case=bool(own.get("do_lower_case")))
+    if own.get("processing_kwargs"):
+        raise BadInput(f"{place}: processing_kwargs {own['processing_kwargs']} are not supported")
     arguments = own.get("processor_kwargs") or own.get("tokenizer_args") or {}
-    length = own.get("max_seq_length") or arguments.get("model_max_length") or NO_LIMIT
+    tokenizer = load_tokenizer(place, lower_case=bool(own.get("do_lower_case")), arguments=arguments)
+    length = arguments.get("model_max_length") or own.get("max_seq_length") or NO_LIMIT
     tokenizer.model_max_length = min(tokenizer.model_max_length, NO_LIMIT)
     pooling, pools_prefix = _read_pooling(others[0][0])
     head = []

@@ -6,7 +6,6 @@ Folders are in sentence-transformers layout.
 import contextlib
 import copy
 import inspect
-import json
 import pathlib
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 
 from lib.files import BadInput, fingerprint
 from lib.model import layout
-from lib.model.backbone import append_eos, load_backbone, longest, token_types
+from lib.model.backbone import append_eos, load_backbone, longest, token_types, tokens_state
 from lib.model.head import Dense
 from lib.model.pooling import parse_pooling, pool
 
@@ -180,10 +179,8 @@ class TransformerEncoder(nn.Module):
 
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens."""
-        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        state.update(truncation=None, padding=None)  # what the last call left there
         prefix, length = self.settings[f"{kind}_prefix"], self.settings[f"{kind}_length"]
-        return fingerprint("transformer", state, self.tokenizer.truncation_side, prefix, length)
+        return fingerprint("transformer", tokens_state(self.tokenizer), prefix, length)
 
     def vector_key(self):
         """Identifies what turns tokens into vectors, the weights aside."""
@@ -235,19 +232,22 @@ class TransformerEncoder(nn.Module):
         torch.manual_seed(seed)
         routes, settings = layout.read(pathlib.Path(source))
         if query_source:
-            of_query, _ = layout.read(pathlib.Path(query_source))
+            of_query, theirs = layout.read(pathlib.Path(query_source))
+            if theirs["normalize"] != settings["normalize"]:
+                raise BadInput(f"{source} and {query_source}: one compares by cosine, the other by inner product")
             routes["query"] = of_query.get("query", of_query["doc"])
+            settings |= {name: theirs[name] for name in ("query_prefix", "query_length") if name in theirs}
         towers = {}
         for name, found in routes.items():
             backbone = load_backbone(found.backbone, from_config=from_config, attention=attention)
-            pooling = (overrides or {}).get("pooling") or settings.get("pooling") or found.pooling
+            pooling = (overrides or {}).get("pooling") or found.pooling
             towers[name] = Tower(backbone, pooling=pooling, pools_prefix=found.pools_prefix, head=found.head)
             if projection:
                 towers[name].head.append(Dense(towers[name].dim, projection, bias=False, activation=IDENTITY))
             if lora:
                 towers[name].backbone = _with_lora(backbone, rank=lora)
         tokenizer = routes["doc"].tokenizer
-        if "query" in routes and routes["query"].tokenizer.get_vocab() != tokenizer.get_vocab():
+        if "query" in routes and tokens_state(routes["query"].tokenizer) != tokens_state(tokenizer):
             raise BadInput(f"{source}: queries and docs have different tokenizers, which is not supported")
         if separate_towers and len(towers) == 1:  # after the projection: both begin in one space
             towers["query"] = copy.deepcopy(towers["doc"])

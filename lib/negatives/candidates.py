@@ -1,6 +1,7 @@
 """Candidates: docs that a source proposes as negatives, list by list, and all that is done with such lists."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -168,11 +169,17 @@ def overfetch(collection, query_rows=None):
 
     Then dropping positives, the query itself and copies leaves enough.
     """
+    counts = _to_drop(collection)
+    return int((counts if query_rows is None else counts[query_rows]).max(initial=0))
+
+
+@functools.lru_cache(maxsize=4)
+def _to_drop(collection):
+    """(n,) for each query row, how many docs may not be its negatives, copies included: asked for at every step."""
     indptr, groups = collection.no_negatives
     copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
     sums = np.concatenate([[0], np.cumsum(copies[groups])])
-    counts = sums[indptr[1:]] - sums[indptr[:-1]]
-    return int((counts if query_rows is None else counts[query_rows]).max(initial=0))
+    return sums[indptr[1:]] - sums[indptr[:-1]]
 
 
 def search_candidates(collection, query_rows, count, search, *, source, positive="max"):
