@@ -29,7 +29,6 @@ from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overf
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.pool import describe_pool, open_pool, within
 from lib.negatives.sources import SOURCES
-from lib.run import COUNT
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
@@ -49,8 +48,8 @@ def parse_args():
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
     add("--negatives_format", choices=("own", *exchange.FORMATS), default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=run.ABOVE_0, help="share of --depth for each source; default: --depth of each")
-    add("--depth", type=COUNT, default=30, help="candidates to keep for each query")
-    add("--candidates", type=COUNT, help="candidates to mine before filtering; default: --depth, with filters or a "
+    add("--depth", type=run.DEPTH, default=30, help="candidates to keep for each query")
+    add("--candidates", type=run.DEPTH, help="candidates to mine before filtering; default: --depth, with filters or a "
         "--sampling other than top 100")
     add("--filters", nargs="+", type=filters.parse_filter, default=[], metavar="F",
         help="candidates to drop, as in window:11:100 percpos:0.95 quantile:0.5 near_copy:0.8: "
@@ -150,6 +149,8 @@ def main():
         if args.relabel is not None:
             spec, collection, mined = relabel(path.parent / f"{collection.name}-relabelled", args, collection, mined)
         kept = choose(args, collection, mined)
+        if not any(c.count for c in kept) and args.relabel is None:
+            raise BadInput(f"no candidate is left: {'; '.join(f'{c.source}: {reasons(c)}' for c in kept)}")
         header = {
             "collection": collection.name,
             "collection_fingerprint": collection.fingerprint,
@@ -157,6 +158,7 @@ def main():
             "sources": {c.source: c.describe() for c in kept},
             "encoder_fingerprint": encoder_fingerprint,
             "candidates": count,
+            "records": sum(c.count for c in kept),
             "pool": describe_pool(pool, collection),
             "versions": run.versions(),
         }
@@ -290,6 +292,11 @@ def write_audit(path, args, collection, mined, hidden):
     print(f"\n{table}\n{audit.NOTE}\nwrote   {path}, .json and .png: read the examples in the .md")
 
 
+def reasons(candidates):
+    """Why candidates were dropped, and how many."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in candidates.dropped.items() if count) or "-"
+
+
 def print_table(mined, collection):
     """One line a source: yield, scores, and what was dropped and why."""
     print(
@@ -301,7 +308,7 @@ def print_table(mined, collection):
         d = candidates.describe()
         cells = ["-" if d[key] is None else f"{d[key]:.3f}" for key in ("mean_score", "mean_positive_score")]
         above = "-" if d["outscore_positive"] is None else f"{d['outscore_positive']:.1%}"
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in d["dropped"].items()) or "-"
+        dropped = reasons(candidates)
         print(
             f"{candidates.source:8}{d['queries']:>9,}{d['candidates']:>12,}{d['shortest_list']:>10}"
             f"{cells[0]:>12}{cells[1]:>10}{above:>12}   {dropped}"

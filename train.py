@@ -101,12 +101,12 @@ def parse_args():
         "it puts above the positive")
     parser.add_options(add, loss.OPTIONS)
     add = parser.group("negatives", per_arm=True)
-    add("--depth", type=COUNT, default=12, help="candidates that stay in a query's list, the best ones")
+    add("--depth", type=run.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
     add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("uniform"),
         help=f"how each step draws K of them: {sampling.HELP}; default: uniform")
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
         help=f"candidates to drop: {', '.join(FILTERS)} (lib/negatives/filters.py)")
-    add("--candidates", type=COUNT, help="candidates to mine for each query, before the filters; default: --depth, "
+    add("--candidates", type=run.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
     add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: "
         "positives of training queries (default), the whole corpus, or docs whose ids stand in a file, one a line")
@@ -126,8 +126,9 @@ def parse_args():
     add("--refresh_lag", type=run.number(int, least=0), default=0, metavar="STEPS", help="mine in the background, "
         "with the weights of one step for use this many steps later; the result can be repeated")
     add = parser.group("static encoder", only="static")
-    add("--dim", type=COUNT, default=768, metavar="D", help="length of the vectors")
-    add("--vocab_size", type=COUNT, default=16_000, help="WordPiece tokens, learned from the training side")
+    add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
+    add("--vocab_size", type=run.number(int, least=30, most=10_000_000),
+        default=16_000, help="WordPiece tokens, learned from the training side")
     add = parser.group("transformer (defaults come from the model's own files)", only="transformer")
     add("--query_encoder", metavar="NAME|FOLDER", help="another model for queries, as with DPR: --encoder is the docs'")
     add("--pooling", type=pooling.checked, help=f"how token vectors become one: {', '.join(pooling.POOLINGS)}, or "
@@ -140,7 +141,7 @@ def parse_args():
     add("--doc_prefix", help="text put before each doc")
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
-    add("--projection", type=COUNT, metavar="D", help="add a linear layer to D dimensions")
+    add("--projection", type=run.DIM, metavar="D", help="add a linear layer to D dimensions")
     add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
@@ -206,6 +207,23 @@ def check(args, parser):
         )
     if args.distill_weight and not all(from_file):
         raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
+
+
+def without_effect(args, given):
+    """The flags among those `given` that change nothing in this run: they are for what its arm does not do."""
+    (arm,) = args.negatives
+    sources = [SOURCES[name] for name in arm.sources]
+    idle = {
+        "negative_docs allow_leak": not sources,
+        "depth candidates filters sampling positive_score": not any(source.mine for source in sources),
+        "refresh_every refresh_overlap refresh_lag": not any(source.every == "refresh" for source in sources),
+        "allow_leak": args.negative_docs in ("labelled", "all"),
+        "chunk_size": (args.chunk_size or 0) >= args.batch_size,
+        "epochs": bool(args.steps),
+        "temperature learn_temperature": args.triplet_margin is not None and not args.distill_weight,
+        "distill": not args.distill_weight,
+    }
+    return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})
 
 
 def main():
@@ -338,6 +356,8 @@ def train(args, parser, collection, folder, *, device):
         plan | {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)},
     )
     print(f"   {advise(plan['pool'])}")
+    for name in without_effect(args, run.non_default(args, parser)):
+        print(f"note: --{name} changes nothing in this run")
 
     # the model, what trains it, and what chooses its negatives
     steps, peak_lr, dtype = plan["steps"], plan["peak_lr"], model.PRECISIONS[plan["precision"]]

@@ -2,11 +2,15 @@
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
+import secrets
 import shutil
+import zipfile
 
 import numpy as np
 
@@ -24,18 +28,32 @@ def atomic_path(path):
     """Yield a temporary sibling of `path` (file or folder) that takes its place if the block succeeds."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    name = f".{path.name}.{secrets.token_hex(4)}"  # process ids repeat, in containers and on other machines
+    temporary, discarded = path.parent / f"{name}.tmp", path.parent / f"{name}.old.tmp"
     try:
         yield temporary
         if temporary.is_dir() and path.exists():  # os.replace refuses a folder that is not empty
-            discarded = path.parent / f".{path.name}.{os.getpid()}.old"
             os.replace(path, discarded)
-            os.replace(temporary, path)
-            remove(discarded)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(discarded, path)
+                raise
         else:
             os.replace(temporary, path)
     finally:
         remove(temporary)
+        remove(discarded)
+
+
+def remove_temporaries(folder):
+    """Clear up behind processes that were killed within atomic_path(), in a folder and below it."""
+    for path in sorted(folder.rglob(".*.old.tmp")):  # killed between the two moves: the old folder is all there is
+        whole = path.with_name(path.name[1:].rsplit(".", 3)[0])
+        if not whole.exists():
+            os.replace(path, whole)
+    for path in list(folder.rglob(".*.tmp")):
+        remove(path)
 
 
 def remove(path):
@@ -54,23 +72,131 @@ def write_text(path, text):
 
 def write_json(path, value):
     """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path):
-    """The value of a JSON file; BadInput if it is missing or broken."""
+def _finite(value):
+    """`value` with null for nan and inf, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def reading(path, what=""):
+    """Turn whatever a library raises over a file that is missing, cut or foreign into BadInput that names it."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        yield
+    except BadInput:
+        raise
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise BadInput(f"{path}: cannot be read{what} (nested too deeply)") from None
+    except Exception as error:  # libraries raise all kinds: their own, KeyError, UnpicklingError, AttributeError
+        raise BadInput(f"{path}: cannot be read{what} ({type(error).__name__}: {error})") from None
+
+
+def parse_json(text):
+    """The value of a JSON text; ValueError if it is broken or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path, **wanted):
+    """The value of a JSON file: with `wanted` an object that has these keys, with values of these types.
+
+    BadInput if it is missing, broken or of another shape. A type may be a tuple of types.
+    """
+    try:
+        value = parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from None
+    check_keys(value, path, **wanted)
+    return value
+
+
+NUMBER = (int, float)  # in check_keys(): a finite one
+
+
+def check_keys(value, place, **wanted):
+    """BadInput, naming the place, if `value` is not an object that has the wanted {key: type}.
+
+    A type may be a tuple of types, or itself such a dictionary.
+    """
+    if wanted and not isinstance(value, dict):
+        raise BadInput(f"{place}: a JSON object with {', '.join(wanted)} is wanted, found {type(value).__name__}")
+    for key, kind in wanted.items():
+        if key not in value:
+            raise BadInput(f"{place}: {key} is missing")
+        if isinstance(kind, dict):
+            check_keys(value[key], f"{place}, {key}", **kind)
+        elif not isinstance(value[key], kind) or (isinstance(value[key], bool) and kind in (int, NUMBER)):
+            names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise BadInput(f"{place}: {key} is of type {type(value[key]).__name__}, not {names}")
+        elif kind == NUMBER and not abs(value[key]) < 1e308:
+            raise BadInput(f"{place}: {key} is not a finite number")
 
 
 def cache_dir(*parts):
     """A folder for what can be computed again: $HARDNEG_CACHE, else ~/.cache/hardneg."""
     base = os.environ.get("HARDNEG_CACHE") or pathlib.Path.home() / ".cache" / "hardneg"
     return pathlib.Path(base).joinpath(*parts)
+
+
+def cached(path, make, read):
+    """read(path) of an entry of the cache, which make(temporary) writes where there is none.
+
+    One process makes an entry and others wait for it. An entry that cannot be read is made again.
+    """
+    found = _try(read, path)
+    if found is None:
+        with _alone(path):
+            found = _try(read, path)  # another process may have made it meanwhile
+            if found is None:
+                remove(path)
+                with atomic_path(path) as temporary:
+                    make(temporary)
+                found = read(path)
+    return found
+
+
+def cached_array(path, make, *, mapped=False):
+    """cached() for one array, which make() returns; mapped: read from the disk where it is used."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:  # given a name, numpy would put .npy behind it
+            np.save(file, make())
+
+    return cached(path, write, lambda path: np.load(path, mmap_mode="r" if mapped else None))
+
+
+def _try(read, path):
+    try:
+        return read(path)
+    except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def _alone(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: each makes the entry, the last one stays
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def fingerprint(*values):
@@ -94,3 +220,17 @@ def fingerprint_file(path):
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def fingerprinted(path):
+    """Yield fingerprint_file() of a file that the block reads; BadInput if the file was changed meanwhile."""
+
+    def state():
+        found = os.stat(path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    before = state()
+    yield fingerprint_file(path)
+    if state() != before:
+        raise BadInput(f"{path}: was changed while it was read; run the command again")

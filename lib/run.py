@@ -18,11 +18,14 @@ import sys
 import time
 
 import torch
+from tqdm import tqdm
 
-from lib.files import BadInput, atomic_path, read_json, remove, write_json
+from lib.files import BadInput, atomic_path, check_keys, read_json, reading, remove, remove_temporaries, write_json
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}  # fmt: skip
+RECORDED = {"args": dict, "derived": dict, "inputs": dict}  # what config.json of a run holds, besides
+NO_MEMORY = "allocate memory"  # in what torch raises where there is not enough
 LOCK = ".lock"  # in a run's folder while a process writes there
 LOGS = ("metrics.jsonl", "timing.jsonl")
 _LOCKS, _SET_ASIDE = {}, []  # folder -> the open lock; runs whose predecessor is set aside
@@ -52,15 +55,24 @@ def cli(main):
     try:
         main()
     except BadInput as error:
+        _end_bars()
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written to: the user's to mend, not ours
         if error.errno not in OF_THE_DISK:
             raise
+        _end_bars()
         place = error.filename or "the disk"
         print(f"error: {one_line(place)}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and NO_MEMORY not in str(error):
+            raise
+        _end_bars()
+        print(f"error: out of memory ({one_line(error, 200)}): take smaller sizes", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
+        _end_bars()
         print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)
         sys.exit(130)
     finally:
@@ -74,6 +86,12 @@ def cli(main):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
+
+
+def _end_bars():
+    """Leave the line of a progress bar: what is printed next begins a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def printable(text):
@@ -107,6 +125,8 @@ class _Output:
             return self._stream.write(text)
         except BrokenPipeError:
             return self._leave()
+        except UnicodeEncodeError:  # a terminal that is not UTF-8
+            return self._stream.write(text.encode(self._stream.encoding, "replace").decode(self._stream.encoding))
 
     def flush(self):
         """Flush, or do nothing where nobody reads."""
@@ -136,6 +156,17 @@ class Parser(argparse.ArgumentParser):
         """BadInput instead of argparse's usage text: `--batch_size 0: must be above 0`."""
         message = re.sub(r"^argument (--\w+)(/--\w+)*: (?=invalid|expected)", r"\1: ", message)
         raise BadInput(re.sub(r"^argument (--\w+)(/--\w+)*: ", r"\1 ", message))
+
+    def parse_args(self, *args, **kwargs):
+        """The arguments; BadInput for a text that is empty and may not be, or that no file can be called by."""
+        found = super().parse_args(*args, **kwargs)
+        for name, value in vars(found).items():
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            if "" in texts and value != self.get_default(name) and not name.endswith("prefix"):
+                raise BadInput(f"--{name}: is empty; leave it out or give it a value")
+            if any("\0" in text or any("\ud800" <= c <= "\udfff" for c in text) for text in texts):
+                raise BadInput(f"--{name} {texts[0]!r}: holds a NUL or bytes that are not UTF-8")
+        return found
 
     def group(self, title, *, per_arm=False, only=None):
         """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
@@ -208,7 +239,9 @@ def number(kind, *, above=-math.inf, least=-math.inf, below=math.inf, most=math.
     return convert
 
 
-COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps, dimensions
+COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps
+DIM = number(int, least=1, most=1 << 16)
+DEPTH = number(int, least=1, most=1_000_000)
 ABOVE_0 = number(float, above=0)
 AT_LEAST_0 = number(float, least=0)
 BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
@@ -279,9 +312,10 @@ class Run:
         created.path.mkdir(parents=True, exist_ok=True)
         _lock(created.path)  # before anything is moved: another process may be at work there
         created.put_back()  # what a killed --overwrite had set aside
+        remove_temporaries(created.path)
         _lock(created.path)
         if resume and (created.path / "config.json").exists():
-            begun = read_json(created.path / "config.json")
+            begun = read_json(created.path / "config.json", **RECORDED)
             refuse_changes(begun, config, path)
             # a comparison may be continued with other arms and seeds: its table is then of those
             begun["args"] |= {
@@ -330,8 +364,12 @@ class Run:
     def read_log(self, file="metrics.jsonl"):
         """Every object logged so far."""
         path = self.path / file
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        found = []
+        for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+            with reading(f"{path}:{number}"):
+                found.append(json.loads(line))
+            check_keys(found[-1], f"{path}:{number}", event=str)
+        return found
 
     def save_state(self, parts, values):
         """Write state.pt: the state_dict() of each of `parts`, plain `values`, and how long the logs were."""
@@ -352,20 +390,24 @@ class Run:
     def load_state(self, parts):
         """Put the parts back as state.pt has them, cut the logs to match; returns the values, or None."""
         path = self.path / "state.pt"
-        state = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
-        if self.writes:
-            for name, size in (dict.fromkeys(LOGS, 0) | (state["log_sizes"] if state else {})).items():
-                log = self.path / name
-                there = log.stat().st_size if log.exists() else 0
-                if there < size:
-                    raise BadInput(f"{log} has {there} bytes and had {size} at the last checkpoint: lines are missing")
-                if there > size:
-                    os.truncate(log, size)
-        if state is None:
-            return None
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        return state["values"]
+        state = None
+        if path.exists():
+            with reading(path, ", which the run is resumed from"):
+                state = torch.load(path, weights_only=True, map_location="cpu")
+            check_keys(state, path, parts=dict, values=dict, log_sizes=dict)
+        sizes = dict.fromkeys(LOGS, 0) | (state["log_sizes"] if state else {})
+        there = {log: log.stat().st_size if log.exists() else 0 for log in map(self.path.joinpath, sizes)}
+        for log, size in zip(there, sizes.values()):
+            if there[log] < size and self.writes:
+                raise BadInput(f"{log} has {there[log]} bytes and had {size} at the last checkpoint: lines are missing")
+        if state is not None:
+            with reading(path, ", which the run is resumed from"):
+                for name, part in parts.items():
+                    part.load_state_dict(state["parts"][name])
+        for log, size in zip(there, sizes.values()):  # nothing is cut before all has been read
+            if there[log] > size and self.writes:
+                os.truncate(log, size)
+        return state and state["values"]
 
     def finish(self, summary):
         """Write summary.json, which marks the run as whole, and drop what only an interrupted one needs."""
@@ -413,7 +455,7 @@ def recorded(folder):
     path = pathlib.Path(folder) / "config.json"
     if not path.exists():
         raise BadInput(f"{folder}: no run of train.py (no config.json)")
-    return read_json(path)
+    return read_json(path, args=dict)
 
 
 def record(args, parser, *, derived, inputs):
@@ -434,10 +476,7 @@ def record(args, parser, *, derived, inputs):
 
 def recorded_flags(path, *, without):
     """The command line of a recorded run, for --config; prints what differs here: versions, source."""
-    config = read_json(path)
-    for part in ("args", "derived", "versions", "source"):
-        if part not in config:
-            raise BadInput(f"{path}: no config.json of a run ({part} is missing)")
+    config = read_json(path, args=dict, derived=dict, versions=dict, source=(dict, type(None)))
     here = versions()
     for name in sorted(config["versions"].keys() | here.keys()):
         then, now = config["versions"].get(name), here.get(name)

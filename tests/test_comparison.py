@@ -292,7 +292,7 @@ def test_a_flag_beside_a_config_counts(compared, desk):
 def test_what_is_no_config_is_refused(desk, tmp_path, capsys):
     write_json(tmp_path / "config.json", {"args": {}})
     start(train, desk, "--config", tmp_path / "config.json", code=2)
-    assert "no config.json of a run (derived is missing)" in capsys.readouterr().err
+    assert "derived is missing" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------- budgets, processes

@@ -376,7 +376,7 @@ def test_filters_say_what_they_dropped(mine):
     wanted = [record for found in by_query(passed).values() for record in found[:3]]
     assert records == wanted and header["sources"]["bm25"]["candidates"] == len(records)
     assert dropped["not chosen"] == len(passed) - len(wanted) > 0
-    assert all(f"{name} {count:,}" in printed for name, count in dropped.items())
+    assert all(f"{name} {count:,}" in printed for name, count in dropped.items() if count)
     assert path.with_suffix(".png").read_bytes().startswith(PNG)
 
 

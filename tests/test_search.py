@@ -71,7 +71,7 @@ def test_an_index_of_another_corpus_is_refused(saved, crowded):
 
 def test_an_index_with_a_vector_missing_is_refused(saved, tiny):
     faiss.write_index(build_index(vectors(39)), str(saved / "index.faiss"))
-    with pytest.raises(BadInput, match="39 vectors for 40 docs"):
+    with pytest.raises(BadInput, match="its digest differs.*build it again"):
         load_index(saved, encoder_fingerprint="e" * 16, collection=tiny)
 
 
@@ -260,7 +260,7 @@ def test_an_index_and_vectors_in_files_give_the_same_rows(tiny, retrievers, k):
 def test_an_index_that_does_not_say_what_made_it_is_refused(tiny, trained, key):
     path = trained / "index" / tiny.name / "meta.json"
     write_json(path, {name: value for name, value in read_json(path).items() if name != key})
-    with pytest.raises(BadInput, match=f"meta.json lacks {key}: .*build it again") as refused:
+    with pytest.raises(BadInput, match=f"meta.json: {key} is missing") as refused:
         open_retriever(trained, tiny, device=torch.device("cpu"))
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 

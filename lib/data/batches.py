@@ -12,7 +12,7 @@ import numpy as np
 
 from lib import rng
 from lib.data.collection import ranges
-from lib.files import atomic_path, cache_dir, fingerprint
+from lib.files import cache_dir, cached_array, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +81,13 @@ class QueryOrder:
 
 def cluster_queries(q_emb, count, *, key):
     """(n,) int32 cluster of each query vector by k-means; cached by `key`, so that all processes agree."""
-    path = cache_dir("clusters", fingerprint(key, count) + ".npy")
-    if not path.exists():
+
+    def make():
         from sklearn import cluster  # here, because it is heavy and few runs want it
 
-        found = cluster.MiniBatchKMeans(count, random_state=0, n_init=3).fit_predict(q_emb)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, found.astype(np.int32))
-    return np.load(path)
+        return cluster.MiniBatchKMeans(count, random_state=0, n_init=3).fit_predict(q_emb).astype(np.int32)
+
+    return cached_array(cache_dir("clusters", fingerprint(key, count) + ".npy"), make)
 
 
 def draw_positives(qrels, positions, *, seed, epoch):

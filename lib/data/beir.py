@@ -2,8 +2,9 @@
 
 import json
 
-from lib.files import BadInput, atomic_path
+from lib.files import BadInput, atomic_path, parse_json
 
+MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
@@ -29,7 +30,7 @@ def decode_line(line, *, path, number):
 def parse_object(line, *, path, number):
     """The JSON object on one line of a JSONL file."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise BadInput(f"{path}:{number}: not valid JSON ({error}): {shorten(line)}") from None
     if not isinstance(value, dict):
@@ -72,6 +73,8 @@ def check_text(record, *, path, number):
         raise BadInput(
             f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, which run files cannot hold'
         )
+    if "\0" in ident or not ident.isascii() and any("\ud800" <= c <= "\udfff" for c in ident):
+        raise BadInput(f'{path}:{number}: "_id" {shorten(ident)} holds a NUL or half a surrogate pair')
     for key, value in (("title", title), ("text", text)):
         if not isinstance(value, str):
             raise BadInput(f'{path}:{number}: "{key}" of {ident} must be a string, found {shorten(json.dumps(value))}')
@@ -113,6 +116,10 @@ def read_qrels(path, notes):
                 raise ValueError
         except (ValueError, OverflowError):
             raise BadInput(f"{path}:{number}: score {shorten(score)} is not a whole number") from None
+        if abs(grade) > MOST_GRADE:
+            raise BadInput(f"{path}:{number}: score {shorten(score)} is beyond {MOST_GRADE:,}; grades count from 0 up")
+        if "\0" in qid + doc_id:
+            raise BadInput(f"{path}:{number}: an id holds a NUL, which ends a text in trec_eval")
         if (qid, doc_id) in seen:
             first, before = seen[qid, doc_id]
             if before != int(grade):

@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from lib import dist, run
 from lib.data import beir, readers
-from lib.files import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file, read_json, write_json
+from lib.files import BadInput, cache_dir, cached, check_keys, fingerprint, fingerprinted, read_json, write_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -33,15 +34,18 @@ class Texts:
         self.digests = digests  # (n,) 16 bytes: a hash of each text
         self.blank = blank  # line numbers of records without a text
         self._offsets = offsets  # (n, 2) int64: first byte and end of each record
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self._file = open(path, "rb")  # kept open: another file of that name cannot take its place
 
     def __len__(self):
         return len(self.ids)
 
     def record(self, row):
         """The JSON object of one row."""
-        begin, end = self._offsets[row]
-        return json.loads(self._bytes[begin:end].tobytes())
+        begin, end = self._offsets[row].tolist()
+        try:
+            return json.loads(os.pread(self._file.fileno(), end - begin, begin))
+        except ValueError:
+            raise BadInput(f"{self.path}: was changed since it was opened; run the command again") from None
 
     def text(self, row):
         """Title and text of one row."""
@@ -70,27 +74,23 @@ class Texts:
             )
         if path.stat().st_size == 0:
             raise BadInput(f"{path}: the file is empty")
-        content = fingerprint_file(path)
-        folder = cache_dir("records", content)
-        if not folder.exists():
-            ids, offsets, groups, digests, blank = cls._scan(path)
-            with atomic_path(folder) as temporary:
-                temporary.mkdir()
-                np.save(temporary / "offsets.npy", offsets)
-                np.save(temporary / "groups.npy", groups)
-                np.save(temporary / "digests.npy", digests)
-                np.save(temporary / "blank.npy", np.array(blank, dtype=np.int64))
-                write_json(temporary / "ids.json", ids)
-        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-        return cls(
-            path,
-            ids=read_json(folder / "ids.json"),
-            offsets=offsets,
-            groups=np.load(folder / "groups.npy"),
-            digests=np.load(folder / "digests.npy", mmap_mode="r"),
-            blank=np.load(folder / "blank.npy"),
-            fingerprint=content,
-        )
+
+        def make(folder):
+            ids, arrays = cls._scan(path)
+            folder.mkdir()
+            write_json(folder / "ids.json", ids)
+            for name, array in arrays.items():
+                np.save(folder / f"{name}.npy", array)
+
+        def read(folder):
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=how) for name, how in cls._ARRAYS.items()}
+            return arrays | {"ids": read_json(folder / "ids.json")}
+
+        with fingerprinted(path) as content:
+            parts = cached(cache_dir("records", content), make, read)
+            return cls(path, **parts, fingerprint=content)
+
+    _ARRAYS = {"offsets": "r", "groups": None, "digests": "r", "blank": None}  # how each is read: mapped, or whole
 
     @staticmethod
     def _scan(path):
@@ -120,8 +120,12 @@ class Texts:
                     blank.append(number)
                 offsets.append((begin, position))
                 ids.append(ident)
-        offsets = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        return ids, offsets, np.array(groups, dtype=np.int32), np.array(digests, dtype="V16"), blank
+        return ids, {
+            "offsets": np.array(offsets, dtype=np.int64).reshape(-1, 2),
+            "groups": np.array(groups, dtype=np.int32),
+            "digests": np.array(digests, dtype="V16"),
+            "blank": np.array(blank, dtype=np.int64),
+        }
 
 
 class TextView:
@@ -297,7 +301,7 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in SPLITS}
     files = {split: path for split, path in files.items() if path.is_file()}
-    qrels, faults, notes = {}, {}, []
+    qrels, faults, notes, contents = {}, {}, [], []
     for texts, what in ((docs, "docs"), (queries, "queries")):
         if len(texts.blank):
             odd = beir.Notes(texts.path)
@@ -306,17 +310,17 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
             notes += odd.lines()
     for split, path in files.items():
         odd = beir.Notes(path)
-        try:
-            qrels[split] = _load_qrels(path, queries, docs, odd, train=split == "train")
-        except BadInput as error:
-            if len(files) == 1:
-                raise
-            faults[split] = str(error)
+        with fingerprinted(path) as content:
+            contents += [split, content]
+            try:
+                qrels[split] = _load_qrels(path, queries, docs, odd, train=split == "train")
+            except BadInput as error:
+                if len(files) == 1:
+                    raise
+                faults[split] = str(error)
         notes += odd.lines()
     if not qrels:
         raise BadInput(next(iter(faults.values()), f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there"))
-    parts = [docs.fingerprint, queries.fingerprint]
-    parts += [part for split, path in files.items() for part in (split, fingerprint_file(path))]
     for split in cut:
         if split not in files and "train" in qrels:
             qrels["train"], qrels[split] = _cut(qrels["train"], queries, split)
@@ -329,13 +333,20 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     if not quiet and dist.is_main():
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    return Collection(name, docs, queries, qrels, fingerprint(parts), faults, tuple(notes))
+    whole = fingerprint([docs.fingerprint, queries.fingerprint, *contents])
+    return Collection(name, docs, queries, qrels, whole, faults, tuple(notes))
 
 
 def collection_of(data, folder, *, cut=(), strict=False):
     """(--data, its collection) where `data` may be None: then that of a run's folder, or python without one."""
-    spec = data or (run.recorded(folder)["args"]["data"] if folder else "python")
+    spec = data or (_data_of(folder) if folder else "python")
     return spec, load_collection(spec, cut=cut, strict=strict)
+
+
+def _data_of(folder):
+    args = run.recorded(folder)["args"]
+    check_keys(args, folder / "config.json", data=str)
+    return args["data"]
 
 
 def plain(path):
@@ -343,15 +354,22 @@ def plain(path):
     packed = path.with_name(path.name + ".gz")
     if path.exists() or not packed.is_file():
         return path
-    copy = cache_dir("unpacked", fingerprint_file(packed)) / path.name
-    if not copy.exists():
-        with atomic_path(copy) as temporary, open(temporary, "wb") as out:
+
+    def unpack(temporary):
+        with open(temporary, "wb") as out:
             try:
                 with gzip.open(packed) as file:
                     shutil.copyfileobj(file, out)
-            except (OSError, EOFError, zlib.error) as error:
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise BadInput(f"{packed}: cannot be unpacked ({error})") from None
-    return copy
+
+    with fingerprinted(packed) as content:
+        return cached(cache_dir("unpacked", content) / path.name, unpack, _there)
+
+
+def _there(path):
+    os.stat(path)
+    return path
 
 
 def _cut(qrels, queries, split):

@@ -13,7 +13,7 @@ import numpy as np
 from lib import rng
 from lib.data import beir
 from lib.data.collection import Qrels, Texts
-from lib.files import BadInput, atomic_path, cache_dir, fingerprint, fingerprint_file
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
 LONGEST = 30  # words of a pseudo-query
 CROP = (4, 16)  # words of a crop, from and to
@@ -52,14 +52,16 @@ def add_pseudo_queries(collection, kind, doc_rows):
     source = kind if generated is None else fingerprint_file(kind)
     rule = [LONGEST, CROP, 1]  # what the texts depend on besides: raise the last when the functions change
     key = fingerprint(rule, collection.queries.fingerprint, collection.docs.fingerprint, source, np.asarray(doc_rows))
-    folder = cache_dir("pseudo_queries", key)
-    if not folder.exists():
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            shutil.copyfile(collection.queries.path, temporary / "queries.jsonl")
-            docs = _write(temporary / "queries.jsonl", collection, kind, doc_rows, generated)
-            np.save(temporary / "docs.npy", docs)
-    docs = np.load(folder / "docs.npy")
+
+    def make(folder):
+        folder.mkdir()
+        shutil.copyfile(collection.queries.path, folder / "queries.jsonl")
+        np.save(folder / "docs.npy", _write(folder / "queries.jsonl", collection, kind, doc_rows, generated))
+
+    def read(folder):
+        return np.load(folder / "docs.npy"), Texts.load(folder / "queries.jsonl")
+
+    docs, queries = cached(cache_dir("pseudo_queries", key), make, read)
     if not len(docs):
         raise BadInput(f"--pull {kind}: no doc without a label has one")
     qrels, n = collection.split("train"), len(collection.queries)
@@ -71,7 +73,7 @@ def add_pseudo_queries(collection, kind, doc_rows):
     )
     return dataclasses.replace(
         collection,
-        queries=Texts.load(folder / "queries.jsonl"),
+        queries=queries,
         qrels=collection.qrels | {"train": pulled},
         fingerprint=fingerprint(collection.fingerprint, key),
     )

@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tqdm import tqdm
 
-from lib.files import atomic_path, cache_dir, fingerprint, write_json
+from lib.files import cache_dir, cached, fingerprint, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are built again
 # import name -> distribution; what is not installed is left out, and the fingerprint says so
@@ -134,9 +134,22 @@ def package_versions():
 def build(spec="python"):
     """The folder of an embedded collection, in BEIR layout; built once for each set of package versions."""
     versions, task = package_versions(), TASKS[spec]
-    folder = cache_dir(f"python-{task}-{fingerprint(versions)}")
-    if (folder / "corpus.jsonl").exists():
+
+    def there(folder):
+        for name in ("corpus.jsonl", "queries.jsonl", "versions.json"):
+            os.stat(folder / name)
         return folder
+
+    def make(folder):
+        kept, counts = _records(task)
+        _write(folder, kept)
+        write_json(folder / "versions.json", versions | counts)
+
+    return cached(cache_dir(f"python-{task}-{fingerprint(versions)}"), make, there)
+
+
+def _records(task):
+    """(the records that are kept, how many files there were and could not be read)."""
     jobs = list(_files(task))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # spawn, not fork: a caller may have started threads (torch, tokenizers) that a fork would leave locked
@@ -153,10 +166,7 @@ def build(spec="python"):
         seen_queries.add(query.lower())
         seen_docs.add(text)
         kept.append(record)
-    with atomic_path(folder) as temporary:
-        _write(temporary, kept)
-        write_json(temporary / "versions.json", versions | {"files": len(jobs), "unreadable": parsed.count(None)})
-    return folder
+    return kept, {"files": len(jobs), "unreadable": parsed.count(None)}
 
 
 def _write(folder, records):

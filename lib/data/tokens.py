@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from lib.data.collection import ranges
-from lib.files import atomic_path, cache_dir, fingerprint
+from lib.files import cache_dir, cached, fingerprint
 
 
 class TokenBatch(NamedTuple):
@@ -45,8 +45,8 @@ class Tokens:
 
 def tokenize(texts, encoder, kind, *, block=4096):
     """Tokens of all of `texts` as `kind` (query or doc); made once per (tokenizer, texts), then mapped."""
-    folder = cache_dir("tokens", fingerprint(encoder.token_key(kind), texts.fingerprint))
-    if not folder.exists():
+
+    def make(folder):
         parts = []
         with tqdm(total=len(texts), unit="text", unit_scale=True, delay=1, desc=f"tokenising {texts.path.name}") as bar:
             for begin in range(0, len(texts), block):
@@ -55,17 +55,18 @@ def tokenize(texts, encoder, kind, *, block=4096):
                 bar.update(len(rows))
         ids, offsets, counts = zip(*parts)
         lengths = np.concatenate([np.diff(o) for o in offsets])
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            np.save(temporary / "ids.npy", np.concatenate(ids))
-            np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
-            if counts[0] is not None:
-                np.save(temporary / "counts.npy", np.concatenate(counts))
-    counts = folder / "counts.npy"
-    return Tokens(
-        np.load(folder / "ids.npy", mmap_mode="r"),
-        np.load(folder / "offsets.npy"),
-        np.load(counts, mmap_mode="r") if counts.exists() else None,
-        kind=kind,
-        names=getattr(texts, "ids", None),
-    )
+        folder.mkdir()
+        np.save(folder / "ids.npy", np.concatenate(ids))
+        np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+        if counts[0] is not None:
+            np.save(folder / "counts.npy", np.concatenate(counts))
+
+    def read(folder):
+        ids, offsets = np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
+        counts = np.load(folder / "counts.npy", mmap_mode="r") if (folder / "counts.npy").exists() else None
+        if offsets[-1] != len(ids):
+            raise ValueError("arrays of different lengths")
+        return Tokens(ids, offsets, counts, kind=kind, names=getattr(texts, "ids", None))
+
+    key = fingerprint(encoder.token_key(kind), texts.fingerprint)
+    return cached(cache_dir("tokens", key), make, read)

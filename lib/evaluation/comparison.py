@@ -9,11 +9,25 @@ import numpy as np
 from lib import run
 from lib.evaluation import measures, significance
 from lib.evaluation.measures import RANKED
-from lib.files import BadInput, fingerprint, read_json
+from lib.files import NUMBER, BadInput, check_keys, fingerprint, read_json
 
 LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
 TUNING = "tuning.json"  # what --tune tried and chose
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
+
+
+MEASURED = dict.fromkeys(measures.MEASURES, NUMBER)
+# what a comparison takes from a run's files
+SUMMARY = dict.fromkeys(("steps", "best_step", "denominators", "docs_encoded", "train_s", "mine_s"), NUMBER)
+SUMMARY |= {"seed": int, "data": str, "encoder": str, "test": MEASURED, "untrained": MEASURED}
+SUMMARY |= {"bm25": MEASURED, "pool": {"docs": int, "name": str}}
+SUMMARY |= {"geometry": dict.fromkeys(("alignment", "uniformity", "effective_rank"), NUMBER)}
+EVENTS = {
+    "step": {"step": int, "loss": NUMBER, "effective": NUMBER, "sources": dict},
+    "evaluation": {"step": int, "dev": MEASURED},
+    "forecast": {"forecast": dict},
+    "warning": {"warning": str},
+}
 
 
 class Measured(NamedTuple):
@@ -32,15 +46,22 @@ class Measured(NamedTuple):
 def read_run(folder, evaluation, *, name=None):
     """The Measured of a run folder."""
     folder = pathlib.Path(folder)
-    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    summary = read_json(folder / "summary.json", **SUMMARY) if (folder / "summary.json").exists() else {}
     values = measures.read_per_query(folder / "eval" / evaluation / "per_query.jsonl")
-    log, base, overrides = run.Run(folder), name, {}
+    for qid, measured in values.items():
+        check_keys(measured, f"{folder}/eval/{evaluation}/per_query.jsonl, {qid}", **MEASURED)
+    base, overrides = name, {}
     if name is None:
-        derived = run.recorded(folder)["derived"]
+        config = run.recorded(folder)
+        check_keys(config, folder / "config.json", derived={"arm": str, "base": str, "overrides": dict})
+        derived = config["derived"]
         name, base, overrides = derived["arm"], derived["base"], derived["overrides"]
-    return Measured(
-        name, base, summary.get("seed", 0), values, summary, log.read_log(), log.read_log("timing.jsonl"), overrides
-    )
+    log, timing = (run.Run(folder).read_log(file) for file in run.LOGS)
+    for number, line in enumerate(log, 1):
+        check_keys(line, f"{folder}/{run.LOGS[0]}:{number}", **EVENTS.get(line["event"], {}))
+    if summary and not any(line["event"] == "step" for line in log):
+        raise BadInput(f"{folder}/{run.LOGS[0]}: no step of the training stands there")
+    return Measured(name, base, summary.get("seed", 0), values, summary, log, timing, overrides)
 
 
 def read_comparison(folder, *, against=None, tuned=True):
@@ -51,13 +72,18 @@ def read_comparison(folder, *, against=None, tuned=True):
     """
     folder = pathlib.Path(folder)
     config = run.recorded(folder)
-    if "arm" in config["derived"]:
+    if "arm" in config.get("derived", ()):
         raise BadInput(f"{folder} is a single run; a comparison has several: train.py --negatives A B ...")
+    place = folder / "config.json"
+    check_keys(config, place, inputs={"collection": str})
+    check_keys(config["args"], place, negatives=list, seeds=list)
     evaluation = f"{config['inputs']['collection']}-test"
-    arms = config["args"]["negatives"]
+    arms, seeds = config["args"]["negatives"], config["args"]["seeds"]
     if tuned and (folder / TUNING).exists():
-        arms = read_json(folder / TUNING)["chosen"]
-    jobs = list(itertools.product(arms, config["args"]["seeds"]))
+        place, arms = folder / TUNING, read_tuning(folder)["chosen"]
+    if not (arms and all(isinstance(arm, str) for arm in arms) and seeds and all(isinstance(s, int) for s in seeds)):
+        raise BadInput(f"{place}: the arms are {arms} and the seeds {seeds}: names and whole numbers are wanted")
+    jobs = list(itertools.product(arms, seeds))
     missing, found = [], []
     for arm, seed in jobs:
         path = run_folder(folder, arm, seed)
@@ -75,6 +101,21 @@ def read_comparison(folder, *, against=None, tuned=True):
         if against not in (arms := dict.fromkeys(one.arm for one in found)):
             raise BadInput(f"--against {against!r}: no arm of {folder}; it has {', '.join(arms)}")
         found.sort(key=lambda one: one.arm != against)
+    return found
+
+
+def read_tuning(folder):
+    """{chosen: [arm with its best setting], tried: {arm: {arm with a setting: dev measure}}} of --tune."""
+    path = folder / TUNING
+    found = read_json(path, chosen=list, tried=dict)
+    for arm, of_arm in found["tried"].items():
+        check_keys(found["tried"], path, **{arm: dict})
+        check_keys(of_arm, f"{path}, {arm}", **dict.fromkeys(of_arm, NUMBER))
+    settings = {each for of_arm in found["tried"].values() for each in of_arm}
+    if not settings or len(found["chosen"]) < len(found["tried"]):
+        raise BadInput(f"{path}: one setting of each arm is wanted under chosen")
+    if unknown := [each for each in found["chosen"][: len(found["tried"])] if each not in settings]:
+        raise BadInput(f"{path}: {unknown[0]} was chosen and not tried")
     return found
 
 
@@ -133,7 +174,7 @@ def conditions(folder, evaluation):
     else:
         trained = (folder / "config.json").exists()
         config = run.recorded(folder) if trained else {"inputs": {}, "args": {}}
-        of_split = config["inputs"].get("judgements", {}).get(evaluation.rpartition("-")[2])
+        of_split = config.get("inputs", {}).get("judgements", {}).get(evaluation.rpartition("-")[2])
         found = {"judgements": of_split, "depth": RANKED if trained else None}
         found |= {"self_match": config["args"].get("self_match")}
     return {

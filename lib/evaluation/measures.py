@@ -7,7 +7,7 @@ import numpy as np
 from ir_measures import RR, R, nDCG
 
 from lib.data.beir import parse_object, read_lines
-from lib.files import atomic_path
+from lib.files import NUMBER, atomic_path, check_keys
 
 RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of MEASURES
 MEASURES = ("mrr@10", "ndcg@10", "recall@10", "recall@100")
@@ -116,6 +116,10 @@ def write_per_query(path, values):
 
 
 def read_per_query(path):
-    """{qid: {measure: value}} of a file that write_per_query() wrote."""
-    records = (parse_object(line, path=path, number=number) for number, line in read_lines(path))
-    return {record.pop("qid"): record for record in records}
+    """{qid: {measure: value}} of a file that write_per_query() wrote; BadInput if a value is missing or none."""
+    found = {}
+    for number, line in read_lines(path):
+        record = parse_object(line, path=path, number=number)
+        check_keys(record, f"{path}:{number}", **(dict.fromkeys(record, NUMBER) | {"qid": str}))
+        found[record.pop("qid")] = record
+    return found

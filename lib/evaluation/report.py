@@ -31,7 +31,7 @@ def of_comparison(folder, *, measure, against=None):
     if not (folder / comparison.TUNING).exists():
         return text
     untuned = write(folder / "one_setting", comparison.read_comparison(folder, tuned=False), measure=measure)
-    found = read_json(folder / comparison.TUNING)
+    found = comparison.read_tuning(folder)
     head = [
         "negatives",
         f"setting that is best on dev, of {len(next(iter(found['tried'].values())))}",

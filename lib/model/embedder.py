@@ -5,7 +5,7 @@ import numpy as np
 from lib import dist
 from lib.data.batches import cluster_queries
 from lib.data.tokens import tokenize
-from lib.files import BadInput, atomic_path, cache_dir, fingerprint
+from lib.files import BadInput, cache_dir, cached_array, fingerprint
 from lib.model.encoder import embed, load_encoder, weights_fingerprint
 
 
@@ -48,10 +48,7 @@ class Embedder:
             "vectors",
             fingerprint(key, encoder.vector_key(), encoder.token_key("doc"), self.collection.docs.fingerprint) + ".npy",
         )
-        if not path.exists():
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, self.embed(encoder, "doc"))
-        return np.load(path)
+        return cached_array(path, lambda: self.embed(encoder, "doc"))
 
     def clusters(self, encoder, count):
         """(n,) cluster of each train query, by the encoder as it stands."""

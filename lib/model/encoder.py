@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.data.tokens import Tokens
-from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, write_json
+from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, reading, write_json
 from lib.model.head import read_modules
 from lib.model.static import StaticEncoder
 
@@ -48,7 +48,7 @@ def load_encoder(source, *, seed=0, **options):
     folder = local_folder(source)
     found = fingerprint_folder(folder)
     if (folder / "encoder.json").exists():
-        info = read_json(folder / "encoder.json")
+        info = read_json(folder / "encoder.json", fingerprint=str)
         if found != info["fingerprint"]:
             raise BadInput(
                 f"{folder}: encoder.json says fingerprint {info['fingerprint']}, the files give "
@@ -58,11 +58,13 @@ def load_encoder(source, *, seed=0, **options):
         if any(options.values()):
             flags = ", ".join(name for name, value in options.items() if value)
             raise BadInput(f"{folder}: a static encoder takes no {flags}")
-        encoder = StaticEncoder.read(place)
+        with reading(folder, " as a static encoder"):
+            encoder = StaticEncoder.read(place)
     else:
         from lib.model.transformer import TransformerEncoder  # here: its library takes seconds to import
 
-        encoder = TransformerEncoder.read(folder, seed=seed, **options)
+        with reading(folder, " as a transformer"):
+            encoder = TransformerEncoder.read(folder, seed=seed, **options)
     encoder.fingerprint = found
     return encoder.eval()
 
@@ -104,12 +106,13 @@ def local_folder(source):
         return folder
     if len(folder.parts) > 2 or folder.is_absolute():
         raise BadInput(f"{source}: no such folder")
+    print(f"{source}: no folder here, asking the hub")
     try:  # only what is needed: some repositories hold the same weights in five formats
         files = huggingface_hub.list_repo_files(str(source))
         weights = "*.safetensors" if any(name.endswith("model.safetensors") for name in files) else "*.bin"
         patterns = ["*.json", "*.txt", "*.model", weights]
         return pathlib.Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    except Exception as error:  # of the network, of the hub, of the name
         reason = type(error).__name__
         raise BadInput(f"{source}: neither a folder nor to be had from the hub ({reason})") from None
 

@@ -7,12 +7,13 @@ import copy
 import pathlib
 from typing import NamedTuple
 
-from lib.files import BadInput, read_json, write_json, write_text
+from lib.files import BadInput, check_keys, read_json, write_json, write_text
 from lib.model.backbone import NO_LIMIT, load_tokenizer
 from lib.model.head import MODULES, Normalize, read_modules
 from lib.model.pooling import POOLINGS
 
 ST_TYPE = "sentence_transformers.models."
+SETTINGS = {"query_prefix": str, "doc_prefix": str, "normalize": bool, "query_length": int, "doc_length": int}
 LENGTH_FILES = [f"sentence_{name}_config.json" for name in (
     "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")]  # fmt: skip
 
@@ -66,12 +67,13 @@ def _read(source):
         towers = {"doc": _read_tower(modules)}
     prompts = config.get("prompts") or {}
     settings |= {"query_prefix": prompts.get("query") or "", "doc_prefix": prompts.get("document") or ""}
+    check_keys(settings, source / "config_sentence_transformers.json", query_prefix=str, doc_prefix=str)
     settings["unused_prompts"] = sorted(name for name, text in prompts.items() if name not in ("query", "document"))
     settings["normalize"] = _normalizes(source, config, towers)
     for kind in ("query", "doc"):
         settings[f"{kind}_length"] = towers.get(kind, towers["doc"]).length
     if (source / "settings.json").exists():  # ours: what the layout has no place for
-        settings |= read_json(source / "settings.json")
+        settings |= read_json(source / "settings.json", **SETTINGS)
     return towers, settings
 
 

@@ -9,7 +9,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from torch import nn
 
 from lib.data.tokens import TokenBatch, tokenize
-from lib.files import BadInput, atomic_path, cache_dir, fingerprint, write_json
+from lib.files import BadInput, cache_dir, cached, fingerprint, write_json
 from lib.model.head import read_weights
 
 # a word ends where camelCase turns a corner: "getHTTPResponse" and "get http response" share their words
@@ -53,12 +53,12 @@ def _wordpiece(wordpiece):
 def load_or_train_wordpiece(texts, *, vocab_size, key):
     """train_wordpiece(), cached by `key`, which must identify the texts."""
     rules = _wordpiece(models.WordPiece()).to_str()
+
+    def read(path):
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+
     path = cache_dir("wordpiece", fingerprint(key, vocab_size, rules) + ".json")
-    if not path.exists():
-        tokenizer = train_wordpiece(texts, vocab_size=vocab_size)
-        with atomic_path(path) as temporary:
-            tokenizer.save(str(temporary))
-    return tokenizers.Tokenizer.from_file(str(path))
+    return cached(path, lambda temporary: train_wordpiece(texts, vocab_size=vocab_size).save(str(temporary)), read)
 
 
 class StaticEncoder(nn.Module):

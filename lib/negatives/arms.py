@@ -7,6 +7,8 @@ from typing import NamedTuple
 from lib.files import BadInput
 from lib.negatives.sources import SOURCES
 
+MOST = 1_000_000  # negatives of one source: more would not fit into memory
+
 
 class Stage(NamedTuple):
     """From fraction `begin` of training on, draw `counts` = {source: negatives per query}."""
@@ -105,6 +107,8 @@ def _parse_stage(piece, text):
                 raise BadInput(f"{text}: {part!r}; {name} takes no number")
         elif not count:
             raise BadInput(f"{text}: {part!r}; {name} takes a number, at least 1")
+        elif count > MOST:
+            raise BadInput(f"{text}: {part!r}; at most {MOST:,} of a source")
         elif name in counts:
             raise BadInput(f"{text}: a source stands twice in {piece!r}")
         else:

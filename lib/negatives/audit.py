@@ -15,7 +15,7 @@ import numpy as np
 from lib import run
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.files import BadInput, atomic_path, cache_dir, fingerprint, write_text
+from lib.files import BadInput, cache_dir, cached, fingerprint, write_text
 from lib.negatives.candidates import BANDS, band_names
 from lib.rng import uniform
 
@@ -28,12 +28,15 @@ def hide(collection, split, share, *, seed):
         raise BadInput(f"--audit {share}: a share of the queries, above 0 and at most 1")
     qrels = collection.split(split)
     key = fingerprint("audit", collection.fingerprint, split, share, seed, EDITED)
-    folder = cache_dir("audit", f"{collection.name}-{key}")
-    if not folder.exists():
-        with atomic_path(folder) as temporary:
-            _write(collection, split, qrels, share, seed, temporary)
-    audited = load_collection(str(folder), quiet=True)
-    pairs = [json.loads(line) for line in (folder / "hidden.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def make(folder):
+        _write(collection, split, qrels, share, seed, folder)
+
+    def read(folder):
+        pairs = [json.loads(line) for line in (folder / "hidden.jsonl").read_text(encoding="utf-8").splitlines()]
+        return load_collection(str(folder), quiet=True), pairs
+
+    audited, pairs = cached(cache_dir("audit", f"{collection.name}-{key}"), make, read)
     hidden = np.array([[audited.queries.row_of[q], audited.docs.row_of[d]] for q, d in pairs], dtype=np.int64).reshape(
         -1, 2
     )

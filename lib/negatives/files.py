@@ -29,20 +29,28 @@ def read_negatives(path):
         raise BadInput(f"{path}:{number}: no header line; make the file with mine_negatives.py")
 
     def checked():
-        wanted = ("qid", "doc_id", "source", "score")
+        wanted, count = ("qid", "doc_id", "source", "score"), 0
         for number, line in lines:
+            count += 1
             record = parse_object(line, path=path, number=number)
             if missing := [key for key in wanted if key not in record]:
                 raise BadInput(f"{path}:{number}: no {missing[0]!r} in {shorten(line)}")
             for key in ("qid", "doc_id", "source"):
                 if not isinstance(record[key], str):
                     raise BadInput(f"{path}:{number}: {key} is {shorten(record[key])}; ids and names are strings")
-            if not isinstance(record.get("rank"), (int, type(None))):
+            rank = record.get("rank")
+            if not isinstance(rank, (int, type(None))) or rank is not None and not 0 <= rank < 1 << 31:
                 raise BadInput(f"{path}:{number}: rank {shorten(record['rank'])} is not a whole number")
             for key in ("score", "positive_score", "teacher_score", "teacher_positive_score"):
-                if not isinstance(record.get(key), (int, float, type(None))):
+                score = record.get(key)
+                if not isinstance(score, (int, float, type(None))) or score is not None and not abs(score) < 1e38:
                     raise BadInput(f"{path}:{number}: {key} {shorten(record[key])} is not a number")
             yield number, record
+        if count != header.get("records", count):
+            raise BadInput(
+                f"{path}: {count:,} records, and {header['records']} by its header: the file was cut or changed; "
+                "mine again, or correct the number in its first line"
+            )
 
     return header, checked()
 

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.data.words import normalise
-from lib.files import atomic_path, cache_dir, fingerprint
+from lib.files import cache_dir, cached_array, fingerprint
 from lib.rng import mix, uniform
 
 SHINGLE, HASHES = 3, 128  # words a shingle; hash functions of a signature: the estimate's deviation is < .045
@@ -21,15 +21,15 @@ def shingles(text):
 
 def minhash(texts):
     """(n, HASHES) uint32 signatures of all texts: equal entries estimate Jaccard similarity (Broder 1997)."""
-    folder = cache_dir("minhash", fingerprint(texts.fingerprint, SHINGLE, HASHES, "marks"))
-    if not folder.exists():
+
+    def make():
         signatures = np.empty((len(texts), HASHES), dtype=np.uint32)
         for row in tqdm(range(len(texts)), unit="text", unit_scale=True, desc="MinHash", delay=2):
             signatures[row] = signature(texts.text(row))
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            np.save(temporary / "signatures.npy", signatures)
-    return np.load(folder / "signatures.npy", mmap_mode="r")
+        return signatures
+
+    key = fingerprint(texts.fingerprint, SHINGLE, HASHES, "marks")
+    return cached_array(cache_dir("minhash", f"{key}.npy"), make, mapped=True)
 
 
 def signature(text):

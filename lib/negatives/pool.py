@@ -7,7 +7,6 @@ queries look for are among them. Leaving those out by their labels would be a le
 import dataclasses
 
 import numpy as np
-from scipy import stats
 
 from lib.data.beir import read_lines, shorten
 from lib.files import BadInput, fingerprint
@@ -107,6 +106,8 @@ def find_leak(pool, collection):
             return None
         others = known
     table = [[int((inside & which).sum()), int((~inside & which).sum())] for which in (hidden, others)]
+    from scipy import stats  # here: it takes a second to import
+
     if stats.fisher_exact(table).pvalue >= LEAK:
         return None
     (held, not_held), (other, not_other) = table

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.data.words import WORD, words
-from lib.files import atomic_path, cache_dir, fingerprint
+from lib.files import cache_dir, cached, fingerprint
 from lib.search.hits import Hits
 
 
@@ -26,18 +26,21 @@ class BM25:
     def load(cls, texts):
         """The BM25 index of a corpus, built once and cached by the corpus's content."""
         key = cls.key(texts)
-        folder = cache_dir("bm25", key)
-        if not folder.exists():
+
+        def make(folder):
             ids, vocabulary = [], {}
             for row in tqdm(range(len(texts)), unit="doc", unit_scale=True, desc="BM25 index", delay=1):
                 ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in words(texts.text(row))])
             index = bm25s.BM25()
             index.index((ids, vocabulary), show_progress=False, create_empty_token=False)
-            with atomic_path(folder) as temporary:
-                index.save(temporary, show_progress=False)
-                (temporary / "words.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        index = bm25s.BM25.load(folder, load_corpus=False, load_vocab=False, mmap=True)
-        return cls(index, json.loads((folder / "words.json").read_text(encoding="utf-8")), key)
+            index.save(folder, show_progress=False)
+            (folder / "words.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+
+        def read(folder):
+            index = bm25s.BM25.load(folder, load_corpus=False, load_vocab=False, mmap=True)
+            return cls(index, json.loads((folder / "words.json").read_text(encoding="utf-8")), key)
+
+        return cached(cache_dir("bm25", key), make, read)
 
     def search(self, queries, k, known=None, among=None):
         """The Hits of query texts. Docs that share no word with a query are no results: row -1, score 0."""

@@ -3,11 +3,12 @@
 import faiss
 import numpy as np
 
-from lib.files import BadInput, atomic_path, read_json, write_json
+from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
 from lib.search.exact import by_score_and_row, pair_scores, without_zeros
 from lib.search.hits import Hits
 
+META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
 TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
 
 
@@ -23,19 +24,15 @@ def save_index(index, folder, meta):
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         faiss.write_index(index, str(temporary / "index.faiss"))
-        write_json(temporary / "meta.json", meta | {"docs": index.ntotal, "dim": index.d})
+        meta |= {"docs": index.ntotal, "dim": index.d, "digest": fingerprint_file(temporary / "index.faiss")}
+        write_json(temporary / "meta.json", meta)
 
 
 def read_meta(folder):
     """What an index was made from; BadInput if there is no index."""
     if not (folder / "meta.json").exists():
         raise BadInput(f"{folder}: no index; make it with build_index.py")
-    meta = read_json(folder / "meta.json")
-    if missing := {"encoder_fingerprint", "corpus_fingerprint", "precision"} - meta.keys():
-        raise BadInput(
-            f"{folder}/meta.json lacks {', '.join(sorted(missing))}: an index of another version; build it again"
-        )
-    return meta
+    return read_json(folder / "meta.json", **dict.fromkeys(META, str))
 
 
 def load_index(folder, *, encoder_fingerprint, collection):
@@ -47,7 +44,11 @@ def load_index(folder, *, encoder_fingerprint, collection):
     ):
         if meta[key] != wanted:
             raise BadInput(f"{folder}: the index was made with {key} {meta[key]}, this one is {wanted}; build it again")
-    index = faiss.read_index(str(folder / "index.faiss"))
+    path = folder / "index.faiss"
+    with reading(path):  # FAISS believes what it reads: a file that was changed can make it write anywhere
+        if fingerprint_file(path) != meta["digest"]:
+            raise BadInput(f"{path}: is not the file that meta.json describes (its digest differs); build it again")
+        index = faiss.read_index(str(path))
     if index.ntotal != len(collection.docs):
         raise BadInput(f"{folder}: {index.ntotal} vectors for {len(collection.docs)} docs; build it again")
     return index

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from lib import dist
 from lib.data.tokens import tokenize
-from lib.files import atomic_path, cache_dir, fingerprint
+from lib.files import cache_dir, cached, fingerprint
 from lib.model.encoder import embed, embed_texts
 from lib.search.exact import by_score_and_row, top_k
 from lib.search.hits import Hits
@@ -18,11 +18,16 @@ ROWS = 8192  # vectors or queries in a file
 
 def once(path, function):
     """The arrays {name: array} that function() returns: from the file at `path`, which is made if need be."""
-    if not path.exists():
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+
+    def make(temporary):
+        with open(temporary, "wb") as file:
             np.savez(file, **function())
-    with np.load(path) as arrays:
-        return dict(arrays)
+
+    def read(path):
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return cached(path, make, read)
 
 
 def make(folder, count, function, *, desc):
