@@ -1,151 +1,283 @@
-"""Measure a retriever on a split, or compare runs that were measured.
+"""Measure retrievers on a split, or compare runs that were measured.
 
-    python evaluate.py --run runs/R                         # the index that build_index.py made
-    python evaluate.py --retriever bm25 --data FOLDER       # the baseline
-    python evaluate.py --compare runs/A runs/B runs/C       # paired tests on what all of them were measured on
-    python evaluate.py --compare runs/ABLATION              # tables and figures of arms x seeds, written again
+    python evaluate.py --run runs/R                             # its index, or exact search where it has none
+    python evaluate.py --retriever bm25 --data FOLDER           # the baseline
+    python evaluate.py --retriever runs/R+bm25                  # two of them, mixed by a weight that dev chooses
+    python evaluate.py --run runs/R --rerank CROSS_ENCODER      # its 100 best docs, read again
+    python evaluate.py --run_file F --data FOLDER               # anybody's run, in TREC's format
+    python evaluate.py --run runs/R --data A B C --forgetting   # several collections, and what training cost there
+    python evaluate.py --compare runs/A runs/B runs/C           # paired tests on what all of them were measured on
+    python evaluate.py --compare runs/ABLATION                  # tables and figures of arms x seeds, written again
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
-writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EVALUATION/.
+writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
+checks itself: identities between measures, a second evaluation, what ties and missing judgements leave open.
 """
 
 import pathlib
+import re
+
+import numpy as np
 
 from lib import run
 from lib.data import readers
 from lib.data.collection import SPLITS, collection_of
-from lib.evaluation import comparison, measures, plots, report
+from lib.evaluation import checks, comparison, error_split, measures, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
-from lib.model.encoder import pick_device
-from lib.search.retriever import open_retriever
+from lib.model.encoder import embed_texts, load_to_encode, pick_device
+from lib.search import faiss_index, tune
+from lib.search.sharded import Sharded
 
 
+# fmt: off
 def parse_args():
     parser = run.Parser(__doc__)
-    add = parser.group("measuring")
+    add = parser.group("what is measured")
     add("--run", help="run folder whose encoder and index are measured: short for --retriever runs/R")
-    add("--retriever", metavar="bm25|RUN", help="what searches: bm25, or a run folder with an index")
-    add("--data", help=f"{readers.HELP}; default: that of --run, else python")
+    retrieval.add_flags(add)
+    add("--run_file", metavar="FILE", help="a run in TREC's six columns, by whatever system")
+    add("--data", nargs="+", default=[], help=f"one or several: {readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")
-    add(
-        "--depth", type=run.number(int, least=100), default=100, help="docs ranked for each query; recall@100 needs 100"
-    )
-    add(
-        "--self_match",
-        choices=measures.SELF_MATCH,
-        help=f"{measures.SELF_MATCH_HELP}; default: that of the run, else drop",
-    )
+    add("--depth", type=run.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
+        "recall@100 needs 100")
+    add("--self_match", choices=measures.SELF_MATCH, help=f"{measures.SELF_MATCH_HELP}; default: that of the run, "
+        "else drop")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace an evaluation that exists")
+    add = parser.group("what is reported")
+    add("--measures", type=checks.parse_measures, default=[], metavar="NAMES", help="more measures of ir_measures, as "
+        'in "AP P@5 Success@1"')
+    add("--by", metavar="FIELD", help="a table by the values of a field of the queries' metadata")
+    add("--error_split", action="store_true", help="with an index: what of nDCG@10 is lost by the model, by "
+        "compressed vectors and by approximate search")
+    add("--forgetting", action="store_true", help="beside each number that of the encoder which the run started from, "
+        "and a test of the difference")
     add = parser.group("comparing")
-    add(
-        "--compare",
-        nargs="+",
-        metavar="RUN",
-        help="run folders that were measured on the same collection and "
-        "split, or the folder of one comparison by train.py",
-    )
+    add("--compare", nargs="+", metavar="RUN", help="run folders that were measured on the same collection and "
+        "split, or the folder of one comparison by train.py")
     add("--measure", default="mrr@10", choices=measures.MEASURES, help="what is tested and drawn")
-    add(
-        "--against",
-        metavar="ARM",
-        help="the arm of --compare FOLDER that the others are tested against; default: the first",
-    )
+    add("--against", metavar="ARM", help="the arm of --compare FOLDER that the others are tested against; default: the "
+        "first")
     add = parser.group("both")
-    add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-bm25, or A-vs-B")
+    add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
     args = parser.parse_args()
+    given = run.non_default(args, parser)
     if args.compare:
-        given = run.non_default(args, parser).keys() - {"compare", "measure", "against", "name"}
-        if given:
-            raise BadInput(f"--{min(given)} plays no part with --compare")
+        if unused := given.keys() - {"compare", "measure", "against", "name"}:
+            raise BadInput(f"--{min(unused)} plays no part with --compare")
         if args.against and len(args.compare) != 1:
             raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
-    elif bool(args.run) == bool(args.retriever):
-        raise BadInput("say what to measure: either --run R or --retriever bm25, or --compare A B")
+    elif sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
+        raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
+    if args.run_file and (unused := given.keys() & {"rerank", "fusion", "weight", "error_split", "forgetting"}):
+        raise BadInput(f"--{min(unused)} needs a retriever, and --run_file has searched already")
+    if args.forgetting and not args.run:
+        raise BadInput("--forgetting compares --run R with the encoder that it started from")
+    if args.error_split and (not args.run or args.rerank):
+        raise BadInput("--error_split is of the index of --run R alone")
     return args, parser
+
+
+# fmt: on
 
 
 def main():
     args, parser = parse_args()
     if args.compare:
         return compare(args)
-    retrieves = args.run or args.retriever
-    folder = None if retrieves == "bm25" else pathlib.Path(retrieves)
-    spec, collection = collection_of(
-        args.data, folder, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
+    spec = args.run or args.retriever or args.run_file
+    rows, header = [], True
+    for data in args.data or [None]:
+        rows.append(evaluate(args, parser, spec, data, header=header))
+        header = False
+    if len(rows) > 1:
+        print(f"\n{collections_table(rows)}")
+    next_step(args, spec, rows[-1])
+
+
+def evaluate(args, parser, spec, data, *, header):
+    """Measure one retriever on one collection; returns what metrics.json holds, with the home of it."""
+    folder = (
+        pathlib.Path(spec) if args.run or (args.retriever and (pathlib.Path(spec) / "config.json").exists()) else None
+    )
+    folder = folder if folder and (folder / "encoder").is_dir() else None
+    _, collection = collection_of(
+        data, folder, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )
     qrels = collection.split(args.split)
-    home = folder if folder and not args.name else run.run_path(args.name or f"{collection.name}-bm25")
+    plain = folder and not (args.rerank or args.name)
+    home = folder if plain else run.run_path(args.name or f"{collection.name}-{label(args, spec)}")
     target = home / "eval" / f"{collection.name}-{args.split}"
     if (target / "metrics.json").exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
-    run.print_header(
-        f"{retrieves} on {collection.name}, {args.split}",
-        args,
-        parser,
-        {"queries": len(qrels), "docs": len(collection.docs)},
-    )
+    if header:
+        counts = {"queries": len(qrels), "docs": len(collection.docs)}
+        run.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
     clock = run.Clock()
-    retriever = open_retriever(retrieves, collection, device=pick_device(args.device))
-    if args.self_match is None:
-        trained = folder and (folder / "config.json").exists() and run.recorded(folder)["args"].get("self_match")
-        args.self_match = trained or "drop"
-    dropping = args.self_match == "drop"
-    fetched = args.depth + (measures.spare(collection, args.split) if dropping else 0)
-    hits = retriever.search(collection.queries.view(qrels.queries), fetched)
-    left, self_matches = measures.without_itself(collection, args.split, hits, args.depth)
-    hits = left if dropping else hits
-    values, nothing = measures.score(collection, args.split, hits), measures.nothing_found(hits)
-    mean = measures.mean(values)
-    tag = folder.name if folder else retrieves
-    result = {
-        "mean": mean,
-        "queries": len(values),
-        "self_match": {"policy": args.self_match, "found": self_matches},
-        "unjudged@10": measures.unjudged(hits.rows, qrels),
-        "nothing_found": nothing,
+    trained = folder and run.recorded(folder)["args"].get("self_match")
+    self_match = args.self_match or trained or "drop"
+    notes = {}
+    if args.run_file:
+        rankings, itself = retrieval.of_run_file(args.run_file, collection, args.split, self_match=self_match)
+    else:
+        retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
+        for name, value in notes.items():
+            print(f"   {name} = {value}")
+        rankings, itself = retrieval.search_split(retriever, collection, args.split, args.depth, self_match=self_match)
+    values, result = retrieval.measured(rankings, collection, args.split, more=args.measures)
+    result |= {
+        "self_match": {"policy": self_match, "found": itself},
         "collection": collection.name,
         "collection_fingerprint": collection.fingerprint,
         "judgements": collection.judgements(args.split),
         "split": args.split,
-        "retriever": retrieves,
+        "retriever": spec,
         "depth": args.depth,
-    }
+    } | notes
+    if args.by:
+        fields = retrieval.metadata_values(collection, args.split, args.by)
+        result["by"] = {"field": args.by, "rows": checks.by_slice(values, fields, measure=args.measure)}
+    if args.forgetting:
+        result["start"] = start_of(args, collection, values, self_match)
+    parts = split_errors(args, collection, retriever) if args.error_split else None
+    if parts:
+        result["error_split"] = {
+            name: float(np.mean([own[name] for own in parts.values()])) for name in error_split.PARTS
+        }
+        for qid, own in parts.items():
+            values[qid] |= {f"lost by {name}": value for name, value in own.items()}
     (target / "metrics.json").unlink(missing_ok=True)  # written last: a half-replaced evaluation has none
-    qids = [collection.queries.ids[row] for row in qrels.queries]
-    measures.write_run(
-        target / "run.trec", qids, collection.docs.ids, hits.rows, hits.scores, tag="dense" if folder else retrieves
-    )
+    measures.write_rankings(target / "run.trec", rankings, tag=label(args, spec) if not plain else "dense")
     measures.write_per_query(target / "per_query.jsonl", values)
     write_json(target / "metrics.json", result)
-    plots.ranks(
-        target / "ranks.png",
-        measures.first_relevant(hits.rows, qrels),
-        depth=args.depth,
-        title=f"{tag} on {target.name}",
-    )
+    with plots.optional(target):
+        ranks = retrieval.first_ranks(rankings, collection.qrels_dict(args.split))
+        plots.ranks(target / "ranks.png", ranks, depth=args.depth, title=f"{spec} on {target.name}")
+        if args.by:
+            plots.slices(target / "slices.png", result["by"], measure=args.measure, title=f"{spec} on {target.name}")
+        if parts:
+            plots.error_split(target / "error_split.png", result["error_split"], title=f"{spec} on {target.name}")
+    print_result(args, spec, result)
+    print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, figures ({clock.total():.1f} s)")
+    return result | {"home": home, "data": data, "qid": collection.queries.text(qrels.queries[0]), "trained": folder}
+
+
+def label(args, spec):
+    """What searched, as part of a folder's name."""
+    name = pathlib.Path(spec).stem if args.run_file else spec.replace("runs/", "")
+    name += f"-reranked-by-{pathlib.Path(args.rerank).name}" if args.rerank else ""
+    return re.sub(r"[^\w.+=-]+", "_", name)
+
+
+def print_result(args, spec, result):
+    """The means, what ties and holes leave open, and the tables that were asked for."""
+    mean, ties, holes = result["mean"], result["ties"], result["holes"]
+    match = result["self_match"]
     print(
-        "  ".join(f"{name} {value:.4f}" for name, value in mean.items())
-        + f"  | {len(values)} queries, self matches {self_matches} ({args.self_match}), "
+        f"{result['collection']}: "
+        + "  ".join(f"{name} {value:.4f}" for name, value in mean.items())
+        + f"  | {result['queries']} queries, self matches {match['found']} ({match['policy']}), "
         f"unjudged@10 {result['unjudged@10']:.1%}"
     )
-    if nothing > measures.VOID:
-        print(f"warning: {retrieves} finds nothing for {nothing:.0%} of the queries: as a baseline this is void")
-    print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, ranks.png ({clock.total():.1f} s)")
-    data_flag = f" --data {run.quoted(args.data)}" if args.data else ""
-    if not folder:
+    print(
+        "   ties leave open    "
+        + "  ".join(f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in ties.items() if high - low > 5e-5)
+        if any(high - low > 5e-5 for low, high in ties.values())
+        else "   ties leave nothing open"
+    )
+    low, high = holes["ndcg@10"]
+    print(f"   if every unjudged doc among the ten best were relevant, ndcg@10 were {high:.4f} instead of {low:.4f}")
+    if result["nothing_found"]:
+        print(f"   {result['nothing_found']:.1%} of the queries found nothing, and count as 0")
+    if result["nothing_found"] > measures.VOID:
+        print(
+            f"warning: {spec} finds nothing for {result['nothing_found']:.0%} of the queries: as a baseline it is void"
+        )
+    if "by" in result:
+        print(f"\n   {result['by']['field']:32}{'queries':>9}{args.measure:>10}   95 % interval")
+        for row in result["by"]["rows"]:
+            print(
+                f"   {run.one_line(row['value'], 30):32}{row['queries']:>9,}{row['mean']:>10.4f}   "
+                f"{row['low']:.4f} to {row['high']:.4f}"
+            )
+    if "error_split" in result:
+        lost = "  ".join(f"{name} {value:+.4f}" for name, value in result["error_split"].items())
+        print(f"   of the {1 - mean['ndcg@10']:.4f} that ndcg@10 lacks to 1, lost by: {lost}")
+    if "start" in result:
+        print(forgetting_line(result))
+
+
+def start_of(args, collection, values, self_match):
+    """The numbers of the encoder that a run started from, and a test against it; None for one from scratch."""
+    source = run.recorded(args.run)["args"].get("encoder", "static")
+    if source == "static":
+        return None
+    retriever, _ = retrieval.open_with(args, source, collection, device=pick_device(args.device))
+    rankings, _ = retrieval.search_split(retriever, collection, args.split, args.depth, self_match=self_match)
+    before, result = retrieval.measured(rankings, collection, args.split)
+    pairs = np.array([(values[qid][args.measure], before[qid][args.measure]) for qid in values]).T
+    return {"encoder": source, "mean": result["mean"], "test": significance.paired_test(*pairs, seed=0)}
+
+
+def forgetting_line(result):
+    """What a run's start says of its training on one collection."""
+    if result["start"] is None:
+        return "   it started from random weights: there is nothing to forget"
+    test, start = result["start"]["test"], result["start"]
+    return (
+        f"   before training ({start['encoder']}): "
+        + "  ".join(f"{name} {value:.4f}" for name, value in start["mean"].items())
+        + f"; training changed it by {test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], "
+        f"p {test['p']:.4f}"
+    )
+
+
+def collections_table(rows):
+    """A row for each collection, and the mean over them."""
+    names = list(measures.MEASURES)
+    lines = [f"{'collection':24}{'queries':>9}" + "".join(f"{name:>12}" for name in names)]
+    for row in rows:
+        lines.append(f"{row['collection']:24}{row['queries']:>9,}" + "".join(f"{row['mean'][n]:>12.4f}" for n in names))
+    means = [float(np.mean([row["mean"][name] for row in rows])) for name in names]
+    return "\n".join([*lines, f"{'mean':24}{'':>9}" + "".join(f"{mean:>12.4f}" for mean in means)])
+
+
+def split_errors(args, collection, retriever):
+    """{qid: what of nDCG@10 is lost by model, quantisation, search} of a run's index."""
+    if not isinstance(retriever, faiss_index.FaissRetriever):
+        raise BadInput(f"--error_split: {args.run} has no index of {collection.name}; make it with build_index.py")
+    meta = faiss_index.read_meta(pathlib.Path(args.run) / "index" / collection.name)
+    encoder = load_to_encode(pathlib.Path(args.run) / "encoder", pick_device(args.device), meta["precision"])
+    vectors = Sharded.open(collection.docs, encoder, precision=meta["precision"], max_ram=1e9).vectors
+    rows = collection.split(args.split).queries
+    q_emb = embed_texts(encoder, collection.queries.view(rows), "query")
+    depth = 10 + faiss_index.TIES
+    scores, found, _ = tune.exact_best(vectors, q_emb, depth)
+    qids = [collection.queries.ids[row] for row in rows]
+    rankings = error_split.rankings_of(
+        retriever.index, vectors, q_emb, (scores, found), qids, collection.docs.ids, depth
+    )
+    return error_split.split(rankings, collection.qrels_dict(args.split))
+
+
+def next_step(args, spec, row):
+    """What one would do now."""
+    flag = f" --data {run.quoted(row['data'])}" if row["data"] else ""
+    home = row["home"]
+    if not row["trained"]:
         print(
             f"next    python evaluate.py --compare runs/R {run.quoted(home)}     # R: a run that was measured on "
-            f"{target.name}"
+            f"{row['collection']}-{row['split']}"
         )
     else:
-        question = run.quoted(run.one_line(collection.queries.text(qrels.queries[0]), 200))
-        bm25_flag = data_flag or ("" if spec == "python" else f" --data {run.quoted(spec)}")
+        question = run.quoted(run.one_line(row["qid"], 200))
+        recorded = run.recorded(row["trained"])["args"].get("data", "python")
+        bm25_flag = flag or ("" if recorded == "python" else f" --data {run.quoted(recorded)}")
         print(
-            f"next    python rag_demo.py --run {run.quoted(folder)}{data_flag} {question}\n"
+            f"next    python rag_demo.py --run {run.quoted(row['trained'])}{flag} {question}\n"
             f"        python evaluate.py --retriever bm25{bm25_flag} && "
-            f"python evaluate.py --compare {run.quoted(folder)} runs/{collection.name}-bm25"
+            f"python evaluate.py --compare {run.quoted(home)} runs/{row['collection']}-bm25"
         )
 
 

@@ -18,6 +18,8 @@ import dataclasses
 import os
 import pathlib
 
+import numpy as np
+
 from lib import dist, run
 from lib.data import beir, readers
 from lib.data.collection import collection_of, load_collection
@@ -71,6 +73,8 @@ def parse_args():
         "the queries and see how many come back as negatives, by source, rank and filter; writes the audit, no "
         "negatives")
     add("--format", choices=("own", *exchange.FORMATS), default="own", help="of the file; own keeps it all")
+    add("--mine_index", metavar="STRING", help="search by this index of FAISS instead of exactly, as in HNSW32 or "
+        "IVF64,Flat:nprobe=4; prints how much of the exact lists it finds")
     add("--max_ram", type=run.ABOVE_0, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
     add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
@@ -182,15 +186,37 @@ def mine(args, source, collection, qrels, pool, count, device):
         found = load_candidates(args.negatives_file, collection, qrels, rows=records)
         return within(found, pool), None
     spec = args.run if row.retriever == "run" else row.retriever
-    retriever = open_retriever(spec, collection, device=device, precision=args.precision, exact_in=args.max_ram * 1e9)
 
-    def search(part, k, known):
-        return cached_search(
-            retriever, collection.queries.view(rows[part]), k, known, pool.rows, desc=f"mining {source}"
+    def by(mine_index):
+        retriever = open_retriever(
+            spec,
+            collection,
+            device=device,
+            precision=args.precision,
+            exact_in=args.max_ram * 1e9,
+            mine_index=mine_index,
         )
 
-    found = search_candidates(collection, rows, count, search, source=source, positive=args.positive_score)
+        def search(part, k, known):
+            return cached_search(
+                retriever, collection.queries.view(rows[part]), k, known, pool.rows, desc=f"mining {source}"
+            )
+
+        return search_candidates(
+            collection, rows, count, search, source=source, positive=args.positive_score
+        ), retriever
+
+    found, retriever = by(args.mine_index)
+    if args.mine_index and row.retriever == "run":
+        same = overlap(found.docs, by(None)[0].docs)
+        print(f"--mine_index {args.mine_index} finds {same:.1%} of the {count} docs that exact search lists")
     return found, retriever
+
+
+def overlap(docs, exact_docs):
+    """Mean share of each query's exact list (n, C) that its other list (n, C') has as well."""
+    both = [len(np.intersect1d(a[a >= 0], b[b >= 0])) / max(1, (b >= 0).sum()) for a, b in zip(docs, exact_docs)]
+    return float(np.mean(both))
 
 
 def choose(args, collection, mined):

@@ -117,6 +117,8 @@ def parse_args():
         "added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked")
+    add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
+        "IVF64,Flat:nprobe=4: what approximate search does to negatives")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
         "compare with")
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
@@ -217,6 +219,7 @@ def without_effect(args, given):
         "negative_docs allow_leak": not sources,
         "depth candidates filters sampling positive_score": not any(source.mine for source in sources),
         "refresh_every refresh_overlap refresh_lag": not any(source.every == "refresh" for source in sources),
+        "mine_index": not any(source.encodes_corpus for source in sources),
         "allow_leak": args.negative_docs in ("labelled", "all"),
         "chunk_size": (args.chunk_size or 0) >= args.batch_size,
         "epochs": bool(args.steps),
@@ -381,7 +384,8 @@ def train(args, parser, collection, folder, *, device):
 
     miner_of = functools.partial(
         Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
-        negatives_file=args.negatives_file, needs_teacher=bool(args.distill_weight))  # fmt: skip
+        negatives_file=args.negatives_file, needs_teacher=bool(args.distill_weight),
+        mine_index=args.mine_index)  # fmt: skip
     sampler_of = functools.partial(
         NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
         config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling, pool,

@@ -99,13 +99,12 @@ def unjudged(rows, qrels, *, depth=10):
     return float(1 - judged.mean() / np.maximum((rows[:, :depth] >= 0).sum(1), 1).mean())
 
 
-def write_run(path, qids, doc_ids, rows, scores, *, tag):
-    """Write rankings as TREC's six columns. rows (Q, k) int, -1 where a list ends early; scores (Q, k)."""
+def write_rankings(path, rankings, *, tag):
+    """Write {qid: {doc_id: score}} as TREC's six columns, best first."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
-        for qid, query_rows, query_scores in zip(qids, rows, scores):
-            for rank, (row, score) in enumerate(zip(query_rows.tolist(), query_scores.tolist()), 1):
-                if row >= 0:
-                    out.write(f"{qid} Q0 {doc_ids[row]} {rank} {score:.9g} {tag}\n")
+        for qid, docs in rankings.items():
+            order = sorted(docs.items(), key=lambda item: -np.float32(item[1]))  # equal scores as they came
+            out.writelines(f"{qid} Q0 {doc} {rank} {score:.9g} {tag}\n" for rank, (doc, score) in enumerate(order, 1))
 
 
 def write_per_query(path, values):

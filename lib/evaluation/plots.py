@@ -195,3 +195,45 @@ def ranks(path, first_ranks, *, depth, title):
             xticks=ticks,
             xticklabels=ticks,
         )
+
+
+def recall_curve(path, curve, *, title):
+    """Recall of an index against queries per second, one at a time and in batches, with exact search beside it."""
+    points = sorted(curve["points"], key=lambda point: point["recall"])
+    with figure(path, 2, width=4.6) as axes:
+        for ax, key, label, (colour, mark, dash) in zip(
+            axes, ("single", "batch"), ("one query at a time", "in a batch"), STYLES
+        ):
+            ax.plot([p["recall"] for p in points], [p[key] for p in points], color=colour, marker=mark, linestyle=dash)
+            kept = curve["chosen"]
+            ax.plot(kept["recall"], kept[key], marker="o", markersize=12, fillstyle="none", color="black", label="kept")
+            ax.axvline(curve["target_recall"], color="grey", linewidth=0.8, label="target")
+            if key == "single":
+                ax.axhline(curve["exact_queries_per_s"], color="grey", linestyle=":", label="exact search, about")
+            ax.set(yscale="log", xlabel="recall@10", ylabel="queries per second", title=label)
+            ax.legend(frameon=False, fontsize=7)
+        axes[0].set_title(f"{title}\none query at a time", fontsize=9)
+        axes[1].set_title(f"{curve['threads']} threads\nin a batch", fontsize=9)
+
+
+def slices(path, by, *, measure, title, most=25):
+    """A measure by the values of a field, with 95 % intervals and the number of queries."""
+    rows = by["rows"][:most][::-1]
+    with figure(path, width=6.4, height=1.2 + 0.26 * len(rows)) as ax:
+        means = np.array([row["mean"] for row in rows])
+        errors = [means - [row["low"] for row in rows], [row["high"] for row in rows] - means]
+        ax.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", color=STYLES[0][0], capsize=3)
+        ax.set_yticks(range(len(rows)), [f"{row['value'][:40]} ({row['queries']:,})" for row in rows], fontsize=7)
+        ax.set(xlabel=f"{measure} by {by['field']}, 95 % interval", title=title)
+
+
+def error_split(path, lost, *, title):
+    """What of nDCG@10 is lost to 1, by part."""
+    with figure(path, width=5.2, height=2.2) as ax:
+        names = list(lost)
+        for at, (name, (colour, _, _)) in enumerate(zip(names, STYLES)):
+            ax.barh(at, lost[name], color=colour)
+            ax.text(max(lost[name], 0), at, f" {lost[name]:+.4f}", va="center", fontsize=8)
+        ax.set_yticks(range(len(names)), [f"lost by {name}" for name in names])
+        ax.set(xlabel="nDCG@10 lost", title=title)
+        ax.margins(x=0.2)

@@ -19,6 +19,7 @@ from lib.negatives.candidates import random_docs, search_candidates
 from lib.negatives.files import load_candidates
 from lib.negatives.pool import EVERYTHING, within
 from lib.search import exact
+from lib.search.approximate import Approximate
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
@@ -48,11 +49,21 @@ class Miner:
     """
 
     def __init__(
-        self, embedder, encoder, averaged, *, pool=EVERYTHING, positive="max", negatives_file=None, needs_teacher=False
+        self,
+        embedder,
+        encoder,
+        averaged,
+        *,
+        pool=EVERYTHING,
+        positive="max",
+        negatives_file=None,
+        needs_teacher=False,
+        mine_index=None,
     ):
         self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
         self.collection, self.pool, self.positive = embedder.collection, pool, positive
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
+        self._find = Approximate(mine_index) if mine_index else exact.search
         self.encoded = 0  # docs embedded so far in order to mine
         self.frozen = {}  # source -> vectors of all docs as they were when it began
         self._background = None  # the thread of mine_later()
@@ -88,7 +99,7 @@ class Miner:
             self.collection,
             rows,
             count,
-            lambda part, k, known: exact.search(q_emb[part], d_emb, k, known, among=self.pool.rows),
+            lambda part, k, known: self._find(q_emb[part], d_emb, k, known, among=self.pool.rows),
             source=source,
             positive=self.positive,
         )

@@ -1,30 +1,92 @@
-"""FAISS indexes on disk, with the record of what they were made from."""
+"""FAISS indexes: built from a factory string, written with the record of what they were made from, searched."""
 
 import faiss
 import numpy as np
+from tqdm import tqdm
 
+from lib import rng
 from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
-from lib.search.exact import by_score_and_row, pair_scores, without_zeros
+from lib.search.exact import by_score_and_row, without_zeros
 from lib.search.hits import Hits
 
 META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
 TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
+SAMPLE = 65_536  # vectors that an index is trained on, at least, where there are so many
+OF_A_CELL = 64  # of them for each cell of an inverted file
+BLOCK = 65_536  # vectors that are added at a time
 
 
-def build_index(d_emb):
-    """A flat inner-product index over (M, D) vectors: exact, no training, 4 * D bytes a doc."""
-    index = faiss.IndexFlatIP(d_emb.shape[1])
-    index.add(d_emb)
+class Array:
+    """(n, D) vectors in memory, read as ShardedVectors are."""
+
+    def __init__(self, vectors):
+        self.vectors, self.shape = vectors, vectors.shape
+
+    def blocks(self, rows):
+        """(first row, vectors) of all of them."""
+        yield 0, self.vectors
+
+    def take(self, rows):
+        """The vectors of `rows` (n,)."""
+        return self.vectors[rows]
+
+
+def make_index(vectors, factory="Flat", *, among=None, desc=None):
+    """A FAISS index for inner products of vectors (a ShardedVectors or Array), by a string of faiss.index_factory().
+
+    What has to be trained is trained on a sample, then all vectors, or those of the rows `among`, are added piece by
+    piece. BadInput if FAISS knows no such index, or cannot train it on so few vectors.
+    """
+    n, dim = vectors.shape
+    rows = np.arange(n) if among is None else among
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
+            index.train(vectors.take(rows[np.sort(sample)]))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
+        raise BadInput(f"--index {factory}: {reason} ({len(rows):,} vectors of {dim} dimensions)") from None
+    with tqdm(total=len(rows), unit="doc", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
+        for begin, block in vectors.blocks(BLOCK):
+            if among is not None:
+                block = block[among[slice(*np.searchsorted(among, [begin, begin + len(block)]))] - begin]
+            if len(block):
+                index.add(np.ascontiguousarray(block))
+            bar.update(len(block))
     return index
 
 
-def save_index(index, folder, meta):
-    """Write an index with what it was made from. `meta` holds the fingerprints that a loader compares."""
+def cells(index):
+    """The number of lists of an inverted file, 0 for another index."""
+    try:
+        return faiss.extract_index_ivf(index).nlist
+    except RuntimeError:
+        return 0
+
+
+def set_parameters(index, text):
+    """Set what a search trades for time, as in nprobe=16,k_factor_rf=4; BadInput if the index has none of that name."""
+    try:
+        if text:
+            faiss.ParameterSpace().set_index_parameters(index, text)
+    except RuntimeError as error:
+        raise BadInput(f"{text}: no parameters of this index ({str(error).splitlines()[-1][-80:]})") from None
+
+
+def save_index(index, folder, meta, *, also=()):
+    """Write an index with what it was made from; also: functions of the folder that write what belongs to it.
+
+    `meta` holds the fingerprints that a loader compares.
+    """
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         faiss.write_index(index, str(temporary / "index.faiss"))
+        for function in also:
+            function(temporary)
         meta |= {"docs": index.ntotal, "dim": index.d, "digest": fingerprint_file(temporary / "index.faiss")}
+        meta["bytes"] = (temporary / "index.faiss").stat().st_size
         write_json(temporary / "meta.json", meta)
 
 
@@ -36,7 +98,7 @@ def read_meta(folder):
 
 
 def load_index(folder, *, encoder_fingerprint, collection):
-    """The index of a folder; BadInput if another encoder or another corpus made it."""
+    """The index of a folder, mapped from disk; BadInput if another encoder or another corpus made it."""
     meta = read_meta(folder)
     for key, wanted in (
         ("encoder_fingerprint", encoder_fingerprint),
@@ -48,32 +110,64 @@ def load_index(folder, *, encoder_fingerprint, collection):
     with reading(path):  # FAISS believes what it reads: a file that was changed can make it write anywhere
         if fingerprint_file(path) != meta["digest"]:
             raise BadInput(f"{path}: is not the file that meta.json describes (its digest differs); build it again")
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
     if index.ntotal != len(collection.docs):
         raise BadInput(f"{folder}: {index.ntotal} vectors for {len(collection.docs)} docs; build it again")
+    set_parameters(index, meta.get("parameters", ""))
     return index
 
 
 class FaissRetriever:
     """Searches an index with the encoder that made it, in the precision in which the docs were encoded."""
 
-    def __init__(self, encoder, index):
+    def __init__(self, encoder, index, *, key="flat"):
         self.encoder, self.index = encoder, index
-        self.fingerprint = encoder.fingerprint
+        self.fingerprint = f"{encoder.fingerprint}-{key}"
 
     def search(self, queries, k, known=None, among=None):
         """The Hits of query texts; scores of known docs are those of the vectors that the index holds."""
         q_emb = embed_texts(self.encoder, queries, "query", desc="embedding queries")
-        size, how = (self.index.ntotal, None) if among is None else (len(among), _only(among))
-        found = self.index.search(q_emb, min(k + TIES, size), params=how)
-        scores, rows = (x[:, :k] for x in by_score_and_row(*found))
-        rows = without_zeros(q_emb, scores, rows, self.index.reconstruct_batch)
-        if known is None:
-            return Hits(scores, rows)
-        d_emb = self.index.reconstruct_n(0, self.index.ntotal)
-        return Hits(scores, rows, pair_scores(q_emb, d_emb, known))
+        return search(self.index, q_emb, k, known, among)
 
 
-def _only(rows):
-    """FAISS's parameters of a search among some rows."""
-    return faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.asarray(rows, dtype=np.int64)))
+def search(index, q_emb, k, known=None, among=None):
+    """The Hits of query vectors (Q, D) in an index; equal scores, as of copies, in the order of their rows."""
+    size = index.ntotal if among is None else len(among)
+    k = min(k, size)
+    how = None if among is None else _only(index, among)
+    scores, rows = by_score_and_row(*index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how))
+    scores, rows = np.where(rows < 0, np.float32(0), scores)[:, :k], rows[:, :k]
+    rows = without_zeros(q_emb, scores, rows, lambda found: reconstruct(index, found))
+    if known is None:
+        return Hits(scores, rows)
+    extra = np.full(known.shape, np.nan, dtype=np.float32)
+    owner, column = np.nonzero(known >= 0)
+    docs, inverse = np.unique(known[owner, column], return_inverse=True)
+    for begin in range(0, len(owner), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        d_emb = reconstruct(index, docs[inverse[part]])
+        extra[owner[part], column[part]] = np.einsum("nd,nd->n", q_emb[owner[part]], d_emb)
+    return Hits(scores, rows, extra)
+
+
+def reconstruct(index, rows):
+    """(n, D) vectors of `rows` as the index holds them: those it has compressed come back with what that lost."""
+    if hasattr(found := faiss.downcast_index(index), "refine_index"):
+        return reconstruct(found.refine_index, rows)
+    if cells(index):
+        faiss.extract_index_ivf(index).make_direct_map()
+    return index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
+
+
+def _only(index, rows):
+    """FAISS's parameters of a search among some rows, the index's own otherwise."""
+    selector, found = faiss.IDSelectorBatch(np.asarray(rows, dtype=np.int64)), faiss.downcast_index(index)
+    if hasattr(found, "hnsw"):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=found.hnsw.efSearch)
+    if hasattr(found, "nprobe"):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=found.nprobe)
+    if hasattr(found, "refine_index") or hasattr(found, "chain"):
+        raise BadInput(
+            "an index with a refinement cannot be searched among some docs only: --mine_index builds its own"
+        )
+    return faiss.SearchParameters(sel=selector)

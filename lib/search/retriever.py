@@ -4,28 +4,59 @@ import pathlib
 
 from lib import dist
 from lib.files import BadInput
-from lib.model.encoder import load_to_encode
+from lib.model.encoder import load_to_encode, local_folder
 from lib.search import faiss_index
 from lib.search.bm25 import BM25
+from lib.search.fusion import Fusion
 from lib.search.sharded import Sharded
 
+HELP = (
+    "bm25; a run folder, whose index is searched, or exactly where it has none; a model's folder or hub name, "
+    "searched exactly; or two of them joined by +, whose scores are mixed"
+)
+EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
-def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32"):
-    """The retriever that `spec` names: bm25, or a run folder, whose encoder searches its index.
 
-    The index says in which precision its docs were encoded; queries are encoded in the same. exact_in: bytes
+def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32", mine_index=None):
+    """The retriever that `spec` names: see HELP.
+
+    An index says in which precision its docs were encoded; queries are encoded in the same. exact_in: bytes
     of memory for exact search in place of the index, with vectors made in `precision` and cached: to mine.
+    mine_index: an index string to search those vectors by, instead of exactly.
     """
     if spec == "bm25":
         with dist.main_first():
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
-    if not (folder / "encoder").is_dir():
-        raise BadInput(f"{spec}: neither bm25 nor a run folder with an encoder")
-    if exact_in:
-        encoder = load_to_encode(folder / "encoder", device, precision)
-        return Sharded.open(collection.docs, encoder, precision=precision, max_ram=exact_in)
+    if not folder.is_dir() and (pair := _pair(spec)):
+        return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
     place = folder / "index" / collection.name
-    encoder = load_to_encode(folder / "encoder", device, faiss_index.read_meta(place)["precision"])
-    index = faiss_index.load_index(place, encoder_fingerprint=encoder.fingerprint, collection=collection)
-    return faiss_index.FaissRetriever(encoder, index)
+    if (folder / "encoder").is_dir():
+        if (place / "meta.json").exists() and not exact_in:
+            meta = faiss_index.read_meta(place)
+            encoder = load_to_encode(folder / "encoder", device, meta["precision"])
+            index = faiss_index.load_index(place, encoder_fingerprint=encoder.fingerprint, collection=collection)
+            return faiss_index.FaissRetriever(encoder, index, key=meta["digest"])
+        source = folder / "encoder"
+    else:
+        if (folder / "config.json").exists() and (folder / "metrics.jsonl").exists():
+            raise BadInput(f"{spec}: a run that has saved no encoder yet")
+        source = local_folder(spec)
+    encoder = load_to_encode(source, device, precision)
+    return Sharded.open(
+        collection.docs, encoder, precision=precision, max_ram=exact_in or EXACT_RAM, mine_index=mine_index
+    )
+
+
+def _pair(spec):
+    """The two retrievers that a spec joins by +, the second as short as may be; None if it joins none."""
+    left, plus, right = spec.rpartition("+")
+    while plus:
+        if all(part == "bm25" or pathlib.Path(part).is_dir() for part in (left, right)):
+            return left, right
+        left, plus, rest = left.rpartition("+")
+        right = f"{rest}+{right}"
+    parts = spec.split("+")
+    if len(parts) == 2 and "bm25" in parts and all(parts):  # the other is a hub name, or a folder that is not there
+        return tuple(parts)
+    return None

@@ -10,6 +10,7 @@ from lib import dist
 from lib.data.tokens import tokenize
 from lib.files import cache_dir, cached, fingerprint
 from lib.model.encoder import embed, embed_texts
+from lib.search.approximate import Approximate
 from lib.search.exact import by_score_and_row, top_k
 from lib.search.hits import Hits
 
@@ -80,16 +81,22 @@ class ShardedVectors:
 class Sharded:
     """Exact search over vectors in files, within `max_ram` bytes beside the result."""
 
-    def __init__(self, vectors, embed, *, key, query_key, max_ram, encoder=None):
+    def __init__(self, vectors, embed, *, key, query_key, max_ram, encoder=None, mine_index=None):
         """vectors: ShardedVectors; embed(texts) -> (n, D); keys identify the doc vectors and what embeds queries."""
         self.vectors, self.encoder, self.fingerprint = vectors, encoder, key
         self._embed, self._query_key = embed, query_key
+        self._approximate = Approximate(mine_index) if mine_index else None
+        if mine_index:
+            self.fingerprint = fingerprint(key, mine_index)
         # docs at a time: a quarter of the memory; the search needs as much again
         self._block = max(ROWS, int(max_ram / 4 / (4 * vectors.shape[1])))
 
     @classmethod
-    def open(cls, docs, encoder, *, precision, max_ram):
-        """Over the vectors of all docs (Texts) by an encoder that embeds in the named precision; cached."""
+    def open(cls, docs, encoder, *, precision, max_ram, mine_index=None):
+        """Over the vectors of all docs (Texts) by an encoder that embeds in the named precision; cached.
+
+        mine_index: search by such an index instead (search.approximate).
+        """
         with dist.main_first():
             tokens = tokenize(docs, encoder, "doc")
         keys = [encoder.fingerprint, precision]
@@ -109,6 +116,7 @@ class Sharded:
             query_key=query_key,
             max_ram=max_ram,
             encoder=encoder,
+            mine_index=mine_index,
         )
 
     def search(self, queries, k, known=None, among=None):
@@ -116,6 +124,9 @@ class Sharded:
         path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
         q_emb = once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
         k, best = min(k, len(self.vectors) if among is None else len(among)), None
+        if self._approximate:
+            best = self._approximate.top_k(q_emb, self.vectors, k, among)
+            return Hits(*best, None if known is None else self._scores(q_emb, known))
         for begin, d_emb in self.vectors.blocks(self._block):
             inside = np.arange(len(d_emb))
             if among is not None:

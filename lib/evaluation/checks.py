@@ -1,0 +1,146 @@
+"""Checks of an evaluation by itself: identities that must hold, what ties and missing judgements leave open."""
+
+import math
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, P, R, Success, nDCG
+
+from lib.evaluation import measures
+from lib.files import BadInput
+
+CHECKED = [RR, RR @ 1, P @ 1, Success @ 1, R @ 1, R @ 5, R @ 10, R @ 100, nDCG @ 10]
+CLOSE = 1e-6
+
+
+def parse_measures(text):
+    """[measure] of ir_measures, as in "nDCG@10 AP P@5 Success@1"; BadInput for a name that it does not know."""
+    found = []
+    for name in text.replace(",", " ").split():
+        try:
+            found.append(ir_measures.parse_measure(name))
+        except (NameError, ValueError, SyntaxError, TypeError) as error:
+            raise BadInput(f"--measures {name}: {error}; one of ir_measures, as in nDCG@10 AP P@5 Success@1") from None
+    return found
+
+
+def per_query(wanted, rankings, qrels):
+    """{qid: {measure: value}} by ir_measures, for the queries that measures.per_query() counts; 0 where unranked."""
+    judged = {qid: grades for qid, grades in qrels.items() if max(grades.values()) >= 1}
+    values = {qid: {str(measure): 0.0 for measure in wanted} for qid in judged}
+    if wanted and any(qid in judged and docs for qid, docs in rankings.items()):
+        for qid, measure, value in ir_measures.iter_calc(wanted, judged, rankings):
+            if qid in values:
+                values[qid][str(measure)] = value
+    return values
+
+
+def check_rankings(rankings):
+    """BadInput if a score is no number: where it stands in the order would be chance."""
+    for qid, docs in rankings.items():
+        for doc_id, score in docs.items():
+            if not math.isfinite(score):
+                raise BadInput(f"the score of doc {doc_id} for query {qid} is {score}: no order follows from that")
+
+
+def check_identities(values, rankings, qrels):
+    """BadInput, naming the query and what does not hold, if an evaluation contradicts itself.
+
+    values: measures.per_query() of these rankings. MRR@1 = P@1 = Success@1, recall rises with k, measures lie between
+    0 and 1, the queries are the judged ones, and a second evaluation, in another order, gives the same.
+    """
+    judged = {qid for qid, grades in qrels.items() if max(grades.values()) >= 1}
+    if values.keys() != judged:
+        odd = sorted(values.keys() ^ judged)[0]
+        raise BadInput(f"{len(values)} queries were evaluated and {len(judged)} are judged; one is {odd}")
+    backwards = {qid: dict(reversed(rankings[qid].items())) for qid in reversed(rankings)}
+    found = per_query(CHECKED, backwards, qrels)
+    for qid, again in found.items():
+        own = values[qid]
+        first = own["mrr@10"] == 1.0
+        claims = {
+            "MRR@1 = P@1 = Success@1": again["P@1"] == again["Success@1"] == float(first),
+            "recall rises with k": again["R@1"] <= again["R@5"] <= again["R@10"] <= again["R@100"],
+            "0 <= measure <= 1": all(0 <= value <= 1 + CLOSE for value in (*own.values(), *again.values())),
+            "a second evaluation gives the same": all(
+                abs(own[name] - again[other]) < CLOSE
+                for name, other in (("ndcg@10", "nDCG@10"), ("recall@10", "R@10"), ("recall@100", "R@100"))
+            ),
+            "MRR@10 is 1 / rank of the first": abs(own["mrr@10"] - (again["RR"] if again["RR"] >= 0.1 else 0)) < CLOSE,
+        }
+        for claim, holds in claims.items():
+            if not holds:
+                raise BadInput(f"the evaluation contradicts itself at query {qid}: {claim} does not hold")
+
+
+def tie_interval(rankings, qrels):
+    """{measure: (mean if ties are ordered worst, best)}: what docs of equal score leave open.
+
+    trec_eval orders ties by doc id; any other order is as good. Within the lists, that is: docs that stand just
+    below the last rank and score the same are not seen.
+    """
+    ends = []
+    for sign in (1, -1):
+        ordered = {}
+        for qid, docs in rankings.items():
+            grades = qrels.get(qid, {})
+            order = sorted(docs, key=lambda doc: (-np.float32(docs[doc]), sign * grades.get(doc, 0)))  # noqa: B023
+            ordered[qid] = {doc: float(-rank) for rank, doc in enumerate(order)}
+        ends.append(measures.mean(measures.per_query(ordered, qrels)))
+    return {name: (ends[0][name], ends[1][name]) for name in measures.MEASURES}
+
+
+def hole_bounds(rankings, qrels, *, depth=10):
+    """{measure: (mean as it is, if every unjudged doc among the `depth` best were relevant)}."""
+    filled = {}
+    for qid, grades in qrels.items():
+        docs = rankings.get(qid, {})
+        best = sorted(docs, key=lambda doc: (np.float32(docs[doc]), doc), reverse=True)[:depth]
+        filled[qid] = {doc: 1 for doc in best if doc not in grades} | grades
+    low, high = (measures.mean(measures.per_query(rankings, each)) for each in (qrels, filled))
+    return {name: (low[name], high[name]) for name in measures.MEASURES}
+
+
+def by_slice(values, field_of, *, measure, seed=0, rounds=2000):
+    """[{value, queries, mean, low, high}] of a measure by the value of a field, {qid: value}, the largest first.
+
+    low, high: 95 % bootstrap interval over queries.
+    """
+    groups = {}
+    for qid, measured in values.items():
+        groups.setdefault(str(field_of.get(qid, "(none)")), []).append(measured[measure])
+    generator, rows = np.random.Generator(np.random.Philox(seed)), []
+    for value, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        found = np.array(found)
+        means = found[generator.integers(0, len(found), size=(rounds, len(found)))].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        rows.append(
+            {"value": value, "queries": len(found), "mean": float(found.mean()), "low": float(low), "high": float(high)}
+        )
+    return rows
+
+
+def read_run_file(path):
+    """{qid: {doc_id: score}} of a TREC run file; BadInput for a line without six columns, a doc twice, a NaN."""
+    from lib.data.beir import read_lines
+
+    rankings = {}
+    for number, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != 6:
+            raise BadInput(f"{path}:{number}: 6 columns are wanted (qid Q0 doc_id rank score tag), found {len(fields)}")
+        qid, _, doc_id, _, score, _ = fields
+        try:
+            value = float(score)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise BadInput(f"{path}:{number}: score {score!r} is not a finite number")
+        if "\0" in line:
+            raise BadInput(f"{path}:{number}: a NUL, which ends a text in trec_eval")
+        if doc_id in rankings.setdefault(qid, {}):
+            raise BadInput(f"{path}:{number}: doc {doc_id} stands twice in the list of query {qid}")
+        rankings[qid][doc_id] = value
+    if not rankings:
+        raise BadInput(f"{path}: no lines")
+    return rankings

@@ -1,0 +1,51 @@
+"""Where quality is lost: by the model, by what an index compresses, by what its search leaves out."""
+
+import faiss
+import numpy as np
+
+from lib.evaluation import measures
+from lib.search import faiss_index
+
+PARTS = ("model", "quantisation", "search")
+
+
+def exhaustive(index):
+    """The same index without shortcuts: every code is compared with the query, whatever that takes."""
+    found = faiss.downcast_index(index)
+    if hasattr(found, "refine_index"):
+        return faiss.downcast_index(found.refine_index)
+    if hasattr(found, "hnsw"):
+        return faiss.downcast_index(found.storage)
+    return found
+
+
+def split(rankings, qrels, *, measure="ndcg@10"):
+    """{qid: {model, quantisation, search}} of three rankings: exact vectors, compressed ones, the index itself.
+
+    What is missing to 1 falls into three parts that add up exactly: 1 - exact, exact - exhaustive search of what the
+    index holds, that - the index as it is searched. The last two may be negative for a query.
+    """
+    exact, whole, index = (measures.per_query(each, qrels) for each in rankings)
+    return {
+        qid: {
+            "model": 1 - exact[qid][measure],
+            "quantisation": exact[qid][measure] - whole[qid][measure],
+            "search": whole[qid][measure] - index[qid][measure],
+        }
+        for qid in exact
+    }
+
+
+def rankings_of(index, vectors, q_emb, best, qids, doc_ids, depth):
+    """The three rankings of split(). best: (scores, rows) of exact search, at least `depth` deep."""
+    parameters = getattr(index, "nprobe", None)
+    inverted = faiss_index.cells(index)
+    if inverted:  # all cells, for a moment
+        ivf = faiss.extract_index_ivf(index)
+        parameters, ivf.nprobe = ivf.nprobe, ivf.nlist
+    whole = faiss_index.search(exhaustive(index), q_emb, depth)
+    if inverted:
+        ivf.nprobe = parameters
+    searched = faiss_index.search(index, q_emb, depth)
+    pairs = [(best[1][:, :depth], best[0][:, :depth]), (whole.rows, whole.scores), (searched.rows, searched.scores)]
+    return [measures.to_rankings(qids, doc_ids, rows, np.asarray(scores)) for rows, scores in pairs]

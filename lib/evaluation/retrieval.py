@@ -1,0 +1,142 @@
+"""Retrievers for the scripts that search: their flags, what they open, and what is measured of what they find."""
+
+import numpy as np
+
+from lib import run
+from lib.data.beir import metadata_of
+from lib.evaluation import checks, measures
+from lib.files import BadInput
+from lib.search import fusion
+from lib.search.rerank import Reranker
+from lib.search.retriever import HELP, open_retriever
+
+WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
+
+
+def add_flags(add):
+    """The flags that say what searches, with the same words in every script."""
+    add("--retriever", metavar="bm25|RUN|MODEL|A+B", help=HELP)
+    add("--fusion", choices=fusion.FUSIONS, default="convex", help="how A+B mixes: a weighted sum of "
+        "normalised scores, or reciprocal ranks")  # fmt: skip
+    add("--normalise", choices=tuple(fusion.NORMALISE), default="min_max", help="of scores before they are mixed")
+    add("--weight", type=run.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
+    add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
+    add("--rerank_depth", type=run.DEPTH, default=100, metavar="N", help="docs that it reads for each query")
+
+
+def open_with(args, spec, collection, *, device):
+    """(retriever, {what was decided on the way}) for the flags of add_flags()."""
+    retriever, notes = open_retriever(spec, collection, device=device), {}
+    if isinstance(retriever, fusion.Fusion):
+        retriever.how, retriever.normalise = args.fusion, args.normalise
+        notes["fusion"] = args.fusion
+        if args.fusion == "convex":
+            retriever.weight = args.weight if args.weight is not None else tuned_weight(retriever, collection)
+            notes |= {"normalise": args.normalise, "weight": round(float(retriever.weight), 4)}
+            notes["weight_from"] = "dev" if args.weight is None else "--weight"
+    elif args.weight is not None:
+        raise BadInput(f"--weight is for two retrievers joined by +, and --retriever is {spec}")
+    if args.rerank:
+        from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
+
+        judge = CrossEncoder(args.rerank, device=device)
+        retriever = Reranker(retriever, judge, collection.docs, depth=args.rerank_depth)
+        notes |= {"rerank": args.rerank, "rerank_depth": args.rerank_depth}
+    return retriever, notes
+
+
+def tuned_weight(mixed, collection, *, measure="ndcg@10"):
+    """The weight of WEIGHTS that is best on dev; BadInput if there is no dev split to choose it on."""
+    if "dev" not in collection.qrels:
+        raise BadInput(f"{collection.name} has no dev split to choose the weight on: give --weight, or --fusion rrf")
+    both = mixed.both(collection.queries.view(collection.split("dev").queries), fusion.DEPTH)
+    found = [
+        measures.mean(measures.score(collection, "dev", mixed.mix(both, measures.RANKED, weight=weight)))[measure]
+        for weight in WEIGHTS
+    ]
+    return float(WEIGHTS[int(np.argmax(found))])
+
+
+def search_split(retriever, collection, split, depth, *, self_match):
+    """({qid: {doc_id: score}}, how many docs were the query itself) of `depth` docs for each query of a split."""
+    dropping = self_match == "drop"
+    fetched = depth + (measures.spare(collection, split) if dropping else 0)
+    rows = collection.split(split).queries
+    hits = retriever.search(collection.queries.view(rows), fetched)
+    left, itself = measures.without_itself(collection, split, hits, depth)
+    hits = left if dropping else hits._replace(rows=hits.rows[:, :depth], scores=hits.scores[:, :depth])
+    qids = [collection.queries.ids[row] for row in rows]
+    return measures.to_rankings(qids, collection.docs.ids, hits.rows, hits.scores), itself
+
+
+def of_run_file(path, collection, split, *, self_match):
+    """The rankings of a TREC run file for the queries of a split, and how many docs were the query itself.
+
+    Docs that the corpus lacks stay where they are, as in trec_eval: nobody judged them.
+    """
+    found = checks.read_run_file(path)
+    rows, docs, itself = collection.split(split).queries, collection.docs, 0
+    if not any(collection.queries.ids[row] in found for row in rows):
+        raise BadInput(f"{path}: none of its {len(found)} queries is a {split} query of {collection.name}")
+    rankings = {}
+    for row in rows:
+        ranking = found.get(collection.queries.ids[row], {})
+        known = np.array([docs.row_of.get(doc_id, -1) for doc_id in ranking], dtype=np.int64)
+        same = collection.is_itself(np.array([row]), known[None])[0] if len(known) else known.astype(bool)
+        itself += int(same.sum())
+        if self_match == "drop":
+            ranking = {doc_id: score for (doc_id, score), drop in zip(ranking.items(), same) if not drop}
+        rankings[collection.queries.ids[row]] = ranking
+    return rankings, itself
+
+
+def measured(rankings, collection, split, *, more=()):
+    """(per-query values, {what metrics.json says of them}): checked, with what ties and missing judgements leave open.
+
+    more: measures of ir_measures, besides those that are always there.
+    """
+    qrels = collection.qrels_dict(split)
+    checks.check_rankings(rankings)
+    values = measures.per_query(rankings, qrels)
+    checks.check_identities(values, rankings, qrels)
+    extra = checks.per_query(more, rankings, qrels)
+    for qid, found in extra.items():
+        values[qid] |= {name: value for name, value in found.items() if name not in values[qid]}
+    names = list(next(iter(values.values())))
+    ranked = {qid: sorted(docs, key=lambda d: (-np.float32(docs[d]), d)) for qid, docs in rankings.items()}  # noqa: B023
+    tops = [(ranked.get(qid, [])[:10], grades) for qid, grades in qrels.items() if qid in values]
+    listed = sum(len(top) for top, _ in tops)
+    return values, {
+        "mean": {name: float(np.mean([found[name] for found in values.values()])) for name in names},
+        "queries": len(values),
+        "ties": {name: list(ends) for name, ends in checks.tie_interval(rankings, qrels).items()},
+        "holes": {name: list(ends) for name, ends in checks.hole_bounds(rankings, qrels).items()},
+        "unjudged@10": sum(doc not in grades for top, grades in tops for doc in top) / max(1, listed),
+        "nothing_found": float(np.mean([not rankings.get(qid) for qid in values])),
+    }
+
+
+def first_ranks(rankings, qrels):
+    """(Q,) rank of the first relevant doc of each query with one, inf where none was found."""
+    found = []
+    for qid, grades in qrels.items():
+        if max(grades.values()) >= 1:
+            docs = rankings.get(qid, {})
+            order = sorted(docs, key=lambda doc: (np.float32(docs[doc]), doc), reverse=True)  # noqa: B023
+            found.append(next((rank for rank, doc in enumerate(order, 1) if grades.get(doc, 0) >= 1), np.inf))
+    return np.array(found)
+
+
+def metadata_values(collection, split, field):
+    """{qid: value of a field of its metadata}; BadInput if no query has it."""
+    found, fields = {}, set()
+    for row in collection.split(split).queries:
+        own = metadata_of(collection.queries.record(row))
+        fields |= own.keys()
+        if field in own:
+            found[collection.queries.ids[row]] = own[field]
+    if not found:
+        raise BadInput(
+            f"--by {field}: no {split} query has it in its metadata; there are: {', '.join(sorted(fields)) or 'none'}"
+        )
+    return found
