@@ -12,7 +12,8 @@ def test_run_files_give_back_what_was_written(tmp_path):
     path = tmp_path / "eval" / "run.trec"
     rows = np.array([[2, 0, -1], [1, -1, -1], [-1, -1, -1]])
     scores = np.array([[1.25, 1 / 3, 0], [-7.5e-9, 0, 0], [0, 0, 0]], dtype=np.float32)
-    measures.write_run(path, ["q1", "007", "q3"], ["a", "b", "c"], rows, scores, tag="bm25")
+    rankings = measures.to_rankings(["q1", "007", "q3"], ["a", "b", "c"], rows, scores)
+    measures.write_rankings(path, rankings, tag="bm25")
     assert path.read_text().splitlines()[0].split() == ["q1", "Q0", "c", "1", "1.25", "bm25"]
     found = {(line.query_id, line.doc_id): np.float32(line.score) for line in ir_measures.read_trec_run(str(path))}
     assert found == {("q1", "c"): scores[0, 0], ("q1", "a"): scores[0, 1], ("007", "b"): scores[1, 0]}

@@ -16,7 +16,7 @@ from lib.files import BadInput, read_json, write_json
 from lib.model.encoder import embed, load_encoder, save_encoder
 from lib.search import exact
 from lib.search.bm25 import BM25
-from lib.search.faiss_index import FaissRetriever, build_index, load_index, save_index
+from lib.search.faiss_index import Array, FaissRetriever, load_index, make_index, save_index
 from lib.search.hits import Hits
 from lib.search.retriever import open_retriever
 from lib.search.sharded import Sharded
@@ -42,7 +42,7 @@ def test_exact_search_equals_argsort(queries, docs, k):
 def saved(tiny, tmp_path):
     """The folder of an index of 40 vectors, said to be of tests/tiny."""
     save_index(
-        build_index(vectors(40)),
+        make_index(Array(vectors(40))),
         tmp_path / "index",
         {"encoder_fingerprint": "e" * 16, "corpus_fingerprint": tiny.docs.fingerprint, "precision": "fp32"},
     )
@@ -70,7 +70,7 @@ def test_an_index_of_another_corpus_is_refused(saved, crowded):
 
 
 def test_an_index_with_a_vector_missing_is_refused(saved, tiny):
-    faiss.write_index(build_index(vectors(39)), str(saved / "index.faiss"))
+    faiss.write_index(make_index(Array(vectors(39))), str(saved / "index.faiss"))
     with pytest.raises(BadInput, match="its digest differs.*build it again"):
         load_index(saved, encoder_fingerprint="e" * 16, collection=tiny)
 
@@ -210,7 +210,7 @@ def trained(tiny, tmp_path):
         "corpus_fingerprint": tiny.docs.fingerprint,
         "precision": "fp32",
     }
-    save_index(build_index(embed(encoder, tokens)), tmp_path / "R/index" / tiny.name, meta)
+    save_index(make_index(Array(embed(encoder, tokens))), tmp_path / "R/index" / tiny.name, meta)
     return tmp_path / "R"
 
 
@@ -265,9 +265,16 @@ def test_an_index_that_does_not_say_what_made_it_is_refused(tiny, trained, key):
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_run_without_an_index_is_refused(tiny, trained, crowded):
-    with pytest.raises(BadInput, match=r"crowded: no index; make it with build_index\.py"):
-        open_retriever(trained, crowded, device=torch.device("cpu"))
+def test_a_run_without_an_index_is_searched_exactly(tiny, trained, crowded):
+    found = open_retriever(trained, crowded, device=torch.device("cpu"))
+    assert type(found) is Sharded and found.search(["query text 1"], 3).rows.shape == (1, 3)
+
+
+def test_a_model_of_a_folder_is_searched_exactly(tiny, trained):
+    found = [open_retriever(spec, tiny, device=torch.device("cpu")) for spec in (trained, trained / "encoder")]
+    hits = [retriever.search(["how long should meat rest"], 5) for retriever in found]
+    assert [type(retriever) for retriever in found] == [FaissRetriever, Sharded]
+    assert (hits[0].rows == hits[1].rows).all()
 
 
 @pytest.mark.parametrize("spec", ["bm26", "runs/none"])
@@ -300,6 +307,6 @@ def test_a_zero_vector_finds_nothing_in_an_index(tiny):
     encoder.fingerprint = "made"
     d_emb = embed_texts(encoder, tiny.docs.texts())
     d_emb[3] = 0
-    retriever = FaissRetriever(encoder, build_index(d_emb))
+    retriever = FaissRetriever(encoder, make_index(Array(d_emb)))
     hits = retriever.search(["\u2603", tiny.docs.text(3)], 40)
     assert (hits.rows[0] == -1).all() and 3 not in hits.rows[1] and (hits.rows[1] >= 0).sum() == 39

@@ -41,7 +41,12 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     else:
         if (folder / "config.json").exists() and (folder / "metrics.jsonl").exists():
             raise BadInput(f"{spec}: a run that has saved no encoder yet")
-        source = local_folder(spec)
+        try:
+            if pathlib.Path("runs") in folder.parents:  # a run, of which the hub knows nothing
+                raise BadInput("no such folder, so no config.json")
+            source = local_folder(spec)
+        except BadInput as error:
+            raise BadInput(f"{spec}: neither bm25 nor a run folder with an encoder nor a model ({error})") from None
     encoder = load_to_encode(source, device, precision)
     return Sharded.open(
         collection.docs, encoder, precision=precision, max_ram=exact_in or EXACT_RAM, mine_index=mine_index

@@ -120,9 +120,8 @@ class Sharded:
         )
 
     def search(self, queries, k, known=None, among=None):
-        """The Hits of query texts, whose vectors are kept as well."""
-        path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
-        q_emb = once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
+        """The Hits of query texts."""
+        q_emb = self._query_vectors(queries)
         k, best = min(k, len(self.vectors) if among is None else len(among)), None
         if self._approximate:
             best = self._approximate.top_k(q_emb, self.vectors, k, among)
@@ -138,6 +137,13 @@ class Sharded:
             rows = np.where(rows < 0, -1, inside[rows] + begin).astype(np.int32)
             best = (scores, rows) if best is None else merge(best, (scores, rows), k)
         return Hits(*best, None if known is None else self._scores(q_emb, known))
+
+    def _query_vectors(self, queries):
+        """(Q, D): kept where the queries are of a collection, and not where somebody has just typed them."""
+        if not hasattr(queries, "fingerprint"):
+            return self._embed(queries)
+        path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
+        return once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
 
     def _scores(self, q_emb, known):
         """(Q, P) inner products with the known docs, nan for none."""

@@ -1,0 +1,141 @@
+"""Evaluations that check themselves: identities, ties, holes, run files, slices; equal to trec_eval's library."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import pytrec_eval
+
+from lib.evaluation import checks, measures, retrieval
+from lib.files import BadInput
+
+NAMES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100"}
+
+
+def random_run(seed):
+    """({qid: {doc_id: score}}, qrels) with ties, grades, docs that nobody judged, queries that nobody ran."""
+    random = np.random.default_rng(seed)
+    docs = [f"d{i}" for i in range(30)]
+    qrels = {
+        f"q{q}": {doc: int(random.integers(0, 4)) for doc in random.choice(docs, random.integers(1, 9), replace=False)}
+        for q in range(6)
+    }
+    rankings = {
+        f"q{q}": {
+            doc: float(random.integers(0, 5)) / 3 for doc in random.choice([*docs, "x1", "x2"], 12, replace=False)
+        }
+        for q in range(1, 7)
+    }
+    return rankings, qrels
+
+
+def test_a_thousand_runs_are_as_in_trec_eval():
+    for seed in range(1000):
+        rankings, qrels = random_run(seed)
+        if not any(max(grades.values()) >= 1 for grades in qrels.values()):
+            continue
+        values = measures.per_query(rankings, qrels)
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100", "recip_rank"}).evaluate(
+            rankings
+        )
+        for qid, own in values.items():
+            other = theirs.get(qid, dict.fromkeys([*NAMES.values(), "recip_rank"], 0.0))
+            for name, their_name in NAMES.items():
+                assert own[name] == pytest.approx(other[their_name], abs=1e-6)
+            assert own["mrr@10"] == pytest.approx(other["recip_rank"] if other["recip_rank"] >= 0.1 else 0, abs=1e-6)
+        checks.check_identities(values, rankings, qrels)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_tie_interval_holds_every_order_of_ties(seed):
+    random = np.random.default_rng(seed)
+    docs = list("abcde")
+    qrels = {"q": {doc: int(random.integers(0, 3)) for doc in docs} | {"z": 1}}
+    ranking = {doc: float(random.integers(0, 2)) for doc in docs}
+    interval = checks.tie_interval({"q": ranking}, qrels)
+    seen = []
+    for order in itertools.permutations(docs):
+        if all(ranking[a] >= ranking[b] for a, b in itertools.pairwise(order)):
+            scores = {doc: -float(rank) for rank, doc in enumerate(order)}
+            seen.append(measures.mean(measures.per_query({"q": scores}, qrels)))
+    for name in measures.MEASURES:
+        values = [found[name] for found in seen]
+        assert interval[name] == pytest.approx((min(values), max(values)))
+
+
+def faults():
+    """{identity: a change of one query's values that breaks it}."""
+    return {
+        "MRR@1 = P@1": lambda found: found | {"mrr@10": 1.0},
+        "a second evaluation": lambda found: found | {"recall@100": found["recall@100"] / 2},
+        "0 <= measure": lambda found: found | {"ndcg@10": 1.5},
+        "MRR@10 is 1 / rank": lambda found: found | {"mrr@10": 0.37},
+    }
+
+
+@pytest.mark.parametrize("claim", faults())
+def test_each_identity_fails_when_its_fault_is_put_in(claim):
+    qrels = {"q": {"a": 1, "b": 1}, "p": {"c": 1}}
+    rankings = {"q": {"x": 3.0, "a": 2.0, "b": 1.0}, "p": {"c": 1.0}}
+    values = measures.per_query(rankings, qrels)
+    checks.check_identities(values, rankings, qrels)
+    with pytest.raises(BadInput, match=claim):
+        checks.check_identities(values | {"q": faults()[claim](values["q"])}, rankings, qrels)
+
+
+def test_missing_queries_and_scores_that_are_no_numbers_are_refused():
+    qrels, rankings = {"q": {"a": 1}, "p": {"c": 1}}, {"q": {"a": 1.0}}
+    values = measures.per_query(rankings, qrels)
+    with pytest.raises(BadInput, match="1 queries were evaluated and 2 are judged; one is p"):
+        checks.check_identities({"q": values["q"]}, rankings, qrels)
+    for score in (math.nan, math.inf):
+        with pytest.raises(BadInput, match="doc a for query q is (nan|inf)"):
+            checks.check_rankings({"q": {"a": score}})
+
+
+def test_holes_bound_what_missing_judgements_hide():
+    qrels = {"q": {"a": 1}, "p": {"b": 1}}
+    rankings = {"q": {"x": 3.0, "a": 2.0}, "p": {"b": 1.0}}
+    bounds = checks.hole_bounds(rankings, qrels)
+    assert bounds["mrr@10"] == pytest.approx((0.75, 1.0)) and bounds["ndcg@10"][1] == pytest.approx(1.0)
+
+
+def test_slices_have_means_and_intervals():
+    values = {f"q{i}": {"mrr@10": float(i % 2)} for i in range(20)}
+    rows = checks.by_slice(values, {qid: "odd" if int(qid[1:]) % 2 else "even" for qid in values}, measure="mrr@10")
+    assert {row["value"]: row["mean"] for row in rows} == {"even": 0.0, "odd": 1.0}
+    (one,) = checks.by_slice(values, dict.fromkeys(values, "all"), measure="mrr@10")
+    assert one["low"] < one["mean"] == 0.5 < one["high"] and one["queries"] == 20
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("q1 Q0 a 1 0.5", "6 columns"),
+        ("q1 Q0 a 1 nan t", "score 'nan'"),
+        ("q1 Q0 a 1 x t", "score 'x'"),
+        ("q1 Q0 b 2 0.4 t", "doc b stands twice"),
+    ],
+)
+def test_bad_run_files_are_one_line(tmp_path, line, message):
+    (tmp_path / "run").write_text(f"q1 Q0 b 1 0.9 t\n{line}\n")
+    with pytest.raises(BadInput, match=f"run:2: .*{message}"):
+        checks.read_run_file(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["NoSuch", "nDCG@x", "P@"])
+def test_measures_that_nobody_knows_are_refused(text):
+    with pytest.raises(BadInput, match="--measures"):
+        checks.parse_measures(text)
+
+
+def test_a_run_file_is_measured_as_the_run_itself(tiny, tmp_path):
+    split, rankings = tiny.split("test"), {}
+    for n, row in enumerate(split.queries):
+        docs = [tiny.docs.ids[doc] for doc in split.positives(n)[:9]]
+        rankings[tiny.queries.ids[row]] = {doc: float(9 - i) for i, doc in enumerate(docs)} | {"nobody-knows": -1.0}
+    measures.write_rankings(tmp_path / "run.trec", rankings, tag="t")
+    found, _ = retrieval.of_run_file(tmp_path / "run.trec", tiny, "test", self_match="drop")
+    values, result = retrieval.measured(found, tiny, "test", more=checks.parse_measures("AP P@5"))
+    assert result["mean"]["mrr@10"] == 1 and result["mean"]["AP"] == pytest.approx(1) and 0 < result["unjudged@10"] < 1
