@@ -2,6 +2,7 @@
 
     python rag_demo.py --run runs/R "how do I parse a date string?"
     python rag_demo.py --run runs/R                                     # a prompt; an empty line ends it
+    python rag_demo.py --retriever runs/R+bm25 --data FOLDER "..."      # as evaluate.py --retriever
 
 The answer is extractive: sentences of the docs found, nearest to the question. Nothing is invented, nothing
 is fetched.
@@ -14,29 +15,40 @@ from lib import run
 from lib.data import readers
 from lib.data.beir import metadata_of
 from lib.data.collection import collection_of
+from lib.evaluation import retrieval
+from lib.files import BadInput
 from lib.model.encoder import embed_texts, pick_device
-from lib.rag.generators import extractive_answer
-from lib.search.retriever import open_retriever
+from lib.rag.generators import extractive_answer, hashed_words
 
 
 def parse_args():
     parser = run.Parser(__doc__)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     add = parser.group("what")
-    add("--run", required=True, help="run folder with an encoder and an index")
+    add("--run", help="run folder whose encoder and index are asked: short for --retriever runs/R")
+    retrieval.add_flags(add)
     add("--data", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--docs", type=run.COUNT, default=5, help="docs to retrieve for a question")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if bool(args.run) == bool(args.retriever):
+        raise BadInput("say what searches: either --run R or --retriever bm25")
+    return args
 
 
 def main():
     args = parse_args()
-    _, collection = collection_of(args.data, pathlib.Path(args.run), strict=args.strict)
-    retriever = open_retriever(args.run, collection, device=pick_device(args.device))
+    spec = args.run or args.retriever
+    folder = pathlib.Path(spec) if args.run or (pathlib.Path(spec) / "config.json").exists() else None
+    _, collection = collection_of(args.data, folder, strict=args.strict)
+    retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
+    for name, value in notes.items():
+        print(f"{name} = {value}")
 
     def embed(texts, kind):
+        if retriever.encoder is None:  # bm25 alone: sentences are compared by their words
+            return hashed_words(texts)
         return embed_texts(retriever.encoder, texts, kind)
 
     def answer(question):
@@ -57,7 +69,7 @@ def main():
     print(f"{len(collection.docs):,} docs of {collection.name}; ask, or press Enter to leave")
     while True:
         try:
-            question = input("> ").strip()
+            question = input("> ").strip().encode("utf-8", "replace").decode()
         except EOFError:
             break
         if not question:

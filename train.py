@@ -154,6 +154,11 @@ def parse_args():
     add = parser.group("device and reports")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--eval_every", type=COUNT, metavar="STEPS", help="steps between evaluations on dev; default: one epoch")
+    add("--dev_docs", type=COUNT, metavar="N", help="evaluate dev among N docs only: its positives, the best of BM25 "
+        "and of the untrained encoder for its queries, and others at random, the same for every arm; test stays on "
+        "the whole corpus")
+    add("--no_untrained", action="store_true", help="leave out the row of the untrained encoder, which embeds the "
+        "whole corpus once more")
     add("--self_match", choices=measures.SELF_MATCH, default="drop", help=f"{measures.SELF_MATCH_HELP}, when evaluated")
     add("--select", choices=measures.MEASURES, default="mrr@10", help="the dev measure that chooses the checkpoint, "
         "and that arms are compared by")
@@ -401,19 +406,33 @@ def train(args, parser, collection, folder, *, device):
         begin, best, tally = state["step"], state["best"], state["tally"]
         log_temperature.data.fill_(state["log_temperature"])
 
-    measure = functools.partial(diagnostics.evaluate, embedder, self_match=args.self_match)
+    ranked, measure = (
+        functools.partial(function, embedder, self_match=args.self_match)
+        for function in (diagnostics.ranked, diagnostics.evaluate)
+    )
     with clock("evaluate"):
         if begin == 0:
             fresh = miner_of()
-            best["untrained"] = {
-                split: measures.mean(measure(encoder, split, shared=True)) for split in ("dev", "test")
-            }
-            log.log("evaluation", {"step": 0, "dev": best["untrained"]["dev"]})
+            bm25_dev = [diagnostics.bm25_hits(own, "dev", self_match=args.self_match)] if args.dev_docs else []
+            if not args.no_untrained:
+                hits = {split: ranked(encoder, split, shared=True) for split in ("dev", "test")}
+                best["untrained"] = {split: measures.mean(measures.score(own, split, hits[split])) for split in hits}
+            if args.dev_docs:
+                found = bm25_dev + ([] if args.no_untrained else [hits["dev"]])
+                best["dev_docs"] = diagnostics.dev_pool(own, args.dev_docs, found).tolist()
+            if args.dev_docs and not args.no_untrained:
+                best["untrained"]["dev"] = measures.mean(measure(encoder, "dev", docs=np.array(best["dev_docs"])))
+            if not args.no_untrained:
+                log.log("evaluation", {"step": 0, "dev": best["untrained"]["dev"]})
             forecast = diagnostics.forecast(
                 embedder, encoder, lambda only: sampler_of(miner=fresh, only=only), order, temperature=args.temperature
             )
             log.log("forecast", {"step": 0, "forecast": forecast})
         bm25_hits = {split: diagnostics.bm25_hits(own, split, self_match=args.self_match) for split in ("dev", "test")}
+        dev_docs = np.array(best["dev_docs"]) if args.dev_docs else None
+        if args.dev_docs:
+            outside = ~np.isin(bm25_hits["dev"].rows, dev_docs)
+            bm25_hits["dev"] = bm25_hits["dev"].without(outside, measures.RANKED)
         bm25 = {split: measures.mean(measures.score(own, split, hits)) for split, hits in bm25_hits.items()}
         if (nothing := measures.nothing_found(bm25_hits["test"])) > measures.VOID:
             print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")
@@ -471,7 +490,7 @@ def train(args, parser, collection, folder, *, device):
             bar.write(monitor.step_line(step, stats, rate))
         if (step + 1) % plan["eval_every"] == 0 or step + 1 == steps:
             with clock("evaluate"):
-                dev = measures.mean(measure(averaged.module, "dev"))
+                dev = measures.mean(measure(averaged.module, "dev", docs=dev_docs))
             log.log("evaluation", {"step": step + 1, "dev": dev})
             seconds = clock.spent["train"] + clock.spent["mine"]
             log.log("evaluation", {"step": step + 1, "dev_seconds": seconds}, file="timing.jsonl")
@@ -496,9 +515,12 @@ def train(args, parser, collection, folder, *, device):
         drawn = sampler.sample(last, step=steps - 1, epoch=order.epoch(steps - 1))
         names = [of_code.name for of_code in sampler.labels]
         points = diagnostics.neighbourhood(embedder, chosen, int(last[0]), drawn, names)
-    untrained = {split: best["untrained"][split] for split in ("dev", "test")}
+    untrained = best.get("untrained")
     for warning in watch.check_end(
-        rank=geometry["effective_rank"], dim=encoder.dim, dev=best["score"], untrained=untrained["dev"][args.select]
+        rank=geometry["effective_rank"],
+        dim=encoder.dim,
+        dev=best["score"],
+        untrained=untrained and untrained["dev"][args.select],
     ):
         log.log("warning", {"step": steps} | warning)
         print(f"warning: {warning['warning']}: {warning['advice']}")
@@ -514,7 +536,8 @@ def train(args, parser, collection, folder, *, device):
         summary |= {of_name: {source: shares[name] for source, shares in copies.items()}}
     summary |= {"docs_encoded": tally["docs_encoded"] + sampler.miner.encoded}
     summary |= {"pool": plan["pool"], "bm25": bm25["test"], "bm25_dev": bm25["dev"]}
-    summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
+    if untrained:
+        summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
     if dist.is_main():
         measures.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
         write_json(folder / "map.json", points)

@@ -19,7 +19,7 @@ DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the 
 MEASURED = dict.fromkeys(measures.MEASURES, NUMBER)
 # what a comparison takes from a run's files
 SUMMARY = dict.fromkeys(("steps", "best_step", "denominators", "docs_encoded", "train_s", "mine_s"), NUMBER)
-SUMMARY |= {"seed": int, "data": str, "encoder": str, "test": MEASURED, "untrained": MEASURED}
+SUMMARY |= {"seed": int, "data": str, "encoder": str, "test": MEASURED}
 SUMMARY |= {"bm25": MEASURED, "pool": {"docs": int, "name": str}}
 SUMMARY |= {"geometry": dict.fromkeys(("alignment", "uniformity", "effective_rank"), NUMBER)}
 EVENTS = {
@@ -47,6 +47,8 @@ def read_run(folder, evaluation, *, name=None):
     """The Measured of a run folder."""
     folder = pathlib.Path(folder)
     summary = read_json(folder / "summary.json", **SUMMARY) if (folder / "summary.json").exists() else {}
+    if "untrained" in summary:
+        check_keys(summary, folder / "summary.json", untrained=MEASURED)
     values = measures.read_per_query(folder / "eval" / evaluation / "per_query.jsonl")
     for qid, measured in values.items():
         check_keys(measured, f"{folder}/eval/{evaluation}/per_query.jsonl, {qid}", **MEASURED)
@@ -247,14 +249,14 @@ def analyse(runs, *, measure):
 
 def references(runs):
     """{name: {measure: mean}} of BM25 and the untrained encoder, where the runs recorded them."""
-    if not all("untrained" in one.summary for one in runs):
+    if not all("bm25" in one.summary for one in runs):
         return {}
-    return {
-        "bm25": runs[0].summary["bm25"],
-        "untrained": {
+    found = {"bm25": runs[0].summary["bm25"]}
+    if all("untrained" in one.summary for one in runs):
+        found["untrained"] = {
             name: float(np.mean([one.summary["untrained"][name] for one in runs])) for name in measures.MEASURES
-        },
-    }
+        }
+    return found
 
 
 def paired(pairs):
@@ -282,8 +284,10 @@ def arm_row(arm, of_arm, measure):
         for key in ("steps", "denominators", "docs_encoded", "train_s", "mine_s")
     }
     row["seconds"] = row["train_s"] + row["mine_s"]
-    gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
-    row["gain_per_minute"] = float(60 * gain / max(row["seconds"], 1e-9))
+    row["gain_per_minute"] = None  # without a number of the untrained encoder
+    if all("untrained" in s for s in summaries):
+        gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
+        row["gain_per_minute"] = float(60 * gain / max(row["seconds"], 1e-9))
     row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
     steps, predictions = (
         [[x for x in one.log if x["event"] == event] for one in of_arm] for event in ("step", "forecast")

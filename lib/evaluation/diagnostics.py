@@ -18,14 +18,48 @@ from lib.search.sharded import cached_search
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 
-def evaluate(embedder, encoder, split, *, self_match="drop", shared=False):
-    """Per-query values of a split by exact search. self_match: of measures.SELF_MATCH; shared: of embed_docs()."""
+def evaluate(embedder, encoder, split, *, self_match="drop", shared=False, docs=None):
+    """Per-query values of a split by exact search. self_match: of measures.SELF_MATCH; shared: of embed_docs().
+
+    docs: the rows that are searched, all by default.
+    """
+    hits = ranked(embedder, encoder, split, self_match=self_match, shared=shared, docs=docs)
+    return measures.score(embedder.collection, split, hits)
+
+
+def ranked(embedder, encoder, split, *, self_match="drop", shared=False, docs=None):
+    """The Hits of evaluate()."""
     collection = embedder.collection
     q_emb = embedder.embed(encoder, "query", collection.split(split).queries)
-    d_emb = embedder.embed_docs(encoder, shared=shared)
-    return measures.score(
-        collection, split, _ranked(collection, split, self_match, lambda k: exact.search(q_emb, d_emb, k))
-    )
+    if docs is None:
+        d_emb = embedder.embed_docs(encoder, shared=shared)
+    else:
+        d_emb = embedder.embed(encoder, "doc", docs)
+
+    def search(k):
+        hits = exact.search(q_emb, d_emb, k)
+        return hits if docs is None else hits._replace(rows=np.where(hits.rows < 0, -1, docs[hits.rows]))
+
+    return _ranked(collection, split, self_match, search)
+
+
+def dev_pool(collection, count, found):
+    """(n,) sorted rows of about `count` docs that stand for the corpus when dev is evaluated.
+
+    All positives of dev; then, rank by rank, what each Hits of `found` lists for dev's queries; then docs at random,
+    the same for every run.
+    """
+    qrels = collection.split("dev")
+    rows = dict.fromkeys(qrels.docs[qrels.grades >= 1].tolist())
+    for rank in range(max(hits.rows.shape[1] for hits in found)):
+        for hits in found:
+            if len(rows) < count and rank < hits.rows.shape[1]:
+                rows |= dict.fromkeys(hits.rows[hits.rows[:, rank] >= 0, rank].tolist())
+    for row in rng.permutation(len(collection.docs), "dev pool", 0).tolist():
+        if len(rows) >= count:
+            break
+        rows[row] = None
+    return np.array(sorted(rows), dtype=np.int64)
 
 
 def bm25_hits(collection, split, *, self_match="drop"):

@@ -135,7 +135,7 @@ class Monitor:
         self._absent = absent
 
     def check_end(self, *, rank, dim, dev, untrained):
-        """The warnings after training: the docs' effective rank; the dev measure, trained and untrained."""
+        """The warnings after training: the docs' effective rank; the dev measure, trained and untrained (or None)."""
         found = []
         if rank < max(4.0, 0.02 * dim):
             found.append(
@@ -145,7 +145,7 @@ class Monitor:
                     "dimensions; try a lower --lr or a higher --temperature",
                 }
             )
-        if dev <= untrained:
+        if untrained is not None and dev <= untrained:
             found.append(
                 {
                     "warning": "no gain",

@@ -103,7 +103,7 @@ COSTS = (
     ("docs encoded, mining included", lambda row: f"{row['docs_encoded']:,.0f}"),
     ("seconds, mining included", lambda row: f"{row['seconds']:.1f}"),
     ("of which mining", lambda row: f"{row['mine_s']:.1f}"),
-    ("gain a minute", lambda row: f"{row['gain_per_minute']:+.3f}"),
+    ("gain a minute", lambda row: "" if row["gain_per_minute"] is None else f"{row['gain_per_minute']:+.3f}"),
     ("alignment", lambda row: f"{row['geometry']['alignment']:.3f}"),
     ("uniformity", lambda row: f"{row['geometry']['uniformity']:.3f}"),
     ("effective rank", lambda row: f"{row['geometry']['effective_rank']:.0f}"),
@@ -176,7 +176,7 @@ def of_run(summary, measure):
     """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
     rows = [
         ("BM25", summary["bm25_dev"], summary["bm25"]),
-        ("untrained", summary["untrained_dev"], summary["untrained"]),
+        *([("untrained", summary["untrained_dev"], summary["untrained"])] if "untrained" in summary else []),
         (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
     ]
     lines = [f"\n{'':24}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in MEASURES)]

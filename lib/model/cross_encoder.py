@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from lib.files import BadInput
 from lib.model.backbone import first_line, load_tokenizer, longest, quiet
-from lib.model.encoder import local_folder
+from lib.model.encoder import fingerprint_folder, local_folder
 
 
 class CrossEncoder:
@@ -17,6 +17,7 @@ class CrossEncoder:
 
     def __init__(self, source, *, device, length=256):
         folder = local_folder(source)
+        self.fingerprint = fingerprint_folder(folder)
         quiet()
         self.tokenizer = load_tokenizer(folder)
         try:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+import zlib
 
 import numpy as np
+
+from lib.data.words import words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,15 @@ def sentences(text, *, shortest=20, longest=400):
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])|\n\s*\n|\s-\s(?=[A-Z])", text)
     parts = [re.sub(r"\s+", " ", part).strip() for part in parts]
     return [part[:longest] for part in parts if len(part) >= shortest and not part.endswith("?")]
+
+
+def hashed_words(texts, dim=4096):
+    """(n, dim) unit vectors that count each text's words, hashed: similarity without an encoder."""
+    out = np.zeros((len(texts), dim), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in words(text):
+            out[row, zlib.crc32(word.encode()) % dim] += 1
+    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
 
 
 def extractive_answer(question, docs, scores, *, embed, count=2):

@@ -14,6 +14,8 @@ from lib.search.hits import Hits
 class BM25:
     """Okapi BM25 with Lucene's idf over the words of a corpus (bm25s; k1 1.5, b 0.75)."""
 
+    encoder = None
+
     def __init__(self, index, vocabulary, fingerprint):
         self._index, self._vocabulary, self.fingerprint = index, vocabulary, fingerprint
 

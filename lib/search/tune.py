@@ -70,13 +70,16 @@ def curve(index, vectors, q_emb, best, *, k=K):
         criterion = faiss.IntersectionCriterion(len(tune), min(k, rows.shape[1]))
         chosen = (scores[~odd], rows[~odd]) if len(q_emb) > 1 else best
         criterion.set_groundtruth(*(np.ascontiguousarray(x[:, :k]) for x in chosen))
-        space.verbose, space.n_experiments, space.min_test_duration = 0, EFFORT, 0.05
+        space.verbose, space.n_experiments, space.min_test_duration = 0, EFFORT, 0.01
         names = [space.parameter_ranges.at(i).name for i in range(space.parameter_ranges.size())]
         if "ht" in names:  # a filter by Hamming distance, which inner products do not have: off
             values = space.add_range("ht").values
             off = values.at(values.size() - 1)
             values.clear()
             values.push_back(off)
+        if "efSearch" in names:  # FAISS ends at 512, which is not enough where docs resemble one another
+            for value in (1024, 2048):
+                space.add_range("efSearch").values.push_back(value)
         tried = space.explore(index, tune, criterion)  # kept: FAISS frees what it holds along with it
         found = [tried.optimal_pts.at(i).key for i in range(tried.optimal_pts.size())]
         keys = list(dict.fromkeys(filter(None, found))) or [""]

@@ -98,6 +98,15 @@ def of_exact(args, folder):
     return {"p50_ms": 1e3 * float(np.median(times)), "single": 1 / float(np.mean(times)), "batch": batch}
 
 
+def line(name, found, exact, recall):
+    """Recall, and queries per second beside exact search's."""
+    one, batch = found["single"], found["batch"]
+    return (
+        f"{name:24} recall@10 {recall}   one at a time {one:>9.1f}/s ({one / exact['single']:.1f}x, "
+        f"p50 {found['p50_ms']:.2f} ms)   in a batch {batch:>9.1f}/s ({batch / exact['batch']:.1f}x)"
+    )
+
+
 def main():
     args = parse_args()
     if args.part:
@@ -114,16 +123,10 @@ def main():
             found[part] = json.loads(done.stdout.splitlines()[-1])
     exact, index, point = found["exact"], found["index"], found["index"]["chosen"]
     print(f"{args.vectors:,} vectors, {args.index}, {faiss.omp_get_max_threads()} threads")
-    print(
-        f"exact     one at a time {exact['single']:>9.1f}/s (p50 {exact['p50_ms']:.2f} ms)   batch {exact['batch']:>10.1f}/s"
-    )
+    print(line("exact", exact, exact, "1.0000"))
     for each in index["points"]:
         mark = " <- kept" if each == point else ""
-        print(
-            f"{each['parameters'] or 'as it is':28} recall@10 {each['recall']:.4f}   one at a time "
-            f"{each['single']:>9.1f}/s ({each['single'] / exact['single']:.1f}x, p99 {each['p99_ms']:.2f} ms)   batch {each['batch']:>9.1f}/s "
-            f"({each['batch'] / exact['batch']:.1f}x){mark}"
-        )
+        print(line(each["parameters"] or "as it is", each, exact, f"{each['recall']:.4f}") + mark)
     print(f"built in {index['build_s']:.0f} s, {index['index_mb']:.0f} MB, peak memory {index['peak_rss_mb']:.0f} MB")
     if args.out:
         run.write_json(pathlib.Path(args.out), found | {"vectors": args.vectors, "index_string": args.index})

@@ -1,0 +1,221 @@
+"""Retrievers in scripts: mixes of two, reranked ones, several collections, slices, dev among a pool of docs."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, make_encoder
+
+from lib.data.collection import load_collection
+from lib.evaluation import diagnostics, measures, retrieval
+from lib.files import BadInput, read_json, write_json
+from lib.model import encoder as model
+from lib.search import fusion
+from lib.search.bm25 import BM25
+from lib.search.hits import Hits
+from lib.search.rerank import Reranker
+from lib.search.retriever import open_retriever
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def desk(tiny, judges, tmp_path_factory):
+    """A folder with the collection twice, an untrained run at runs/R, and one with a + in its name."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("tiny", "again"):
+        shutil.copytree(TINY, folder / name)
+    for name in ("R", "bm25-2+refresh-2-s0"):
+        model.save_encoder(make_encoder(tiny), folder / "runs" / name / "encoder")
+        write_json(folder / "runs" / name / "config.json", {"args": {"data": "tiny", "encoder": "static"}})
+    shutil.copytree(judges[1], folder / "judge")
+    return folder
+
+
+def test_a_mix_of_weight_one_is_the_first_retriever(tiny, desk):
+    queries = tiny.queries.view(tiny.split("test").queries)
+    mixed = open_retriever(f"{desk}/runs/R+bm25", tiny, device=CPU)
+    dense, bm25 = mixed.retrievers
+    assert isinstance(bm25, BM25) and mixed.encoder is dense.encoder
+    both = mixed.both(queries, 100)
+    for weight, own in ((1.0, dense), (0.0, bm25)):
+        found, wanted = mixed.mix(both, 5, weight=weight), own.search(queries, 5)
+        there = wanted.rows >= 0
+        assert (found.rows[there] == wanted.rows[there]).mean() > 0.95  # equal scores may be many
+
+
+def test_normalised_scores_do_not_depend_on_scale():
+    random = np.random.default_rng(0)
+    scores, there = random.standard_normal((4, 9)), random.uniform(size=(4, 9)) < 0.8
+    for function in fusion.NORMALISE.values():
+        np.testing.assert_allclose(function(scores, there), function(7 * scores + 3, there), atol=1e-9)
+    found = fusion.min_max(scores, there)
+    assert found[there].min() == 0 and found.max() == 1 and (found[~there] == 0).all()
+
+
+def test_reciprocal_ranks(tiny, desk):
+    mixed = open_retriever(f"{desk}/runs/R+bm25", tiny, device=CPU)
+    mixed.how = "rrf"
+    queries = tiny.queries.view(tiny.split("test").queries[:3])
+    hits, lists = mixed.search(queries, 7), [r.search(queries, 100).rows.tolist() for r in mixed.retrievers]
+    for i, row in enumerate(hits.rows.tolist()):
+        for doc, score in zip(row, hits.scores[i]):
+            wanted = sum(1 / (61 + own[i].index(doc)) for own in lists if doc in own[i])
+            assert score == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_run_with_a_plus_in_its_name(tiny, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    single = open_retriever("runs/bm25-2+refresh-2-s0", tiny, device=CPU)
+    mixed = open_retriever("runs/bm25-2+refresh-2-s0+bm25", tiny, device=CPU)
+    assert not isinstance(single, fusion.Fusion) and mixed.names == ("runs/bm25-2+refresh-2-s0", "bm25")
+
+
+class Judge:
+    """A cross-encoder that likes short docs."""
+
+    fingerprint = "short"
+
+    def score(self, queries, docs, *, desc):
+        """(n,) in 0 ... 1."""
+        return np.array([1 / len(doc) for doc in docs], dtype=np.float32)
+
+
+def test_reranking_orders_the_first_and_keeps_the_rest(tiny):
+    bm25, queries = BM25.load(tiny.docs), tiny.queries.view(tiny.split("test").queries)
+    before = bm25.search(queries, 12)
+    after = Reranker(bm25, Judge(), tiny.docs, depth=5).search(queries, 12)
+    assert isinstance(after, Hits) and (np.diff(after.scores, axis=1)[after.rows[:, 1:] >= 0] <= 0).all()
+    for old, new in zip(before.rows, after.rows):
+        front = old[:5][old[:5] >= 0].tolist()
+        assert new[: len(front)].tolist() == sorted(front, key=lambda row: len(tiny.docs.text(row)))
+        assert new[5:].tolist() == old[5:].tolist()
+
+
+def test_a_pool_for_dev_holds_its_positives_and_the_best(tiny):
+    hits = [diagnostics.bm25_hits(tiny, "dev")]
+    qrels = tiny.split("dev")
+    positives = set(qrels.docs[qrels.grades >= 1].tolist())
+    for count in (1, 12, 25, 1000):
+        pool = diagnostics.dev_pool(tiny, count, hits)
+        assert positives <= set(pool.tolist()) and len(pool) == len(set(pool.tolist()))
+        assert len(pool) >= min(count, len(tiny.docs)) and (np.diff(pool) > 0).all()
+        assert (pool == diagnostics.dev_pool(tiny, count, hits)).all()
+    assert set(hits[0].rows[:, 0].tolist()) <= set(diagnostics.dev_pool(tiny, 25, hits).tolist())
+
+
+def test_dev_among_all_docs_is_dev(tiny):
+    encoder = make_encoder(tiny)
+    embedder = diagnostics_embedder(tiny, encoder)
+    whole = diagnostics.evaluate(embedder, encoder, "dev")
+    assert diagnostics.evaluate(embedder, encoder, "dev", docs=np.arange(len(tiny.docs))) == whole
+    some = diagnostics.evaluate(
+        embedder, encoder, "dev", docs=diagnostics.dev_pool(tiny, 1, [diagnostics.bm25_hits(tiny, "dev")])
+    )
+    assert measures.mean(some)["recall@10"] >= measures.mean(whole)["recall@10"]
+
+
+def diagnostics_embedder(collection, encoder):
+    """An Embedder."""
+    from lib.model.embedder import Embedder
+
+    return Embedder(collection, encoder)
+
+
+# ----------------------------------------------------------------------------------------------------- scripts
+
+
+def test_evaluate_without_an_index_and_with_one_agree(launch, desk, capsys):
+    assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=desk) == 0
+    exact = read_json(desk / "runs/R/eval/tiny-test/metrics.json")["mean"]
+    assert launch("build_index.py", "--run", "runs/R", "--index", "HNSW8", "--target_recall", 1, cwd=desk) == 0
+    assert launch("evaluate.py", "--run", "runs/R", "--overwrite", "--error_split", cwd=desk) == 0
+    found = read_json(desk / "runs/R/eval/tiny-test/metrics.json")
+    assert found["mean"] == pytest.approx(exact) and sum(found["error_split"].values()) == pytest.approx(
+        1 - found["mean"]["ndcg@10"]
+    )
+    curve = read_json(desk / "runs/R/index/tiny/curve.json")
+    assert curve["factory"] == "HNSW8" and curve["chosen"] in curve["points"]
+    assert (desk / "runs/R/index/tiny/curve.png").exists()
+    assert "lost by: model" in capsys.readouterr().out
+    shutil.rmtree(desk / "runs/R/index")
+
+
+def test_evaluate_on_several_collections(launch, desk, capsys):
+    flags = ("--retriever", "bm25", "--data", "tiny", "again", "--measures", "AP P@5")
+    assert launch("evaluate.py", *flags, cwd=desk) == 0
+    printed = capsys.readouterr().out
+    assert "\nmean " in printed and (desk / "runs/again-bm25/eval/again-test/metrics.json").exists()
+    assert {"AP", "P@5"} < read_json(desk / "runs/tiny-bm25/eval/tiny-test/metrics.json")["mean"].keys()
+
+
+def test_evaluate_mixes_reranks_and_reads_its_own_run_file(launch, desk, capsys):
+    flags = ("--retriever", "runs/R+bm25", "--data", "tiny")
+    assert launch("evaluate.py", *flags, cwd=desk) == 0
+    mixed = read_json(desk / "runs/tiny-R+bm25/eval/tiny-test/metrics.json")
+    assert 0 <= mixed["weight"] <= 1 and mixed["weight_from"] == "dev"
+    assert launch("evaluate.py", *flags, "--rerank", "judge", "--rerank_depth", 5, cwd=desk) == 0
+    run_file = "runs/tiny-R+bm25/eval/tiny-test/run.trec"
+    assert launch("evaluate.py", "--run_file", run_file, "--data", "tiny", "--name", "theirs", cwd=desk) == 0
+    theirs = read_json(desk / "runs/theirs/eval/tiny-test/metrics.json")
+    assert theirs["mean"] == pytest.approx(mixed["mean"])
+    capsys.readouterr()
+
+
+def test_rag_demo_asks_any_retriever(launch, desk, capsys):
+    for spec in ("bm25", "runs/R+bm25", "runs/R"):
+        flags = ("--retriever", spec, "--data", "tiny", "how long should meat rest?")
+        assert launch("rag_demo.py", *flags, cwd=desk) == 0
+        assert "[1]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--run", "runs/R", "--by", "kind"), "--by kind: no test query has it"),
+        (("--run", "runs/R", "--error_split"), "has no index of tiny"),
+        (("--run_file", "F", "--rerank", "judge"), "--rerank needs a retriever"),
+        (("--retriever", "bm25", "--weight", ".5", "--data", "tiny"), "--weight is for two retrievers"),
+        (("--retriever", "bm25", "--forgetting"), "--forgetting compares"),
+        (("--run", "runs/R", "--measures", "NoSuch"), "--measures NoSuch"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(refused, desk, flags, message):
+    shutil.rmtree(desk / "runs/R/eval", ignore_errors=True)
+    shutil.rmtree(desk / "runs/tiny-bm25", ignore_errors=True)
+    assert message in refused("evaluate.py", *flags, cwd=desk)
+
+
+def test_train_with_a_pool_for_dev_and_without_the_untrained_row(launch, desk, capsys):
+    flags = (
+        "--data",
+        "tiny",
+        "--dim",
+        8,
+        "--vocab_size",
+        300,
+        "--batch_size",
+        9,
+        "--steps",
+        2,
+        "--negatives",
+        "bm25:1",
+    )
+    for name, more in (("pool", ["--dev_docs", 20]), ("less", ["--dev_docs", 20, "--no_untrained"])):
+        assert launch("train.py", *flags, "--name", name, *more, cwd=desk) == 0
+    summaries = [read_json(desk / "runs" / name / "summary.json") for name in ("pool", "less")]
+    assert summaries[0]["test"] == summaries[1]["test"]
+    assert "untrained" in summaries[0] and "untrained" not in summaries[1]
+    for name in ("pool", "less"):
+        assert launch("evaluate.py", "--run", f"runs/{name}", "--overwrite", cwd=desk) == 0
+    assert launch("evaluate.py", "--compare", "runs/pool", "runs/less", cwd=desk) == 0
+    capsys.readouterr()
+
+
+def test_a_collection_without_dev_has_no_weight(tiny, desk, tmp_path):
+    shutil.copytree(TINY, tmp_path / "c")
+    (tmp_path / "c/qrels/dev.tsv").unlink()
+    other = load_collection(str(tmp_path / "c"))
+    with pytest.raises(BadInput, match="no dev split to choose the weight on"):
+        retrieval.tuned_weight(open_retriever(f"{desk}/runs/R+bm25", other, device=CPU), other)
