@@ -22,7 +22,17 @@ import numpy as np
 from lib import run
 from lib.data import readers
 from lib.data.collection import SPLITS, collection_of
-from lib.evaluation import checks, comparison, error_split, measures, plots, report, retrieval, significance
+from lib.evaluation import (
+    checks,
+    comparison,
+    error_split,
+    measures,
+    mteb_bridge,
+    plots,
+    report,
+    retrieval,
+    significance,
+)
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, load_to_encode, pick_device
 from lib.search import faiss_index, tune
@@ -53,6 +63,8 @@ def parse_args():
         "compressed vectors and by approximate search")
     add("--forgetting", action="store_true", help="beside each number that of the encoder which the run started from, "
         "and a test of the difference")
+    add("--mteb", nargs="+", metavar="TASK", help="measure the encoder of --run by the package mteb instead, on "
+        "tasks of mteb's, by name, or on the collection (own)")
     add = parser.group("comparing")
     add("--compare", nargs="+", metavar="RUN", help="run folders that were measured on the same collection and "
         "split, or the folder of one comparison by train.py")
@@ -74,6 +86,8 @@ def parse_args():
         raise BadInput(f"--{min(unused)} needs a retriever, and --run_file has searched already")
     if args.forgetting and not args.run:
         raise BadInput("--forgetting compares --run R with the encoder that it started from")
+    if args.mteb and not args.run:
+        raise BadInput("--mteb measures the encoder of --run R")
     if args.error_split and (not args.run or args.rerank):
         raise BadInput("--error_split is of the index of --run R alone")
     return args, parser
@@ -87,6 +101,8 @@ def main():
     if args.compare:
         return compare(args)
     spec = args.run or args.retriever or args.run_file
+    if args.mteb:
+        return by_mteb(args)
     rows, header = [], True
     for data in args.data or [None]:
         rows.append(evaluate(args, parser, spec, data, header=header))
@@ -161,6 +177,23 @@ def evaluate(args, parser, spec, data, *, header):
     print_result(args, spec, result)
     print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, figures ({clock.total():.1f} s)")
     return result | {"home": home, "data": data, "qid": collection.queries.text(qrels.queries[0]), "trained": folder}
+
+
+def by_mteb(args):
+    """What mteb says of a run's encoder, printed and written beside the run's evaluations."""
+    folder = pathlib.Path(args.run)
+    encoder = load_to_encode(folder / "encoder", pick_device(args.device))
+    tasks = [task for task in args.mteb if task != "own"]
+    if "own" in args.mteb:
+        for data in args.data or [None]:
+            _, collection = collection_of(data, folder, cut=SPLITS[1:], strict=args.strict)
+            tasks.append(mteb_bridge.as_task(collection, args.split))
+    found = dict(mteb_bridge.evaluate(encoder, folder.name, tasks))
+    for task, values in found.items():
+        print(f"{task}: " + "  ".join(f"{name} {values[name]:.5f}" for name in mteb_bridge.SHOWN if name in values))
+    path = folder / "eval" / "mteb.json"
+    write_json(path, {"revision": encoder.fingerprint, "tasks": found})
+    print(f"\nwrote   {path}")
 
 
 def label(args, spec):
