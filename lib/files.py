@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +24,9 @@ class BadInput(argparse.ArgumentTypeError, ValueError):
     """
 
 
+FULL = 1 << 16  # bytes that are left on a disk that has no room
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary sibling of `path` (file or folder) that takes its place if the block succeeds."""
@@ -41,6 +45,12 @@ def atomic_path(path):
                 raise
         else:
             os.replace(temporary, path)
+    except Exception as error:
+        # libraries say all kinds of things when a disk is full: what they meant is said here
+        full = shutil.disk_usage(path.parent).free < FULL
+        if full and not isinstance(error, (OSError, BadInput)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
     finally:
         remove(temporary)
         remove(discarded)

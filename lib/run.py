@@ -398,6 +398,8 @@ class Run:
         sizes = dict.fromkeys(LOGS, 0) | (state["log_sizes"] if state else {})
         there = {log: log.stat().st_size if log.exists() else 0 for log in map(self.path.joinpath, sizes)}
         for log, size in zip(there, sizes.values()):
+            if log.exists() and not log.is_file():
+                raise BadInput(f"{log}: is no file")
             if there[log] < size and self.writes:
                 raise BadInput(f"{log} has {there[log]} bytes and had {size} at the last checkpoint: lines are missing")
         if state is not None:

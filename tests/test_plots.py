@@ -179,3 +179,12 @@ def test_a_figure_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), plots.figure(tmp_path / "f.png"):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_of_a_logarithmic_axis_are_plain(tmp_path):
+    with plots.figure(tmp_path / "figure.png") as ax:
+        ax.plot([1, 1000], [1, 10_000])
+        ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        labels = [axis.get_major_formatter()(value, 0) for value in (1, 1000)]
+        assert labels == ["1", "1,000"] and axis.get_minor_formatter()(5, 0) == ""

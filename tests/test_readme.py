@@ -27,7 +27,7 @@ def test_the_pipeline_is_there():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("python -m")])
 def test_commands_parse(command, monkeypatch):
-    script, *flags = shlex.split(command)[1:]
+    script, *flags = shlex.split(command, comments=True)[1:]
     assert (ROOT / script).is_file()
     if "/" not in script:
         monkeypatch.setattr(sys, "argv", [script, *flags])

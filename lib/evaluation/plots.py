@@ -30,6 +30,7 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
     Text is taken literally: a dollar sign in a query begins no formula.
     """
     import matplotlib  # here: it takes half a second to import
+    from matplotlib import ticker
     from matplotlib.figure import Figure  # no display, no global state
 
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -40,6 +41,10 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
             ax.grid(alpha=0.25, linewidth=0.6)
             ax.set_axisbelow(True)
         yield axes if columns > 1 else axes[0]
+        for axis in (axis for ax in axes for axis in (ax.xaxis, ax.yaxis)):
+            if isinstance(axis.get_major_formatter(), ticker.LogFormatterSciNotation):  # it writes formulas
+                axis.set_major_formatter(lambda value, _: f"{value:,g}")
+                axis.set_minor_formatter(ticker.NullFormatter())
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             fig.savefig(temporary, dpi=150, format="png")
@@ -199,7 +204,7 @@ def ranks(path, first_ranks, *, depth, title):
 
 def recall_curve(path, curve, *, title):
     """Recall of an index against queries per second, one at a time and in batches, with exact search beside it."""
-    points = sorted(curve["points"], key=lambda point: point["recall"])
+    points, exact = sorted(curve["points"], key=lambda point: point["recall"]), curve["exact_queries_per_s"]
     with figure(path, 2, width=4.6) as axes:
         for ax, key, label, (colour, mark, dash) in zip(
             axes, ("single", "batch"), ("one query at a time", "in a batch"), STYLES
@@ -209,11 +214,22 @@ def recall_curve(path, curve, *, title):
             ax.plot(kept["recall"], kept[key], marker="o", markersize=12, fillstyle="none", color="black", label="kept")
             ax.axvline(curve["target_recall"], color="grey", linewidth=0.8, label="target")
             if key == "single":
-                ax.axhline(curve["exact_queries_per_s"], color="grey", linestyle=":", label="exact search, about")
-            ax.set(yscale="log", xlabel="recall@10", ylabel="queries per second", title=label)
+                ax.axhline(exact, color="grey", linestyle=":", label="exact search, about")
+            ax.set(
+                yscale="log",
+                ylim=_decades([*(p[key] for p in points), exact]),
+                xlabel="recall@10",
+                ylabel="queries per second",
+                title=label,
+            )
             ax.legend(frameon=False, fontsize=7)
         axes[0].set_title(f"{title}\none query at a time", fontsize=9)
         axes[1].set_title(f"{curve['threads']} threads\nin a batch", fontsize=9)
+
+
+def _decades(values):
+    """Limits of a logarithmic axis: whole powers of ten around the values, so that it has labels."""
+    return 10 ** np.floor(np.log10(min(values))), 10 ** np.ceil(np.log10(max(values)))
 
 
 def slices(path, by, *, measure, title, most=25):
