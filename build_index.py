@@ -10,6 +10,7 @@ queries to come, and says why. The index lies under the encoder that made it, ru
 fingerprints of both and, where search can trade accuracy for time, the curve of that as a table and a figure.
 """
 
+import dataclasses
 import pathlib
 
 import faiss
@@ -108,8 +109,8 @@ def main():
         "exact_queries_per_s": 1 / best[2],
         "build_s": build_s,
         "threads": faiss.omp_get_max_threads(),
-        "points": [each._asdict() for each in points],
-        "chosen": point._asdict(),
+        "points": [dataclasses.asdict(each) for each in points],
+        "chosen": dataclasses.asdict(point),
     }
 
     def draw(place):

@@ -114,10 +114,8 @@ def main():
 
 def evaluate(args, parser, spec, data, *, header):
     """Measure one retriever on one collection; returns what metrics.json holds, with the home of it."""
-    folder = (
-        pathlib.Path(spec) if args.run or (args.retriever and (pathlib.Path(spec) / "config.json").exists()) else None
-    )
-    folder = folder if folder and (folder / "encoder").is_dir() else None
+    folder = pathlib.Path(spec)  # of a run, or None
+    folder = folder if args.run or (args.retriever and (folder / "encoder").is_dir()) else None
     _, collection = collection_of(
         data, folder, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )

@@ -10,7 +10,7 @@ from lib.search import exact, faiss_index, tune
 from lib.search.approximate import Approximate
 from lib.search.faiss_index import Array, make_index
 
-KINDS = ["Flat", "HNSW16", "HNSW16_SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ8x4fs,RFlat", "SQ8", "PQ8", "IVF8,PQ8",
+KINDS = ["Flat", "HNSW16", "HNSW16_SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ8x4fs,RFlat", "SQ8", "PQ8x4", "IVF8,PQ8x4",
          "RaBitQ", "IVF8,RaBitQ"]  # fmt: skip
 EXACT = {"Flat", "IVF8,Flat", "HNSW16"}  # their vectors are as they were
 
@@ -41,8 +41,8 @@ def test_each_kind_is_built_tuned_and_finds_inner_products(space, kind):
     products = np.einsum("qd,qkd->qk", queries, docs[hits.rows])
     assert (np.diff(hits.scores, axis=1) <= 0).all()
     # scores are inner products as the index holds the vectors: exact, or near
-    assert np.abs(hits.scores - products).mean() < (1e-4 if kind in EXACT else 4)
-    assert np.abs(hits.known[:, 0] - best[0][:, 0]).mean() < (1e-3 if kind in EXACT else 6)
+    assert np.abs(hits.scores - products).mean() < (1e-4 if kind in EXACT else 9)
+    assert np.abs(hits.known[:, 0] - best[0][:, 0]).mean() < (1e-3 if kind in EXACT else 9)
     if kind in EXACT:
         assert reached and point.recall >= 0.85
 
@@ -99,7 +99,7 @@ def test_mining_through_an_index_finds_what_exact_search_finds(space, spec):
         assert rows is None or np.isin(found.rows, rows).all()
 
 
-@pytest.mark.parametrize("kind", ["Flat", "HNSW16", "IVF8,PQ8", "RaBitQ"])
+@pytest.mark.parametrize("kind", ["Flat", "HNSW16", "IVF8,PQ8x4", "RaBitQ"])
 def test_the_parts_of_the_error_add_up(space, kind):
     docs, queries = space
     vectors, index = Array(docs), make_index(Array(docs), kind)
@@ -116,5 +116,5 @@ def test_the_parts_of_the_error_add_up(space, kind):
             assert own["quantisation"] == own["search"] == 0
     if kind == "HNSW16":
         assert all(own["quantisation"] == 0 for own in parts.values())
-    if kind == "IVF8,PQ8":
+    if kind == "IVF8,PQ8x4":
         assert any(own["quantisation"] for own in parts.values())

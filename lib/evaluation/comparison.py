@@ -172,6 +172,8 @@ def conditions(folder, evaluation):
     path = folder / "eval" / evaluation / "metrics.json"
     if path.exists():
         found = read_json(path)
+        if not isinstance(found, dict) or not isinstance(found.get("self_match", {}), dict):
+            raise BadInput(f"{path}: not as evaluate.py writes it; measure again with --overwrite")
         found |= {"self_match": found.get("self_match", {}).get("policy")}
     else:
         trained = (folder / "config.json").exists()

@@ -5,6 +5,7 @@ its exact score is at least that of the k-th best, so that copies are no misses 
 al. 2020, https://github.com/erikbern/ann-benchmarks: one query at a time, on one core, and batches apart).
 """
 
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ QUICK = 0.01  # seconds of an exact search that is quick enough as it is
 SLACK = 1e-6  # of scores that are equal
 
 
-class Point(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Point:
     """One setting of an index, measured."""
 
     parameters: str  # as in nprobe=16,k_factor_rf=4

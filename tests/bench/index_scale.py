@@ -8,6 +8,7 @@ process, whose peak memory is reported; exact search, which needs all vectors in
 that scores as well as the 10th best, one query at a time and batches are timed apart, as ann-benchmarks does.
 """
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -74,9 +75,9 @@ def of_index(args, folder):
     points = tune.curve(index, vectors, q_emb, best[:2])
     point, reached = tune.choose(points, args.target_recall)
     return {
-        "chosen": point._asdict(),
+        "chosen": dataclasses.asdict(point),
         "reached": reached,
-        "points": [each._asdict() for each in points],
+        "points": [dataclasses.asdict(each) for each in points],
         "build_s": round(build_s, 1),
         "index_mb": round((folder / "index.faiss").stat().st_size / 1e6, 1),
         "peak_rss_mb": run.peak_rss_mb(),
