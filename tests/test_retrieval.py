@@ -1,11 +1,14 @@
 """Retrievers in scripts: mixes of two, reranked ones, several collections, slices, dev among a pool of docs."""
 
+import json
+import runpy
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_encoder
+from conftest import ROOT, TINY, make_encoder
 
 from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
@@ -211,6 +214,39 @@ def test_train_with_a_pool_for_dev_and_without_the_untrained_row(launch, desk, c
         assert launch("evaluate.py", "--run", f"runs/{name}", "--overwrite", cwd=desk) == 0
     assert launch("evaluate.py", "--compare", "runs/pool", "runs/less", cwd=desk) == 0
     capsys.readouterr()
+
+
+def bench(monkeypatch, desk, script, *flags):
+    """Run a script of tests/bench in this process, from the desk."""
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+    runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+
+
+def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
+    bench(monkeypatch, desk, "latency.py", "--run", "runs/R", "--data", "tiny", "--queries", 3)
+    assert "one at a time: p50" in capsys.readouterr().out
+    flags = ("--run", "runs/R", "--data", "tiny", "--vectors", 300, "--index", "IVF4,SQ8", "--folder", desk / "scale")
+    for part in ("index", "exact"):
+        bench(monkeypatch, desk, "index_scale.py", *flags, "--part", part)
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])
+    flags = (
+        "--data",
+        "tiny",
+        "--dim",
+        8,
+        "--vocab_size",
+        300,
+        "--batch_size",
+        9,
+        "--steps",
+        1,
+        "--negatives",
+        "bm25:1",
+    )
+    assert launch("train.py", *flags, "--name", "C/bm25-1-s0", cwd=desk) == 0
+    bench(monkeypatch, desk, "dev_pool.py", "--comparison", "runs/C", "--data", "tiny", "--pools", 20)
+    assert "Kendall's tau of the arms" in capsys.readouterr().out
 
 
 def test_a_collection_without_dev_has_no_weight(tiny, desk, tmp_path):

@@ -82,8 +82,12 @@ def curve(index, vectors, q_emb, best, *, k=K):
         if "efSearch" in names:  # FAISS ends at 512, which is not enough where docs resemble one another
             for value in (1024, 2048):
                 space.add_range("efSearch").values.push_back(value)
-        tried = space.explore(index, tune, criterion)  # kept: FAISS frees what it holds along with it
-        found = [tried.optimal_pts.at(i).key for i in range(tried.optimal_pts.size())]
+        count = space.n_combinations()
+        if count > 2:
+            tried = space.explore(index, tune, criterion)  # kept: FAISS frees what it holds along with it
+            found = [tried.optimal_pts.at(i).key for i in range(tried.optimal_pts.size())]
+        else:  # fewer than FAISS explores
+            found = [space.combination_name(number) for number in range(count)]
         keys = list(dict.fromkeys(filter(None, found))) or [""]
     return [_measure(index, vectors, q_emb, scores, key, odd, k) for key in keys]
 
