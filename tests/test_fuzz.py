@@ -287,3 +287,69 @@ def test_damaged_files_are_refused_or_used(small, tmp_path_factory, capsys, name
 @pytest.mark.parametrize("name", ARTEFACTS)
 def test_files_damaged_in_two_hundred_ways(desk, tmp_path_factory, capsys, name):
     attack(desk, tmp_path_factory, capsys, name, int(os.environ.get("FUZZ", 200)))
+
+
+# ------------------------------------------------------------------------------------------------------ flags
+
+NEEDED = {"build_index": ["--run", "R"], "evaluate": ["--run", "R"], "rag_demo": ["--run", "R"]}
+WORDS = ["", "0", "-1", "1", "nan", "inf", "-inf", "1e400", "1" * 400, "0x10", "1_000", "\u0661", "1,2", "a", "a b"]
+WORDS += ["a=b", "lr=nan", "refresh:4", "refresh:-1", "bm25:99999999999", "in_batch,in_batch", "x" * 5000, "../.."]
+WORDS += [
+    "$(touch x)",
+    "$x_1 < \\frac{a}{b}$",
+    "\x1b[31m",
+    "\udcff",
+    "\0",
+    ":",
+    ":::",
+    "percpos:nan",
+    "simans:1",
+    "nDCG@",
+]
+VALUES = st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.floats().map(str))
+
+
+def flags_of(script):
+    """{flag: its action} of a script's parser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, [])])
+        return __import__(script).parse_args
+
+
+@pytest.mark.parametrize("script", ["train", "mine_negatives", "build_index", "evaluate", "rag_demo"])
+def test_flags_are_read_or_refused(script, examples=None):
+    """Every flag with odd values: a value, or BadInput in one line; argparse never ends the process."""
+    parse, seen = flags_of(script), {"read": 0, "refused": 0}
+    found = __import__("lib.run", fromlist=["run"]).Parser
+    parsers = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = found.parse_args
+        patch.setattr(found, "parse_args", lambda self, *a, **k: (parsers.append(self), real(self, *a, **k))[1])
+        patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, [])])
+        parse()
+    names = [action.option_strings[0] for action in parsers[0].flags().values() if action.option_strings]
+    names = [name for name in names if name not in ("-h", "--help", "--config")]
+    count = examples or 2 * len(names)
+
+    @settings(count)
+    @hypothesis.given(
+        st.sampled_from(names), st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.floats().map(str))
+    )
+    def once(name, value):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, []), f"{name}={value}"])
+            try:
+                parse()
+                seen["read"] += 1
+            except run.BadInput as error:
+                seen["refused"] += 1
+                assert len(run.one_line(error).splitlines()) == 1
+
+    once()
+    print(script, seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train", "mine_negatives", "build_index", "evaluate", "rag_demo"])
+def test_flags_with_two_hundred_values_each(script):
+    test_flags_are_read_or_refused(script, examples=200 * 60)
