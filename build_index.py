@@ -76,9 +76,9 @@ def main():
     if args.precision != "fp32" and encoder.kind == "transformer":
         tokens = tokenize(collection.docs, encoder, "doc")
         compare_with_fp32(encoder, load_to_encode(folder / "encoder", device), collection, tokens, name=args.precision)
-    with clock("embed"):
+    with clock("vectors"):
         vectors = Sharded.open(collection.docs, encoder, precision=args.precision, max_ram=1e9).vectors
-    print(f"embedded {len(vectors):,} docs at {len(vectors) / clock.spent['embed']:,.0f} docs/s (cached ones are read)")
+    print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: made, or read from the cache")
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
     plans = [tune.Plan(args.index, "")]

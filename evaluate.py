@@ -36,6 +36,7 @@ from lib.evaluation import (
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, load_to_encode, pick_device
 from lib.search import faiss_index, tune
+from lib.search.retriever import run_of
 from lib.search.sharded import Sharded
 
 
@@ -82,10 +83,15 @@ def parse_args():
             raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
     elif sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
-    if args.run_file and (unused := given.keys() & {"rerank", "fusion", "weight", "error_split", "forgetting"}):
-        raise BadInput(f"--{min(unused)} needs a retriever, and --run_file has searched already")
+    elif args.against:
+        raise BadInput("--against needs --compare")
+    searching = "rerank rerank_depth fusion normalise weight error_split forgetting depth device".split()
+    if args.run_file and (unused := [name for name in searching if name in given]):
+        raise BadInput(f"--{unused[0]} needs a retriever, and --run_file has searched already")
     if args.forgetting and not args.run:
         raise BadInput("--forgetting compares --run R with the encoder that it started from")
+    if args.mteb and (unused := given.keys() - {"mteb", "run", "data", "split", "strict", "device"}):
+        raise BadInput(f"--{min(unused)} plays no part with --mteb")
     if args.mteb and not args.run:
         raise BadInput("--mteb measures the encoder of --run R")
     if args.error_split and (not args.run or args.rerank):
@@ -114,10 +120,10 @@ def main():
 
 def evaluate(args, parser, spec, data, *, header):
     """Measure one retriever on one collection; returns what metrics.json holds, with the home of it."""
-    folder = pathlib.Path(spec)  # of a run, or None
-    folder = folder if args.run or (args.retriever and (folder / "encoder").is_dir()) else None
+    trained_on = None if args.run_file else pathlib.Path(args.run) if args.run else run_of(spec)
+    folder = trained_on if trained_on == pathlib.Path(spec) else None  # of a run that is searched by itself
     _, collection = collection_of(
-        data, folder, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
+        data, trained_on, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )
     qrels = collection.split(args.split)
     plain = folder and not (args.rerank or args.name)
@@ -279,10 +285,9 @@ def split_errors(args, collection, retriever):
     if not isinstance(retriever, faiss_index.FaissRetriever):
         raise BadInput(f"--error_split: {args.run} has no index of {collection.name}; make it with build_index.py")
     meta = faiss_index.read_meta(pathlib.Path(args.run) / "index" / collection.name)
-    encoder = load_to_encode(pathlib.Path(args.run) / "encoder", pick_device(args.device), meta["precision"])
-    vectors = Sharded.open(collection.docs, encoder, precision=meta["precision"], max_ram=1e9).vectors
+    vectors = Sharded.open(collection.docs, retriever.encoder, precision=meta["precision"], max_ram=1e9).vectors
     rows = collection.split(args.split).queries
-    q_emb = embed_texts(encoder, collection.queries.view(rows), "query")
+    q_emb = embed_texts(retriever.encoder, collection.queries.view(rows), "query")
     depth = 10 + faiss_index.TIES
     scores, found, _ = tune.exact_best(vectors, q_emb, depth)
     qids = [collection.queries.ids[row] for row in rows]

@@ -86,6 +86,8 @@ def parse_args():
     args.sources = args.sources or (["dense"] if args.run else ["bm25"])
     if not args.run and (unfit := [name for name in args.sources if SOURCES[name].retriever == "run"]):
         raise BadInput(f"the source {unfit[0]} needs --run R: the run whose encoder mines")
+    if args.mine_index and not any(SOURCES[name].retriever == "run" for name in args.sources):
+        raise BadInput("--mine_index changes nothing without the source dense: it searches vectors")
     from_file = any(SOURCES[name].needs_file for name in args.sources)
     if from_file != bool(args.negatives_file):
         raise BadInput("the source file and --negatives_file F come together")

@@ -19,6 +19,7 @@ from lib.evaluation import retrieval
 from lib.files import BadInput
 from lib.model.encoder import embed_texts, pick_device
 from lib.rag.generators import extractive_answer, hashed_words
+from lib.search.retriever import run_of
 
 
 def parse_args():
@@ -40,7 +41,7 @@ def parse_args():
 def main():
     args = parse_args()
     spec = args.run or args.retriever
-    folder = pathlib.Path(spec) if args.run or (pathlib.Path(spec) / "config.json").exists() else None
+    folder = pathlib.Path(args.run) if args.run else run_of(spec)
     _, collection = collection_of(args.data, folder, strict=args.strict)
     retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
     for name, value in notes.items():

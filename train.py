@@ -42,6 +42,7 @@ from lib.negatives.queue import Queue
 from lib.negatives.sampler import MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
 from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
+from lib.search.approximate import Approximate
 
 # flags that say which runs there are, not what a run does
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid tune budget config".split()
@@ -345,6 +346,10 @@ def train(args, parser, collection, folder, *, device):
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
     if too_long := [dim for dim in args.dims if dim > encoder.dim]:
         raise BadInput(f"--dims {too_long[0]}: the vectors have {encoder.dim} dimensions")
+    if args.mine_index:
+        if dist.world() > 1:
+            raise BadInput("--mine_index is for one process: indexes that several build would differ")
+        Approximate(args.mine_index).check(encoder.dim)
     qrels, n = collection.split("train"), len(own.split("train"))
     pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
     order = order_of(args, n=n, seed=seed, clusters=clusters, pulled=len(qrels) - n)

@@ -117,7 +117,7 @@ def parse_json(text):
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path, **wanted):
+def read_json(path, /, **wanted):
     """The value of a JSON file: with `wanted` an object that has these keys, with values of these types.
 
     BadInput if it is missing, broken or of another shape. A type may be a tuple of types.
@@ -135,7 +135,7 @@ def read_json(path, **wanted):
 NUMBER = (int, float)  # in check_keys(): a finite one
 
 
-def check_keys(value, place, **wanted):
+def check_keys(value, place, /, **wanted):
     """BadInput, naming the place, if `value` is not an object that has the wanted {key: type}.
 
     A type may be a tuple of types, or itself such a dictionary.

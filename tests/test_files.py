@@ -114,3 +114,10 @@ def test_a_library_that_fails_on_a_full_disk_is_a_full_disk(tmp_path, monkeypatc
         raise RuntimeError("unexpected pos 64 vs 0")
     with pytest.raises(BadInput), files.atomic_path(tmp_path / "state.pt"):
         raise BadInput("a mistake stays one")
+
+
+def test_keys_of_any_name_are_checked(tmp_path):
+    files.write_json(tmp_path / "a.json", {"value": 1, "place": 2, "path": 3})
+    assert files.read_json(tmp_path / "a.json", value=int, place=int, path=int)["place"] == 2
+    with pytest.raises(BadInput, match="value is of type int, not str"):
+        files.read_json(tmp_path / "a.json", value=str)

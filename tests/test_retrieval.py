@@ -1,6 +1,7 @@
 """Retrievers in scripts: mixes of two, reranked ones, several collections, slices, dev among a pool of docs."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -255,3 +256,50 @@ def test_a_collection_without_dev_has_no_weight(tiny, desk, tmp_path):
     other = load_collection(str(tmp_path / "c"))
     with pytest.raises(BadInput, match="no dev split to choose the weight on"):
         retrieval.tuned_weight(open_retriever(f"{desk}/runs/R+bm25", other, device=CPU), other)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--retriever", "bm25", "--data", "tiny", "--fusion", "rrf"), "--fusion is for two retrievers"),
+        (("--retriever", "bm25", "--data", "tiny", "--rerank_depth", 5), "--rerank_depth needs --rerank"),
+        (("--retriever", "runs/R+bm25", "--fusion", "rrf", "--weight", 0.5), "--weight plays no part"),
+        (("--run_file", "F", "--depth", 200), "--depth needs a retriever"),
+        (("--run", "runs/R", "--mteb", "own", "--by", "x"), "--by plays no part with --mteb"),
+        (("--run", "runs/R", "--against", "x"), "--against needs --compare"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(refused, desk, flags, message):
+    shutil.rmtree(desk / "runs/tiny-bm25", ignore_errors=True)
+    shutil.rmtree(desk / "runs/tiny-R+bm25", ignore_errors=True)
+    assert message in refused("evaluate.py", *flags, cwd=desk)
+
+
+def test_a_mix_is_asked_of_the_collection_of_its_run(launch, desk, capsys):
+    shutil.rmtree(desk / "runs/tiny-R+bm25", ignore_errors=True)
+    assert launch("evaluate.py", "--retriever", "runs/R+bm25", cwd=desk) == 0
+    assert "\ntiny: mrr@10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("train.py", ("--negatives", "refresh:1", "--mine_index", "nonsense"), "index nonsense: .*could not parse"),
+        ("train.py", ("--negatives", "refresh:1", "--mine_index", "Flat:nprobe=3"), "nprobe=3: no parameters"),
+        ("mine_negatives.py", ("--sources", "bm25", "--mine_index", "Flat"), "--mine_index changes nothing"),
+    ],
+)
+def test_mining_by_an_index_that_cannot_be_is_one_line(launch, desk, capsys, script, flags, message):
+    flags = ("--data", "tiny", *flags, "--name", "refused")
+    assert launch(script, *flags, cwd=desk) == 2
+    assert re.search(f"error: .*{message}", capsys.readouterr().err)
+    assert not (desk / "runs/refused").exists()
+
+
+@pytest.mark.parametrize("kind", ["IVF4,SQ8", "IVF4,PQ4x4fs,RFlat", "HNSW8_SQ8"])
+def test_docs_that_are_known_are_scored_by_an_index_read_from_disk(launch, desk, capsys, kind):
+    flags = ("--run", "runs/R", "--index", kind, "--overwrite")
+    assert launch("build_index.py", *flags, cwd=desk) == 0
+    assert launch("evaluate.py", "--retriever", "runs/R+bm25", "--overwrite", cwd=desk) == 0
+    shutil.rmtree(desk / "runs/R/index")
+    capsys.readouterr()

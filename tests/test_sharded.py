@@ -316,3 +316,9 @@ if __name__ == "__main__":
 
     sharded.ROWS = ROWS
     run.cli(main)
+
+
+def test_a_file_of_vectors_that_cannot_be_read_is_made_again(tmp_path):
+    vectors = sharded.ShardedVectors(tmp_path, 5, 2, lambda rows: np.ones((len(rows), 2), np.float32), desc="test")
+    (tmp_path / "000000.npz").write_bytes(b"PK cut")
+    assert vectors.take(np.array([0, 4])).tolist() == [[1, 1], [1, 1]]

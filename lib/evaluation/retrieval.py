@@ -10,38 +10,43 @@ from lib.search import fusion
 from lib.search.rerank import Reranker
 from lib.search.retriever import HELP, open_retriever
 
+RERANKED = 100  # docs that a cross-encoder reads where nothing else is asked for
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
 
 
 def add_flags(add):
     """The flags that say what searches, with the same words in every script."""
     add("--retriever", metavar="bm25|RUN|MODEL|A+B", help=HELP)
-    add("--fusion", choices=fusion.FUSIONS, default="convex", help="how A+B mixes: a weighted sum of "
-        "normalised scores, or reciprocal ranks")  # fmt: skip
-    add("--normalise", choices=tuple(fusion.NORMALISE), default="min_max", help="of scores before they are mixed")
+    add("--fusion", choices=fusion.FUSIONS, help="how A+B mixes: convex, a weighted sum of normalised "
+        "scores (default), or rrf, reciprocal ranks")  # fmt: skip
+    add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")
     add("--weight", type=run.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
     add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
-    add("--rerank_depth", type=run.DEPTH, default=100, metavar="N", help="docs that it reads for each query")
+    add("--rerank_depth", type=run.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
     retriever, notes = open_retriever(spec, collection, device=device), {}
     if isinstance(retriever, fusion.Fusion):
-        retriever.how, retriever.normalise = args.fusion, args.normalise
-        notes["fusion"] = args.fusion
-        if args.fusion == "convex":
+        retriever.how = notes["fusion"] = args.fusion or "convex"
+        if retriever.how == "convex":
+            retriever.normalise = args.normalise or "min_max"
             retriever.weight = args.weight if args.weight is not None else tuned_weight(retriever, collection)
-            notes |= {"normalise": args.normalise, "weight": round(float(retriever.weight), 4)}
+            notes |= {"normalise": retriever.normalise, "weight": round(float(retriever.weight), 4)}
             notes["weight_from"] = "dev" if args.weight is None else "--weight"
-    elif args.weight is not None:
-        raise BadInput(f"--weight is for two retrievers joined by +, and --retriever is {spec}")
+        elif unused := [name for name in ("normalise", "weight") if getattr(args, name) is not None]:
+            raise BadInput(f"--{unused[0]} plays no part with --fusion rrf, which knows ranks only")
+    elif unused := [name for name in ("fusion", "normalise", "weight") if getattr(args, name) is not None]:
+        raise BadInput(f"--{unused[0]} is for two retrievers joined by +, and this is {spec}")
+    if args.rerank_depth and not args.rerank:
+        raise BadInput("--rerank_depth needs --rerank")
     if args.rerank:
         from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
 
         judge = CrossEncoder(args.rerank, device=device)
-        retriever = Reranker(retriever, judge, collection.docs, depth=args.rerank_depth)
-        notes |= {"rerank": args.rerank, "rerank_depth": args.rerank_depth}
+        retriever = Reranker(retriever, judge, collection.docs, depth=args.rerank_depth or RERANKED)
+        notes |= {"rerank": args.rerank, "rerank_depth": retriever.depth}
     return retriever, notes
 
 

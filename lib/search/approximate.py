@@ -3,7 +3,7 @@
 import numpy as np
 
 from lib.search.exact import by_score_and_row, pair_scores
-from lib.search.faiss_index import Array, make_index, set_parameters
+from lib.search.faiss_index import Array, empty_index, make_index, set_parameters
 from lib.search.hits import Hits
 
 
@@ -11,12 +11,17 @@ class Approximate:
     """exact.search() through an index, which is built once for the same vectors and docs.
 
     spec: a string of faiss.index_factory(), and behind a colon how it is searched, as in IVF64,Flat:nprobe=4. What is
-    found is scored exactly, so that candidates and positives are compared by the same numbers.
+    found is scored exactly, so that candidates and positives are compared by the same numbers. Threads that build a
+    graph (HNSW) together build another one each time: only with one thread can such a run be repeated to the byte.
     """
 
     def __init__(self, spec):
         self._factory, _, self._parameters = spec.partition(":")
         self._built = None, None, None  # vectors, among, index
+
+    def check(self, dim):
+        """BadInput if there is no such index of vectors with `dim` dimensions: found before anything is trained."""
+        set_parameters(empty_index(dim, self._factory), self._parameters)
 
     def __call__(self, q_emb, d_emb, k, known=None, *, among=None):
         """The Hits of query vectors (Q, D) among doc vectors (M, D)."""
@@ -26,11 +31,12 @@ class Approximate:
     def top_k(self, q_emb, vectors, k, among=None, *, key=None):
         """(exact scores (Q, k), doc rows (Q, k), -1 for none); key: the object that stands for the vectors."""
         key = vectors if key is None else key
-        if self._built[0] is not key or self._built[1] is not among:
+        built = self._built  # a local: another thread may mine meanwhile
+        if built[0] is not key or built[1] is not among:
             index = make_index(vectors, self._factory, among=among)
             set_parameters(index, self._parameters)
-            self._built = key, among, index
-        index = self._built[2]
+            self._built = built = key, among, index
+        index = built[2]
         _, found = index.search(np.ascontiguousarray(q_emb), min(k, index.ntotal))
         rows = found if among is None else np.where(found < 0, -1, among[found])
         docs, at = np.unique(rows, return_inverse=True)

@@ -40,14 +40,13 @@ def make_index(vectors, factory="Flat", *, among=None, desc=None):
     """
     n, dim = vectors.shape
     rows = np.arange(n) if among is None else among
-    try:
-        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
+    index = empty_index(dim, factory)
+    if not index.is_trained:
+        sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
+        try:
             index.train(vectors.take(rows[np.sort(sample)]))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
-        raise BadInput(f"--index {factory}: {reason} ({len(rows):,} vectors of {dim} dimensions)") from None
+        except (RuntimeError, AssertionError) as error:
+            raise BadInput(f"index {factory}: {_reason(error)} ({len(rows):,} vectors)") from None
     with tqdm(total=len(rows), unit="doc", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
         for begin, block in vectors.blocks(BLOCK):
             if among is not None:
@@ -56,6 +55,19 @@ def make_index(vectors, factory="Flat", *, among=None, desc=None):
                 index.add(np.ascontiguousarray(block))
             bar.update(len(block))
     return index
+
+
+def empty_index(dim, factory):
+    """The index of a string of faiss.index_factory() for `dim` dimensions, untrained; BadInput if there is none."""
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"index {factory}: {_reason(error)} ({dim} dimensions)") from None
+
+
+def _reason(error):
+    """What FAISS complains of, without where in its source."""
+    return str(error).strip().splitlines()[-1].rpartition("Error: ")[2].rpartition(".cpp:")[2]
 
 
 def cells(index):
@@ -167,7 +179,5 @@ def _only(index, rows):
     if hasattr(found, "nprobe"):
         return faiss.SearchParametersIVF(sel=selector, nprobe=found.nprobe)
     if hasattr(found, "refine_index") or hasattr(found, "chain"):
-        raise BadInput(
-            "an index with a refinement cannot be searched among some docs only: --mine_index builds its own"
-        )
+        raise BadInput("an index with a refinement cannot be searched among some docs only")
     return faiss.SearchParameters(sel=selector)

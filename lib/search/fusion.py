@@ -29,6 +29,15 @@ NORMALISE = {"min_max": min_max, "z_score": z_score}
 FUSIONS = ("convex", "rrf")
 
 
+def _ranks(rows, listed):
+    """(Q, C) rank from 1 of each doc of rows (Q, C) in its query's list (Q, k), inf where it is not there."""
+    found = np.full(rows.shape, np.inf)
+    for i, (docs, own) in enumerate(zip(rows, listed)):
+        place = {doc: rank for rank, doc in enumerate(own.tolist(), 1) if doc >= 0}
+        found[i] = [place.get(doc, np.inf) for doc in docs.tolist()]
+    return found
+
+
 class Fusion:
     """Searches with two retrievers; docs that either finds are scored by both (Bruch et al. 2023, 2210.11934).
 
@@ -48,19 +57,14 @@ class Fusion:
         return fingerprint(parts, self.how, self.weight, self.normalise)
 
     def both(self, queries, k, among=None):
-        """(rows (Q, C) of what either finds among its k best, -1 for none; [scores (Q, C)]; [ranks (Q, C)])."""
+        """(rows (Q, C) of what either finds among its k best, -1 for none; [scores (Q, C)]; [ranks (Q, C)] for rrf)."""
         found = [retriever.search(queries, k, None, among).rows for retriever in self.retrievers]
         rows = np.sort(np.concatenate(found, axis=1), axis=1)
         rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
         rows = -np.sort(-rows, axis=1)
         rows = rows[:, : max(1, int((rows >= 0).sum(1).max(initial=0)))]
         scores = [r.search(queries, 1, rows, among).known for r in self.retrievers]
-        ranks = []
-        for own in found:
-            at = (rows[:, :, None] == np.where(own < 0, -2, own)[:, None, :]).argmax(2) + 1.0
-            inside = (rows[:, :, None] == np.where(own < 0, -2, own)[:, None, :]).any(2)
-            ranks.append(np.where(inside, at, np.inf))
-        return rows, scores, ranks
+        return rows, scores, [_ranks(rows, own) for own in found] if self.how == "rrf" else None
 
     def mix(self, both, k, *, weight=None):
         """The Hits of k docs out of both()."""

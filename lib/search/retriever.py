@@ -28,7 +28,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
         with dist.main_first():
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
-    if not folder.is_dir() and (pair := _pair(spec)):
+    if pair := parts(spec):
         return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
     place = folder / "index" / collection.name
     if (folder / "encoder").is_dir():
@@ -53,8 +53,16 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     )
 
 
-def _pair(spec):
+def run_of(spec):
+    """The run folder that a spec names, by itself or as one of two; None if it names none."""
+    found = [part for part in parts(spec) or [spec] if (pathlib.Path(part) / "encoder").is_dir()]
+    return pathlib.Path(found[0]) if found else None
+
+
+def parts(spec):
     """The two retrievers that a spec joins by +, the second as short as may be; None if it joins none."""
+    if pathlib.Path(spec).is_dir():  # names of runs hold a + as well
+        return None
     left, plus, right = spec.rpartition("+")
     while plus:
         if all(part == "bm25" or pathlib.Path(part).is_dir() for part in (left, right)):

@@ -51,15 +51,14 @@ class ShardedVectors:
         def one(number):
             return {"vectors": embed(np.arange(number * ROWS, min(n, (number + 1) * ROWS)))}
 
-        self._paths = make(folder, -(-n // ROWS), one, desc=desc)
+        self._one, self._paths = one, make(folder, -(-n // ROWS), one, desc=desc)
 
     def __len__(self):
         return self.shape[0]
 
     def file(self, number):
         """The vectors of one file."""
-        with np.load(self._paths[number]) as arrays:
-            return arrays["vectors"]
+        return once(self._paths[number], lambda: self._one(number))["vectors"]
 
     def blocks(self, rows):
         """(first row, vectors) of pieces of about `rows` rows, in order."""
