@@ -1,9 +1,9 @@
-"""Sentences and extractive answers."""
+"""Sentences, extractive answers, the table of generators."""
 
-import numpy as np
 import pytest
 
-from lib.rag.generators import extractive_answer, sentences
+from lib.files import BadInput
+from lib.rag.generators import GENERATORS, Extractive, open_generator, sentences
 
 
 @pytest.mark.parametrize(
@@ -30,34 +30,61 @@ def test_long_sentences_are_cut():
     assert [len(part) for part in sentences("x" * 900)] == [400]
 
 
-def letters(texts, kind):
-    """Unit vectors of letter counts: texts are near when they use the same letters."""
-    counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], dtype=np.float64)
-    return counts / np.linalg.norm(counts, axis=1, keepdims=True)
-
-
-DOCS = [
+DOCS = (
     "Zebras zigzag in the zoo of Zanzibar. Nobody knows when the kettle boils.",
     "Nobody knows when the kettle boils. Quick quails quarrel quietly at the quay.",
-]
+)
+
+
+def answer(question, docs=DOCS, **options):
+    (found,) = Extractive(**options).generate([(question, docs)])
+    return found
 
 
 def test_an_answer_cites_the_docs_that_it_rests_on():
-    found = extractive_answer("zigzag zoo zebras", DOCS, [0.0, 0.0], embed=letters, count=1)
+    found = answer("where do zebras zigzag", count=1)
     assert found.text == "Zebras zigzag in the zoo of Zanzibar [1]." and found.citations == (1,)
-    both = extractive_answer("zigzag zoo zebras quick quails quarrel", DOCS, [0.0, 0.0], embed=letters, count=2)
+    both = answer("zebras zigzag and quails quarrel", count=2)
     assert both.citations == (1, 2) and both.text.index("[1]") < both.text.index("[2]")
 
 
-def test_the_score_of_a_doc_counts():
-    found = extractive_answer("zigzag zoo zebras", DOCS, [0.0, 2.0], embed=letters, count=1)
-    assert found.citations == (2,)
+def test_the_rank_of_a_doc_counts():
+    docs = ("The kettle boils at nine. It is green.", "The kettle boils at ten. It is blue.")
+    assert answer("when does the kettle boil, boils the kettle", docs, count=1).text.startswith(
+        "The kettle boils at nine"
+    )
+    assert "ten" in answer("when does the kettle boil, boils the kettle", docs[::-1], count=1).text
 
 
 def test_copies_of_a_sentence_are_said_once():
-    found = extractive_answer("nobody knows", DOCS, [0.0, 0.0], embed=letters, count=4)
-    assert found.text.count("Nobody knows") == 1
+    assert answer("nobody knows", count=4).text.count("Nobody knows") == 1
 
 
-def test_no_docs_no_answer():
-    assert extractive_answer("what?", [], [], embed=letters).citations == ()
+@pytest.mark.parametrize("docs", [(), ("",), ("Nothing here is of any use.",)])
+def test_without_a_shared_word_it_abstains(docs):
+    found = answer("zebras", docs)
+    assert found.abstained and found.citations == ()
+
+
+def test_a_doc_without_sentences_can_answer():
+    assert answer("the zebra", ("a zebra",)).citations == (1,)
+
+
+@pytest.mark.parametrize(
+    "spec, wanted",
+    [
+        ("none", "none of extractive, qa, hf, http, https"),
+        ("extractive:x", "takes no name"),
+        ("qa:", "missing"),
+        ("hf", "missing"),
+        ("http://user:secret@host/v1", "without a name or key"),
+        ("http:/v1", "an address like"),
+    ],
+)
+def test_a_generator_that_is_none(spec, wanted):
+    with pytest.raises(BadInput, match=wanted):
+        open_generator(spec, device=None, model=None, context_tokens=10, answer_tokens=10, timeout=1)
+
+
+def test_every_row_of_the_table_is_a_function():
+    assert all(map(callable, GENERATORS.values()))

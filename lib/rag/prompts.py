@@ -1,0 +1,74 @@
+"""The prompt: a pure function of the question and the docs."""
+
+import re
+from typing import NamedTuple
+
+ABSTAIN = "NO-RESPONSE"  # what a model is told to say where the docs do not answer (as in 2505.06914)
+SYSTEM = (
+    "Answer the question from the numbered documents only. Be brief: a few words where they are enough. "
+    "Put the number of the document that you used behind the answer, as in [2]. "
+    f"If no document answers the question, reply with {ABSTAIN} and nothing else."
+)
+SHORTEST = 24  # tokens: less of a doc is left out altogether
+
+
+class Prompt(NamedTuple):
+    """What is sent to a language model."""
+
+    system: str
+    user: str
+    docs: int  # how many of the docs stand in it, the last of them perhaps cut
+
+    @property
+    def messages(self):
+        """The messages of a chat."""
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+
+def make_prompt(question, docs, *, budget, count):
+    """The Prompt for a question and docs, best first, of at most `budget` tokens of docs.
+
+    count(text) gives a text's tokens. Docs are taken whole while they fit, the next one is cut at a word, and the rest
+    is left out. Line breaks inside of a doc become spaces, so that no doc can look like another one's beginning.
+    """
+    lines, left = [], budget
+    for number, doc in enumerate(docs, 1):
+        text = " ".join(doc.split())
+        size = count(text)
+        if size > left:
+            if left < SHORTEST:
+                break
+            text = cut(text, left, count)
+            size = left
+        lines.append(f"[{number}] {text}")
+        left -= size
+    documents = "\n".join(lines) or "(none)"
+    return Prompt(SYSTEM, f"Documents:\n{documents}\n\nQuestion: {' '.join(question.split())}\nAnswer:", len(lines))
+
+
+def cut(text, limit, count):
+    """The longest beginning of a text, in whole words, of at most `limit` tokens."""
+    words = text.split(" ")
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(" ".join(words[:middle])) <= limit else (low, middle - 1)
+    return " ".join(words[:low])
+
+
+def citations(text, docs):
+    """(the numbers of docs that an answer cites, in order; those that it cites although there is no such doc)."""
+    numbers = dict.fromkeys(
+        int(n) for part in re.findall(r"\[([\d,\s]{1,40})\]", text) for n in re.findall(r"\d{1,9}", part)
+    )
+    return tuple(n for n in numbers if 1 <= n <= docs), tuple(n for n in numbers if not 1 <= n <= docs)
+
+
+def bare(text):
+    """An answer without its citations: what is compared with the gold answers."""
+    return " ".join(re.sub(r"\s*\[[\d,\s]{1,40}\]", "", text).split())
+
+
+def abstains(text):
+    """Whether a model's reply is the abstention that the prompt asks for."""
+    return not bare(text) or ABSTAIN.lower() in text.lower()

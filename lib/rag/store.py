@@ -1,0 +1,97 @@
+"""Answers on the disk: each is asked for once, and an interrupted evaluation goes on where it was."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from tqdm import tqdm
+
+from lib.files import BadInput, check_keys, fingerprint
+from lib.rag.generators import Answer
+
+BLOCK = 32  # questions between two writes
+FIELDS = {
+    "text": str,
+    "citations": list,
+    "unknown": list,
+    "tokens": list,
+    "ms": (int, float),
+    "prompt": str,
+    "cut": bool,
+}
+
+
+class Answers:
+    """What a generator says, by question and docs: an answer is a function of these alone, whatever found the docs.
+
+    A line of JSON each; a line that a kill has cut is left out and asked for again.
+    """
+
+    def __init__(self, path, generator):
+        self.path, self.generator = pathlib.Path(path), generator
+        self._found, self._absent, self.reused = {}, {}, 0
+        head = {"generator": generator.fingerprint}
+        if self.path.exists():
+            self._read(head)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+
+    def _read(self, head):
+        lines = self.path.read_bytes().split(b"\n")
+        whole = [line for line in lines[:-1] if line]  # behind the last line break there is nothing, or a cut line
+        for number, line in enumerate(whole, 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise BadInput(f"{self.path}:{number}: not valid JSON; delete the file, or the line") from None
+            place = f"{self.path}:{number}"
+            if number == 1:
+                if record != head:
+                    raise BadInput(f"{self.path}: answers of another generator or other settings: --overwrite them")
+            elif isinstance(record, dict) and "absent" in record:
+                check_keys(record, place, key=str, absent=(int, float))
+                self._absent[record["key"]] = record["absent"]
+            else:
+                check_keys(record, place, key=str, answer=FIELDS)
+                known = {name: record["answer"].get(name) for name in (*FIELDS, "confidence")}
+                known |= {name: tuple(known[name]) for name in ("citations", "unknown", "tokens")}
+                self._found[record["key"]] = Answer(**known)
+        if not whole:
+            raise BadInput(f"{self.path}: is empty; delete it")
+        self.reused = len(self._found)
+        if lines[-1]:  # what a kill has cut
+            with open(self.path, "r+b") as file:
+                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+
+    def ask(self, pairs, *, desc):
+        """An Answer for each (question, docs)."""
+        keys = [fingerprint(question, *docs) for question, docs in pairs]
+        self._make(
+            keys, pairs, self._found, self.generator.generate,
+            lambda answer: {"answer": dataclasses.asdict(answer)}, desc,
+        )  # fmt: skip
+        return [self._found[key] for key in keys]
+
+    def absent(self, pairs, *, desc):
+        """(n,) the generator's probability of "no answer" for (question, doc) pairs."""
+        keys = [fingerprint(question, doc) for question, doc in pairs]
+        make = lambda part: map(float, self.generator.abstain_probability(part))  # noqa: E731
+        self._make(keys, pairs, self._absent, make, lambda value: {"absent": value}, desc)
+        return np.array([self._absent[key] for key in keys])
+
+    def _make(self, keys, pairs, known, make, record, desc):
+        new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
+        todo = list(new.items())
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(tqdm(total=len(todo), unit="answer", desc=desc, delay=2))
+            out = stack.enter_context(open(self.path, "a", encoding="utf-8"))
+            for begin in range(0, len(todo), BLOCK):
+                part = todo[begin : begin + BLOCK]
+                for (key, _), value in zip(part, make([pair for _, pair in part])):
+                    known[key] = value
+                    out.write(json.dumps({"key": key} | record(value), ensure_ascii=False) + "\n")
+                out.flush()
+                bar.update(len(part))

@@ -1,0 +1,275 @@
+"""Tables, tests and figures of answers: by arm, over seeds and questions."""
+
+import collections
+import textwrap
+
+import numpy as np
+from scipy import stats
+
+from lib.evaluation import significance
+from lib.evaluation.plots import STYLES, figure, legend_beside
+from lib.rag import answers
+
+EFFECTS = ("gain", "recall effect", "distractor effect")
+# columns of the table: what is averaged, its title, its form
+COLUMNS = (
+    ("ndcg@10", "nDCG@10", "{:.4f}"),
+    ("gold_recall", "relevant doc read", "{:.1%}"),
+    ("answer_recall", "answer in the docs", "{:.1%}"),
+    ("em", "exact match", "{:.4f}"),
+    ("f1", "F1", "{:.4f}"),
+    ("rouge_l", "ROUGE-L", "{:.4f}"),
+    ("abstained", "abstained", "{:.1%}"),
+    ("holds", "cited docs that hold the answer", "{:.1%}"),
+    ("needed", "answers that change without the docs cited", "{:.1%}"),
+    ("ms", "ms", "{:.1f}"),
+)
+DISTRACTION = (
+    ("distracting effect", "distracting effect", "{:.4f}"),
+    ("highly distracting", "questions with a highly distracting doc", "{:.1%}"),
+    ("spoiled", "docs that spoil a right answer", "{:.1%}"),
+    ("false distractors", "unlabelled docs that hold the answer", "{:.1%}"),
+    ("udcg", "UDCG", "{:.4f}"),
+)
+
+
+def summarise(systems, *, measure, name):
+    """What metrics.json holds of systems: [(arm, seed, {value: (n,) array})], the arm to compare with first.
+
+    The questions of all systems are the same, in the same order. Differences are tested over questions and seeds
+    (significance.paired_seeds), their p corrected for the number of arms (Holm).
+    """
+    by_arm = {}
+    for arm, seed, values in systems:
+        by_arm.setdefault(arm, {})[seed] = values
+    arms = [_arm_row(arm, by_seed) for arm, by_seed in by_arm.items()]
+    first, *others = by_arm.items()
+    for row, (_, by_seed) in zip(arms[1:], others):
+        row["against_first"] = _test(*_pairs(by_seed, first[1], measure))
+        row["ndcg_against_first"] = _test(*_pairs(by_seed, first[1], "ndcg@10"))
+        if all(effect in values for values in by_seed.values() for effect in EFFECTS):
+            row["split"] = {}
+            for effect in EFFECTS:
+                found = np.stack([values[effect] for values in by_seed.values()])
+                row["split"][effect] = _test(found, np.zeros_like(found))
+    _correct([row["against_first"] for row in arms[1:]])
+    for effect in EFFECTS:
+        _correct([row["split"][effect] for row in arms[1:] if "split" in row])
+    return {"name": name, "measure": measure, "first": first[0], "arms": arms, "agreement": _agreement(arms, measure)}
+
+
+def _arm_row(arm, by_seed):
+    names = [name for name, array in next(iter(by_seed.values())).items() if array.dtype.kind == "f"]
+    means = {name: [_mean(values[name]) for values in by_seed.values()] for name in names}
+    outcomes = collections.Counter(each for values in by_seed.values() for each in values.get("outcome", ()))
+    total = sum(outcomes.values())
+    return {
+        "arm": arm,
+        "seeds": list(by_seed),
+        "questions": len(next(iter(next(iter(by_seed.values())).values()))),
+        "means": {name: [None if np.isnan(each) else each for each in found] for name, found in means.items()},
+        "outcomes": {name: outcomes[name] / total for name in answers.OUTCOMES} if total else {},
+    }
+
+
+def _mean(values):
+    """The mean of what is there; nan where nothing is."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _pairs(by_seed, first, name):
+    """Values of an arm and of the first one, (S, Q) each: the same seed beside the same, or one beside all."""
+    seeds = list(by_seed)
+    base = [first[seed] if seed in first else next(iter(first.values())) for seed in seeds]
+    if len(first) > 1 and not set(seeds) & set(first):  # BM25 and the like: one beside all seeds of the first arm
+        base, seeds = list(first.values()), seeds * len(first)
+    return np.stack([by_seed[seed][name] for seed in seeds]), np.stack([values[name] for values in base])
+
+
+def _test(a, b):
+    return significance.paired_seeds(a, b, seed=0, rounds=2000)
+
+
+def _correct(tests):
+    for test, p in zip(tests, significance.holm([test["p_seeds"] for test in tests])):
+        test["p_holm"] = p
+
+
+def _agreement(arms, measure):
+    """{retrieval measure: Kendall's tau with the answers} over the arms, where there are three or more."""
+    mean = lambda row, name: np.mean([x for x in row["means"].get(name, [None]) if x is not None] or [np.nan])  # noqa: E731
+    found = {}
+    quality = [mean(row, measure) for row in arms]
+    for name in ("ndcg@10", "gold_recall", "answer_recall", "udcg", "distracting effect"):
+        other = [mean(row, name) for row in arms]
+        if len(arms) > 2 and np.isfinite(other).all() and len(set(other)) > 1:
+            found[name] = float(stats.kendalltau(other, quality).statistic)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- tables
+
+
+def cell(row, name, form):
+    """A mean over seeds, with their standard deviation where there are several; empty where there is none."""
+    found = [x for x in row["means"].get(name, []) if x is not None]
+    if not found:
+        return ""
+    spread = f" ± {form.format(np.std(found, ddof=1))}" if len(found) > 1 else ""
+    return form.format(np.mean(found)) + spread
+
+
+def effect_cell(test):
+    """A difference with its 95 % interval and its corrected p."""
+    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p {test['p_holm']:.4f}"
+
+
+def to_tables(result, references):
+    """The Markdown of a summary and of the reference rows {name: (row of summarise)}."""
+    rows = [*result["arms"], *references]
+    shown = [column for column in COLUMNS if any(cell(row, column[0], "{}") for row in rows)]
+    lines = [f"# Answers: {result['name']}", ""]
+    lines += _table(["arm", *(title for _, title, _ in shown)], [
+        [row["arm"], *(cell(row, name, form) for name, _, form in shown)] for row in rows
+    ])  # fmt: skip
+    if compared := [row for row in result["arms"] if "split" in row]:
+        lines += ["", f"What the gain in {result['measure'].upper()} over {result['first']} is made of "
+                  "(95 % interval over questions and seeds, Holm over the arms):", ""]  # fmt: skip
+        lines += _table(["arm", *EFFECTS], [
+            [row["arm"], *(effect_cell(row["split"][effect]) for effect in EFFECTS)] for row in compared
+        ])  # fmt: skip
+    asked = [column for column in DISTRACTION if any(cell(row, column[0], "{}") for row in rows)]
+    if asked:
+        lines += ["", "What the docs do that are not relevant, each read alone:", ""]
+        lines += _table(["arm", *(title for _, title, _ in asked)], [
+            [row["arm"], *(cell(row, name, form) for name, _, form in asked)] for row in result["arms"]
+        ])  # fmt: skip
+    lines += ["", "What happened to the questions:", ""]
+    lines += _table(["arm", *answers.OUTCOMES], [
+        [row["arm"], *(f"{row['outcomes'][name]:.1%}" for name in answers.OUTCOMES)] for row in rows if row["outcomes"]
+    ])  # fmt: skip
+    orders = [name for name in ("reversed", "shuffled") if any(f"{name} f1" in row["means"] for row in rows)]
+    if orders:
+        lines += ["", "F1 with the docs in another order:", ""]
+        lines += _table(["arm", "best first", *orders], [
+            [row["arm"], cell(row, "f1", "{:.4f}"), *(cell(row, f"{name} f1", "{:.4f}") for name in orders)]
+            for row in result["arms"]
+        ])  # fmt: skip
+    if result["agreement"]:
+        lines += ["", f"Kendall's tau with {result['measure'].upper()} over the arms: "
+                  + ", ".join(f"{name} {tau:.3f}" for name, tau in result["agreement"].items()) + "."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _table(head, lines):
+    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def draw(folder, result, systems):
+    """The figures of a summary: outcomes, coverage, and with several arms the split and the gains."""
+    outcomes(folder / "outcomes.png", result)
+    coverage(folder / "coverage.png", systems, measure=result["measure"])
+    if any("split" in row for row in result["arms"]):
+        split(folder / "split.png", result)
+        gains(folder / "gains.png", result)
+
+
+def outcomes(path, result):
+    """What happened to the questions, a bar for each arm."""
+    rows = result["arms"]
+    hatches = ("", "///", "", "...", "xxx", "\\\\\\", "", "ooo")
+    shades = ("#1b4965", "#5fa8d3", "#dddddd", "#ffffff", "#cae9ff", "#ca6702", "#9b2226", "#ee9b00")
+    with figure(path, width=8.5, height=1.8 + 0.42 * len(rows)) as ax:
+        left = np.zeros(len(rows))
+        for name, colour, hatch in zip(answers.OUTCOMES, shades, hatches):
+            width = np.array([100 * row["outcomes"].get(name, 0) for row in rows])
+            ax.barh(
+                range(len(rows)),
+                width,
+                left=left,
+                color=colour,
+                hatch=hatch,
+                edgecolor="#333333",
+                linewidth=0.5,
+                label=name,
+            )
+            left += width
+        ax.set(
+            yticks=range(len(rows)),
+            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
+            ylim=(len(rows) - 0.4, -0.6),
+            xlim=(0, 100),
+            xlabel="questions (%)",
+            title=result["name"],
+        )
+        legend_beside(ax)
+
+
+def coverage(path, systems, *, measure):
+    """Accuracy against coverage: the surest questions first, by the best doc's score and by the generator."""
+    chosen = {}
+    for arm, _, values in systems:
+        chosen.setdefault(arm, values)  # the first seed
+    with figure(path, 2) as axes:
+        for ax, (key, label) in zip(
+            axes, (("top", "the best doc's score"), ("confidence", "the generator's confidence"))
+        ):
+            for (arm, values), (colour, _, dash) in zip(chosen.items(), STYLES * len(chosen)):
+                if key in values and np.isfinite(values[key]).any():
+                    sure = np.where(np.isfinite(values[key]), values[key], -np.inf)
+                    share, right = answers.coverage_curve(sure, values[measure])
+                    ax.plot(100 * share, right, color=colour, linestyle=dash, label=arm)
+            ax.set(
+                xlabel=f"questions answered (%), surest first by\n{label}",
+                ylabel=f"mean {measure.upper()} of those",
+                ylim=(0, None),
+            )
+        legend_beside(axes[1])
+
+
+def split(path, result):
+    """What the gain over the first arm is made of: two effects an arm, with intervals."""
+    rows = [row for row in result["arms"] if "split" in row]
+    with figure(path, width=7.5, height=1.8 + 0.6 * len(rows)) as ax:
+        for shift, effect, (colour, mark, _) in zip((-0.2, 0, 0.2), EFFECTS, STYLES):
+            tests = [row["split"][effect] for row in rows]
+            middle = np.array([test["difference"] for test in tests])
+            ends = np.array([[test["low"], test["high"]] for test in tests]).T
+            ax.errorbar(
+                middle, np.arange(len(rows)) + shift, xerr=np.abs(ends - middle), color=colour, marker=mark,
+                linestyle="", capsize=3, label=effect if effect != "gain" else "gain = sum of both",
+            )  # fmt: skip
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(
+            yticks=range(len(rows)),
+            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
+            ylim=(len(rows) - 0.5, -0.5),
+            xlabel=f"{result['measure'].upper()} over {result['first']} (95 % interval)",
+            title=result["name"],
+        )
+        legend_beside(ax)
+
+
+def gains(path, result):
+    """Gain in retrieval against gain in answers, a point an arm, with intervals; the first arm lies at 0, 0."""
+    with figure(path, width=6.4, height=4) as ax:
+        for row, (colour, mark, _) in zip(result["arms"][1:], STYLES * len(result["arms"])):
+            x, y = row["ndcg_against_first"], row["against_first"]
+            ax.errorbar(
+                x["difference"], y["difference"],
+                xerr=[[x["difference"] - x["low"]], [x["high"] - x["difference"]]],
+                yerr=[[y["difference"] - y["low"]], [y["high"] - y["difference"]]],
+                color=colour, marker=mark, capsize=2, linestyle="", label=row["arm"],
+            )  # fmt: skip
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(
+            xlabel=f"gain in nDCG@10 over {result['first']}",
+            ylabel=f"gain in {result['measure'].upper()} of the answers",
+            title=result["name"],
+        )
+        legend_beside(ax)
