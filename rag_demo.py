@@ -175,7 +175,9 @@ def main():
         from lib.rag.page import serve  # here: its library takes seconds to import
 
         rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries[:4]
-        return serve(ask, name=collection.name, examples=collection.queries.texts(rows), host=args.host, port=args.port)
+        examples = collection.queries.texts(rows)
+        title = f"{len(collection.docs):,} docs of {collection.name}"
+        return serve(ask, list(opened), title=title, examples=examples, host=args.host, port=args.port)
     if args.question:
         return show(args, ask(args.question))
     print(f"{len(collection.docs):,} docs of {collection.name}; ask, or press Enter to leave")

@@ -102,9 +102,13 @@ class Reader:
                 kinds = [inputs.sequence_ids(i) for i in range(len(owner))]
                 output = self.model(**inputs.to(self.device))
                 found = [[] for _ in part]
+                there = inputs["attention_mask"].bool()
                 for i, pair in enumerate(owner):
-                    start, end = (x[i].float().cpu().numpy() for x in (output.start_logits, output.end_logits))
-                    found[pair].append(self._span(start, end, kinds[i], offsets[i].numpy(), part[pair][1]))
+                    start, end = (
+                        x[i][there[i]].float().cpu().numpy() for x in (output.start_logits, output.end_logits)
+                    )
+                    own = [(kind, place) for kind, place, real in zip(kinds[i], offsets[i].tolist(), there[i]) if real]
+                    found[pair].append(self._span(start, end, own, part[pair][1]))
                 for pair, spans in zip(part, found):
                     best = max(spans, key=lambda span: span.margin)
                     self._spans[pair] = dataclasses.replace(best, absent=min(span.absent for span in spans))
@@ -115,16 +119,19 @@ class Reader:
         return max(len(question) for question, _ in part) < self.length  # characters are more than tokens
 
     @staticmethod
-    def _span(start, end, kinds, offsets, doc):
-        """The Span of one window: start, end (L,) logits, the first of them of the token that means no answer."""
-        own = np.array([kind == 1 for kind in kinds])
+    def _span(start, end, tokens, doc):
+        """The Span of one window: start, end (L,) logits, the first of them of the token that means no answer.
+
+        tokens: (0 for the question, 1 for the doc; its first character and end) of each.
+        """
+        own = np.array([kind == 1 for kind, _ in tokens])
         scores = np.where(own, start, NEITHER)[:, None] + np.where(own, end, NEITHER)[None]  # (L, L)
         places = np.arange(len(start))
         width = places[None] - places[:, None]
         scores = np.where((width >= 0) & (width < LONGEST), scores, 2 * NEITHER)
         first, last = np.unravel_index(np.argmax(scores), scores.shape)
         absent = float(np.exp(start[0] - _logsumexp(start)) * np.exp(end[0] - _logsumexp(end)))
-        text = doc[offsets[first][0] : offsets[last][1]].strip() if own.any() else ""
+        text = doc[tokens[first][1][0] : tokens[last][1][1]].strip() if own.any() else ""
         return Span(text, float(scores[first, last] - start[0] - end[0]), absent)
 
 

@@ -1,0 +1,162 @@
+"""A page in the browser: a question, the answers of one or two retrievers with their docs, and the prompt."""
+
+import html
+import re
+import threading
+
+from lib import run
+from lib.data.words import words
+from lib.files import BadInput
+from lib.rag import asking, generators
+
+LONGEST = 2000  # characters of a question that are read
+SHOWN = 800  # characters of a doc
+COMMON = frozenset("what when where which with that this from have does there their about into".split())
+STYLE = """
+.answer { font-size: 1.1em; line-height: 1.5; padding: .6em 0; }
+.answer a { margin: 0; padding: 0; }
+.answer a, .doc .number { font-weight: 600; }
+.doc { border: 1px solid #8884; border-radius: 6px; padding: .5em .8em; margin: .5em 0; overflow-wrap: anywhere; }
+.doc:target { outline: 3px solid #ca6702; }
+.doc .head { font-size: .85em; opacity: .8; }
+.doc mark { background: #ffe8a3; color: inherit; padding: 0; }
+.dark .doc mark { background: #7a5c00; }
+.doc .only { border: 1px solid currentColor; border-radius: 4px; padding: 0 .4em; margin-left: .5em; }
+.note { opacity: .8; }
+.error { color: #b00020; font-weight: 600; }
+footer { display: none !important; }
+"""
+
+
+def safe(text):
+    """A text as HTML shows it, whatever it holds: no markup of its own, nothing that a terminal or page would obey."""
+    return html.escape(run.printable(text), quote=True)
+
+
+def marked(text, question):
+    """The HTML of a text in which the words of the question are marked."""
+    wanted = {word for word in words(question) if (len(word) > 3 or not word.isascii()) and word not in COMMON}
+    parts = re.split(r"(\w+)", text)
+    return "".join(f"<mark>{safe(p)}</mark>" if set(words(p)) & wanted else safe(p) for p in parts)
+
+
+def answer_html(found, column):
+    """The answer, each citation a link to its doc."""
+    answer = found.answer
+    if not found.docs:
+        return '<p class="note">Nothing was found: no word of the question is known to the encoder.</p>'
+    if answer.abstained:
+        return f'<p class="answer">{safe(generators.NOTHING)}</p>'
+
+    def link(match):
+        numbers = [int(n) for n in re.findall(r"\d+", match[0])]
+        return " ".join(
+            f'<a href="#doc-{column}-{n}">[{n}]</a>' if 1 <= n <= len(found.docs) else f"[{n}?]" for n in numbers
+        )
+
+    text = re.sub(r"\[[\d,\s]{1,40}\]", link, safe(answer.text))
+    unknown = ", ".join(f"[{n}]" for n in answer.unknown)
+    note = f'<p class="note">It cites {unknown}, which is no doc.</p>' if unknown else ""
+    return f'<p class="answer">{text}{" ..." if answer.cut else ""}</p>{note}'
+
+
+def docs_html(found, column, question, only=()):
+    """The docs with their scores, the words of the question marked; `only`: numbers that no other retriever found."""
+    rows = []
+    for doc in found.docs:
+        tag = '<span class="only">only here</span>' if doc.number in only else ""
+        place = f" {safe(doc.place)}" if doc.place else ""
+        text = marked(doc.text[:SHOWN], question) + (" ..." if len(doc.text) > SHOWN else "")
+        rows.append(
+            f'<div class="doc" id="doc-{column}-{doc.number}"><div class="head">'
+            f'<span class="number">[{doc.number}]</span> {doc.score:.3f} {safe(doc.ident)}{place}{tag}</div>'
+            f"{text}</div>"
+        )
+    return "".join(rows)
+
+
+def results(ask, names, question):
+    """(answer, docs, prompt) as HTML, HTML and text for each retriever, in order.
+
+    What goes wrong on the way to a generator is said on the page: the next question may do better.
+    """
+    question = run.one_line(question or "", LONGEST)
+    if not question:
+        return [('<p class="note">Ask a question.</p>', "", "")] * len(names)
+    try:
+        found = ask(question)
+    except BadInput as error:
+        return [(f'<p class="error">{safe(run.one_line(error))}</p>', "", "")] * len(names)
+    out = []
+    for column, name in enumerate(names):
+        one = found[name]
+        others = [found[other] for other in names if other != name]
+        only = asking.only_here(one, others[0]) if others else ()
+        answer = one.answer
+        note = (
+            f'<p class="note">docs in {one.search_ms:.0f} ms, answer in {answer.ms:.0f} ms, '
+            f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written</p>"
+        )
+        prompt = run.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
+        out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt))
+    return out
+
+
+def build(ask, names, *, title, examples):
+    """The gradio.Blocks of the page. ask(question) gives {name: Found} for each of `names`."""
+    import gradio as gr
+
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=len(names) > 1) as page:
+        gr.HTML(f"<h2>{safe(title)}</h2>")
+        with gr.Row():
+            question = gr.Textbox(
+                label="Question", lines=1, max_lines=3, max_length=LONGEST, scale=8, autofocus=True, elem_id="question"
+            )
+            button = gr.Button("Ask", variant="primary", scale=1, elem_id="ask")
+        if examples:
+            gr.Examples([run.one_line(each, 200) for each in examples], question, label="Examples")
+        outputs = []
+        with gr.Row():
+            for column, name in enumerate(names):
+                with gr.Column(min_width=320):
+                    if len(names) > 1:
+                        gr.HTML(f"<h3>{safe(name)}</h3>")
+                    answer = gr.HTML(elem_id=f"answer-{column}")
+                    docs = gr.HTML(elem_id=f"docs-{column}")
+                    with gr.Accordion("Prompt", open=False):
+                        prompt = gr.Textbox(lines=6, max_lines=30, interactive=False, show_label=False)
+                    outputs += [answer, docs, prompt]
+
+        def answer_all(text):
+            return [part for row in results(ask, names, text) for part in row]
+
+        # one question at a time: the models are shared, and others wait for their turn
+        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on([button.click, question.submit], lambda: gr.update(interactive=False), None, button, **quiet).then(
+            answer_all, question, outputs, concurrency_limit=1, api_visibility="private"
+        ).then(lambda: gr.update(interactive=True), None, button, **quiet)
+    return page
+
+
+def serve(ask, names, *, title, examples, host, port):
+    """Serve the page until the user interrupts; BadInput if gradio is missing or the address cannot be had."""
+    try:
+        import gradio as gr
+    except ImportError:
+        raise BadInput("--web needs gradio: pip install gradio") from None
+    page = build(ask, names, title=title, examples=examples)
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched for it
+    try:
+        _, url, _ = page.launch(
+            server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True,
+            ssr_mode=False, show_error=False, theme=theme, css=STYLE, footer_links=[], enable_monitoring=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise BadInput(f"--host {host} --port {port}: cannot be listened at ({run.one_line(error, 200)})") from None
+    print(f"{title}: open {url} ; Ctrl-C ends it", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("closed")
+    finally:
+        page.close()

@@ -1,0 +1,343 @@
+"""Generators that are models: tiny ones with random weights, checked against the libraries; a server over real HTTP."""
+
+import http.server
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from lib.files import BadInput
+from lib.rag import prompts, store
+from lib.rag.generators import Extractive, open_generator
+from lib.rag.server import TRIES, Server, retry_after
+
+CPU = torch.device("cpu")
+OPTIONS = {"device": CPU, "model": None, "context_tokens": 60, "answer_tokens": 6, "timeout": 2.0}
+DOCS = ("Slice the onions thinly and cook them over low heat.", "A roast should rest for ten minutes before carving.")
+PAIRS = [("how long should a roast rest?", DOCS), ("onions?", DOCS[:1]), ("nothing to read?", ())]
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer of bytes: it can spell everything."""
+    import tokenizers
+
+    base = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={chr(0): 0}, merges=[]))
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<pad>": 0, "<eos>": 1} | {letter: i + 2 for i, letter in enumerate(alphabet)}
+    base = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
+    base.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.decoder = tokenizers.decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=base, pad_token="<pad>", eos_token="<eos>", model_max_length=1024
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tokenizer, tmp_path_factory):
+    """Folders of a causal and a sequence-to-sequence model with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    causal = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SMALL, max_position_embeddings=1024, pad_token_id=0)
+    )
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0,
+                              decoder_start_token_id=0, eos_token_id=1)
+    )  # fmt: skip
+    for name, model in (("causal", causal), ("pairs", t5)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["causal", "pairs"])
+def test_a_language_model_answers_alike_alone_and_in_a_batch(models, kind):
+    generator = open_generator(f"hf:{models / kind}", **OPTIONS)
+    together, alone = generator.generate(PAIRS), [generator.generate([pair])[0] for pair in PAIRS]
+    assert [each.text for each in together] == [each.text for each in alone]
+    for answer, (question, _) in zip(together, PAIRS):
+        assert question in answer.prompt and prompts.SYSTEM in answer.prompt
+        assert answer.tokens[0] > 0 and answer.tokens[1] <= 6 and answer.ms > 0
+
+
+@pytest.mark.parametrize("kind", ["causal", "pairs"])
+def test_the_probability_of_abstaining_is_the_product_over_its_tokens(models, tokenizer, kind):
+    generator = open_generator(f"hf:{models / kind}", **OPTIONS)
+    pairs = [(PAIRS[0][0], doc) for doc in DOCS]
+    text, _ = generator.prompt(*[pairs[1][0], [pairs[1][1]]])
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    wanted, chance = tokenizer(prompts.ABSTAIN, add_special_tokens=False)["input_ids"], 1.0
+    model, written = generator.model, [0]
+    for token in wanted:  # one token after the other, as it would be written
+        with torch.no_grad():
+            if kind == "causal":
+                logits = model(input_ids=ids).logits[0, -1]
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+            else:
+                logits = model(input_ids=ids, decoder_input_ids=torch.tensor([written])).logits[0, -1]
+                written.append(token)
+        chance *= logits.softmax(-1)[token].item()
+    found = generator.abstain_probability(pairs)
+    assert found.shape == (2,) and found[1] == pytest.approx(chance, rel=1e-4) and (found >= 0).all()
+
+
+def test_a_chat_template_writes_the_prompt(models, tokenizer, tmp_path):
+    transformers.AutoModelForCausalLM.from_pretrained(models / "causal").save_pretrained(tmp_path)
+    other = transformers.AutoTokenizer.from_pretrained(models / "causal")
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+    )
+    other.save_pretrained(tmp_path)
+    text, docs = open_generator(f"hf:{tmp_path}", **OPTIONS).prompt("why?", DOCS)
+    assert text.startswith(f"<user>{prompts.SYSTEM}") and text.endswith("Answer:<answer>") and docs == 1
+
+
+def test_a_model_that_reads_too_little_is_refused(models, tmp_path):
+    transformers.AutoModelForCausalLM.from_pretrained(models / "causal").save_pretrained(tmp_path)
+    short = transformers.AutoTokenizer.from_pretrained(models / "causal")
+    short.model_max_length = 128
+    short.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="lower --answer_tokens"):
+        open_generator(f"hf:{tmp_path}", **OPTIONS)
+
+
+@pytest.mark.parametrize("kind", ["hf", "qa"])
+def test_a_folder_that_is_no_such_model(kind, tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BadInput) as error:
+        open_generator(f"{kind}:{tmp_path}", **OPTIONS)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------- extractive reading
+
+
+@pytest.fixture(scope="module")
+def reader(bert, tmp_path_factory):
+    """A question-answering model with random weights."""
+    folder = tmp_path_factory.mktemp("qa")
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.from_pretrained(bert)
+    transformers.BertForQuestionAnswering(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
+
+
+def best_span(folder, question, doc):
+    """(text, margin, P(no answer)) straight from the library, every span tried."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    inputs = tokenizer(question, doc, return_tensors="pt", return_offsets_mapping=True)
+    offsets, kinds = inputs.pop("offset_mapping")[0].tolist(), inputs.sequence_ids(0)
+    with torch.no_grad():
+        output = model(**inputs)
+    start, end = output.start_logits[0], output.end_logits[0]
+    own = [i for i, kind in enumerate(kinds) if kind == 1]
+    spans = [(start[i] + end[j], i, j) for i in own for j in own if 0 <= j - i < 30]
+    score, i, j = max(spans)
+    absent = start.softmax(0)[0] * end.softmax(0)[0]
+    return doc[offsets[i][0] : offsets[j][1]], (score - start[0] - end[0]).item(), absent.item()
+
+
+def test_a_reader_points_at_the_best_span(reader):
+    generator = open_generator(f"qa:{reader}", **OPTIONS)
+    question = PAIRS[0][0]
+    wanted = [best_span(reader, question, doc) for doc in DOCS]
+    found, nothing = generator.generate([(question, DOCS), (question, ())])
+    number = int(np.argmax([margin for _, margin, _ in wanted]))
+    assert found.confidence == pytest.approx(wanted[number][1], abs=1e-4)
+    if wanted[number][1] > 0:
+        assert found.text == f"{wanted[number][0]} [{number + 1}]" and found.citations == (number + 1,)
+    else:
+        assert found.abstained
+    assert nothing.abstained
+    chances = generator.abstain_probability([(question, doc) for doc in DOCS])
+    np.testing.assert_allclose(chances, [absent for *_, absent in wanted], atol=1e-5)
+
+
+def test_a_long_doc_is_read_in_windows(reader):
+    generator = open_generator(f"qa:{reader}", **OPTIONS)
+    padding = "cook them over low heat and slice the onions thinly " * 12
+    (found,) = generator.generate([("roast rest?", (padding + DOCS[1],))])
+    assert found.abstained or prompts.bare(found.text) in padding + DOCS[1]
+    (long_question,) = generator.generate([("roast " * 200, DOCS)])  # leaves no room for a doc
+    assert long_question.text == "" or long_question.citations
+
+
+# ------------------------------------------------------------------------------------------------- server
+
+
+class Replies(http.server.BaseHTTPRequestHandler):
+    """A server that says what the test wants: a list of (status, headers, body) or functions, the last one repeated."""
+
+    script, seen = [], []
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.reply(200, {}, json.dumps({"data": [{"id": "tiny"}]}).encode())
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append((dict(self.headers), json.loads(body)))
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        step(self) if callable(step) else self.reply(*step)
+
+    def reply(self, status, headers, body, *, promise=None):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(promise or len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def said(text, **more):
+    choice = {"message": {"content": text}, "finish_reason": "stop"} | more
+    return 200, {}, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}).encode()
+
+
+def half(handler):
+    handler.reply(*said("in 1937 [1]"), promise=5000)
+    handler.wfile.flush()
+    handler.connection.close()
+
+
+def slow(handler):
+    threading.Event().wait(1.0)
+    handler.reply(*said("too late"))
+
+
+@pytest.fixture
+def server():
+    """(url, Replies): a server on this machine for the time of a test."""
+    Replies.script, Replies.seen = [said("in 1937 [1]")], []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replies) as listening:
+        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}/v1"
+        listening.shutdown()
+        thread.join()
+
+
+def open_server(url, **options):
+    return Server(
+        url, **({"model": None, "context_tokens": 60, "answer_tokens": 6, "timeout": 2.0, "pause": 0.01} | options)
+    )
+
+
+def test_a_server_answers(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "hush")
+    generator = open_server(server)
+    found = generator.generate(PAIRS)
+    assert [each.text for each in found] == ["in 1937 [1]"] * 3
+    assert found[0].citations == (1,) and found[2].unknown == (1,) and found[0].tokens == (9, 3)
+    headers, body = Replies.seen[0]
+    assert headers["Authorization"] == "Bearer hush"
+    assert body["model"] == "tiny" and body["temperature"] == 0 and body["max_tokens"] == 6
+    asked = {each["messages"][1]["content"] for _, each in Replies.seen}
+    assert any("onions?" in text for text in asked) and "hush" not in generator.fingerprint + found[0].prompt
+
+
+def test_a_cut_reply_is_marked(server):
+    Replies.script = [said("in the year", finish_reason="length")]
+    assert open_server(server).generate(PAIRS[:1])[0].cut
+
+
+@pytest.mark.parametrize(
+    "first",
+    [(429, {"Retry-After": "0"}, b"slow down"), (500, {}, b"oops"), (503, {}, b""), (200, {}, b"<html>not json"), half],
+    ids=["429", "500", "503", "not json", "half"],
+)
+def test_what_goes_away_is_tried_again(server, first):
+    Replies.script = [first, first, said("in 1937 [1]")]
+    assert open_server(server).generate(PAIRS[:1])[0].text == "in 1937 [1]"
+    assert len(Replies.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "reply, wanted, tries",
+    [
+        ((429, {"Retry-After": "0"}, b"slow down"), "HTTP 429", TRIES),
+        ((500, {}, b"oops"), "HTTP 500", TRIES),
+        ((401, {}, b"who?"), "OPENAI_API_KEY", 1),
+        ((404, {}, b"no such model"), "no such model", 1),
+        ((200, {}, b"{}"), "no choices", 1),
+        ((200, {}, b'{"choices": [{"message": {"content": 7}}]}'), "no choices", 1),
+        ((200, {}, b"nonsense"), "not JSON", TRIES),
+        (half, "middle of a reply", TRIES),
+        (slow, "no reply within 0.2 s", TRIES),
+    ],
+    ids=["429", "500", "401", "404", "empty", "number", "not json", "half", "slow"],
+)
+def test_what_stays_is_one_line(server, reply, wanted, tries):
+    Replies.script = [reply]
+    generator = open_server(server, timeout=0.2 if reply is slow else 2.0)
+    with pytest.raises(BadInput) as error:
+        generator.generate(PAIRS[:1])
+    assert wanted in str(error.value) and server in str(error.value) and len(Replies.seen) == tries
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(BadInput, match="refused"):
+        open_server("http://127.0.0.1:9/v1")
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert retry_after("3", 1) == 3 and retry_after(None, 1) == 1 and retry_after("soon", 1) == 1
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1) == 0 and retry_after("1e9", 1) == 60
+
+
+# -------------------------------------------------------------------------------------------------- store
+
+
+class Counting(Extractive):
+    """An extractive generator that counts what it is asked."""
+
+    asked = 0
+
+    def generate(self, pairs):
+        self.asked += len(pairs)
+        return super().generate(pairs)
+
+
+def test_answers_are_asked_for_once_and_survive_a_cut(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    generator = Counting()
+    first = store.Answers(path, generator).ask(PAIRS + PAIRS, desc="")
+    assert generator.asked == 3 and first[:3] == first[3:]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])  # a kill in the middle of a line
+    again = store.Answers(path, generator)
+    texts = [each.text for each in again.ask(PAIRS, desc="")]
+    assert again.reused == 2 and texts == [each.text for each in first[:3]] and generator.asked == 4
+    assert len(path.read_bytes().splitlines()) == 4
+    with pytest.raises(BadInput, match="another generator"):
+        store.Answers(path, Extractive(count=1))
+    path.write_text(path.read_text().replace('"text"', '"texts"', 1))
+    with pytest.raises(BadInput, match=":2, answer: text is missing"):
+        store.Answers(path, generator)
+
+
+def test_nothing_is_lost_when_a_server_fails(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "BLOCK", 1)
+    Replies.script = [said("one [1]"), (404, {}, b"gone")]
+    generator = open_server(server)
+    with pytest.raises(BadInput, match="gone"):
+        store.Answers(tmp_path / "a.jsonl", generator).ask(PAIRS, desc="")
+    Replies.script = [said("two [1]")]
+    found = store.Answers(tmp_path / "a.jsonl", generator).ask(PAIRS, desc="")
+    assert [each.text for each in found] == ["one [1]", "two [1]", "two [1]"]

@@ -1,0 +1,405 @@
+"""rag_demo.py: questions, two retrievers side by side, scoring, what a gain is made of; the page."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from conftest import TINY, make_encoder
+
+from lib.data.collection import load_collection
+from lib.files import BadInput, read_json, write_json
+from lib.model import encoder as model
+from lib.rag import page, scoring
+from lib.rag.asking import Doc, Found
+from lib.rag.generators import Answer, Extractive
+from lib.search.bm25 import BM25
+
+GOLD = {"q01": ["forty minutes"], "q02": "ten minutes"}
+
+
+@pytest.fixture(scope="module")
+def desk(tiny, tmp_path_factory):
+    """A folder with the collection, once with gold answers, and a comparison of two arms and two seeds."""
+    folder = tmp_path_factory.mktemp("rag")
+    for name in ("tiny", "gold"):
+        shutil.copytree(TINY, folder / name)
+    lines = [json.loads(line) for line in open(folder / "gold/queries.jsonl", encoding="utf-8")]
+    for line in lines:
+        line["metadata"] = {"answers": GOLD.get(line["_id"], ["the juices", "heat"])}
+    (folder / "gold/queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    args = {"data": "gold", "encoder": "static", "negatives": ["in_batch", "bm25:2"], "seeds": [0, 1]}
+    write_json(folder / "runs/AB/config.json", {"args": args, "derived": {}, "inputs": {"collection": "gold"}})
+    for number, (arm, seed) in enumerate([(a, s) for a in ("in_batch", "bm25-2") for s in (0, 1)]):
+        own = folder / "runs/AB" / f"{arm}-s{seed}"
+        model.save_encoder(make_encoder(tiny, seed=number), own / "encoder")
+        write_json(own / "config.json", {"args": {"data": "gold", "encoder": "static"}, "derived": {}, "inputs": {}})
+    shutil.copytree(folder / "runs/AB/in_batch-s0", folder / "runs/R")
+    shutil.copytree(folder / "runs/AB/bm25-2-s0", folder / "runs/S")
+    return folder
+
+
+@pytest.fixture
+def arms(monkeypatch):
+    """The runs of the comparison, without the files of a training that reading one wants."""
+    from lib.evaluation import comparison
+
+    def read(folder, against=None):
+        names = ["in_batch", "bm25:2"]
+        if against not in (None, *names):
+            raise BadInput(f"--against {against!r}: no arm")
+        names.sort(key=lambda name: name != against)
+        return [comparison.Measured(arm, arm, seed, {}, {}, [], [], {}) for arm in names for seed in (0, 1)]
+
+    monkeypatch.setattr(comparison, "read_comparison", read)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# -------------------------------------------------------------------------------------------------- asking
+
+
+def test_two_runs_side_by_side(launch, desk, capsys):
+    question = "how long does it take to caramelise onions?"
+    assert launch("rag_demo.py", "--run", "runs/R", "runs/S", "--docs", 3, question, cwd=desk) == 0
+    printed = capsys.readouterr().out
+    assert "== runs/R" in printed and "== runs/S" in printed and printed.count("[1]") >= 2
+    first, second = (part.split("\n\n[") for part in printed.split("== ")[1:])
+    assert "only here" in printed or first[1:] == second[1:]
+
+
+def test_the_prompt_is_shown(launch, desk, capsys):
+    flags = ("--run", "runs/R", "--show_prompt", "onions?")
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
+    assert "extractive is sent no prompt" in capsys.readouterr().out
+
+
+def test_an_index_is_built_when_asked_for(launch, desk, capfd):
+    shutil.copytree(desk / "runs/R", desk / "runs/built", dirs_exist_ok=True)
+    assert launch("rag_demo.py", "--run", "runs/built", "--data", "tiny", "--build", "onions?", cwd=desk) == 0
+    assert (desk / "runs/built/index/tiny/meta.json").exists() and "[1]" in capfd.readouterr().out
+
+
+def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, capsys):
+    folder = shutil.copytree(TINY, tmp_path / "tiny")
+    lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(lines[0]) | {"text": "onions \x1b[2J\x1b]0;owned\x07 are browned in forty minutes over heat."}
+    (folder / "corpus.jsonl").write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n", encoding="utf-8")
+    assert launch("rag_demo.py", "--retriever", "bm25", "--data", "tiny", "onions browned", cwd=tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "browned" in printed and "\x1b" not in printed and "\x07" not in printed
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ((), "either --run R or --retriever bm25"),
+        (("--run", "runs/R", "--retriever", "bm25"), "either --run R"),
+        (("--run", "runs/R", "--split", "dev"), "--split needs --eval"),
+        (("--run", "runs/R", "--compare", "runs/AB"), "add --eval"),
+        (("--run", "runs/R", "--eval", "--web"), "--web plays no part with --eval"),
+        (("--run", "runs/R", "--port", "1"), "--port needs --web"),
+        (("--run", "runs/R", "--web", "onions?"), "--web takes its questions from the page"),
+        (("--run", "runs/R", "runs/S", "runs/R", "--show_prompt"), "two runs can be shown"),
+        (("--run", "runs/none", "onions?"), "runs/none"),
+        (("--retriever", "bm25", "--data", "tiny", "--build", "onions?"), "--build makes the index"),
+        (("--run", "runs/R", "--generator", "gpt:4", "--model", "x"), "--model is the name"),
+        (
+            ("--run", "runs/R", "--generator", "qa:none", "--answer_tokens", "9"),
+            "--answer_tokens is for language models",
+        ),
+        (("--run", "runs/R", "--timeout", "9", "onions?"), "--timeout is for servers"),
+        (("--run", "runs/R", "--eval", "--against", "x"), "--against chooses"),
+        (("--eval", "--compare", "runs/AB", "--data", "tiny"), "--data plays no part"),
+        (("--eval", "--run", "runs/R", "--generator", "extractive", "extractive"), "one for each folder"),
+        (("--eval", "--retriever", "bm25", "--data", "tiny", "--split", "train", "--name", "../x"), "../x"),
+    ],
+)
+def test_flags_that_do_not_go_together(refused, desk, flags, message):
+    assert message in refused("rag_demo.py", *flags, cwd=desk)
+
+
+# -------------------------------------------------------------------------------------------------- scoring
+
+
+def test_a_run_is_scored_and_an_interrupted_scoring_goes_on(launch, desk, capsys, monkeypatch):
+    flags = (
+        "--eval",
+        "--run",
+        "runs/R",
+        "--contexts",
+        "gold",
+        "random",
+        "closed_book",
+        "uncited",
+        "reversed",
+        "shuffled",
+    )
+    assert launch("rag_demo.py", *flags, "--distraction", cwd=desk) == 0
+    printed = capsys.readouterr().out
+    target = desk / "runs/R/answers/gold-test-extractive"
+    assert {path.name for path in target.iterdir()} >= {
+        "metrics.json", "answers.md", "questions-0.jsonl", "answers-0.jsonl", "outcomes.png", "coverage.png",
+    }  # fmt: skip
+    result = read_json(target / "metrics.json")
+    (row,) = result["arms"]
+    assert result["gold_answers"] == "metadata.answers" and row["means"]["f1"][0] == pytest.approx(
+        np.mean([line["f1"] for line in lines_of(target / "questions-0.jsonl") if line["context"] == "retrieved"])
+    )
+    assert sum(row["outcomes"].values()) == pytest.approx(1)
+    known = {each["arm"]: each for each in result["references"]}
+    assert known["closed book"]["means"]["abstained"] == [1.0] and known["gold"]["means"]["gold_recall"] == [1.0]
+    assert known["random"]["means"]["gold_recall"] == [0.0] and "spoiled" in row["means"]
+    assert "reversed f1" in row["means"] and "shuffled f1" in row["means"] and "F1 with the docs" in printed
+    # without metrics.json it counts as interrupted: what was answered is not asked again
+    (target / "metrics.json").unlink()
+    monkeypatch.setattr(Extractive, "generate", lambda self, pairs: pytest.fail(f"asked again: {pairs[:1]}"))
+    assert launch("rag_demo.py", *flags, "--distraction", cwd=desk) == 0
+    assert "answers of before are used again" in capsys.readouterr().out
+    again = read_json(target / "metrics.json")
+    for each in (result, again):
+        each["arms"][0]["means"].pop("ms")
+    assert again["arms"] == result["arms"]
+
+
+def test_answers_that_exist_are_not_replaced(launch, refused, desk):
+    flags = ("--eval", "--retriever", "bm25", "--data", "tiny", "--name", "twice", "--contexts")
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
+    result = read_json(desk / "runs/twice/answers/tiny-test-extractive/metrics.json")
+    assert result["gold_answers"].startswith("the first 2 sentences") and result["references"] == []
+    assert "holds answers already" in refused("rag_demo.py", *flags, cwd=desk)
+    assert launch("rag_demo.py", *flags, "--overwrite", cwd=desk) == 0
+
+
+def test_a_comparison_and_what_its_gains_are_made_of(launch, desk, arms):
+    assert launch("rag_demo.py", "--eval", "--compare", "runs/AB", "--docs", 3, cwd=desk) == 0
+    target = desk / "runs/AB/answers/gold-test-extractive"
+    result = read_json(target / "metrics.json")
+    assert [row["arm"] for row in result["arms"]] == ["in_batch", "bm25:2", "BM25"] and result["first"] == "in_batch"
+    for row in result["arms"][1:]:
+        parts = {name: test["difference"] for name, test in row["split"].items()}
+        assert parts["recall effect"] + parts["distractor effect"] == pytest.approx(parts["gain"], abs=1e-12)
+        assert parts["gain"] == pytest.approx(row["against_first"]["difference"], abs=1e-12)
+    assert (target / "split.png").exists() and (target / "gains.png").exists()
+    assert set(result["agreement"]) <= {"ndcg@10", "gold_recall", "answer_recall"}
+
+
+def test_parts_of_a_collection_are_pooled(launch, desk, arms, capsys):
+    shutil.copytree(desk / "runs/AB", desk / "runs/CD", ignore=shutil.ignore_patterns("answers"), dirs_exist_ok=True)
+    flags = ("--eval", "--compare", "runs/AB", "runs/CD", "--name", "both", "--against", "bm25:2", "--contexts", "gold")
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
+    result = read_json(desk / "runs/both/answers/gold-test-extractive/metrics.json")
+    single = len(load_collection(str(desk / "gold")).split("test"))
+    assert result["first"] == "bm25:2" and all(row["questions"] == 2 * single for row in result["arms"])
+
+
+def test_two_equal_runs_differ_by_nothing(launch, desk):
+    shutil.copytree(desk / "runs/R", desk / "runs/twin", ignore=shutil.ignore_patterns("answers"), dirs_exist_ok=True)
+    flags = ("--eval", "--run", "runs/R", "runs/twin", "--name", "twins", "--contexts")
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
+    (_, twin) = read_json(desk / "runs/twins/answers/gold-test-extractive/metrics.json")["arms"]
+    assert all(test["difference"] == test["low"] == test["high"] == 0 for test in twin["split"].values())
+
+
+class Oracle:
+    """Finds the relevant docs first, and behind them what BM25 finds."""
+
+    encoder = None
+
+    def __init__(self, collection, questions):
+        self.collection, self.known = collection, collection.known_docs(questions.rows)
+        self.bm25 = BM25.load(collection.docs)
+
+    def search(self, queries, k, known=None, among=None):
+        hits = self.bm25.search(queries, len(self.collection.docs))
+        rows = hits.rows.copy()
+        for i, own in enumerate(self.known):
+            gold = [row for row in own if row >= 0]
+            rest = [row for row in rows[i].tolist() if row not in gold and row >= 0]
+            rows[i] = (gold + rest + [-1] * rows.shape[1])[: rows.shape[1]]
+        return hits._replace(
+            rows=rows[:, :k], scores=-np.arange(k, dtype=np.float32) * np.ones((len(rows), 1), np.float32)
+        )
+
+
+def test_an_oracle_finds_no_more_than_itself(tiny, tmp_path):
+    """Against another retriever of all relevant docs at the same ranks, the recall effect is 0."""
+    from lib.rag.store import Answers
+
+    questions = scoring.Questions.of(tiny, "test")
+    oracle = scoring.Retrieved.of(Oracle(tiny, questions), questions, 4, self_match="drop")
+    swapped = [
+        each._replace(rows=each.rows[: sum(each.gold)] + each.rows[sum(each.gold) :][::-1]) for each in oracle.ranked
+    ]
+    other = scoring.Retrieved(swapped, oracle.top, oracle.ndcg)
+    docs = scoring.Docs(tiny.docs)
+    made = Answers(tmp_path / "a.jsonl", Extractive())
+    effects = scoring.split_of(made, questions, docs, oracle, other, 4, measure="f1", desc="")
+    assert (effects["recall effect"] == 0).all() and (effects["distractor effect"] == effects["gain"]).all()
+    assert (effects["gain"] != 0).any()
+    bm25 = scoring.Retrieved.of(BM25.load(tiny.docs), questions, 4, self_match="drop")
+    effects = scoring.split_of(made, questions, docs, bm25, oracle, 4, measure="f1", desc="")
+    total = effects["recall effect"] + effects["distractor effect"]
+    np.testing.assert_allclose(total, effects["gain"], atol=1e-12)
+
+
+class Doubting(Extractive):
+    """Has probabilities: of "no answer" the share of the alphabet that a doc does without."""
+
+    def abstain_probability(self, pairs):
+        return np.array([1 - len(set(doc.lower()) & set("abcdefghijklmnopqrstuvwxyz")) / 26 for _, doc in pairs])
+
+
+def test_distraction_leaves_false_distractors_out(tiny, tmp_path):
+    from lib.rag.store import Answers
+
+    questions = scoring.Questions.of(tiny, "test")
+    retrieved = scoring.Retrieved.of(BM25.load(tiny.docs), questions, 5, self_match="drop")
+    made, docs = Answers(tmp_path / "a.jsonl", Doubting()), scoring.Docs(tiny.docs)
+    found = scoring.distraction(made, questions, docs, retrieved, 5)
+    each = retrieved.ranked[0]
+    wanted = [
+        1 - made.generator.abstain_probability([("", docs[row])])[0]
+        for row, g in zip(each.rows[:5], each.gold)
+        if not g
+    ]
+    assert found["distracting effect"][0] == pytest.approx(np.mean(wanted))
+    # a doc that holds the gold answer and has no label counts apart
+    first = next(row for row, gold in zip(each.rows[:5], each.gold) if not gold)
+    golds = [[" ".join(docs[first].split()[:5])], *questions.golds[1:]]
+    told = scoring.Questions(tiny, "test", questions.rows, golds, "")
+    again = scoring.distraction(made, told, docs, retrieved, 5)
+    assert again["false distractors"][0] == pytest.approx(1 / len(wanted))
+    assert again["distracting effect"][0] == pytest.approx(np.mean(wanted[1:]))
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> ${alert(3)} {{x}} \x1b[2J"
+
+
+def found(text=HOSTILE, answer=None):
+    docs = [Doc(1, f"id{HOSTILE}", 0.5, HOSTILE, text), Doc(2, "b", 0.25, "", "a plain doc about roast meat")]
+    return Found(docs, answer or Answer(f"{HOSTILE} [1] and [2], [7]", (1, 2), (7,)), 1.0)
+
+
+def test_nothing_of_a_doc_becomes_markup():
+    for html in (page.answer_html(found(), 0), page.docs_html(found(), 0, HOSTILE, {1})):
+        assert "<script" not in html and "<img" not in html and "\x1b" not in html
+    html = page.answer_html(found(), 3)
+    assert '<a href="#doc-3-1">[1]</a>' in html and '<a href="#doc-3-2">[2]</a>' in html and "[7?]" in html
+
+
+def test_words_of_the_question_are_marked():
+    assert (
+        page.marked("Roast the MEAT, the meatball", "roast meat")
+        == "<mark>Roast</mark> the <mark>MEAT</mark>, the meatball"
+    )
+
+
+def test_what_the_page_says_when_there_is_no_answer():
+    names = ["runs/R"]
+    assert "Ask a question" in page.results(None, names, "  \n")[0][0]
+    nothing = page.results(lambda q: {"runs/R": Found([], Answer(""), 1.0)}, names, "x")[0][0]
+    assert "Nothing was found" in nothing
+    abstained = page.results(lambda q: {"runs/R": found(answer=Answer(""))}, names, "x")[0][0]
+    assert "do not answer" in abstained
+
+    def down(question):
+        raise BadInput("http://127.0.0.1:9: refused <b>")
+
+    assert "refused &lt;b&gt;" in page.results(down, names, "x")[0][0]
+    seen = []
+    page.results(lambda q: seen.append(q) or {"runs/R": found()}, names, "word " * 5000)
+    assert len(seen[0]) < 2010
+
+
+def test_the_page_is_built():
+    pytest.importorskip("gradio")
+    built = page.build(lambda q: {}, ["a", "b"], title="t", examples=["one?"])
+    assert sum(block["type"] == "html" for block in built.get_config_file()["components"]) >= 4
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path):
+    """Citations, two runs, empty, endless and hostile questions, a generator that is down, two users at once."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("no chromium here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1400"):
+        options.add_argument(flag)
+    release = threading.Event()
+
+    def ask(question):
+        if "down" in question:
+            raise BadInput("http://127.0.0.1:9/v1: connection refused")
+        if "slow" in question:
+            release.wait(20)
+        one = found(answer=Answer(f"{question} [1] [2]", (1, 2)))
+        return {"runs/A": one, "runs/B": Found(one.docs[1:], Answer("other [2]", (2,)), 2.0)}
+
+    built = page.build(ask, ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"])
+    _, url, _ = built.launch(prevent_thread_lock=True, quiet=True, css=page.STYLE, server_port=None, ssr_mode=False)
+    users = [webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) for _ in range(2)]
+    try:
+        for user in users:
+            user.get(url)
+        wait_for(users[0], "#question textarea, #question input")
+        type_in(users[0], "")
+        wait_for(users[0], "#answer-0 .note")
+        type_in(users[0], HOSTILE.replace("\x1b", ""))
+        wait_for(users[0], "#answer-0 .answer a")
+        assert not users[0].execute_script(
+            "return document.querySelectorAll('.doc script, .doc img, .answer img').length"
+        )
+        assert HOSTILE[:25] in users[0].find_element("css selector", "#docs-0").text
+        assert "only here" in users[0].find_element("css selector", "#docs-0").text  # the other found less
+        users[0].find_element("css selector", "#answer-0 .answer a").click()
+        assert users[0].current_url.endswith("#doc-0-1")
+        type_in(users[0], "x" * 10_000)
+        wait_for(users[0], "#answer-0 .answer", holds="xxxx")
+        type_in(users[0], "down")
+        wait_for(users[0], "#answer-0 .error", holds="refused")
+        type_in(users[0], "slow one")
+        wait_until(lambda: not users[0].find_element("css selector", "#ask").is_enabled())
+        type_in(users[1], "another user")
+        release.set()
+        wait_for(users[0], "#answer-0 .answer", holds="slow one")
+        wait_for(users[1], "#answer-0 .answer", holds="another user")
+        wait_until(lambda: users[0].find_element("css selector", "#ask").is_enabled())
+        with pytest.raises(Exception, match="no such alert"):
+            users[0].switch_to.alert  # noqa: B018 - reading it is the check
+        users[0].save_screenshot(str(tmp_path / "page.png"))
+    finally:
+        for user in users:
+            user.quit()
+        built.close()
+
+
+def type_in(user, text):
+    place = user.find_element("css selector", "#question textarea, #question input")
+    user.execute_script(
+        "const set = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(arguments[0]), 'value').set;"
+        "set.call(arguments[0], arguments[1]); arguments[0].dispatchEvent(new Event('input', {bubbles: true}));",
+        place, text,
+    )  # fmt: skip
+    user.find_element("css selector", "#ask").click()
+
+
+def wait_until(holds, seconds=20):
+    end = threading.Event()
+    for _ in range(int(seconds / 0.1)):
+        if holds():
+            return
+        end.wait(0.1)
+    pytest.fail("waited in vain")
+
+
+def wait_for(user, selector, holds=""):
+    wait_until(lambda: any(holds in each.text for each in user.find_elements("css selector", selector)))
