@@ -29,8 +29,8 @@ from lib.data.collection import load_collection
 from lib.data.pseudo_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plots, report
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json
+from lib.model import card, pooling
 from lib.model import encoder as model
-from lib.model import pooling
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
@@ -546,6 +546,7 @@ def train(args, parser, collection, folder, *, device):
     if dist.is_main():
         measures.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
         write_json(folder / "map.json", points)
+        card.write_card(folder / "encoder", chosen, {"config": config, "summary": summary})
         log.finish(summary)
         title, query = f"{arm} on {collection.name}, seed {seed}", collection.queries.text(qrels.queries[last[0]])
         with plots.optional(folder):

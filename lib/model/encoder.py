@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lib.data.tokens import Tokens
 from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, reading, write_json
+from lib.model.card import write_card
 from lib.model.head import read_modules
 from lib.model.static import StaticEncoder
 
@@ -25,6 +26,7 @@ def save_encoder(encoder, folder):
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         encoder.write(temporary)
+        write_card(temporary, encoder)
         write_json(
             temporary / "encoder.json",
             {"kind": encoder.kind, "dim": encoder.dim, "fingerprint": fingerprint_folder(temporary)},

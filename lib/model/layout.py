@@ -7,7 +7,7 @@ import copy
 import pathlib
 from typing import NamedTuple
 
-from lib.files import BadInput, check_keys, read_json, write_json, write_text
+from lib.files import BadInput, check_keys, read_json, write_json
 from lib.model.backbone import NO_LIMIT, load_tokenizer
 from lib.model.head import MODULES, Normalize, read_modules
 from lib.model.pooling import POOLINGS
@@ -174,7 +174,6 @@ def write(encoder, folder):
         },
     )
     write_json(folder / "settings.json", encoder.settings)
-    write_text(folder / "README.md", _card(encoder))
 
 
 def _write_tower(encoder, tower, folder, *, length, prefix=""):
@@ -201,30 +200,3 @@ def _write_tower(encoder, tower, folder, *, length, prefix=""):
         parts.append((f"{prefix}{len(parts)}_{type(module).__name__}", type(module).__name__))
         module.write(folder / parts[-1][0])
     return parts
-
-
-CARD = """# A retriever
-
-```python
-from sentence_transformers import SentenceTransformer
-
-encoder = SentenceTransformer("FOLDER")
-q_emb, d_emb = encoder.encode_query(["..."]), encoder.encode_document(["..."])
-```
-
-Vectors have {dim} dimensions and are compared by {similarity}.
-"""
-
-
-def _card(encoder):
-    """README.md of a saved encoder: how to use it, and where sentence-transformers would read it otherwise."""
-    settings = encoder.settings
-    text = CARD.format(dim=encoder.dim, similarity="cosine" if settings["normalize"] else "inner product")
-    short, long = sorted(settings[f"{kind}_length"] for kind in ("query", "doc"))
-    if encoder.query_tower is encoder.doc_tower and short < long:
-        kind = "query" if settings["query_length"] == short else "doc"
-        text += (
-            f"\nA {kind} is cut at {short} tokens. sentence-transformers has one length for queries and docs, {long} "
-            f"here: set `encoder.max_seq_length = {short}` before it encodes a {kind} that may be longer.\n"
-        )
-    return text

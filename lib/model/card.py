@@ -1,0 +1,107 @@
+"""README.md of a saved encoder: how to use it, what it was trained on, and how good it is."""
+
+from lib.files import write_text
+
+HEAD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- feature-extraction
+- dense-retrieval
+---
+# {title}
+
+{what} Vectors have {dim} dimensions and are compared by {similarity}.
+FOLDER stands for the folder that holds this file.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+encoder = SentenceTransformer("FOLDER")
+q_emb, d_emb = encoder.encode_query(["..."]), encoder.encode_document(["..."])
+scores = encoder.similarity(q_emb, d_emb)
+```
+
+With FAISS:
+
+```python
+import faiss
+
+index = faiss.IndexFlatIP({dim})
+index.add(d_emb)
+scores, rows = index.search(q_emb, 10)
+```
+
+With LangChain (package langchain-huggingface):
+
+```python
+from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(model_name="FOLDER"{options})
+```
+"""
+PROMPTS = ', encode_kwargs={"prompt_name": "document"}, query_encode_kwargs={"prompt_name": "query"}'
+# flags that the table names otherwise, or that say nothing of the encoder
+TOLD = frozenset("data encoder negatives seeds name overwrite resume temperature batch_size jobs device".split())
+
+
+def write_card(folder, encoder, record=None):
+    """Write README.md into an encoder's folder. record: {config, summary} of the run that trained it."""
+    static = encoder.kind == "static"
+    settings = {} if static else encoder.settings
+    prompts = any(settings.get(f"{kind}_prefix") for kind in ("query", "doc"))
+    text = HEAD.format(
+        title=record["summary"]["name"] if record else "A retriever",
+        what="A static encoder: the mean of learned token vectors."
+        if static
+        else f"A transformer encoder ({type(encoder.doc_tower.backbone).__name__}).",
+        dim=encoder.dim,
+        similarity="cosine" if settings.get("normalize", True) else "inner product",
+        options=PROMPTS if prompts else "",
+    )
+    write_text(folder / "README.md", text + _lengths(encoder) + (_training(**record) if record else ""))
+
+
+def _lengths(encoder):
+    """What sentence-transformers would read otherwise."""
+    if encoder.kind == "static":
+        return ""
+    short, long = sorted(encoder.settings[f"{kind}_length"] for kind in ("query", "doc"))
+    if encoder.query_tower is not encoder.doc_tower or short == long:
+        return ""
+    kind = "query" if encoder.settings["query_length"] == short else "doc"
+    return (
+        f"\nA {kind} is cut at {short} tokens. sentence-transformers has one length for queries and docs, {long} "
+        f"here: set `encoder.max_seq_length = {short}` before it encodes a {kind} that may be longer.\n"
+    )
+
+
+def _training(config, summary):
+    args, derived, inputs = config["args"], config["derived"], config["inputs"]
+    start = "random weights" if args["encoder"] == "static" or args["from_config"] else args["encoder"]
+    rows = {
+        "collection": f"{inputs['collection']} (fingerprint {inputs['collection_fingerprint']})",
+        "train queries": f"{derived['train_queries']:,}",
+        "started from": start,
+        "negatives": summary["negatives"],
+        "loss": "InfoNCE",
+    }
+    rows |= {"temperature": args["temperature"], "queries a step": args["batch_size"]}
+    rows |= {f"--{name}": _shown(value) for name, value in config["non_default"].items() if name not in TOLD}
+    rows |= {"steps": f"{summary['steps']:,}, the best on dev at {summary['best_step']:,}", "seed": summary["seed"]}
+    measured = {"this encoder": summary["test"], "BM25": summary["bm25"]}
+    measured |= {"before training": summary["untrained"]} if "untrained" in summary else {}
+    names = list(summary["test"])
+    lines = ["", "## Training", "", *_table(["", ""], [[name, str(value)] for name, value in rows.items()])]
+    lines += ["", "## Results", "", f"On the test queries of {inputs['collection']}, among all its docs:", ""]
+    lines += _table(["", *names], [[label, *(f"{of[name]:.4f}" for name in names)] for label, of in measured.items()])
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value):
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _table(head, lines):
+    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]
