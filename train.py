@@ -31,6 +31,7 @@ from lib.evaluation import comparison, diagnostics, experiment, measures, monito
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import card, pooling
 from lib.model import encoder as model
+from lib.model.distil import token_vectors, vocabulary_of
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
@@ -132,6 +133,10 @@ def parse_args():
     add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=run.number(int, least=30, most=10_000_000),
         default=16_000, help="WordPiece tokens, learned from the training side")
+    add("--init", metavar="NAME|FOLDER", help="a model that embeds these tokens, for vectors to start from instead of "
+        "random ones; --dim of their principal components are kept")
+    add("--init_vocabulary", choices=("model", "collection"), default="model", help="whose tokens: those of --init, or "
+        "--vocab_size that are learned from the collection")
     add = parser.group("transformer (defaults come from the model's own files)", only="transformer")
     add("--query_encoder", metavar="NAME|FOLDER", help="another model for queries, as with DPR: --encoder is the docs'")
     add("--pooling", type=pooling.checked, help=f"how token vectors become one: {', '.join(pooling.POOLINGS)}, or "
@@ -231,6 +236,8 @@ def without_effect(args, given):
         "epochs": bool(args.steps),
         "temperature learn_temperature": args.triplet_margin is not None and not args.distill_weight,
         "distill": not args.distill_weight,
+        "vocab_size": args.init and args.init_vocabulary == "model",
+        "init_vocabulary": not args.init,
     }
     return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})
 
@@ -576,7 +583,7 @@ def derive(args, encoder, order, device):
         "candidates": how_many(args.depth, args.candidates, thinned=bool(args.filters)),
         "refresh_every": refresh_every(args, order),
         "eval_every": args.eval_every or order.steps_per_epoch,
-        "peak_lr": args.lr or (round(4.5e-3 * args.batch_size**0.5, 4) if encoder.kind == "static" else 3e-5),
+        "peak_lr": args.lr or default_lr(args, encoder.kind),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
         "precision": precision if encoder.kind == "transformer" else "fp32",
         "model": model.describe(encoder),
@@ -627,7 +634,13 @@ def gradients(encoder, embedder, batch, queue, loss_fn, chunk_size, scale):
 def make_encoder(args, collection, *, seed):
     """The encoder to train: a new static one, or the one that --encoder names."""
     if args.encoder == "static":
-        return new_static(collection, dim=args.dim, vocab_size=args.vocab_size, seed=seed)
+        start, tokenizer = None, None
+        if args.init:
+            start = functools.partial(token_vectors, args.init, dim=args.dim, device=args.device or "cpu")
+            tokenizer = vocabulary_of(args.init) if args.init_vocabulary == "model" else None
+        return new_static(
+            collection, dim=args.dim, vocab_size=args.vocab_size, seed=seed, tokenizer=tokenizer, directions=start
+        )
     names = ("query_prefix", "doc_prefix", "pooling", "query_length", "doc_length")
     overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.normalize:
@@ -638,6 +651,11 @@ def make_encoder(args, collection, *, seed):
     if args.dropout is not None and encoder.kind == "transformer":
         encoder.set_dropout(args.dropout)
     return encoder
+
+
+def default_lr(args, kind):
+    """The peak learning rate where --lr is not given: of a static encoder by its batch, lower with --init."""
+    return round((1.4e-3 if args.init else 4.5e-3) * args.batch_size**0.5, 4) if kind == "static" else 3e-5
 
 
 def learning_rate(step, steps, warmup):
@@ -655,6 +673,8 @@ def inputs(args, collection):
     found = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
     if args.negatives_file:
         found["negatives_file"] = fingerprint_file(args.negatives_file)
+    if args.init:
+        found["init"] = model.fingerprint_folder(model.local_folder(args.init))
     if args.guide:
         found["guide"] = model.fingerprint_folder(model.local_folder(args.guide))
     return found

@@ -10,7 +10,8 @@ from conftest import embed_texts, make_encoder
 from lib.data.tokens import tokenize
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.model.static import load_or_train_wordpiece, train_wordpiece
+from lib.model.distil import token_vectors, vocabulary_of
+from lib.model.static import load_or_train_wordpiece, new_static, train_wordpiece
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,42 @@ def test_vectors_that_are_not_finite_are_refused_with_the_ids_of_their_texts(tin
     assert repr(tiny.docs.ids[bad[0]]) in str(refused.value) and f"of {len(bad)} of" in str(refused.value)
     with pytest.raises(BadInput, match="number 0"):
         embed_texts(encoder, [tiny.docs.text(7)])
+
+
+# ------------------------------------------------------------------------------------ a start that knows words
+
+
+def test_vectors_of_tokens_keep_the_angles_of_the_model(tiny, bert):
+    tokenizer = train_wordpiece(tiny.docs.texts, vocab_size=120)
+    found = token_vectors(str(bert), tokenizer, dim=16)
+    teacher = model.load_encoder(bert)
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    wanted = model.embed_texts(teacher, [token.removeprefix("##") for token in tokens], "doc")
+    wanted = wanted - wanted.mean(0)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(found @ found.T, wanted @ wanted.T, atol=1e-4)  # as many components as dimensions
+    short = token_vectors(str(bert), tokenizer, dim=3)
+    assert short.shape == (len(tokens), 3) and np.abs(np.linalg.norm(short, axis=1) - 1).max() < 1e-5
+    with pytest.raises(BadInput, match="--dim 17: --init .* has vectors of 16"):
+        token_vectors(str(bert), tokenizer, dim=17)
+
+
+def test_a_start_is_the_models_vectors_times_idf(tiny, bert):
+    tokenizer = vocabulary_of(str(bert))
+    start = new_static(
+        tiny, dim=8, vocab_size=0, seed=0, tokenizer=tokenizer,
+        directions=lambda given: token_vectors(str(bert), given, dim=8),
+    )  # fmt: skip
+    lengths = start.table.detach().norm(dim=1)
+    common, rare = (start.tokenizer.token_to_id(word) for word in ("the", "roast"))
+    assert lengths[common] < lengths[rare]
+    vectors = torch.nn.functional.normalize(start.table.detach(), dim=1).numpy()
+    np.testing.assert_allclose(vectors[rare], token_vectors(str(bert), tokenizer, dim=8)[rare], atol=1e-5)
+    ids, _, _ = start.tokenize(["the onions"], "query")
+    assert len(ids) == 2  # no special tokens
+
+
+def test_a_static_encoder_is_no_start(encoder, tmp_path):
+    model.save_encoder(encoder, tmp_path / "static")
+    with pytest.raises(BadInput, match="is a static encoder"):
+        vocabulary_of(str(tmp_path / "static"))

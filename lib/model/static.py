@@ -76,11 +76,14 @@ class StaticEncoder(nn.Module):
         self.tokenizer, self.dim = tokenizer, dim
         self.table = nn.Parameter(torch.empty(rows or tokenizer.get_vocab_size(), dim))
 
-    def init_weights(self, *, seed, idf):
-        """Random directions from `seed`, of length idf (V,) on average: untrained scores resemble TF-IDF."""
+    def init_weights(self, *, seed, idf, directions=None):
+        """Directions (V, D), or random ones from `seed`, of length idf (V,): untrained scores resemble TF-IDF."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.table.normal_(0.0, self.dim**-0.5, generator=generator)
+            if directions is None:
+                self.table.normal_(0.0, self.dim**-0.5, generator=generator)
+            else:
+                self.table.copy_(torch.as_tensor(directions))
             self.table.mul_(torch.as_tensor(idf, dtype=self.table.dtype)[:, None])
 
     def set_device(self, device, dtype=None):
@@ -168,18 +171,23 @@ class StaticEncoder(nn.Module):
         return encoder
 
 
-def new_static(collection, *, dim, vocab_size, seed):
-    """A static encoder to train: vocabulary and idf from the training side of a collection."""
+def new_static(collection, *, dim, vocab_size, seed, tokenizer=None, directions=None):
+    """A static encoder to train: idf and, without a tokenizer, the vocabulary are of a collection's training side.
+
+    directions(tokenizer) gives the (V, D) unit vectors to start from, random ones by default.
+    """
     qrels = collection.split("train")
     doc_rows = np.unique(qrels.docs[qrels.grades >= 1])  # docs of dev and test queries play no part
-    sides = ((collection.queries, qrels.queries), (collection.docs, doc_rows))
-    tokenizer = load_or_train_wordpiece(
-        lambda: (texts.text(row) for texts, rows in sides for row in rows),
-        vocab_size=vocab_size,
-        key=collection.fingerprint,
-    )
+    if tokenizer is None:
+        sides = ((collection.queries, qrels.queries), (collection.docs, doc_rows))
+        tokenizer = load_or_train_wordpiece(
+            lambda: (texts.text(row) for texts, rows in sides for row in rows),
+            vocab_size=vocab_size,
+            key=collection.fingerprint,
+        )
     encoder = StaticEncoder(tokenizer, dim=dim)
     ids = tokenize(collection.docs, encoder, "doc").select(doc_rows).ids
     document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.table))
-    encoder.init_weights(seed=seed, idf=np.log((1 + len(doc_rows)) / (1 + document_frequency)))
+    idf = np.log((1 + len(doc_rows)) / (1 + document_frequency))
+    encoder.init_weights(seed=seed, idf=idf, directions=directions and directions(tokenizer))
     return encoder
