@@ -4,7 +4,6 @@ import collections
 import textwrap
 
 import numpy as np
-from scipy import stats
 
 from lib.evaluation import significance
 from lib.evaluation.plots import STYLES, figure, legend_beside
@@ -98,6 +97,8 @@ def _correct(tests):
 
 def _agreement(arms, measure):
     """{retrieval measure: Kendall's tau with the answers} over the arms, where there are three or more."""
+    from scipy import stats  # here: it takes a second to import
+
     mean = lambda row, name: np.mean([x for x in row["means"].get(name, [None]) if x is not None] or [np.nan])  # noqa: E731
     found = {}
     quality = [mean(row, measure) for row in arms]
