@@ -40,7 +40,7 @@ from lib.negatives.candidates import POSITIVE, how_many
 from lib.negatives.filters import FILTERS, parse_filter
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
-from lib.negatives.sampler import MiningConfig, NegativeSampler
+from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
 from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.search.approximate import Approximate
@@ -103,6 +103,8 @@ def parse_args():
         "it puts above the positive")
     parser.add_options(add, loss.OPTIONS)
     add = parser.group("negatives", per_arm=True)
+    add("--in_batch", choices=tuple(IN_BATCH), default="on", help="docs of the other queries in a batch: "
+        + "; ".join(f"{name}, they {text}" for name, text in IN_BATCH.items()))
     add("--depth", type=run.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
     add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("uniform"),
         help=f"how each step draws K of them: {sampling.HELP}; default: uniform")
@@ -213,6 +215,8 @@ def check(args, parser):
     if args.guide_margin and not args.guide:
         raise BadInput("--guide_margin needs --guide")
     (arm,) = args.negatives
+    if args.in_batch == "off" and not all(stage.counts for stage in arm.stages):
+        raise BadInput(f"--in_batch off: the arm {arm} names no other negatives for all of the training")
     from_file = [any(SOURCES[name].needs_file for name in stage.counts) for stage in arm.stages]
     if any(from_file) and not args.negatives_file:
         raise BadInput(
@@ -405,6 +409,7 @@ def train(args, parser, collection, folder, *, device):
         mine_index=args.mine_index)  # fmt: skip
     sampler_of = functools.partial(
         NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
+        in_batch=args.in_batch,
         config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling, pool,
                             plan["refresh_every"], args.refresh_overlap, args.refresh_lag))  # fmt: skip
     sampler = sampler_of(miner=miner_of())

@@ -62,7 +62,7 @@ class Miner:
         return self._probe(self.step)
 
 
-def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=None, **config):
+def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=None, in_batch="on", **config):
     """A NegativeSampler with lists of 3 docs and a made-up miner, the order of its training, and the miner."""
     miner = Miner(collection, shift=shift, probe=probe)
     order = QueryOrder(len(miner.qrels), batch_size=batch_size, seed=0)
@@ -74,6 +74,7 @@ def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=
         collection=collection,
         miner=miner,
         upcoming=order.upcoming,
+        in_batch=in_batch,
     )
     return made, order, miner
 
@@ -466,3 +467,50 @@ def test_teacher_scores_find_their_columns(tiny, tmp_path):
     wanted = np.full((2, 4), np.nan)
     wanted[0, column["a08"]], wanted[1, column["c02"]], wanted[1, column["c01"]] = 0.5, 0.25, 2.5
     np.testing.assert_array_equal(made.teacher(batch, positions), wanted)
+
+
+# ---------------------------------------------------------------------------------------- docs of other queries
+
+
+def batches_of(collection, **options):
+    """The batches of six steps of random:2, and the sampler."""
+    made, order, _ = make_sampler("random:2", collection, **options)
+    return [made.batch(order.positions(step), step=step, epoch=0) for step in range(6)], made
+
+
+def test_without_in_batch_only_the_named_negatives_count(collection):
+    (on, _), (off, _) = batches_of(collection), batches_of(collection, in_batch="off")
+    for usual, batch in zip(on, off):
+        rows = np.arange(len(batch.labels))
+        assert not batch.invalid[rows, batch.labels].any()
+        counts = ~batch.invalid
+        counts[rows, batch.labels] = False
+        assert (batch.source[counts] > 0).all()
+        # what is named counts exactly where it counted before
+        np.testing.assert_array_equal(counts & (batch.source > 0), ~usual.invalid & (batch.source > 0) & counts)
+        assert (usual.invalid <= batch.invalid).all()
+
+
+def test_masked_in_batch_leaves_near_copies_of_positives_out(tmp_path):
+    from conftest import write_collection
+
+    from lib.data.collection import load_collection
+
+    story = "the roast should rest for ten minutes before it is carved at the table of the house"
+    docs = {
+        "a": story,
+        "b": story + " tonight",
+        "c": "bread rises in a warm place for an hour until it has doubled",
+        "d": "x y z",
+    }
+    queries = {name: f"question {name}" for name in docs}
+    qrels = {"train": [(name, name, 1) for name in docs]}
+    small = load_collection(write_collection(tmp_path / "small", docs, queries, qrels))
+    for in_batch, pairs in (("on", set()), ("masked", {("a", "b"), ("b", "a")})):
+        made, order, _ = make_sampler("in_batch", small, batch_size=4, in_batch=in_batch)
+        batch = made.batch(order.positions(0), step=0, epoch=0)
+        found = {
+            (small.queries.ids[batch.queries[i]], small.docs.ids[batch.docs[j]])
+            for i, j in zip(*np.nonzero(batch.invalid))
+        }
+        assert found == pairs

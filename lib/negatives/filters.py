@@ -12,7 +12,7 @@ import numpy as np
 from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
-from lib.negatives.near_copies import minhash
+from lib.negatives.near_copies import near_copies_of_positives
 
 
 def window(candidates, collection, first, last):
@@ -47,16 +47,7 @@ def quantile(candidates, collection, level):
 
 def near_copy(candidates, collection, similarity):
     """Docs whose 3-word shingles are this similar (Jaccard, by MinHash) to a positive's."""
-    signatures = minhash(collection.docs)
-    drop = np.zeros(candidates.docs.shape, dtype=bool)
-    for begin in range(0, len(drop), 256):
-        part = slice(begin, begin + 256)
-        own = signatures[np.maximum(candidates.docs[part], 0)]  # (n, C, HASHES)
-        known = collection.known_docs(candidates.queries[part])  # (n, P)
-        for column in known.T:
-            theirs = signatures[np.maximum(column, 0)][:, None]  # (n, 1, HASHES)
-            drop[part] |= ((own == theirs).mean(2) >= similarity) & (column >= 0)[:, None]
-    return drop
+    return near_copies_of_positives(collection, candidates.queries, candidates.docs, similarity=similarity)
 
 
 def answer(candidates, collection):

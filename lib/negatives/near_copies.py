@@ -32,6 +32,21 @@ def minhash(texts):
     return cached_array(cache_dir("minhash", f"{key}.npy"), make, mapped=True)
 
 
+def near_copies_of_positives(collection, query_rows, docs, *, similarity):
+    """(n, C) bool: whether doc row docs[i, c] is this similar (Jaccard, by MinHash) to a positive of query_rows[i]."""
+    signatures = minhash(collection.docs)
+    found = np.zeros(docs.shape, dtype=bool)
+    known = collection.known_docs(query_rows)  # (n, P)
+    block = max(1, (1 << 23) // max(1, docs.shape[1] * HASHES))
+    for begin in range(0, len(docs), block):
+        part = slice(begin, begin + block)
+        own = signatures[np.maximum(docs[part], 0)]  # (n, C, HASHES)
+        for column in known[part].T:
+            theirs = signatures[np.maximum(column, 0)][:, None]  # (n, 1, HASHES)
+            found[part] |= ((own == theirs).mean(2) >= similarity) & (column >= 0)[:, None]
+    return found & (docs >= 0)
+
+
 def signature(text):
     """(HASHES,) uint32: the least hash of the text's shingles under each of HASHES hash functions."""
     words = np.array([_hash_word(word) for word in normalise(text).split()] or [0], dtype=np.uint64)

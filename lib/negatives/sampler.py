@@ -11,9 +11,17 @@ from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
 from lib.negatives.candidates import BANDS, Candidates, band_names
+from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import Sampling
 from lib.negatives.sources import SOURCES
+
+IN_BATCH = {
+    "on": "count, but for known positives and their copies",
+    "masked": "count, but for near-copies of a positive too",
+    "off": "do not count: only the negatives that the arm names",
+}
+NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +107,11 @@ class NegativeSampler:
     step's. `only`, if given, are all positions that will ever be asked for.
     """
 
-    def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, only=None):
+    def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, only=None, in_batch="on"):
         self.starts = [round(stage.begin * steps) for stage in arm.stages]
         self.stages, self.steps, self.config, self.seed = arm.stages, steps, config, seed
         self.collection, self.qrels = collection, collection.split("train")
+        self.in_batch = in_batch  # of IN_BATCH
         self.labels = []  # the Label of each code that batches carry, from 1
         self.lists = {}  # source -> MinedList
         self.miner, self._upcoming, self._only = miner, upcoming, only
@@ -219,13 +228,21 @@ class NegativeSampler:
     def batch(self, positions, *, step, epoch, queue=None):
         """The Batch of the train queries at `positions`: a positive each, the arm's negatives, the queue's."""
         positives = draw_positives(self.qrels, positions, seed=self.seed, epoch=epoch)
-        return make_batch(
+        batch = make_batch(
             self.collection,
             self.qrels.queries[positions],
             positives,
             self.sample(positions, step=step, epoch=epoch),
             queue=queue and self.queued(queue, step),
         )
+        if self.in_batch == "on":
+            return batch
+        drop = batch.source == 0  # docs of other queries
+        if self.in_batch == "masked":
+            docs = np.where(drop, batch.columns, -1)
+            drop = near_copies_of_positives(self.collection, batch.queries, docs, similarity=NEAR_COPY)
+        drop[np.arange(len(drop)), batch.labels] = False
+        return dataclasses.replace(batch, invalid=batch.invalid | drop)
 
     def sample(self, positions, *, step, epoch):
         """{code: (B, K) doc rows, -1 for none}; labels[code - 1] says what a code stands for."""
