@@ -31,7 +31,7 @@ from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overf
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.pool import describe_pool, open_pool, within
 from lib.negatives.sources import SOURCES
-from lib.search.retriever import open_retriever
+from lib.search.retriever import fingerprint_of, open_retriever, parts
 from lib.search.sharded import cached_search
 
 OFFERED = [name for name, row in SOURCES.items() if row.draw or row.retriever or row.needs_file]
@@ -45,8 +45,10 @@ def parse_args():
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="train", help="the queries to mine for: train, dev or test")
     add("--run", help="run folder whose encoder mines; needed for the source dense")
+    add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner asks: any retriever, as in "
+        "evaluate.py --retriever, but no two of them joined")
     add("--sources", nargs="+", choices=OFFERED, metavar="SOURCE",
-        help=f"any of {', '.join(OFFERED)}; default: dense with --run, else bm25")
+        help=f"any of {', '.join(OFFERED)}; default: dense with --run, miner with --miner, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
     add("--negatives_format", choices=("own", *exchange.FORMATS), default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=run.ABOVE_0, help="share of --depth for each source; default: --depth of each")
@@ -83,7 +85,9 @@ def parse_args():
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
-    args.sources = args.sources or (["dense"] if args.run else ["bm25"])
+    args.sources = args.sources or (["miner"] if args.miner else ["dense"] if args.run else ["bm25"])
+    if ("miner" in args.sources) != bool(args.miner) or args.miner and parts(args.miner):
+        raise BadInput("the source miner and --miner M come together, and M is one retriever")
     if not args.run and (unfit := [name for name in args.sources if SOURCES[name].retriever == "run"]):
         raise BadInput(f"the source {unfit[0]} needs --run R: the run whose encoder mines")
     if args.mine_index and not any(SOURCES[name].retriever == "run" for name in args.sources):
@@ -144,6 +148,8 @@ def main():
         mined.append(found)
         if SOURCES[source].retriever == "run":
             encoder_fingerprint = retriever.encoder.fingerprint
+        elif SOURCES[source].retriever == "miner":
+            encoder_fingerprint = fingerprint_of(args.miner)
     if args.cross_encoder:
         from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
 
@@ -187,7 +193,7 @@ def mine(args, source, collection, qrels, pool, count, device):
             records = exchange.read(args.negatives_file, args.negatives_format, collection)
         found = load_candidates(args.negatives_file, collection, qrels, rows=records)
         return within(found, pool), None
-    spec = args.run if row.retriever == "run" else row.retriever
+    spec = {"run": args.run, "miner": args.miner}.get(row.retriever, row.retriever)
 
     def by(mine_index):
         retriever = open_retriever(

@@ -43,6 +43,7 @@ from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
 from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
+from lib.search import retriever
 from lib.search.approximate import Approximate
 
 # flags that say which runs there are, not what a run does
@@ -121,6 +122,8 @@ def parse_args():
         "added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked")
+    add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
+        "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
     add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4: what approximate search does to negatives")
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
@@ -218,6 +221,10 @@ def check(args, parser):
     if args.in_batch == "off" and not all(stage.counts for stage in arm.stages):
         raise BadInput(f"--in_batch off: the arm {arm} names no other negatives for all of the training")
     from_file = [any(SOURCES[name].needs_file for name in stage.counts) for stage in arm.stages]
+    if ("miner" in arm.sources) != bool(args.miner):
+        raise BadInput(f"--negatives {arm}: miner:K and --miner M come together: M is what is asked")
+    if args.miner and retriever.parts(args.miner):
+        raise BadInput(f"--miner {args.miner}: two retrievers joined by + have no scores for positives; name one")
     if any(from_file) and not args.negatives_file:
         raise BadInput(
             f"--negatives {arm}: file:K and --negatives_file F come together: F holds what file:K draws from"
@@ -406,7 +413,7 @@ def train(args, parser, collection, folder, *, device):
     miner_of = functools.partial(
         Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
         negatives_file=args.negatives_file, needs_teacher=bool(args.distill_weight),
-        mine_index=args.mine_index)  # fmt: skip
+        mine_index=args.mine_index, miner=args.miner, device=device)  # fmt: skip
     sampler_of = functools.partial(
         NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
         in_batch=args.in_batch,
@@ -678,6 +685,8 @@ def inputs(args, collection):
     found = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
     if args.negatives_file:
         found["negatives_file"] = fingerprint_file(args.negatives_file)
+    if args.miner:
+        found["miner"] = retriever.fingerprint_of(args.miner)
     if args.init:
         found["init"] = model.fingerprint_folder(model.local_folder(args.init))
     if args.guide:

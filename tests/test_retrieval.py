@@ -303,3 +303,78 @@ def test_docs_that_are_known_are_scored_by_an_index_read_from_disk(launch, desk,
     assert launch("evaluate.py", "--retriever", "runs/R+bm25", "--overwrite", cwd=desk) == 0
     shutil.rmtree(desk / "runs/R/index")
     capsys.readouterr()
+
+
+# -------------------------------------------------------------------------------------------- vectors from files
+
+
+@pytest.fixture
+def vectors(tiny, tmp_path):
+    """A folder with the vectors of an untrained encoder, and that encoder."""
+    encoder = make_encoder(tiny, seed=3)
+    for side, kind in (("queries", "query"), ("docs", "doc")):
+        texts = getattr(tiny, side)
+        np.save(tmp_path / f"{side}.npy", model.embed_texts(encoder, texts.texts(), kind))
+        write_json(tmp_path / f"{side}.ids.json", texts.ids)
+    return tmp_path, encoder
+
+
+def test_vectors_from_files_search_as_their_encoder_does(tiny, vectors):
+    folder, encoder = vectors
+    model.save_encoder(encoder, folder / "model")
+    queries = tiny.queries.view(tiny.split("test").queries)
+    known = tiny.known_docs(tiny.split("test").queries)
+    found, wanted = (open_retriever(str(spec), tiny, device=CPU, exact_in=1e9).search(queries, 7, known, np.arange(30))
+                     for spec in (folder, folder / "model"))  # fmt: skip
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_allclose(found.known, wanted.known, atol=1e-6)
+    with pytest.raises(BadInput, match="the collection's own queries only"):
+        open_retriever(str(folder), tiny, device=CPU).search(["typed"], 3)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: np.save(f / "docs.npy", np.zeros((3, 16), np.float32)), "docs.npy: 3 rows, and tiny has 40 docs"),
+        (lambda f: np.save(f / "docs.npy", np.zeros((40, 16), np.int32)), "of floats is wanted"),
+        (lambda f: np.save(f / "docs.npy", np.zeros(40, np.float32)), "of floats is wanted"),
+        (lambda f: np.save(f / "docs.npy", np.zeros((40, 8), np.float32)), "queries have 16 dimensions, docs 8"),
+        (lambda f: np.save(f / "docs.npy", np.full((40, 16), np.nan, np.float32)), "not finite"),
+        (lambda f: (f / "docs.npy").write_bytes(b"no array"), "docs.npy: cannot be read"),
+        (
+            lambda f: np.save(f / "docs.npy", np.array([{}] * 40, dtype=object), allow_pickle=True),
+            "docs.npy: cannot be read",
+        ),
+        (lambda f: write_json(f / "docs.ids.json", ["c02", "c01"]), "row 0 is the first other one"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(tiny, vectors, spoil, message):
+    folder, _ = vectors
+    spoil(folder)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        open_retriever(str(folder), tiny, device=CPU)
+
+
+def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys):
+    folder, _ = vectors
+    small = ("--data", "tiny", "--dim", 8, "--vocab_size", 200, "--batch_size", 6, "--steps", 4)
+    for name, spec in (("by-bm25", "bm25"), ("by-run", "runs/R"), ("by-vectors", str(folder))):
+        assert launch("train.py", *small, "--negatives", "miner:2", "--miner", spec, "--name", name, cwd=desk) == 0
+        config = read_json(desk / f"runs/{name}/config.json")
+        assert config["inputs"]["miner"] == ("bm25" if spec == "bm25" else config["inputs"]["miner"])
+        flags = ("--data", "tiny", "--miner", spec, "--depth", 5, "--name", f"lists-{name}")
+        assert launch("mine_negatives.py", *flags, cwd=desk) == 0
+    records = {}
+    for name, sources in (("lists-by-bm25", "miner"), ("of-bm25", "bm25")):
+        if name == "of-bm25":
+            assert launch("mine_negatives.py", "--data", "tiny", "--depth", 5, "--name", name, cwd=desk) == 0
+        lines = (
+            (desk / f"runs/{name}/negatives/tiny-train-{sources}.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+        )
+        records[name] = [json.loads(line) | {"source": ""} for line in lines]
+    assert records["lists-by-bm25"] == records["of-bm25"]
+    capsys.readouterr()
+    assert "come together" in refused("train.py", *small, "--negatives", "miner:2", cwd=desk)
+    assert "come together" in refused("train.py", *small, "--negatives", "bm25:2", "--miner", "bm25", cwd=desk)
+    assert "joined by +" in refused("train.py", *small, "--negatives", "miner:2", "--miner", "runs/R+bm25", cwd=desk)
+    assert "in_batch off" in refused("train.py", *small, "--negatives", "in_batch", "--in_batch", "off", cwd=desk)

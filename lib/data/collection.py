@@ -132,21 +132,21 @@ class TextView:
     """Some rows of Texts as a sequence of str that holds none of them: what retrievers search with."""
 
     def __init__(self, texts, rows):
-        self._texts, self._rows = texts, rows
+        self._texts, self.rows = texts, rows
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, part):
         """A text or, for a slice, a view of some of the texts."""
         if isinstance(part, slice):
-            return TextView(self._texts, self._rows[part])
-        return self._texts.text(self._rows[part])
+            return TextView(self._texts, self.rows[part])
+        return self._texts.text(self.rows[part])
 
     @property
     def fingerprint(self):
         """Identifies the texts and their order."""
-        return fingerprint(self._texts.fingerprint, self._rows.astype(np.int64))
+        return fingerprint(self._texts.fingerprint, self.rows.astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True)

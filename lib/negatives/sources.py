@@ -20,7 +20,7 @@ from lib.negatives.files import load_candidates
 from lib.negatives.pool import EVERYTHING, within
 from lib.search import exact
 from lib.search.approximate import Approximate
-from lib.search.retriever import open_retriever
+from lib.search.retriever import EXACT_RAM, open_retriever
 from lib.search.sharded import cached_search
 
 PROBE_QUERIES, PROBE_DOCS, PROBE_DEPTH = 200, 2000, 10  # of the fixed sample that shows drift
@@ -36,7 +36,7 @@ class Source:
     every: str = "stage"  # when it mines: as a stage begins, or again each "refresh" or "step"
     fixed: bool = False  # whether its lists are the same whatever the encoder: mined for all, once
     encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
-    retriever: str | None = None  # what searches for it in mine_negatives.py: bm25, or the encoder of --"run"
+    retriever: str | None = None  # what searches for it in mine_negatives.py: bm25, or what --"run" or --"miner" names
     needs_file: bool = False  # whether its lists stand in --negatives_file
     queue: bool = False  # whether its docs come with the vectors that they had
     explicit: bool = True  # whether it adds anything to the batch, and so takes a number
@@ -45,7 +45,8 @@ class Source:
 class Miner:
     """What sources mine with: the embedder, the encoder in training and the average of it.
 
-    positive: which of several positives' scores candidates are compared with.
+    positive: which of several positives' scores candidates are compared with. miner: what the source miner asks, in
+    the words of search.retriever.HELP.
     """
 
     def __init__(
@@ -59,7 +60,10 @@ class Miner:
         negatives_file=None,
         needs_teacher=False,
         mine_index=None,
+        miner=None,
+        device=None,
     ):
+        self.retriever, self.device = miner, device or torch.device("cpu")
         self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
         self.collection, self.pool, self.positive = embedder.collection, pool, positive
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
@@ -125,18 +129,24 @@ class Miner:
 
 def mine_bm25(miner, positions, count, last, encoder):
     """BM25's best, of all train queries."""
-    return _bm25_candidates(miner.collection, count, miner.positive, miner.pool)
+    return _best_of("bm25", "bm25", miner.collection, count, miner.positive, miner.pool, miner.device)
+
+
+def mine_by_miner(miner, positions, count, last, encoder):
+    """The best of the retriever that --miner names, of all train queries."""
+    return _best_of(miner.retriever, "miner", miner.collection, count, miner.positive, miner.pool, miner.device)
 
 
 @functools.lru_cache(maxsize=2)
-def _bm25_candidates(collection, count, positive, pool):
+def _best_of(spec, source, collection, count, positive, pool, device):
     rows = collection.split("train").queries
-    bm25 = open_retriever("bm25", collection, device=None)
+    retriever = open_retriever(spec, collection, device=device, exact_in=EXACT_RAM)
 
     def search(part, k, known):
-        return cached_search(bm25, collection.queries.view(rows[part]), k, known, pool.rows, desc="mining bm25")
+        view = collection.queries.view(rows[part])
+        return cached_search(retriever, view, k, known, pool.rows, desc=f"mining by {spec}")
 
-    return search_candidates(collection, rows, count, search, source="bm25", positive=positive)
+    return search_candidates(collection, rows, count, search, source=source, positive=positive)
 
 
 def mine_file(miner, positions, count, last, encoder):
@@ -194,6 +204,12 @@ SOURCES = {
         mine=mine_adore,
         every="step",
         encodes_corpus=True,
+    ),
+    "miner": Source(
+        "K of the best --depth of --miner: BM25, a run, any model, or vectors from files; mined once",
+        mine=mine_by_miner,
+        fixed=True,
+        retriever="miner",
     ),
     "queue": Source("the N most recent docs, with the vectors that the averaged encoder gave them", queue=True),
     "file": Source(

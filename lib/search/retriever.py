@@ -4,15 +4,17 @@ import pathlib
 
 from lib import dist
 from lib.files import BadInput
-from lib.model.encoder import load_to_encode, local_folder
+from lib.model.encoder import fingerprint_folder, load_to_encode, local_folder
 from lib.search import faiss_index
 from lib.search.bm25 import BM25
 from lib.search.fusion import Fusion
 from lib.search.sharded import Sharded
+from lib.search.vectors import Vectors, is_folder_of_vectors
 
 HELP = (
     "bm25; a run folder, whose index is searched, or exactly where it has none; a model's folder or hub name, "
-    "searched exactly; or two of them joined by +, whose scores are mixed"
+    "searched exactly; a folder with queries.npy and docs.npy, vectors of any system; or two of them joined by +, "
+    "whose scores are mixed"
 )
 EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
@@ -30,6 +32,8 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     folder = pathlib.Path(spec)
     if pair := parts(spec):
         return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
+    if is_folder_of_vectors(spec):
+        return Vectors.open(spec, collection)
     place = folder / "index" / collection.name
     if (folder / "encoder").is_dir():
         if (place / "meta.json").exists() and not exact_in:
@@ -51,6 +55,16 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     return Sharded.open(
         collection.docs, encoder, precision=precision, max_ram=exact_in or EXACT_RAM, mine_index=mine_index
     )
+
+
+def fingerprint_of(spec):
+    """Identifies what `spec` names by its content, without opening it on a collection."""
+    if spec == "bm25":
+        return spec
+    folder = pathlib.Path(spec)
+    if (folder / "encoder").is_dir():
+        return fingerprint_folder(folder / "encoder")
+    return fingerprint_folder(folder if is_folder_of_vectors(spec) else local_folder(spec))
 
 
 def run_of(spec):
