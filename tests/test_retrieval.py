@@ -345,7 +345,7 @@ def test_vectors_from_files_search_as_their_encoder_does(tiny, vectors):
             lambda f: np.save(f / "docs.npy", np.array([{}] * 40, dtype=object), allow_pickle=True),
             "docs.npy: cannot be read",
         ),
-        (lambda f: write_json(f / "docs.ids.json", ["c02", "c01"]), "row 0 is the first other one"),
+        (lambda f: write_json(f / "docs.ids.json", ["c02", "c01"]), "the first that differs is row 0"),
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(tiny, vectors, spoil, message):
