@@ -4,6 +4,8 @@
     python mine_negatives.py --run runs/R --sources dense   # with a run's encoder, on the run's own data
     python mine_negatives.py --run runs/R --sources bm25 dense --filters percpos:0.95 near_copy:0.8
     python mine_negatives.py --run runs/R --audit 0.3       # how many of the negatives are really positives?
+    python mine_negatives.py --miner MODEL                  # any model, run, or vectors from files
+    python mine_negatives.py --check F --data D             # what is wrong with a file of ours, or of another system
     python mine_negatives.py --sources file --negatives_file F --negatives_format flagembedding   # convert
     torchrun --nproc_per_node 4 -- mine_negatives.py --run runs/R                # the same file, sooner
 
@@ -17,6 +19,7 @@ cache: a killed command continues, and other filters cost seconds.
 import dataclasses
 import os
 import pathlib
+import sys
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from lib.data.collection import collection_of, load_collection
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
-from lib.negatives import audit, exchange, filters, sampling
+from lib.negatives import audit, check, exchange, filters, sampling
 from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.pool import describe_pool, open_pool, within
@@ -77,6 +80,10 @@ def parse_args():
     add("--format", choices=("own", *exchange.FORMATS), default="own", help="of the file; own keeps it all")
     add("--mine_index", metavar="STRING", help="search by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4; prints how much of the exact lists it finds")
+    add("--check", metavar="F", help="look at a negatives file of ours or, with --negatives_format, of another system "
+        "instead of mining: known positives and copies of them, duplicates, docs of dev and test, and more")
+    add("--limits", nargs="+", type=check.parse_limit, default=[], metavar="FINDING=SHARE", help="of --check: exit "
+        f"code 1 if more is found; FINDING is one of {', '.join(check.FINDINGS)}")
     add("--max_ram", type=run.ABOVE_0, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
     add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
@@ -85,6 +92,13 @@ def parse_args():
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
+    if args.check:
+        given = run.non_default(args, parser)
+        if unused := given.keys() - {"check", "limits", "negatives_format", "data", "strict", "split", "run", "name"}:
+            raise BadInput(f"--{min(unused)} plays no part with --check")
+        return args, parser
+    if args.limits:
+        raise BadInput("--limits needs --check F")
     args.sources = args.sources or (["miner"] if args.miner else ["dense"] if args.run else ["bm25"])
     if ("miner" in args.sources) != bool(args.miner) or args.miner and parts(args.miner):
         raise BadInput("the source miner and --miner M come together, and M is one retriever")
@@ -113,6 +127,8 @@ def parse_args():
 
 def main():
     args, parser = parse_args()
+    if args.check:
+        return check_file(args)
     device = dist.start(pick_device(args.device))
     trained = pathlib.Path(args.run) if args.run else None
     with dist.main_first():
@@ -180,6 +196,25 @@ def main():
         }
         write(path, args, collection, kept, header, clock, spec)
     dist.stop()
+
+
+def check_file(args):
+    """Look at a negatives file: a table, a figure, and exit code 1 if a limit is passed."""
+    _, collection = collection_of(args.data, pathlib.Path(args.run) if args.run else None, strict=args.strict)
+    found, drawn = check.look(check.read_any(args.check, args.negatives_format, collection), collection, args.split)
+    folder = run.run_path(args.name or f"{collection.name}-check") / pathlib.Path(args.check).name
+    text = check.to_table(found, args.check)
+    write_text(folder / "check.md", text)
+    write_json(folder / "check.json", {name: one._asdict() | {"share": one.share} for name, one in found.items()})
+    with plots.optional(folder):
+        plots.negatives_file(folder / "check.png", drawn, title=f"{args.check} on {collection.name}")
+    print(f"{text}\nwrote   {folder}/: check.md, check.json, check.png")
+    if wrong := [name for name in check.WRONG if found[name].count]:
+        print(f"warning: {', '.join(wrong)}: no list of negatives should have any")
+    if passed := [(name, most) for name, most in args.limits if found[name].share > most]:
+        name, most = passed[0]
+        print(f"--limits {name}={most:g}: found {found[name].share:.4f}")
+        sys.exit(1)
 
 
 def mine(args, source, collection, qrels, pool, count, device):

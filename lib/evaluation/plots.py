@@ -163,6 +163,17 @@ def neighbourhood(path, points, *, title):
         ax.legend(frameon=False, fontsize=8)
 
 
+def negatives_file(path, drawn, *, title):
+    """What a negatives file holds: how long its lists are, and how often its docs are used."""
+    with figure(path, 2) as (left, right):
+        left.hist(drawn["lists"], bins=min(40, 1 + int(drawn["lists"].max())), color=STYLES[0][0])
+        left.set(xlabel="negatives of a query", ylabel="queries", title=title[:80])
+        right.plot(1 + np.arange(len(drawn["uses"])), drawn["uses"], color=STYLES[1][0])
+        right.set(
+            xlabel="docs, the most used first", ylabel="queries that it is a negative of", xscale="log", yscale="log"
+        )
+
+
 def score_histogram(path, scores, *, title):
     """One panel per source: scores {source: (of its candidates, of the positives)} as two histograms."""
     with figure(path, len(scores), width=4.4) as axes:

@@ -87,6 +87,32 @@ def read(path, format, collection):
                 )
 
 
+def read_as_it_stands(path, format, collection):
+    """Yield (line, query row, doc row, score, best score) of each negative, -1 for what the collection lacks.
+
+    Unlike read(), nothing is refused but lines that are malformed: for those who look at what a file holds.
+    """
+    _, held, _, parse = TABLE[format]
+    tsv = format.startswith("msmarco")
+    find_query = _finder(collection.queries, "query", by_id="qid" in held, squeeze=tsv)
+    find_doc = _finder(collection.docs, "doc", by_id="doc_id" in held, squeeze=tsv)
+
+    def row(find, value):
+        try:
+            return find(value)
+        except BadInput:
+            return -1
+
+    for number, item in beir.read_lines(path) if tsv else _objects(path):
+        try:
+            query, _, negatives, *scores = parse(item)
+        except BadInput as error:
+            raise BadInput(f"{path}:{number}: {error}") from None
+        best, scores = scores or (None, [None] * len(negatives))
+        for doc, score in zip(negatives, scores):
+            yield number, row(find_query, query), row(find_doc, doc), score, best
+
+
 def _refuse_positives(collection, query, rows, positives=()):
     """BadInput if a doc of `rows` is known as relevant to the query, is the query, or is a copy of a positive."""
     rows, groups = np.array(rows, dtype=np.int64), collection.docs.groups
