@@ -359,7 +359,8 @@ class Asked:
 
     def values(self, arm, seed, retrieved):
         """{value: (n,) array} of what one retriever found."""
-        k, contexts = self.args.docs, contexts_of(self.args)
+        args = self.args
+        k, contexts = args.docs, contexts_of(args)
         best = retrieved.best(k)
         given = scoring.answered(self.store, self.questions, self.docs, best, desc=arm)
         found = scoring.records(self.questions, self.docs, best, given)
@@ -379,7 +380,7 @@ class Asked:
                     record["needed"] = None if math.isnan(needed) else needed
             else:
                 values[f"{context} f1"] = arrays(scoring.records(self.questions, self.docs, rows, other))["f1"]
-        if self.args.distraction:
+        if args.distraction:
             if self.store.generator.abstain_probability is not None:
                 values |= scoring.distraction(self.store, self.questions, self.docs, retrieved, k)
             else:
