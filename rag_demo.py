@@ -352,10 +352,11 @@ class Asked:
 
     def retrieve(self, spec):
         """The Retrieved of one retriever."""
+        args = self.args
         retriever, _ = retrieval.open_with(
-            self.args, spec, self.questions.collection, device=pick_device(self.args.device)
+            args, spec, self.questions.collection, device=pick_device(args.device)
         )
-        return scoring.Retrieved.of(retriever, self.questions, self.args.docs, self_match=self.args.self_match)
+        return scoring.Retrieved.of(retriever, self.questions, args.docs, self_match=args.self_match)
 
     def values(self, arm, seed, retrieved):
         """{value: (n,) array} of what one retriever found."""
