@@ -353,9 +353,7 @@ class Asked:
     def retrieve(self, spec):
         """The Retrieved of one retriever."""
         args = self.args
-        retriever, _ = retrieval.open_with(
-            args, spec, self.questions.collection, device=pick_device(args.device)
-        )
+        retriever, _ = retrieval.open_with(args, spec, self.questions.collection, device=pick_device(args.device))
         return scoring.Retrieved.of(retriever, self.questions, args.docs, self_match=args.self_match)
 
     def values(self, arm, seed, retrieved):

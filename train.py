@@ -204,7 +204,7 @@ def check(args, parser):
             else f"--{unused[0]} shapes a new static encoder: leave it out here"
         )
     if args.triplet_margin is not None:
-        names = ("directions", "hardness_strength", "label_smoothing", "debias")
+        names = ("directions", "hardness_strength", "focal", "label_smoothing", "debias")
         if unused := [name for name in names if name in given]:
             raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
     if args.debias and args.label_smoothing:
@@ -249,6 +249,8 @@ def without_effect(args, given):
         "distill": not args.distill_weight,
         "vocab_size": args.init and args.init_vocabulary == "model",
         "init_vocabulary": not args.init,
+        "hardness_of": not args.hardness_strength,
+        "guide_margin_of": not args.guide_margin,
     }
     return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})
 
@@ -478,6 +480,7 @@ def train(args, parser, collection, folder, *, device):
             if encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
                 torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
             extra = {"temperature": log_temperature.exp(), "guide": guide and guide.scores(batch)}
+            extra["explicit"] = batch.source > 0 if args.hardness_of != "all" else None
             extra["teacher"] = sampler.teacher(batch, positions) if args.distill_weight else None
             value, scores, mask = gradients(
                 encoder, embedder, batch, queue, functools.partial(loss_fn, **extra), chunk_size, scaler.scale

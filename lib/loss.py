@@ -23,6 +23,21 @@ OPTIONS = {
         "limits": {"least": 0},
         "help": "adds this times its similarity to each negative's logit",
     },
+    "hardness_of": {
+        "default": "all",
+        "choices": ("all", "explicit", "in_batch"),
+        "help": "which negatives --hardness_strength is for: all, those that the arm names, or docs of other queries",
+    },
+    "focal": {
+        "default": 0.0,
+        "limits": {"least": 0},
+        "help": "weighs each query by (1 - the probability of its positive) to this power: easy queries count less",
+    },
+    "spread": {
+        "default": 0.0,
+        "limits": {"least": 0},
+        "help": "weight of the global orthogonal regulariser, which spreads queries and docs over the sphere",
+    },
     "label_smoothing": {
         "default": 0.0,
         "limits": {"least": 0, "below": 1},
@@ -38,6 +53,11 @@ OPTIONS = {
         "default": 0.0,
         "limits": {},
         "help": "with --guide: negatives above the positive's guide score minus this do not count either",
+    },
+    "guide_margin_of": {
+        "default": "one",
+        "choices": ("one", "positive"),
+        "help": "what --guide_margin is a share of: one (the margin itself), or the positive's guide score",
     },
     "triplet_margin": {
         "default": None,
@@ -67,11 +87,16 @@ def contrastive_loss(
     temperature,
     directions=(),
     hardness_strength=0.0,
+    hardness_of="all",
+    explicit=None,
+    focal=0.0,
+    spread=0.0,
     label_smoothing=0.0,
     debias=0.0,
     mask_margin=None,
     guide=None,
     guide_margin=0.0,
+    guide_margin_of="one",
     triplet_margin=None,
     dims=(),
     teacher=None,
@@ -89,13 +114,19 @@ def contrastive_loss(
     directions       more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): doc_to_query other
                      queries against the positive doc, query_to_query other queries against the query,
                      doc_to_doc other docs against the positive doc
-    hardness_strength  alpha: adds alpha * similarity, without its gradient, to the logit of each negative
+    hardness_strength  alpha: adds alpha * similarity, without its gradient, to the logit of each negative of the
+                     group hardness_of: all, explicit, in_batch; explicit (B, N) bool tells them apart
+    focal            gamma: a query's loss times (1 - p)^gamma, p the probability of its positive (Lin et al. 2017)
+    spread           weight of the global orthogonal regulariser (Zhang et al. 2017): the squared mean of the inner
+                     products of different queries, and of different docs, and what the mean of their squares
+                     exceeds 1 / D by, as on a sphere where vectors lie uniformly
     label_smoothing  share of the target that is spread evenly over the negatives
     debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020,
                      eq. 8)
     mask_margin      negatives that score above their positive by more than this do not count
     guide            (B, N) scores of another encoder: negatives whose guide score is above the positive's
-                     guide score minus guide_margin do not count (GISTEmbed, Solatorio 2024)
+                     guide score minus guide_margin do not count (GISTEmbed, Solatorio 2024); guide_margin_of positive:
+                     minus guide_margin times the size of the positive's guide score
     triplet_margin   instead of InfoNCE, the mean of max(0, margin - positive + negative) over all negatives
     dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the
                      vectors, normalised anew
@@ -110,7 +141,7 @@ def contrastive_loss(
             if dim < q_emb.shape[1]:
                 q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
             scores = q @ d.T  # (B, N)
-            mask = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin)
+            mask = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin, guide_margin_of)
             if triplet_margin is not None:
                 value = triplet(scores, labels, mask, margin=triplet_margin)
             else:
@@ -121,10 +152,14 @@ def contrastive_loss(
                     mask,
                     temperature=temperature,
                     hardness=hardness_strength,
+                    hard=hard_group(hardness_of, explicit, scores.shape[1] + sum(s.shape[1] for s, _ in extra)),
+                    focal=focal,
                     debias=debias,
                     label_smoothing=label_smoothing,
                     extra=extra,
                 )
+            if spread:
+                value = value + spread * (orthogonality(q) + orthogonality(d))
             if distill_weight:
                 taught = distillation(scores, labels, teacher, kind=distill, temperature=temperature)
                 value = (1 - distill_weight) * value + distill_weight * taught
@@ -132,7 +167,25 @@ def contrastive_loss(
     return torch.stack(values).mean(), scores.detach(), mask  # of the whole vectors, which come last
 
 
-def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smoothing, extra):
+def hard_group(name, explicit, width):
+    """(B, width) bool: the negatives that are weighted by their hardness; True for all. Extra columns are in_batch."""
+    if name == "all":
+        return True
+    named = F.pad(explicit, (0, width - explicit.shape[1]))
+    return named if name == "explicit" else ~named
+
+
+def orthogonality(vectors):
+    """How far the inner products of different vectors (n, D) are from those of a uniform sphere; 0 for one vector."""
+    n, dim = vectors.shape
+    products = vectors @ vectors.T
+    pairs = max(1, n * (n - 1))
+    first = (products.sum() - products.diagonal().sum()) / pairs
+    second = ((products**2).sum() - (products.diagonal() ** 2).sum()) / pairs
+    return first**2 + F.relu(second - 1 / dim)
+
+
+def info_nce(scores, labels, off, *, temperature, hardness, hard, focal, debias, label_smoothing, extra):
     """Mean over queries of -log softmax at the positive. scores, off (B, N); extra: [(similarities, off)]."""
     rows = torch.arange(len(scores), device=scores.device)
     is_positive = F.one_hot(labels, scores.shape[1]).bool()
@@ -140,7 +193,7 @@ def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smooth
     off = torch.cat([off & ~is_positive, *(o for _, o in extra)], 1)
     is_negative = ~off
     is_negative[rows, labels] = False
-    logits = similarities / temperature + hardness * similarities.detach() * is_negative
+    logits = similarities / temperature + hardness * similarities.detach() * (is_negative & hard)
     logits = logits.masked_fill(off, float("-inf"))
     positive = logits[rows, labels]  # (B,)
     if debias:
@@ -148,13 +201,19 @@ def info_nce(scores, labels, off, *, temperature, hardness, debias, label_smooth
         negatives = (logits - top[:, None]).masked_fill(~is_negative, float("-inf")).exp().sum(1)
         corrected = (negatives - debias * count * (positive - top).exp()) / (1 - debias)
         floor = count * (-1 / torch.as_tensor(temperature, device=scores.device) - top).exp()  # cosines of -1
-        return (torch.log((positive - top).exp() + torch.maximum(corrected, floor)) - (positive - top)).mean()
+        value = torch.log((positive - top).exp() + torch.maximum(corrected, floor)) - (positive - top)
+        return focused(value, value, focal).mean()
     log_probs = logits.log_softmax(1)
-    value = -log_probs[rows, labels]
+    value = plain = -log_probs[rows, labels]
     if label_smoothing:
         spread = -(log_probs.masked_fill(~is_negative, 0.0).sum(1)) / is_negative.sum(1).clamp(min=1)
         value = (1 - label_smoothing) * value + label_smoothing * spread
-    return value.mean()
+    return focused(value, plain, focal).mean()
+
+
+def focused(value, plain, focal):
+    """value (B,) times (1 - exp(-plain))^focal."""
+    return value * (-torch.expm1(-plain)).clamp(min=1e-12) ** focal if focal else value
 
 
 def extra_terms(q, d, scores, labels, invalid, directions):
@@ -174,14 +233,15 @@ def extra_terms(q, d, scores, labels, invalid, directions):
     return extra
 
 
-def likely_positive(scores, labels, mask_margin, guide, guide_margin):
+def likely_positive(scores, labels, mask_margin, guide, guide_margin, guide_margin_of="one"):
     """(B, N) bool: negatives that look relevant by the scores themselves or a guide's; never the positive."""
     rows = torch.arange(len(scores), device=scores.device)
     off = torch.zeros_like(scores, dtype=torch.bool)
     if mask_margin is not None:
         off |= scores.detach() > scores.detach()[rows, labels][:, None] + mask_margin
     if guide is not None:
-        off |= guide > guide[rows, labels][:, None] - guide_margin
+        best = guide[rows, labels][:, None]  # (B, 1); a cosine may be negative: its size scales the margin
+        off |= guide > best - guide_margin * (best.abs() if guide_margin_of == "positive" else 1.0)
     off[rows, labels] = False
     return off
 

@@ -11,6 +11,8 @@ OPTIONS = {
     "plain": {},
     "directions": {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
     "hardness strength": {"hardness_strength": 5.0},
+    "focal": {"focal": 2.0},
+    "spread": {"spread": 0.5},
     "label smoothing": {"label_smoothing": 0.2},
     "debias": {"debias": 0.1},
     "mask margin": {"mask_margin": 0.05},

@@ -116,23 +116,29 @@ def loop_loss(
     temperature,
     directions=(),
     hardness_strength=0.0,
+    hardness_of="all",
+    explicit=None,
+    focal=0.0,
     label_smoothing=0.0,
     debias=0.0,
     mask_margin=None,
     guide=None,
     guide_margin=0.0,
+    guide_margin_of="one",
 ):
     """InfoNCE with the options of contrastive_loss, one query and one doc after the other."""
     q, d, labels, invalid = (x.tolist() for x in (q_emb, d_emb, labels, invalid))
     B, N, total = len(q), len(d), 0.0
     for i in range(B):
         own, positive = labels[i], dot(q[i], d[labels[i]])
-        negatives = []
+        negatives, named = [], []
         for j in range(N):
             margin = mask_margin is not None and dot(q[i], d[j]) > positive + mask_margin
-            guided = guide is not None and guide[i, j] > guide[i, own] - guide_margin
+            scale = 1 if guide is None or guide_margin_of == "one" else abs(guide[i, own])
+            guided = guide is not None and guide[i, j] > guide[i, own] - guide_margin * scale
             if j != own and not (invalid[i][j] or margin or guided):
                 negatives.append(dot(q[i], d[j]))
+                named.append(explicit is not None and bool(explicit[i, j]))
         for j in range(B):
             mine_suits_j = labels[j] == own or invalid[j][own]
             theirs_suits_i = labels[j] == own or invalid[i][labels[j]]
@@ -143,14 +149,17 @@ def loop_loss(
         if "doc_to_doc" in directions:
             negatives += [dot(d[own], d[j]) for j in range(N) if j != own and not invalid[i][j]]
         up = math.exp(positive / temperature)
-        powers = [math.exp(s / temperature + hardness_strength * s) for s in negatives]
+        named += [False] * (len(negatives) - len(named))  # other queries are nobody's choice
+        hard = {"all": [True] * len(named), "explicit": named, "in_batch": [not x for x in named]}[hardness_of]
+        powers = [math.exp(s / temperature + hardness_strength * s * h) for s, h in zip(negatives, hard)]
         if debias:
             corrected = (sum(powers) - debias * len(powers) * up) / (1 - debias)
             total -= math.log(up / (up + max(corrected, len(powers) * math.exp(-1 / temperature))))
             continue
         log_softmax = [math.log(power / (up + sum(powers))) for power in (up, *powers)]
         spread = sum(log_softmax[1:]) / max(1, len(powers))
-        total -= (1 - label_smoothing) * log_softmax[0] + label_smoothing * spread
+        weight = (1 - math.exp(log_softmax[0])) ** focal
+        total -= weight * ((1 - label_smoothing) * log_softmax[0] + label_smoothing * spread)
     return total / B
 
 
@@ -174,6 +183,10 @@ def make_double(seed=0, B=5, N=12, D=6):
         {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
         {"hardness_strength": 3.0},
         {"hardness_strength": 3.0, "directions": ("query_to_query",)},
+        {"hardness_strength": 3.0, "hardness_of": "explicit"},
+        {"hardness_strength": 3.0, "hardness_of": "in_batch", "directions": ("doc_to_query",)},
+        {"focal": 2.0},
+        {"focal": 0.5, "label_smoothing": 0.2},
         {"label_smoothing": 0.2},
         {"label_smoothing": 0.2, "hardness_strength": 2.0},
         {"debias": 0.05},
@@ -183,6 +196,7 @@ def make_double(seed=0, B=5, N=12, D=6):
         {"mask_margin": -0.3},
         {"guide": True},
         {"guide": True, "guide_margin": 0.4},
+        {"guide": True, "guide_margin": 0.4, "guide_margin_of": "positive"},
         {"guide": True, "mask_margin": 0.1, "label_smoothing": 0.1},
     ],
     ids=str,
@@ -191,7 +205,9 @@ def make_double(seed=0, B=5, N=12, D=6):
 def test_options_equal_a_double_loop(options, seed):
     q_emb, d_emb, labels, invalid = make_double(seed)
     if "guide" in options:
-        options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
+        options = options | {"guide": 2 * torch.rand(5, 12, dtype=torch.double) - 1}  # cosines: some are negative
+    if "hardness_of" in options:
+        options = options | {"explicit": torch.rand(5, 12) < 0.5}
     loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
     assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
     assert torch.equal(scores, q_emb @ d_emb.T)
@@ -497,3 +513,33 @@ def test_batch_stats_stay_finite(case):
     numbers = [stats[name] for name in ("accuracy", "positive", "hardest", "effective")]
     numbers += stats["sources"]["in_batch"].values()
     assert all(number is None or math.isfinite(number) for number in numbers), stats
+
+
+def test_a_focus_counts_easy_queries_less_and_keeps_debias_finite():
+    q_emb, d_emb, labels, invalid = make_double()
+    q_emb = torch.nn.functional.normalize(q_emb + 3 * d_emb[labels], dim=1)
+    losses = [contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1, focal=f)[0] for f in (0.0, 1.0, 3.0)]
+    assert losses[0] > losses[1] > losses[2] >= 0
+    q_emb = d_emb[labels].clone().requires_grad_()  # nothing is left to learn
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, focal=0.5, debias=0.1)[0]
+    loss.backward()
+    assert loss.isfinite() and q_emb.grad.isfinite().all()
+
+
+def test_the_regulariser_is_that_of_different_vectors():
+    """Zhang et al. 2017, eq. 8: the mean of the inner products, squared, and their second moment above 1 / D."""
+    q_emb, d_emb, labels, invalid = make_double()
+    plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
+    wanted = 0.0
+    for vectors in (q_emb.tolist(), d_emb.tolist()):
+        products = [dot(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
+        first, second = (sum(x**power for x in products) / len(products) for power in (1, 2))
+        wanted += first**2 + max(0.0, second - 1 / q_emb.shape[1])
+    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, spread=0.7)[0]
+    assert (found - plain).item() == pytest.approx(0.7 * wanted, abs=1e-9)
+    axes = torch.eye(6, dtype=torch.double)
+    at_rest = contrastive_loss(axes, axes, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), temperature=0.3)[0]
+    spread = contrastive_loss(
+        axes, axes, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), temperature=0.3, spread=9.0
+    )[0]
+    assert torch.equal(at_rest, spread)
