@@ -83,8 +83,8 @@ def parse_args():
     add = parser.group("optimisation")
     add("--batch_size", type=COUNT, default=128, metavar="B", help="queries per step over all processes; their "
         "positives are each other's negatives")
-    add("--query_clusters", type=COUNT, metavar="N", help="batches of queries of one cluster each, out of N found by "
-        "k-means of the untrained encoder's query vectors")
+    add("--query_clusters", type=COUNT, metavar="N", per_arm=True, help="batches of queries of one cluster each, out "
+        "of N found by k-means of the untrained encoder's query vectors")
     add("--chunk_size", type=COUNT, metavar="C", help="texts whose activations are kept at once; below --batch_size "
         "it caches gradients: the same result in less memory, for one more forward pass")
     add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries")

@@ -287,9 +287,9 @@ def arm_row(arm, of_arm, measure):
     }
     row["seconds"] = row["train_s"] + row["mine_s"]
     row["gain_per_minute"] = None  # without a number of the untrained encoder
-    if all("untrained" in s for s in summaries):
+    if all("untrained" in s for s in summaries) and row["seconds"]:  # which are rounded, to 0 for a handful of steps
         gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
-        row["gain_per_minute"] = float(60 * gain / max(row["seconds"], 1e-9))
+        row["gain_per_minute"] = float(60 * gain / row["seconds"])
     row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
     steps, predictions = (
         [[x for x in one.log if x["event"] == event] for one in of_arm] for event in ("step", "forecast")
