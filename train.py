@@ -46,6 +46,7 @@ from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.search import retriever
 from lib.search.approximate import Approximate
 
+FEW_STEPS = 50  # below which a run says so
 # flags that say which runs there are, not what a run does
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid tune budget config".split()
 
@@ -389,6 +390,10 @@ def train(args, parser, collection, folder, *, device):
         plan | {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)},
     )
     print(f"   {advise(plan['pool'])}")
+    if plan["steps"] < FEW_STEPS:
+        print(
+            f"note: {plan['steps']} steps are few: a small collection wants more --epochs, and a start (--init MODEL)"
+        )
     for name in without_effect(args, run.non_default(args, parser)):
         print(f"note: --{name} changes nothing in this run")
 

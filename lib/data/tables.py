@@ -1,0 +1,230 @@
+"""Tables of questions and answers (CSV, TSV, JSONL, Parquet) as collections.
+
+Columns are found by their names or said: `pairs.csv:question=Frage,answer=Antwort`. Rows with the same question are one
+query with several positives, rows with the same answer one doc; other columns become metadata of the query. A column
+`split` decides train, dev and test, else a hash of the question, or of the column that `by=COLUMN` names, so that all
+questions of one user, page or disease fall on one side.
+"""
+
+import csv
+import hashlib
+import json
+import pathlib
+
+from tqdm import tqdm
+
+from lib.data import beir
+from lib.data.words import normalise
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprinted, parse_json, reading, write_json
+
+RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+# role -> names of columns that play it, the likeliest first
+ROLES = {
+    "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q"),
+    "doc": ("doc", "document", "passage", "context", "positive", "text"),
+    "answer": ("answer", "answers", "response", "output", "reply", "a"),
+    "title": ("title",),
+    "split": ("split",),
+}
+SPLITS = {"train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+MOST_METADATA = 2000  # characters of a column that is kept as metadata
+
+
+def is_table(spec):
+    """Whether a spec names a file of SUFFIXES, perhaps with columns behind a colon."""
+    return parse(spec)[0].suffix.lower() in SUFFIXES
+
+
+def parse(spec):
+    """(path, {role: column}) of a spec."""
+    head, colon, tail = spec.rpartition(":")
+    if colon and "=" in tail and pathlib.Path(head).suffix.lower() in SUFFIXES:
+        return pathlib.Path(head), dict(part.partition("=")[::2] for part in tail.split(","))
+    return pathlib.Path(spec), {}
+
+
+def build(spec):
+    """(name, folder in BEIR layout) of a table; BadInput if it cannot be read as one."""
+    path, said = parse(spec)
+    if unknown := said.keys() - {*ROLES, "by"}:
+        raise BadInput(f"--data {spec}: {min(unknown)} is none of {', '.join(ROLES)}, by")
+    if not path.is_file():
+        raise BadInput(f"--data {path}: no such file")
+
+    def make(folder):
+        _write(folder, path, said, _rows(path))
+
+    def there(folder):
+        return folder if (folder / "qrels").stat() else None
+
+    with fingerprinted(path) as content:
+        return path.stem, cached(
+            cache_dir("tables", fingerprint(content, path.suffix, said, RECIPE)) / path.stem, make, there
+        )
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _rows(path):
+    """(line, {column: value}) of every row of a table."""
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        for number, line in beir.read_lines(path):
+            yield number, beir.parse_object(line, path=path, number=number)
+    elif kind == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        yield from _csv_rows(path, "\t" if kind == ".tsv" else None)
+
+
+def _csv_rows(path, delimiter):
+    csv.field_size_limit(1 << 30)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            if delimiter is None:  # of a European spreadsheet: a semicolon
+                delimiter = max(",;\t|", key=first.count)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            if len(set(header)) < len(header) or not any(header):
+                raise BadInput(
+                    f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}"
+                )
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise BadInput(
+                        f"{path}:{reader.line_num}: {len(row)} columns, and the first line names {len(header)}; "
+                        "put quotes around texts that hold the separator"
+                    )
+                yield reader.line_num, dict(zip(header, row))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
+    except csv.Error as error:
+        raise BadInput(f"{path}:{reader.line_num}: {error}") from None
+
+
+def _parquet_rows(path):
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise BadInput(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    with reading(path, " as Parquet"):
+        number = 0
+        for block in pyarrow.parquet.ParquetFile(path).iter_batches(1 << 14):
+            for record in block.to_pylist():
+                number += 1
+                yield number, record
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def _columns(path, number, row, said):
+    """{role: column} for the columns of a table; BadInput if question or doc and answer are not there."""
+    by_name = {name.lower().strip(): name for name in row}
+    found = {}
+    for role, names in ROLES.items():
+        if role in said:
+            if said[role] not in row:
+                raise BadInput(f"{path}:{number}: no column {said[role]!r}; there are {', '.join(map(repr, row))}")
+            found[role] = said[role]
+        elif column := next(
+            (by_name[name] for name in names if name in by_name and by_name[name] not in said.values()), None
+        ):
+            found[role] = column
+    if "by" in said and said["by"] not in row:
+        raise BadInput(f"{path}:{number}: no column {said['by']!r}; there are {', '.join(map(repr, row))}")
+    if "question" not in found or not {"doc", "answer"} & found.keys():
+        raise BadInput(
+            f"{path}:{number}: a column of questions and one of answers are wanted, there are "
+            f"{', '.join(map(repr, row))}; say which, as in {path.name}:question=COLUMN,answer=COLUMN"
+        )
+    return found
+
+
+def _texts(value, *, path, number, column):
+    """The texts of a cell: a text, a list of them, or a list as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
+        try:
+            listed = parse_json(value)
+        except ValueError:
+            listed = None
+        if isinstance(listed, list) and all(isinstance(each, str) for each in listed):
+            value = listed
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, (str, int, float, type(None))) for each in values):
+        raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
+    return [str(each).strip() for each in values if each is not None and str(each).strip()]
+
+
+def _write(folder, path, said, rows):
+    """Write a folder in BEIR layout, and dropped.json: what was left out, with its lines."""
+    docs, queries, judged, dropped, columns = {}, {}, {}, {}, None
+    for number, row in tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path.name}", delay=2):
+        columns = columns or _columns(path, number, row, said)
+
+        def cell(role, columns=columns, row=row, number=number):
+            column = columns.get(role)
+            return _texts(row.get(column), path=path, number=number, column=column) if column else []
+
+        question, answers = " ".join(cell("question")), cell("answer")
+        texts = cell("doc") or answers
+        if not question or not texts:
+            dropped.setdefault("without a question" if not question else "without an answer", []).append(number)
+            continue
+        if question not in queries:
+            named = {*columns.values()} - {said.get("by")}
+            meta = {name: value for name, value in row.items() if name not in named and _plain(value)}
+            if cell("doc") and answers:  # a short answer and the doc that holds it
+                meta["answers"] = answers
+            queries[question] = {"_id": f"q{len(queries) + 1}", "text": question, "metadata": meta}
+            split = _split_of(row, columns, said, question, path=path, number=number)
+            judged[question] = (split, {})
+        title = " ".join(cell("title"))
+        for text in texts:
+            doc = docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})
+            judged[question][1][doc["_id"]] = 1
+    if not queries:
+        raise BadInput(f"{path}: no row with a question and an answer")
+    for what, numbers in dropped.items():
+        some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+        tqdm.write(f"note: {path}: rows {what}, left out: {len(numbers):,} (lines {some})")
+    write_beir(folder, docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()])
+    write_json(folder / "dropped.json", dropped)
+
+
+def _plain(value):
+    return isinstance(value, (str, int, float, bool)) and value != "" and len(str(value)) <= MOST_METADATA
+
+
+def _split_of(row, columns, said, question, *, path, number):
+    """train, dev or test, as the column split says or by a hash: eight tenths, one, one."""
+    if "split" in columns:
+        value = str(row.get(columns["split"]) or "").strip().lower()
+        if value not in SPLITS:
+            raise BadInput(f"{path}:{number}: {columns['split']} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
+        return SPLITS[value]
+    return split_by_hash(str(row.get(said["by"])) if "by" in said else normalise(question) or question)
+
+
+def split_by_hash(text):
+    """The split of whatever bears this name: eight tenths train, one dev, one test."""
+    number = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=4).digest(), "big") % 10
+    return {0: "dev", 1: "test"}.get(number, "train")
+
+
+def write_beir(folder, docs, queries, judged):
+    """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout."""
+    (folder / "qrels").mkdir(parents=True)
+    for name, records in (("corpus", docs), ("queries", queries)):
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
+            for record in records:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    for split in ("train", "dev", "test"):
+        if own := {qid: grades for qid, of, grades in judged if of == split}:
+            beir.write_qrels(folder / "qrels" / f"{split}.tsv", own)
