@@ -316,6 +316,7 @@ def test_a_reader_or_a_folder_is_found(tmp_path, monkeypatch):
     assert readers.find("made:small") == ("made-small", tmp_path / "cache of made:small")
     folder = tmp_path / "scifact"
     folder.mkdir()
+    (folder / "qrels").mkdir()
     monkeypatch.chdir(folder)
     for spec in (folder, str(folder), f"{folder}/", "."):
         name, found = readers.find(spec)
