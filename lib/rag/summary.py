@@ -51,7 +51,15 @@ def summarise(systems, *, measure, name):
             for effect in EFFECTS:
                 found = np.stack([values[effect] for values in by_seed.values()])
                 row["split"][effect] = _test(found, np.zeros_like(found))
+        for name in ("distracting effect", "spoiled"):
+            if name in next(iter(by_seed.values())):
+                a, b = _pairs(by_seed, first[1], name)
+                there = np.isfinite(a).all(0) & np.isfinite(b).all(0)  # questions that have such docs in all runs
+                if there.any():
+                    row.setdefault("distraction", {})[name] = _test(a[:, there], b[:, there])
     _correct([row["against_first"] for row in arms[1:]])
+    for name in ("distracting effect", "spoiled"):
+        _correct([row["distraction"][name] for row in arms[1:] if name in row.get("distraction", ())])
     for effect in EFFECTS:
         _correct([row["split"][effect] for row in arms[1:] if "split" in row])
     return {"name": name, "measure": measure, "first": first[0], "arms": arms, "agreement": _agreement(arms, measure)}
@@ -143,8 +151,12 @@ def to_tables(result, references):
     asked = [column for column in DISTRACTION if any(cell(row, column[0], "{}") for row in rows)]
     if asked:
         lines += ["", "What the docs do that are not relevant, each read alone:", ""]
-        lines += _table(["arm", *(title for _, title, _ in asked)], [
-            [row["arm"], *(cell(row, name, form) for name, _, form in asked)] for row in result["arms"]
+        tested = [name for name, *_ in asked if any(name in row.get("distraction", ()) for row in result["arms"])]
+        head = ["arm", *(title for _, title, _ in asked), *(f"{name} against {result['first']}" for name in tested)]
+        lines += _table(head, [
+            [row["arm"], *(cell(row, name, form) for name, _, form in asked),
+             *(effect_cell(row["distraction"][name]) if name in row.get("distraction", ()) else "" for name in tested)]
+            for row in result["arms"]
         ])  # fmt: skip
     lines += ["", "What happened to the questions:", ""]
     lines += _table(["arm", *answers.OUTCOMES], [
