@@ -403,3 +403,62 @@ def wait_until(holds, seconds=20):
 
 def wait_for(user, selector, holds=""):
     wait_until(lambda: any(holds in each.text for each in user.find_elements("css selector", selector)))
+
+
+# ------------------------------------------------------------------------------------ models that are made here
+
+
+def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkeypatch, capsys):
+    import runpy
+    import sys
+
+    from conftest import ROOT
+
+    def bench(script, *flags):
+        monkeypatch.chdir(desk)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+
+    bench("cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
+    parts = [load_collection(str(desk / f"parts/gold-{part}")) for part in range(2)]
+    tested = [{qid for qid in part.qrels_dict("test")} for part in parts]
+    assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == len(parts[0].queries)
+    for part in parts:
+        sides = []
+        for split in ("train", "test"):
+            best = [max(docs, key=docs.get) for docs in part.qrels_dict(split).values()]
+            sides.append({part.docs.record(part.docs.row_of[doc])["title"] for doc in best})
+        assert not sides[0] & sides[1]
+    small = ("--encoder", bert, "--length", 48, "--batch_size", 4)
+    bench("train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
+    flags = (
+        "--eval",
+        "--run",
+        "runs/R",
+        "--data",
+        "gold",
+        "--generator",
+        "qa:runs/reader",
+        "--distraction",
+        "--docs",
+        2,
+    )
+    assert launch("rag_demo.py", *flags, "--name", "read", cwd=desk) == 0
+    result = read_json(desk / "runs/read/answers/gold-test-qa_reader/metrics.json")
+    assert 0 <= result["arms"][0]["means"]["distracting effect"][0] <= 1
+    bench("train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
+    flags = (
+        "--retriever",
+        "bm25",
+        "--data",
+        "tiny",
+        "--rerank",
+        "runs/judge",
+        "--rerank_depth",
+        3,
+        "--name",
+        "reranked",
+    )
+    assert launch("evaluate.py", *flags, cwd=desk) == 0
+    printed = capsys.readouterr().out
+    assert "wrote   runs/reader/" in printed and "wrote   runs/judge/" in printed
