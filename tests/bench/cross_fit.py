@@ -3,8 +3,8 @@
     python tests/bench/cross_fit.py --data xquad-en --parts 3 --by title --out parts/xquad
 
 writes parts/xquad-0, -1 and -2: the whole corpus each, with one third of the questions as test and the rest as train.
-Questions fall together by a field of their (best) positive doc, so that no article is asked about on both sides. Every question is tested
-once, by models that never saw one of its article.
+Questions fall together by a field of their (best) positive doc, so that no article is asked about on both sides. Every
+question is tested once, by models that never saw one of its article.
 """
 
 import json

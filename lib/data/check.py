@@ -1,0 +1,167 @@
+"""A look at a collection before it is trained on: what is wrong, with file and line, and what is worth knowing.
+
+    python -m lib.data.check FOLDER            # or any other --data
+    python -m lib.data.check faq.csv --out check
+
+Exit code 1 if something in it would make training or evaluation wrong.
+"""
+
+import collections
+import pathlib
+
+import numpy as np
+
+from lib import run
+from lib.data import beir, readers
+from lib.data.collection import SPLITS, load_collection, plain
+from lib.data.words import normalise, words
+from lib.files import BadInput, atomic_path, write_json
+
+SHOWN = 20  # problems of a kind that are printed; the file has them all
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+
+def problems_of_lines(folder):
+    """[message] of every line of corpus.jsonl and queries.jsonl that cannot be read, not only the first."""
+    found = []
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        path, seen = plain(folder / name), {}
+        if not path.is_file():
+            found.append(f"{path}: no such file")
+            continue
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    text = beir.decode_line(line, path=path, number=number)
+                    ident, _ = beir.check_text(
+                        beir.parse_object(text, path=path, number=number), path=path, number=number
+                    )
+                except BadInput as error:
+                    found.append(str(error))
+                    continue
+                if ident in seen:
+                    found.append(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}')
+                seen.setdefault(ident, number)
+    return found
+
+
+LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
+
+
+def leaks(collection):
+    """{what: [ids]}: queries of dev and test that training knows something of; texts but for case and punctuation."""
+    found = collections.defaultdict(list)
+    if "train" not in collection.qrels:
+        return found
+    groups, train = collection.docs.groups, collection.qrels["train"]
+    of_text, trained = collections.defaultdict(dict), set(groups[train.docs].tolist())
+    for i, row in enumerate(train.queries):
+        own = of_text[normalise(collection.queries.text(row))]
+        own |= dict.fromkeys(groups[train.positives(i)].tolist(), collection.queries.ids[row])
+    for split in ("dev", "test"):
+        if split not in collection.qrels:
+            continue
+        qrels = collection.qrels[split]
+        for i, row in enumerate(qrels.queries):
+            qid, same = collection.queries.ids[row], of_text.get(normalise(collection.queries.text(row)), {})
+            positives = groups[qrels.positives(i)].tolist()
+            if both := [same[doc] for doc in positives if doc in same]:
+                found[f"{split} {LEAK}"].append(f"{qid} = {both[0]}")
+            elif same:
+                what = f"{split} queries that are train queries with other relevant docs"
+                found[what].append(f"{qid} = {next(iter(same.values()))}")
+            elif trained & set(positives):
+                found[f"{split} queries that share a relevant doc with another train query"].append(qid)
+    return found
+
+
+def numbers(collection):
+    """{name: number or text} worth knowing before training."""
+    docs, queries = collection.docs, collection.queries
+    known = {word for row in range(len(docs)) for word in words(docs.text(row))}
+    judged = collection.qrels.values()
+    labelled = np.unique(docs.groups[np.concatenate([q.docs[q.grades >= 1] for q in judged])]) if judged else []
+    found = {"docs": len(docs), "queries": len(queries)}
+    for split in SPLITS:
+        if split in collection.qrels:
+            qrels = collection.qrels[split]
+            positives = [len(qrels.positives(i)) for i in range(len(qrels))]
+            found[f"{split} queries"] = len(qrels)
+            found[f"positives of a {split} query"] = f"{np.mean(positives):.2f} (at most {max(positives)})"
+    groups = len(np.unique(docs.groups))
+    found |= {
+        "docs with the text of another": len(docs) - groups,
+        "queries with the text of another": len(queries) - len(np.unique(queries.groups)),
+        "docs without a text": len(docs.blank),
+        "queries without a text": len(queries.blank),
+        "docs that no query is labelled with": f"{1 - len(labelled) / max(1, groups):.1%}",
+    }
+    asked = {split: collection.qrels[split].queries for split in collection.qrels}
+    for split, rows in asked.items():
+        unknown = sum(not set(words(queries.text(row))) & known for row in rows)
+        found[f"{split} queries of which no doc has a word"] = unknown
+    for what, texts in (("doc", docs), ("query", queries)):
+        lengths = [len(texts.text(row).split()) for row in range(len(texts))]
+        ends = ", ".join(f"{int(np.quantile(lengths, q)):,}" for q in QUANTILES)
+        found[f"words of a {what} (half, 90 %, 99 %, all have at most)"] = ends
+    return found
+
+
+def draw(path, collection):
+    """How long docs and queries are."""
+    from matplotlib.figure import Figure  # here: it takes half a second to import
+
+    fig = Figure(figsize=(9, 3.4), layout="constrained")
+    for ax, (what, texts) in zip(fig.subplots(1, 2), (("doc", collection.docs), ("query", collection.queries))):
+        lengths = np.array([len(texts.text(row).split()) for row in range(len(texts))])
+        ax.hist(np.minimum(lengths, np.quantile(lengths, 0.99)), bins=40, color="#1b4965")
+        ax.set(xlabel=f"words of a {what} (the longest hundredth in the last bar)", ylabel="number")
+        ax.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, dpi=150, format="png")
+
+
+def main():
+    parser = run.Parser(__doc__)
+    parser.add_argument("data", help=readers.HELP)
+    parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
+    args = parser.parse_args()
+    name, folder = readers.find(args.data)
+    wrong = problems_of_lines(folder)
+    collection, odd = None, {}
+    if not wrong:
+        try:
+            collection = load_collection(args.data, quiet=True)
+            wrong += list(collection.faults.values())
+            odd = leaks(collection)
+        except BadInput as error:
+            wrong.append(str(error))
+    for message in wrong[:SHOWN]:
+        print(f"wrong   {run.one_line(message, 300)}")
+    if len(wrong) > SHOWN:
+        print(f"wrong   ... and {len(wrong) - SHOWN:,} more (--out FOLDER writes all of them)")
+    found = numbers(collection) if collection else {}
+    for note in collection.notes if collection else ():
+        print(f"odd     {run.one_line(note, 300)}")
+    for what, ids in odd.items():
+        some = ", ".join(ids[:5]) + " ..." * (len(ids) > 5)
+        print(f"{'wrong' if LEAK in what else 'odd':8}{what}: {len(ids):,} ({some})")
+    for what, value in found.items():
+        print(f"        {what:58} {value:,}" if isinstance(value, int) else f"        {what:58} {value}")
+    if args.out:
+        out = pathlib.Path(args.out)
+        notes = list(collection.notes) if collection else []
+        write_json(out / "check.json", {"wrong": wrong, "odd": notes, "leaks": odd, "numbers": found})
+        if collection:
+            draw(out / "check.png", collection)
+        print(f"wrote   {out}/: check.json" + (", check.png" if collection else ""))
+    bad = bool(wrong) or any(LEAK in what for what in odd)
+    print(f"{name}: " + ("not fit to train on as it is" if bad else "nothing in it makes training wrong"))
+    if bad:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run.cli(main)
