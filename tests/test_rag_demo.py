@@ -178,6 +178,7 @@ def test_a_comparison_and_what_its_gains_are_made_of(launch, desk, arms):
     assert launch("rag_demo.py", "--eval", "--compare", "runs/AB", "--docs", 3, cwd=desk) == 0
     target = desk / "runs/AB/answers/gold-test-extractive"
     result = read_json(target / "metrics.json")
+    assert result["name"] == "gold-test-extractive"
     assert [row["arm"] for row in result["arms"]] == ["in_batch", "bm25:2", "BM25"] and result["first"] == "in_batch"
     for row in result["arms"][1:]:
         parts = {name: test["difference"] for name, test in row["split"].items()}

@@ -10,6 +10,7 @@ from lib.evaluation.plots import STYLES, figure, legend_beside
 from lib.rag import answers
 
 EFFECTS = ("gain", "recall effect", "distractor effect")
+DISTRACTS = ("distracting effect", "spoiled")  # of docs that are not relevant: tested too
 # columns of the table: what is averaged, its title, its form
 COLUMNS = (
     ("ndcg@10", "nDCG@10", "{:.4f}"),
@@ -51,15 +52,15 @@ def summarise(systems, *, measure, name):
             for effect in EFFECTS:
                 found = np.stack([values[effect] for values in by_seed.values()])
                 row["split"][effect] = _test(found, np.zeros_like(found))
-        for name in ("distracting effect", "spoiled"):
-            if name in next(iter(by_seed.values())):
-                a, b = _pairs(by_seed, first[1], name)
+        for effect in DISTRACTS:
+            if effect in next(iter(by_seed.values())):
+                a, b = _pairs(by_seed, first[1], effect)
                 there = np.isfinite(a).all(0) & np.isfinite(b).all(0)  # questions that have such docs in all runs
                 if there.any():
-                    row.setdefault("distraction", {})[name] = _test(a[:, there], b[:, there])
+                    row.setdefault("distraction", {})[effect] = _test(a[:, there], b[:, there])
     _correct([row["against_first"] for row in arms[1:]])
-    for name in ("distracting effect", "spoiled"):
-        _correct([row["distraction"][name] for row in arms[1:] if name in row.get("distraction", ())])
+    for effect in DISTRACTS:
+        _correct([row["distraction"][effect] for row in arms[1:] if effect in row.get("distraction", ())])
     for effect in EFFECTS:
         _correct([row["split"][effect] for row in arms[1:] if "split" in row])
     return {"name": name, "measure": measure, "first": first[0], "arms": arms, "agreement": _agreement(arms, measure)}
