@@ -62,7 +62,7 @@ def test_mining_from_vectors(untrained):
 
 
 def test_mining_beside_the_peer(untrained):
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers"), pytest.importorskip("datasets")
     flags = ("--options", "relative_margin", "--peers", "faiss", "--out", "both.json")
     bench(MINE, *OF_MINE, *flags, cwd=untrained)
     found = json.loads((untrained / "both.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def test_static_encoder(untrained):
 
 
 def test_static_encoder_beside_the_peer(untrained):
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers"), pytest.importorskip("datasets")
     out = bench(STATIC, *OF_STATIC, cwd=untrained)
     assert all(float(peer) > 0 for _, peer, _ in rows_of(out).values())
     assert "lowest cosine 1.0000" in out and "negatives in common 1.0000" in out
@@ -126,7 +126,7 @@ def test_transformer(untrained, bert):
 
 
 def test_transformer_beside_the_peer(untrained, bert):
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers"), pytest.importorskip("datasets")
     out = bench(TRANSFORMER, *of_transformer(bert), "--parts", "encode", "train", cwd=untrained)
     assert len(re.findall(r"\n  peer .* 1\.00x the peer  peak ", out)) == 3  # encode, train, train without dropout
     assert re.search(r"\n  ours  nDCG@10 .* lowest cosine with the peer (1\.0000|0\.9999)", out)

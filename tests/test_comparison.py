@@ -143,7 +143,6 @@ def test_the_control_is_the_first_arm_on_other_seeds(compared):
     [
         ("in_batch seed_shift", "seed_shift= is no flag=value"),
         ("in_batch batch_size=3", "batch_size=3 is no flag=value"),
-        ("in_batch query_clusters=3", "query_clusters=3 is no flag=value"),
         ("in_batch budget=seconds", "budget=seconds is no flag=value"),
         ("in_batch temperature=-1", "--temperature -1: must be above 0"),
         ("random:1 filters=percpos:1.5", "a number from 0 to 1 is wanted"),
