@@ -355,6 +355,13 @@ def test_vectors_that_do_not_fit_are_refused(tiny, vectors, spoil, message):
         open_retriever(str(folder), tiny, device=CPU)
 
 
+def test_the_encoder_inside_of_a_run_is_a_model(tiny, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    queries = tiny.queries.view(tiny.split("test").queries)
+    inner, run = (open_retriever(spec, tiny, device=CPU, exact_in=1e9) for spec in ("runs/R/encoder", "runs/R"))
+    np.testing.assert_array_equal(inner.search(queries, 5).rows, run.search(queries, 5).rows)
+
+
 def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys):
     folder, _ = vectors
     small = ("--data", "tiny", "--dim", 8, "--vocab_size", 200, "--batch_size", 6, "--steps", 4)

@@ -46,7 +46,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
         if (folder / "config.json").exists() and (folder / "metrics.jsonl").exists():
             raise BadInput(f"{spec}: a run that has saved no encoder yet")
         try:
-            if pathlib.Path("runs") in folder.parents:  # a run, of which the hub knows nothing
+            if pathlib.Path("runs") in folder.parents and not folder.is_dir():  # a run, of which the hub knows nothing
                 raise BadInput("no such folder, so no config.json")
             source = local_folder(spec)
         except BadInput as error:
