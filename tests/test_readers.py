@@ -112,6 +112,7 @@ BROKEN = {
     "a list": (".jsonl", "[1]\n", "1: a JSON object is wanted"),
     "an object as a text": (".jsonl", '{"question": "q", "answer": {"text": "a"}}\n', "1: answer is"),
     "a list of objects": (".jsonl", '{"question": "q", "answer": [{"text": "a"}]}\n', "1: answer is"),
+    "half a pair": (".jsonl", '{"question": "q", "answer": "\\ud800"}\n', "1: answer holds half a surrogate pair"),
     "no parquet": (".parquet", b"PAR1 nothing", "cannot be read"),
 }
 
@@ -249,3 +250,12 @@ def test_a_table_from_training_to_an_answer(launch, tmp_path, capsys):
     assert launch("rag_demo.py", "--run", "runs/own", "what is number 4?", cwd=tmp_path) == 0
     assert "[1]" in capsys.readouterr().out
     assert np.isfinite(json.loads((tmp_path / "runs/own/summary.json").read_text())["test"]["mrr@10"])
+
+
+def test_names_of_files_that_ids_cannot_hold(tmp_path):
+    for name in (b"two words.md", b"100%.md", b"\xff odd.md", "\u4e2d.md".encode()):
+        with open(bytes(tmp_path) + b"/" + name, "wb") as out:
+            out.write(b"# T\n\nsome few words in this file\n")
+    found = load_collection(str(tmp_path))
+    assert len(found.docs) == 4 and "two%20words.md#1" in found.docs.ids and "\u4e2d.md#1" in found.docs.ids
+    assert "100%25.md#1" in found.docs.ids

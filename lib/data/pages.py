@@ -10,6 +10,7 @@ import html.parser
 import os
 import pathlib
 import re
+import urllib.parse
 
 from tqdm import tqdm
 
@@ -128,7 +129,7 @@ def build(folder):
     files = files_in(root)
     if not files:
         raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
-    contents = [(str(path.relative_to(root)), fingerprint_file(path)) for path in files]
+    contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
     key = fingerprint(contents, RECIPE, WORDS, OVERLAP, DROPPED)
 
     def make(target):
@@ -151,6 +152,10 @@ def build(folder):
     return root.name, cached(cache_dir("pages", key) / root.name, make, there)
 
 
+def _percent(match):
+    return urllib.parse.quote(match[0])
+
+
 def _docs(path, name, dropped):
     """The docs of one file."""
     if path.stat().st_size > MOST_BYTES:
@@ -161,19 +166,21 @@ def _docs(path, name, dropped):
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
     found = []
+    shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
+    ident = urllib.parse.quote(os.fsencode(name), safe="/") if str(name) != shown else re.sub(r"[\s%]", _percent, shown)
     for line, headings, body in KINDS[path.suffix.lower()](text):
         words = body.split()
         if len(words) < SHORTEST:
             dropped.setdefault(f"sections of fewer than {SHORTEST} words", []).append(f"{name}:{line}")
             continue
         for begin in range(0, max(1, len(words) - OVERLAP), WORDS - OVERLAP):
-            title = " > ".join(headings) or name.stem
+            title = " > ".join(headings) or pathlib.PurePath(shown).stem
             found.append(
                 {
-                    "_id": f"{name}#{len(found) + 1}",
+                    "_id": f"{ident}#{len(found) + 1}",
                     "title": title,
                     "text": " ".join(words[begin : begin + WORDS]),
-                    "metadata": {"name": title, "file": str(name), "line": line},
+                    "metadata": {"name": title, "file": shown, "line": line},
                 }
             )
     return found

@@ -159,7 +159,10 @@ def _texts(value, *, path, number, column):
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, (str, int, float, type(None))) for each in values):
         raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
-    return [str(each).strip() for each in values if each is not None and str(each).strip()]
+    texts = [str(each).strip() for each in values if each is not None and str(each).strip()]
+    if any("\ud800" <= c <= "\udfff" for text in texts if not text.isascii() for c in text):
+        raise BadInput(f"{path}:{number}: {column} holds half a surrogate pair; write the whole character")
+    return texts
 
 
 def _write(folder, path, said, rows):
@@ -199,7 +202,10 @@ def _write(folder, path, said, rows):
 
 
 def _plain(value):
-    return isinstance(value, (str, int, float, bool)) and value != "" and len(str(value)) <= MOST_METADATA
+    """Whether a cell can be kept as metadata."""
+    text = str(value)
+    fits = isinstance(value, (str, int, float, bool)) and text != "" and len(text) <= MOST_METADATA
+    return fits and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
 
 
 def _split_of(row, columns, said, question, *, path, number):
