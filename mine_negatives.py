@@ -295,7 +295,7 @@ def write(path, args, collection, kept, header, clock, spec):
     if args.format == "own":
         print(
             f"next    python train.py{data_flag} --negatives file:4 --negatives_file {run.quoted(path)} "
-            f"--name {collection.name}-mined-negatives"
+            f"--name {run.quoted(f'{collection.name}-mined-negatives')}"
         )
 
 

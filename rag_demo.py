@@ -241,6 +241,8 @@ def evaluate(args, parser):
         [(each, 0, each) for each in args.run or [args.retriever]]
     ]
     names = [[(arm, seed) for arm, seed, _ in part] for part in parts]
+    if len(set(names[0])) < len(names[0]):
+        raise BadInput(f"{names[0][0][0]}: one retriever stands twice; name each once")
     if any(each != names[0] for each in names):
         raise BadInput(f"--compare: {args.compare[0]} and another have not the same arms and seeds")
     specs = args.generator * (len(parts) if len(args.generator) == 1 else 1)
@@ -253,6 +255,7 @@ def evaluate(args, parser):
         )
         questions = scoring.Questions.of(collection, args.split, args.questions)
         generator = generator_of(args, spec)
+        found = [retrieve(args, questions, each) for _, _, each in part]  # before anything is replaced
         if target is None:
             target = target_of(args, collection, specs[0])
             begin_in(target, args.overwrite)
@@ -272,8 +275,7 @@ def evaluate(args, parser):
         if asked.store.reused:
             print(f"   {asked.store.reused:,} answers of before are used again")
         base = None
-        for arm, seed, each in part:
-            retrieved = asked.retrieve(each)
+        for (arm, seed, _), retrieved in zip(part, found):
             values = asked.values(arm, seed, retrieved)
             if base is not None and arm != part[0][0]:
                 other = base.get(seed, next(iter(base.values())))
@@ -342,6 +344,12 @@ def extend(values, more):
         values[name] = np.concatenate([values[name], array]) if name in values else array
 
 
+def retrieve(args, questions, spec):
+    """The Retrieved of one retriever."""
+    retriever, _ = retrieval.open_with(args, spec, questions.collection, device=pick_device(args.device))
+    return scoring.Retrieved.of(retriever, questions, args.docs, self_match=args.self_match)
+
+
 class Asked:
     """The questions of one part, and what every retriever's docs make of them."""
 
@@ -349,12 +357,6 @@ class Asked:
         self.args, self.questions, self.store = args, questions, answer_store
         self.docs = scoring.Docs(questions.collection.docs)
         self._records = []
-
-    def retrieve(self, spec):
-        """The Retrieved of one retriever."""
-        args = self.args
-        retriever, _ = retrieval.open_with(args, spec, self.questions.collection, device=pick_device(args.device))
-        return scoring.Retrieved.of(retriever, self.questions, args.docs, self_match=args.self_match)
 
     def values(self, arm, seed, retrieved):
         """{value: (n,) array} of what one retriever found."""

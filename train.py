@@ -251,6 +251,7 @@ def without_effect(args, given):
         "vocab_size": args.init and args.init_vocabulary == "model",
         "init_vocabulary": not args.init,
         "hardness_of": not args.hardness_strength,
+        "hardness_strength": args.hardness_of == "in_batch" and args.in_batch == "off",
         "guide_margin_of": not args.guide_margin,
     }
     return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})

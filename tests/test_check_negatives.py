@@ -137,7 +137,7 @@ def test_files_of_other_systems_are_looked_at(made, tmp_path):
         exchange.write(path, format, records, collection, "train")
         lines = path.read_text(encoding="utf-8").splitlines()
         found, _ = check.look(check.read_any(path, format, collection), collection, "train")
-        assert found["unknown"].count == found["known_positives"].count == 0
+        assert found["unknown"].count == found["known_positives"].count == found["duplicates"].count == 0
         # a positive among its own negatives, which reading for training would refuse
         item = json.loads(lines[0])
         if format == "st-triplet":

@@ -278,10 +278,16 @@ def test_what_goes_away_is_tried_again(server, first):
         ((200, {}, b"{}"), "no choices", 1),
         ((200, {}, b'{"choices": [{"message": {"content": 7}}]}'), "no choices", 1),
         ((200, {}, b"nonsense"), "not JSON", TRIES),
+        ((200, {}, b"[" * 200_000), "not JSON", TRIES),
+        (
+            (200, {}, b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e999}}'),
+            "no choices",
+            1,
+        ),
         (half, "middle of a reply", TRIES),
         (slow, "no reply within 0.2 s", TRIES),
     ],
-    ids=["429", "500", "401", "404", "empty", "number", "not json", "half", "slow"],
+    ids=["429", "500", "401", "404", "empty", "number", "not json", "nested", "endless", "half", "slow"],
 )
 def test_what_stays_is_one_line(server, reply, wanted, tries):
     Replies.script = [reply]
@@ -341,3 +347,46 @@ def test_nothing_is_lost_when_a_server_fails(server, tmp_path, monkeypatch):
     Replies.script = [said("two [1]")]
     found = store.Answers(tmp_path / "a.jsonl", generator).ask(PAIRS, desc="")
     assert [each.text for each in found] == ["one [1]", "two [1]", "two [1]"]
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "\u20ac", "a b"])
+def test_a_key_that_is_none_is_not_shown(server, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(BadInput, match="OPENAI_API_KEY: holds") as error:
+        open_server(server)
+    assert key not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a b/v1", "http://host/v1\n"])
+def test_an_address_that_is_none(url):
+    with pytest.raises(BadInput, match="address"):
+        open_server(url, model="m")
+
+
+def test_half_a_character_does_not_break_the_store(server, tmp_path):
+    Replies.script = [said("odd \ud800 [1]")]
+    found = store.Answers(tmp_path / "a.jsonl", open_server(server)).ask(PAIRS[:1], desc="")
+    assert found[0].text == "odd ? [1]"
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"citations": [1]', '"citations": ["x"]', "not whole numbers"),
+        ('"citations": [1]', '"citations": [99]', "cites"),
+        ('"tokens": [9, 3]', '"tokens": [9]', "not whole numbers"),
+    ],
+)
+def test_a_store_that_was_edited(server, tmp_path, old, new, message):
+    path, generator = tmp_path / "a.jsonl", open_server(server)
+    store.Answers(path, generator).ask(PAIRS[:1], desc="")
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(BadInput, match=message):
+        store.Answers(path, generator).ask(PAIRS[:1], desc="")
+
+
+def test_a_store_whose_first_line_was_cut_begins_anew(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"genera')
+    assert len(store.Answers(tmp_path / "a.jsonl", Extractive()).ask(PAIRS, desc="")) == 3

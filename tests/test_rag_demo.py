@@ -77,6 +77,7 @@ def test_the_prompt_is_shown(launch, desk, capsys):
     assert "extractive is sent no prompt" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_index_is_built_when_asked_for(launch, desk, capfd):
     shutil.copytree(desk / "runs/R", desk / "runs/built", dirs_exist_ok=True)
     assert launch("rag_demo.py", "--run", "runs/built", "--data", "tiny", "--build", "onions?", cwd=desk) == 0
@@ -114,6 +115,7 @@ def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, cap
         (("--run", "runs/R", "--timeout", "9", "onions?"), "--timeout is for servers"),
         (("--run", "runs/R", "--eval", "--against", "x"), "--against chooses"),
         (("--eval", "--compare", "runs/AB", "--data", "tiny"), "--data plays no part"),
+        (("--eval", "--run", "runs/R", "runs/R"), "stands twice"),
         (("--eval", "--run", "runs/R", "--generator", "extractive", "extractive"), "one for each folder"),
         (("--eval", "--retriever", "bm25", "--data", "tiny", "--split", "train", "--name", "../x"), "../x"),
     ],
@@ -171,6 +173,9 @@ def test_answers_that_exist_are_not_replaced(launch, refused, desk):
     result = read_json(desk / "runs/twice/answers/tiny-test-extractive/metrics.json")
     assert result["gold_answers"].startswith("the first 2 sentences") and result["references"] == []
     assert "holds answers already" in refused("rag_demo.py", *flags, cwd=desk)
+    gone = ("--eval", "--retriever", "runs/gone", "--data", "tiny", "--name", "twice", "--overwrite")
+    assert "runs/gone" in refused("rag_demo.py", *gone, cwd=desk)
+    assert (desk / "runs/twice/answers/tiny-test-extractive/metrics.json").exists()  # replaced when there is another
     assert launch("rag_demo.py", *flags, "--overwrite", cwd=desk) == 0
 
 

@@ -113,6 +113,7 @@ BROKEN = {
     "an object as a text": (".jsonl", '{"question": "q", "answer": {"text": "a"}}\n', "1: answer is"),
     "a list of objects": (".jsonl", '{"question": "q", "answer": [{"text": "a"}]}\n', "1: answer is"),
     "half a pair": (".jsonl", '{"question": "q", "answer": "\\ud800"}\n', "1: answer holds half a surrogate pair"),
+    "two splits": (".csv", "question,answer,split\nx,y,train\nx,z,test\n", "3: this question is in test, and on"),
     "no parquet": (".parquet", b"PAR1 nothing", "cannot be read"),
 }
 
@@ -259,3 +260,46 @@ def test_names_of_files_that_ids_cannot_hold(tmp_path):
     found = load_collection(str(tmp_path))
     assert len(found.docs) == 4 and "two%20words.md#1" in found.docs.ids and "\u4e2d.md#1" in found.docs.ids
     assert "100%25.md#1" in found.docs.ids
+
+
+def test_what_only_later_rows_have_counts(tmp_path):
+    rows = [{"question": f"q{i}", "answer": f"a{i}", "split": "test" if i else "train"} for i in range(9)]
+    rows = [{"question": "q9", "text": None, "answer": "a9", "split": "dev"}, *rows]
+    found = load_collection(write_table(tmp_path, ".jsonl", rows))
+    assert len(found.split("test")) == 8 and len(found.split("train")) == 1
+    rows = [{"question": "q", "passage": f"the passage {n}", "answers": [n]} for n in ("alpha", "beta")]
+    rows = [{"question": "other", "passage": "p"}, *[row | {"split": "train"} for row in rows]]
+    rows[0]["split"] = "train"
+    found = load_collection(write_table(tmp_path, ".jsonl", rows, "short"))
+    assert found.queries.record(1)["metadata"]["answers"] == ["alpha", "beta"]
+    rows = [row | {"answers": "z", "user": ""} for row in ROWS]
+    found = load_collection(write_table(tmp_path, ".csv", rows, "meta") + ":question=question,answer=answer,by=user")
+    assert "answers" not in found.queries.record(0)["metadata"] and len(found.qrels) == 3  # no user: by the question
+
+
+def test_headings_that_are_underlined_and_fences_of_four():
+    parts = [
+        "Title\n=====",
+        "some words",
+        "Sub title\n---",
+        "more",
+        "- a list\n---",
+        "````\n```\n# no heading\n````",
+        "# Yes",
+        "end",
+    ]
+    found = pages.sections_of_markdown("\n\n".join(parts))
+    assert [(line, path) for line, path, _ in found] == [(1, ("Title",)), (6, ("Title", "Sub title")), (19, ("Yes",))]
+    assert "# no heading" in found[1][2]
+
+
+def test_html_that_leaves_tags_open():
+    found = pages.sections_of_html("<html><head><title>T</title><body><nav>menu<h1>Top</h1><p>some words")
+    assert found == [(1, ("Top",), "some words")]
+    assert pages.sections_of_html("<head><title>T</title><body><p>words of a page") == [(1, (), "words of a page")]
+
+
+def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
+    folder_of(tmp_path / "notes", 2)
+    (tmp_path / "notes/gone.md").symlink_to(tmp_path / "nothing.md")
+    assert len(load_collection(str(tmp_path / "notes")).docs) == 8

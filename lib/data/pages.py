@@ -24,14 +24,19 @@ CROP = (6, 20)  # words of a crop, from and to
 DROPPED = 0.3  # share of a crop's words that are left out
 MOST_BYTES = 50_000_000  # of a file
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.+?)\s*#*\s*$")
-FENCE = re.compile(r"^ {0,3}(```|~~~)")
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
+UNDERLINE = re.compile(r"^ {0,3}(=+|-{2,})\s*$")  # below a line that it makes a heading
+NO_TITLE = re.compile(r"^\s*([#>|*+-]|\d+[.)]|$)")
 
 
 def sections_of_markdown(text):
     """[(line, (headings above, outermost first), text)] of a Markdown text; in code nothing is a heading."""
-    return _sections(
-        ((number, line, HEADING.match(line)) for number, line in enumerate(text.splitlines(), 1)), fenced=True
-    )
+    lines = text.splitlines()
+    for i in range(1, len(lines)):
+        under = UNDERLINE.match(lines[i])
+        if under and not NO_TITLE.match(lines[i - 1]) and (i == 1 or not lines[i - 2].strip()):
+            lines[i - 1 : i + 1] = ["#" * (1 + (under[1][0] == "-")) + " " + lines[i - 1].strip(), ""]
+    return _sections(((number, line, HEADING.match(line)) for number, line in enumerate(lines, 1)), fenced=True)
 
 
 def sections_of_text(text):
@@ -48,8 +53,10 @@ def _sections(lines, *, fenced):
 
     for number, line, heading in lines:
         fence = FENCE.match(line) if fenced else None
-        if fence and inside in (None, fence[1]):
-            inside = None if inside else fence[1]
+        if fence and inside is None:
+            inside = fence[1]
+        elif fence and fence[1].startswith(inside):  # as long as the one that it closes, or longer
+            inside = None
         if heading and not inside:
             close()
             depth = len(heading[1])
@@ -72,6 +79,8 @@ class _Html(html.parser.HTMLParser):
         self.lines, self._hidden, self._heading = [[1, ""]], 0, 0
 
     def handle_starttag(self, tag, attributes):
+        if tag == "body" or re.fullmatch("h[1-6]", tag):  # what was left open above has ended
+            self._hidden = 0
         self._hidden += tag in self.HIDDEN
         if re.fullmatch("h[1-6]", tag):
             self._heading = int(tag[1])
@@ -120,7 +129,7 @@ def files_in(folder):
         found += [
             pathlib.Path(base) / n for n in sorted(names) if pathlib.Path(n).suffix.lower() in KINDS and n[0] != "."
         ]
-    return sorted(found)
+    return sorted(path for path in found if path.is_file())
 
 
 def build(folder):
@@ -168,7 +177,10 @@ def _docs(path, name, dropped):
     found = []
     shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
     ident = urllib.parse.quote(os.fsencode(name), safe="/") if str(name) != shown else re.sub(r"[\s%]", _percent, shown)
-    for line, headings, body in KINDS[path.suffix.lower()](text):
+    sections = KINDS[path.suffix.lower()](text)
+    if not sections:
+        dropped.setdefault("files without a text", []).append(shown)
+    for line, headings, body in sections:
         words = body.split()
         if len(words) < SHORTEST:
             dropped.setdefault(f"sections of fewer than {SHORTEST} words", []).append(f"{name}:{line}")

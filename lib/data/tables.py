@@ -167,11 +167,12 @@ def _texts(value, *, path, number, column):
 
 def _write(folder, path, said, rows):
     """Write a folder in BEIR layout, and dropped.json: what was left out, with its lines."""
-    docs, queries, judged, dropped, columns = {}, {}, {}, {}, None
-    for number, row in tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path.name}", delay=2):
-        columns = columns or _columns(path, number, row, said)
+    docs, queries, judged, dropped, first = {}, {}, {}, {}, {}
+    rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path.name}", delay=2))
+    columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said) if rows else {}
+    for number, row in rows:
 
-        def cell(role, columns=columns, row=row, number=number):
+        def cell(role, row=row, number=number):
             column = columns.get(role)
             return _texts(row.get(column), path=path, number=number, column=column) if column else []
 
@@ -180,14 +181,21 @@ def _write(folder, path, said, rows):
         if not question or not texts:
             dropped.setdefault("without a question" if not question else "without an answer", []).append(number)
             continue
+        split = _split_of(row, columns, said, question, path=path, number=number)
         if question not in queries:
-            named = {*columns.values()} - {said.get("by")}
+            # what generators are scored with is never taken from a column of another meaning
+            named = {*columns.values(), "answer", "answers"} - {said.get("by")}
             meta = {name: value for name, value in row.items() if name not in named and _plain(value)}
-            if cell("doc") and answers:  # a short answer and the doc that holds it
-                meta["answers"] = answers
             queries[question] = {"_id": f"q{len(queries) + 1}", "text": question, "metadata": meta}
-            split = _split_of(row, columns, said, question, path=path, number=number)
-            judged[question] = (split, {})
+            judged[question], first[question] = (split, {}), number
+        elif split != judged[question][0] and "split" in columns:
+            raise BadInput(
+                f"{path}:{number}: this question is in {split}, and on line {first[question]} in "
+                f"{judged[question][0]}; a question can be in one split only"
+            )
+        if cell("doc") and answers:  # a short answer and the doc that holds it
+            known = queries[question]["metadata"].setdefault("answers", [])
+            known += [answer for answer in answers if answer not in known]
         title = " ".join(cell("title"))
         for text in texts:
             doc = docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})
@@ -215,7 +223,8 @@ def _split_of(row, columns, said, question, *, path, number):
         if value not in SPLITS:
             raise BadInput(f"{path}:{number}: {columns['split']} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
         return SPLITS[value]
-    return split_by_hash(str(row.get(said["by"])) if "by" in said else normalise(question) or question)
+    group = str(row.get(said["by"]) or "").strip() if "by" in said else ""
+    return split_by_hash(group or normalise(question) or question)  # without a group, each question by itself
 
 
 def split_by_hash(text):

@@ -103,14 +103,18 @@ def read_as_it_stands(path, format, collection):
         except BadInput:
             return -1
 
+    named_with = {}  # (query, doc) -> the positives of the line that named it: formats repeat lists for each positive
     for number, item in beir.read_lines(path) if tsv else _objects(path):
         try:
-            query, _, negatives, *scores = parse(item)
+            query, positives, negatives, *scores = parse(item)
         except BadInput as error:
             raise BadInput(f"{path}:{number}: {error}") from None
         best, scores = scores or (None, [None] * len(negatives))
+        query, beside = row(find_query, query), tuple(row(find_doc, doc) for doc in positives)
         for doc, score in zip(negatives, scores):
-            yield number, row(find_query, query), row(find_doc, doc), score, best
+            doc = row(find_doc, doc)
+            if named_with.setdefault((query, doc), beside) == beside:
+                yield number, query, doc, score, best
 
 
 def _refuse_positives(collection, query, rows, positives=()):

@@ -31,8 +31,17 @@ class Server:
     abstain_probability = None  # few servers give them
 
     def __init__(self, url, *, model=None, context_tokens, answer_tokens, timeout, pause=1.0):
-        parts = urllib.parse.urlsplit(url)
-        if not parts.hostname or parts.username or parts.query or parts.fragment:
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError as error:
+            raise BadInput(f"--generator {url}: no address ({error})") from None
+        if (
+            any(c.isspace() or ord(c) < 32 for c in url)
+            or not parts.hostname
+            or parts.username
+            or parts.query
+            or parts.fragment
+        ):
             raise BadInput(
                 f"--generator {url}: an address like http://127.0.0.1:8000/v1 is wanted, without a name or key in it"
             )
@@ -74,12 +83,12 @@ class Server:
             tokens = tuple(int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
             if not isinstance(reply, str):
                 raise TypeError
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise BadInput(
                 f"{self.url}: its reply has no choices[0].message.content: {json.dumps(found)[:200]}"
             ) from None
         return answer_of(
-            reply.strip(),
+            reply.encode("utf-8", "replace").decode().strip(),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
@@ -90,7 +99,9 @@ class Server:
     def _ask(self, path, body=None):
         """The JSON object of a reply; BadInput when it still fails after TRIES."""
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
+            if not key.isascii() or not key.isprintable() or " " in key:
+                raise BadInput(f"{KEY}: holds characters that no key has; set it again")  # and never show it
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url + path, None if body is None else json.dumps(body).encode(), headers)
         for tried in range(1, TRIES + 1):
@@ -100,7 +111,7 @@ class Server:
                     text = reply.read()
                 try:
                     return json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     problem = f"its reply is not JSON: {text[:80].decode('utf-8', 'replace')!r}"
             except urllib.error.HTTPError as error:
                 with error:

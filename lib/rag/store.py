@@ -23,6 +23,11 @@ FIELDS = {
 }
 
 
+def _whole(text):
+    """A text that files can hold: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Answers:
     """What a generator says, by question and docs: an answer is a function of these alone, whatever found the docs.
 
@@ -33,9 +38,9 @@ class Answers:
         self.path, self.generator = pathlib.Path(path), generator
         self._found, self._absent, self.reused = {}, {}, 0
         head = {"generator": generator.fingerprint}
-        if self.path.exists():
+        if self.path.exists() and b"\n" in self.path.read_bytes()[:4096]:
             self._read(head)
-        else:
+        else:  # there is none, or a kill has cut its first line
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
 
@@ -58,9 +63,12 @@ class Answers:
                 check_keys(record, place, key=str, answer=FIELDS)
                 known = {name: record["answer"].get(name) for name in (*FIELDS, "confidence")}
                 known |= {name: tuple(known[name]) for name in ("citations", "unknown", "tokens")}
+                numbers = [n for name in ("citations", "unknown", "tokens") for n in known[name]]
+                sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(known["tokens"]) == 2
+                if not sound or not isinstance(known["confidence"], (int, float, type(None))):
+                    raise BadInput(f"{place}: citations and tokens are not whole numbers, or confidence is none")
+                known |= {name: _whole(known[name]) for name in ("text", "prompt")}
                 self._found[record["key"]] = Answer(**known)
-        if not whole:
-            raise BadInput(f"{self.path}: is empty; delete it")
         self.reused = len(self._found)
         if lines[-1]:  # what a kill has cut
             with open(self.path, "r+b") as file:
@@ -73,7 +81,13 @@ class Answers:
             keys, pairs, self._found, self.generator.generate,
             lambda answer: {"answer": dataclasses.asdict(answer)}, desc,
         )  # fmt: skip
-        return [self._found[key] for key in keys]
+        found = [self._found[key] for key in keys]
+        for answer, (_, docs) in zip(found, pairs):
+            if any(not 1 <= number <= len(docs) for number in answer.citations):
+                raise BadInput(
+                    f"{self.path}: an answer cites [{max(answer.citations)}] of {len(docs)} docs; delete the file"
+                )
+        return found
 
     def absent(self, pairs, *, desc):
         """(n,) the generator's probability of "no answer" for (question, doc) pairs."""
