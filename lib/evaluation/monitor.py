@@ -79,7 +79,7 @@ class Monitor:
             found.append(
                 (
                     "no learning",
-                    f"InfoNCE {stats['info_nce']:.2f} is that of guessing among "
+                    f"InfoNCE {stats['info_nce']:.2f} is no better than guessing among "
                     f"{negatives:.0f} negatives; try another --lr, a lower --temperature",
                 )
             )
