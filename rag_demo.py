@@ -255,10 +255,15 @@ def evaluate(args, parser):
         )
         questions = scoring.Questions.of(collection, args.split, args.questions)
         generator = generator_of(args, spec)
+        place = target or target_of(args, collection, specs[0])
+        if target is None and (place / "metrics.json").exists() and not args.overwrite:
+            raise BadInput(f"{place} holds answers already: --overwrite them, or choose another --name")
         found = [retrieve(args, questions, each) for _, _, each in part]  # before anything is replaced
         if target is None:
-            target = target_of(args, collection, specs[0])
-            begin_in(target, args.overwrite)
+            target = place
+            if args.overwrite:
+                remove(target)
+            target.mkdir(parents=True, exist_ok=True)
             head = {
                 "data": collection.name,
                 "split": args.split,
@@ -327,15 +332,6 @@ def target_of(args, collection, generator):
         label_of_names = re.sub(r"[^\w.+=-]+", "_", "-vs-".join(names)) + ("-reranked" if args.rerank else "")
         home = run.run_path(args.name or label_of_names)
     return home / "answers" / f"{collection.name}-{args.split}-{label}"
-
-
-def begin_in(target, overwrite):
-    """Make the folder: what was finished there is replaced only if that was asked for, the rest is gone on with."""
-    if overwrite:
-        remove(target)
-    elif (target / "metrics.json").exists():
-        raise BadInput(f"{target} holds answers already: --overwrite them, or choose another --name")
-    target.mkdir(parents=True, exist_ok=True)
 
 
 def extend(values, more):

@@ -303,3 +303,16 @@ def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
     folder_of(tmp_path / "notes", 2)
     (tmp_path / "notes/gone.md").symlink_to(tmp_path / "nothing.md")
     assert len(load_collection(str(tmp_path / "notes")).docs) == 8
+
+
+def test_the_csv_of_the_readme_is_made(tmp_path, monkeypatch, folder):
+    import runpy
+    import sys
+
+    from conftest import ROOT
+
+    monkeypatch.setattr(
+        sys, "argv", ["table_of", "--data", str(folder), "--rows", "12", "--out", str(tmp_path / "f.csv")]
+    )
+    runpy.run_path(str(ROOT / "tests/bench/table_of.py"))["main"]()
+    assert 8 <= len(load_collection(str(tmp_path / "f.csv")).queries) <= 12  # questions that repeat are one

@@ -124,6 +124,7 @@ def draw(path, collection):
 
 
 def main():
+    """Print what is wrong, what is odd and what is worth knowing of one collection."""
     parser = run.Parser(__doc__)
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")

@@ -150,6 +150,24 @@ def token_types(tokenizer):
     return {ident: kind for ident, kind in zip(encoded["input_ids"], encoded["token_type_ids"]) if kind}
 
 
+def load_with_head(folder, kind, *, named, wanted):
+    """(model, tokenizer) of a folder whose model has a trained head; BadInput if its weights are missing.
+
+    kind: a class of transformers.AutoModelFor...; named: how the user named the folder; wanted: what it should be.
+    """
+    quiet()
+    tokenizer = load_tokenizer(folder)
+    try:
+        model, loading = kind.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except Exception as error:  # the library raises all kinds over files that are cut or foreign
+        raise BadInput(f"{named}: {first_line(error)}") from None
+    if loading["missing_keys"]:
+        raise BadInput(f"{named}: no weights for {sorted(loading['missing_keys'])[0]}; {wanted} is wanted")
+    return model, tokenizer
+
+
 def longest(backbone, tokenizer):
     """Tokens that a text may have at most: position embeddings and the tokenizer say so; NO_LIMIT for none."""
     limit = getattr(backbone.config, "max_position_embeddings", None) or NO_LIMIT

@@ -7,8 +7,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from lib.files import BadInput
-from lib.model.backbone import first_line, load_tokenizer, longest, quiet
+from lib.model.backbone import load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
 
 
@@ -18,19 +17,8 @@ class CrossEncoder:
     def __init__(self, source, *, device, length=256):
         folder = local_folder(source)
         self.fingerprint = fingerprint_folder(folder)
-        quiet()
-        self.tokenizer = load_tokenizer(folder)
-        try:
-            self.model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-            )
-        except Exception as error:  # the library raises all kinds over files that are cut or foreign
-            raise BadInput(f"--cross_encoder {source}: {first_line(error)}") from None
-        if loading["missing_keys"]:
-            raise BadInput(
-                f"--cross_encoder {source}: no weights for {sorted(loading['missing_keys'])[0]}; "
-                "a model trained to classify pairs is wanted"
-            )
+        kind, wanted = transformers.AutoModelForSequenceClassification, "a model trained to classify pairs"
+        self.model, self.tokenizer = load_with_head(folder, kind, named=f"--cross_encoder {source}", wanted=wanted)
         if self.tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         if self.model.config.pad_token_id is None:  # by it a decoder finds the last token of each text

@@ -8,8 +8,8 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from lib.files import BadInput, fingerprint
-from lib.model.backbone import first_line, load_tokenizer, longest, quiet
+from lib.files import fingerprint
+from lib.model.backbone import load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
 from lib.rag.generators import Answer
 
@@ -36,19 +36,8 @@ class Reader:
 
     def __init__(self, source, *, device, length=LENGTH):
         folder = local_folder(source)
-        quiet()
-        self.tokenizer = load_tokenizer(folder)
-        try:
-            self.model, loading = transformers.AutoModelForQuestionAnswering.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-            )
-        except Exception as error:  # the library raises all kinds over files that are cut or foreign
-            raise BadInput(f"--generator qa:{source}: {first_line(error)}") from None
-        if loading["missing_keys"]:
-            raise BadInput(
-                f"--generator qa:{source}: no weights for {sorted(loading['missing_keys'])[0]}; a model that was "
-                "trained to answer questions is wanted"
-            )
+        kind, wanted = transformers.AutoModelForQuestionAnswering, "a model trained to answer questions"
+        self.model, self.tokenizer = load_with_head(folder, kind, named=f"--generator qa:{source}", wanted=wanted)
         self.model.eval().to(device)
         self.device = device
         self.length = min(length, longest(self.model.base_model, self.tokenizer))
