@@ -21,7 +21,8 @@ import numpy as np
 
 from lib import run
 from lib.data import readers
-from lib.data.collection import SPLITS, collection_of
+from lib.data.beir import SPLITS
+from lib.data.collection import collection_of
 from lib.evaluation import (
     checks,
     comparison,

@@ -21,7 +21,8 @@ import numpy as np
 
 from lib import run
 from lib.data import readers
-from lib.data.collection import SPLITS, collection_of
+from lib.data.beir import SPLITS
+from lib.data.collection import collection_of
 from lib.evaluation import comparison, measures, plots, retrieval
 from lib.files import BadInput, atomic_path, remove, write_json, write_text
 from lib.model.encoder import pick_device

@@ -55,7 +55,10 @@ OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control 
 def parse_args():
     parser = run.Parser(__doc__)
     add = parser.group("what")
-    add("--data", default="python", help=readers.HELP)
+    add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
+        "each batch of one of them; ids become NAME/ID")
+    add("--data_shares", nargs="+", type=ABOVE_0, metavar="X", help="with several collections, the share of each in "
+        "the batches; default: by their train queries")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a model "
         "to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
@@ -179,6 +182,8 @@ def parse_args():
     if args.config:
         recorded = run.recorded_flags(args.config, without=("name", "overwrite", "resume", "config", "control"))
         args = parser.parse_args([*recorded, *sys.argv[1:]])
+    if not isinstance(args.data, str):
+        args.data = readers.JOIN.join(args.data)
     args.negatives = experiment.expand(args.negatives, args.grid, control=args.control, value_of=parser.value_of)
     args.grid = []
     for arm in args.negatives:
@@ -234,6 +239,22 @@ def check(args, parser):
         raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
 
 
+def check_parts(args, collection):
+    """BadInput if the collections that are trained on together, or their shares, do not fit the arguments."""
+    joined = list(collection.parts)
+    if args.data_shares and len(args.data_shares) != len(joined):
+        raise BadInput(f"--data_shares: {len(args.data_shares)} numbers, and --data names {max(1, len(joined))}")
+    counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
+    if joined and counts.min() < args.batch_size:
+        name = joined[int(counts.argmin())]
+        raise BadInput(
+            f"--data: {name} has {counts.min():,} train queries, fewer than --batch_size {args.batch_size}, and a "
+            "batch is of one collection"
+        )
+    if joined and any(of_arm(args, arm).query_clusters for arm in args.negatives):
+        raise BadInput("--query_clusters is for one collection: of several, each batch is of one already")
+
+
 def without_effect(args, given):
     """The flags among those `given` that change nothing in this run: they are for what its arm does not do."""
     (arm,) = args.negatives
@@ -274,6 +295,7 @@ def main():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
+    check_parts(args, collection)
     if args.negatives_file:
         file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
     if args.refresh_lag and dist.world() > 1:
@@ -300,7 +322,7 @@ def compare(args, parser, collection, name):
         resume=args.resume,
         config=run.record(args, parser, derived={}, inputs=inputs(args, collection)),
     )
-    order = functools.partial(order_of, n=len(collection.split("train")), seed=0)
+    order = functools.partial(order_of, collection=collection, seed=0)
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
     flags = {flag: value for flag, value in run.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
     flags |= {"resume": args.resume}
@@ -374,7 +396,7 @@ def train(args, parser, collection, folder, *, device):
         Approximate(args.mine_index).check(encoder.dim)
     qrels, n = collection.split("train"), len(own.split("train"))
     pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
-    order = order_of(args, n=n, seed=seed, clusters=clusters, pulled=len(qrels) - n)
+    order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=len(qrels) - n)
     plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
     overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
     config = run.record(
@@ -583,10 +605,14 @@ def train(args, parser, collection, folder, *, device):
     print(f"next    python build_index.py --run {run.quoted(folder)}")
 
 
-def order_of(args, *, n, seed, clusters=None, pulled=0):
-    """The QueryOrder of a run over n train queries and, behind them, `pulled` pseudo-queries."""
+def order_of(args, *, collection, seed, clusters=None, pulled=0):
+    """The QueryOrder of a run over a collection's train queries and, behind them, `pulled` pseudo-queries."""
+    queries = collection.split("train").queries
+    n, parts = len(queries), collection.part_of(queries) if collection.parts else None
     per_step = max(1, round(args.pull_rate * min(args.batch_size, n))) if args.pull else 0
-    return batches.QueryOrder(n, batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step))
+    return batches.QueryOrder(
+        n, batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step), parts=parts,
+        shares=args.data_shares)  # fmt: skip
 
 
 def derive(args, encoder, order, device):

@@ -312,7 +312,7 @@ def test_the_fingerprint_of_a_view_is_that_of_texts_and_order(tiny):
 
 
 def test_a_reader_or_a_folder_is_found(tmp_path, monkeypatch):
-    monkeypatch.setitem(readers.READERS, "made:small", (lambda spec: tmp_path / f"cache of {spec}", "made up"))
+    monkeypatch.setitem(readers.EMBEDDED, "made:small", (lambda spec: tmp_path / f"cache of {spec}", "made up"))
     assert readers.find("made:small") == ("made-small", tmp_path / "cache of made:small")
     folder = tmp_path / "scifact"
     folder.mkdir()
@@ -331,7 +331,7 @@ def test_what_is_no_collection_is_refused(spec, tmp_path, monkeypatch):
         readers.find(spec)
     message = str(refused.value)
     assert message.startswith(f"--data {spec}: no such folder") and "\n" not in message
-    assert all(name in message for name in readers.READERS)
+    assert all(name in message for name in readers.EMBEDDED)
 
 
 # -------------------------------------------------------------------------------------------------- tokens

@@ -8,7 +8,7 @@ import pytest
 
 from lib import files
 from lib.data import collection as collection_
-from lib.data import python_code
+from lib.data.formats import python_code
 
 SOURCE = '''"""A module."""
 import os

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from lib.data import pages, readers, tables
+from lib.data import readers
 from lib.data.collection import load_collection
+from lib.data.formats import pages, tables
 from lib.files import BadInput
 
 ROWS = [

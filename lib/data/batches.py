@@ -38,20 +38,40 @@ class QueryOrder:
 
     An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
     epoch. With clusters (n,), a number for each query, the queries of a batch are of one cluster or, where
-    one ends, of two (topic-aware sampling; Hofstätter et al. 2021). pulled = (count, of each step): so many
+    one ends, of two (topic-aware sampling; Hofstätter et al. 2021). With parts (n,), those of a batch are of one part,
+    and an epoch has batches of each in proportion to its size, or to `shares`. pulled = (count, of each step): so many
     pseudo-queries stand behind the n queries of the split, and each step has some of them besides its own.
     """
 
-    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0)):
-        self.n, self.seed, self.clusters = n, seed, clusters
+    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0), parts=None, shares=None):
+        self.n, self.seed, self.clusters, self.parts = n, seed, clusters, parts
         self._real = min(batch_size, n)
         self.pulled, self.pulled_per_step = pulled
         self.batch_size = self._real + self.pulled_per_step  # queries of a step
-        self.steps_per_epoch = n // self._real
+        sizes = [n] if parts is None else np.bincount(parts).tolist()
+        full = [size // self._real for size in sizes]  # batches of each part
+        if shares:
+            full = [max(1, round(sum(full) * share / sum(shares))) for share in shares]
+        self.batches_of_part, self.steps_per_epoch = full, sum(full)
         self._again = functools.lru_cache(maxsize=4)(lambda time: rng.permutation(self.pulled, "pulled", seed, time))
         self._permutation = functools.lru_cache(maxsize=4)(
-            lambda epoch: rng.permutation(n, "order", seed, epoch) if clusters is None else self._by_cluster(epoch)
+            self._by_part if parts is not None else self._by_cluster if clusters is not None else self._by_chance
         )
+
+    def _by_chance(self, epoch):
+        return rng.permutation(self.n, "order", self.seed, epoch)
+
+    def _by_part(self, epoch):
+        batches = []
+        for part, count in enumerate(self.batches_of_part):
+            own, wanted = np.flatnonzero(self.parts == part), count * self._real
+            first = epoch * wanted  # a part that gives more than it has begins again, in another order
+            passes = range(first // len(own), -(-(first + wanted) // len(own)))
+            order = np.concatenate([own[rng.permutation(len(own), "part", self.seed, part, i)] for i in passes])
+            begin = first - passes[0] * len(own)
+            batches.append(order[begin : begin + wanted].reshape(count, -1))
+        batches = np.concatenate(batches)
+        return batches[rng.permutation(len(batches), "batches", self.seed, epoch)].reshape(-1)
 
     def _by_cluster(self, epoch):
         within = rng.uniform("order", self.seed, epoch, np.arange(self.n))

@@ -4,6 +4,7 @@ import json
 
 from lib.files import BadInput, atomic_path, parse_json
 
+SPLITS = ("train", "dev", "test")
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 QRELS_HEADER = ("query-id", "corpus-id", "score")
 
@@ -141,3 +142,20 @@ def write_qrels(path, judged):
         out.write("\t".join(QRELS_HEADER) + "\n")
         for qid, grades in judged.items():
             out.writelines(f"{qid}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())
+
+
+def write_collection(folder, docs, queries, judged):
+    """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout."""
+    (folder / "qrels").mkdir(parents=True)
+    for name, records in (("corpus", docs), ("queries", queries)):
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
+            for record in records:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    for split in SPLITS:
+        if own := {qid: grades for qid, of, grades in judged if of == split}:
+            write_qrels(folder / "qrels" / f"{split}.tsv", own)
+
+
+def there(folder):
+    """The folder that write_collection() wrote, or None: what reads an entry of the cache."""
+    return folder if (folder / "qrels").stat() else None

@@ -13,7 +13,9 @@ import numpy as np
 
 from lib import run
 from lib.data import beir, readers
-from lib.data.collection import SPLITS, load_collection, plain
+from lib.data.beir import SPLITS
+from lib.data.collection import load_collection
+from lib.data.texts import plain
 from lib.data.words import normalise, words
 from lib.files import BadInput, atomic_path, write_json
 

@@ -6,147 +6,16 @@ never touches text.
 
 import dataclasses
 import functools
-import gzip
 import hashlib
-import json
-import os
-import pathlib
-import shutil
 import sys
-import zlib
 
 import numpy as np
-from tqdm import tqdm
 
 from lib import dist, run
 from lib.data import beir, readers
-from lib.files import BadInput, cache_dir, cached, check_keys, fingerprint, fingerprinted, read_json, write_json
-
-SPLITS = ("train", "dev", "test")
-
-
-class Texts:
-    """The records of one JSONL file, read where they lie. `ids[row]` is the string id of a row."""
-
-    def __init__(self, path, *, ids, offsets, groups, digests, blank, fingerprint):
-        self.path, self.ids, self.fingerprint = pathlib.Path(path), ids, fingerprint
-        self.groups = groups  # (n,) int32: the first row with the same text: copies share a number
-        self.digests = digests  # (n,) 16 bytes: a hash of each text
-        self.blank = blank  # line numbers of records without a text
-        self._offsets = offsets  # (n, 2) int64: first byte and end of each record
-        self._file = open(path, "rb")  # kept open: another file of that name cannot take its place
-
-    def __len__(self):
-        return len(self.ids)
-
-    def record(self, row):
-        """The JSON object of one row."""
-        begin, end = self._offsets[row].tolist()
-        try:
-            return json.loads(os.pread(self._file.fileno(), end - begin, begin))
-        except ValueError:
-            raise BadInput(f"{self.path}: was changed since it was opened; run the command again") from None
-
-    def text(self, row):
-        """Title and text of one row."""
-        return beir.check_text(self.record(row), path=self.path, number=row + 1)[1]
-
-    def texts(self, rows=None):
-        """The texts of `rows` (all of them by default), as a list."""
-        return [self.text(row) for row in (range(len(self)) if rows is None else rows)]
-
-    def view(self, rows):
-        """The texts of `rows` as a sequence that reads them when they are asked for."""
-        return TextView(self, np.asarray(rows))
-
-    @functools.cached_property
-    def row_of(self):
-        """{id: row}."""
-        return {ident: row for row, ident in enumerate(self.ids)}
-
-    @classmethod
-    def load(cls, path):
-        """Open and check a JSONL file, or path.gz; the check runs once for each content, its offsets are cached."""
-        path = plain(path)
-        if not path.is_file():
-            raise BadInput(
-                f"{path}: no such file; a collection is a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv"
-            )
-        if path.stat().st_size == 0:
-            raise BadInput(f"{path}: the file is empty")
-
-        def make(folder):
-            ids, arrays = cls._scan(path)
-            folder.mkdir()
-            write_json(folder / "ids.json", ids)
-            for name, array in arrays.items():
-                np.save(folder / f"{name}.npy", array)
-
-        def read(folder):
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=how) for name, how in cls._ARRAYS.items()}
-            return arrays | {"ids": read_json(folder / "ids.json")}
-
-        with fingerprinted(path) as content:
-            parts = cached(cache_dir("records", content), make, read)
-            return cls(path, **parts, fingerprint=content)
-
-    _ARRAYS = {"offsets": "r", "groups": None, "digests": "r", "blank": None}  # how each is read: mapped, or whole
-
-    @staticmethod
-    def _scan(path):
-        ids, offsets, groups, digests, blank, seen, first_of = [], [], [], [], [], {}, {}
-        position = 0
-        with (
-            open(path, "rb") as file,
-            tqdm(total=path.stat().st_size, unit="B", unit_scale=True, delay=2, desc=f"checking {path.name}") as bar,
-        ):
-            for number, line in enumerate(file, 1):
-                begin, position = position, position + len(line)
-                bar.update(len(line))
-                if not line.strip():
-                    continue
-                text = beir.decode_line(line, path=path, number=number)
-                ident, text = beir.check_text(
-                    beir.parse_object(text, path=path, number=number), path=path, number=number
-                )
-                if ident in seen:
-                    raise BadInput(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}; ids must differ')
-                seen[ident] = number
-                # 16 bytes of hash per text instead of the text: a collision needs 2**64 docs
-                digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-                groups.append(first_of.setdefault(digest, len(ids)))
-                digests.append(digest)
-                if not text:
-                    blank.append(number)
-                offsets.append((begin, position))
-                ids.append(ident)
-        return ids, {
-            "offsets": np.array(offsets, dtype=np.int64).reshape(-1, 2),
-            "groups": np.array(groups, dtype=np.int32),
-            "digests": np.array(digests, dtype="V16"),
-            "blank": np.array(blank, dtype=np.int64),
-        }
-
-
-class TextView:
-    """Some rows of Texts as a sequence of str that holds none of them: what retrievers search with."""
-
-    def __init__(self, texts, rows):
-        self._texts, self.rows = texts, rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, part):
-        """A text or, for a slice, a view of some of the texts."""
-        if isinstance(part, slice):
-            return TextView(self._texts, self.rows[part])
-        return self._texts.text(self.rows[part])
-
-    @property
-    def fingerprint(self):
-        """Identifies the texts and their order."""
-        return fingerprint(self._texts.fingerprint, self.rows.astype(np.int64))
+from lib.data.beir import SPLITS
+from lib.data.texts import Texts, plain
+from lib.files import BadInput, cache_dir, cached, check_keys, fingerprint, fingerprinted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +56,7 @@ class Collection:
     fingerprint: str
     faults: dict = dataclasses.field(default_factory=dict)  # split -> what makes it unusable
     notes: tuple = ()  # what was kept or skipped although it is odd
+    parts: dict = dataclasses.field(default_factory=dict)  # of several joined: name -> its first query row
 
     def split(self, name):
         """The judgements of one split; BadInput if the collection has none."""
@@ -204,6 +74,10 @@ class Collection:
             | qrels.missing.get(int(row), {})
             for row, a, b in zip(qrels.queries, qrels.indptr, qrels.indptr[1:])
         }
+
+    def part_of(self, query_rows):
+        """(n,) which of the joined collections each query is of; 0 where none are joined."""
+        return np.searchsorted(list(self.parts.values()), query_rows, side="right") - bool(self.parts)
 
     def judgements(self, split):
         """Identifies what an evaluation on a split depends on: the corpus, the split's queries and their labels."""
@@ -292,11 +166,13 @@ def ranges(start, end):
 
 
 def load_collection(spec, *, cut=(), strict=False, quiet=False):
-    """The collection that `--data` names: a name of readers.READERS or a folder in BEIR layout.
+    """The collection that `--data` names (readers.HELP), or several of them, joined by readers.JOIN.
 
     What is odd and can be used is kept or skipped by trec_eval's rules, and said once, unless `quiet`; strict
     refuses it. Splits of `cut` that are missing are cut off the train split; a faulty one is refused when asked for.
     """
+    if readers.JOIN in str(spec):
+        return _joined(spec.split(readers.JOIN), strict=strict, quiet=quiet)
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in SPLITS}
@@ -337,6 +213,41 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     return Collection(name, docs, queries, qrels, whole, faults, tuple(notes))
 
 
+def _joined(specs, **how):
+    """One collection of several: their docs, queries and splits behind one another, ids as NAME/ID."""
+    # dev and test are always cut where they are missing: the parts are written, and have to be the same for all
+    found = [load_collection(spec, cut=SPLITS[1:], **how) for spec in specs]
+    names = [collection.name for collection in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"--data {readers.JOIN.join(specs)}: two collections are called {twice[0]}; rename a folder")
+
+    def records(side):
+        for collection in found:
+            for row in range(len(getattr(collection, side))):
+                record = getattr(collection, side).record(row)
+                record["_id"] = f"{collection.name}/{record['_id']}"
+                if side == "queries":
+                    record["metadata"] = beir.metadata_of(record) | {"collection": collection.name}
+                yield record
+
+    def judged():
+        for collection in found:
+            for split in collection.qrels:
+                for qid, grades in collection.qrels_dict(split).items():
+                    own = {f"{collection.name}/{doc}": grade for doc, grade in grades.items()}
+                    yield f"{collection.name}/{qid}", split, own
+
+    def make(folder):
+        beir.write_collection(folder, records("docs"), records("queries"), list(judged()))
+
+    name = "-and-".join(names)
+    key = fingerprint([[c.name, c.fingerprint, sorted(c.qrels)] for c in found])
+    whole = load_collection(cached(cache_dir("joined", key) / name, make, beir.there), strict=how["strict"], quiet=True)
+    begins = np.cumsum([0] + [len(collection.queries) for collection in found[:-1]]).tolist()
+    faults = {split: fault for collection in found for split, fault in collection.faults.items()}
+    return dataclasses.replace(whole, parts=dict(zip(names, begins)), faults=faults)
+
+
 def collection_of(data, folder, *, cut=(), strict=False):
     """(--data, its collection) where `data` may be None: then that of a run's folder, or python without one."""
     spec = data or (_data_of(folder) if folder else "python")
@@ -347,29 +258,6 @@ def _data_of(folder):
     args = run.recorded(folder)["args"]
     check_keys(args, folder / "config.json", data=str)
     return args["data"]
-
-
-def plain(path):
-    """`path` or, if only path.gz is there, an unpacked copy of it in the cache."""
-    packed = path.with_name(path.name + ".gz")
-    if path.exists() or not packed.is_file():
-        return path
-
-    def unpack(temporary):
-        with open(temporary, "wb") as out:
-            try:
-                with gzip.open(packed) as file:
-                    shutil.copyfileobj(file, out)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise BadInput(f"{packed}: cannot be unpacked ({error})") from None
-
-    with fingerprinted(packed) as content:
-        return cached(cache_dir("unpacked", content) / path.name, unpack, _there)
-
-
-def _there(path):
-    os.stat(path)
-    return path
 
 
 def _cut(qrels, queries, split):

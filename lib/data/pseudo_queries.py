@@ -12,7 +12,8 @@ import numpy as np
 
 from lib import rng
 from lib.data import beir
-from lib.data.collection import Qrels, Texts
+from lib.data.collection import Qrels
+from lib.data.texts import Texts
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
 LONGEST = 30  # words of a pseudo-query

@@ -2,32 +2,46 @@
 
 import pathlib
 
-from lib.data import pages, python_code, tables
+from lib.data.formats import hubs, medquad, pages, python_code, tables, trec
 from lib.files import BadInput
 
-# --data: (function that returns a folder in BEIR layout, what it holds)
-READERS = {
+# --data NAME: (function that writes a folder in BEIR layout, what it holds)
+EMBEDDED = {
     "python": (python_code.build, "documented functions of the installed packages, by what they do"),
     "python:docs": (python_code.build, "their documentation, by its first sentence"),
 }
+# --data PREFIX:PLACE: (function of the place, what stands there)
+READERS = {
+    "medquad": (medquad.build, "a clone of MedQuAD's repository"),
+    "trec": (trec.build, "a folder of TREC's or MS MARCO's files"),
+    "irds": (hubs.build_irds, "an id of ir_datasets"),
+    "hf": (hubs.build_hf, "a dataset of Hugging Face's hub"),
+}
+JOIN = " + "  # between several collections that are one
 STRICT = "refuse a collection of which something would have to be kept or skipped although it is odd"
 HELP = (
-    f"collection: {', '.join(READERS)} (embedded); a folder in BEIR layout; a table of questions and answers, "
-    f"FILE{'|'.join(tables.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,answer=COLUMN; or "
-    f"a folder of {', '.join(pages.KINDS)} files"
+    f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
+    f"FILE{'|'.join(tables.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,answer=COLUMN; "
+    f"a folder of {', '.join(pages.KINDS)} files; "
+    + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
 )
 
 
 def find(spec):
     """(name, folder in BEIR layout) of the collection that `spec` names."""
     spec = str(spec)
-    if spec in READERS:
-        return spec.replace(":", "-"), READERS[spec][0](spec)
+    if spec in EMBEDDED:
+        return spec.replace(":", "-"), EMBEDDED[spec][0](spec)
+    prefix, colon, place = spec.partition(":")
+    if colon and prefix in READERS:
+        return READERS[prefix][0](place)
     if tables.is_table(spec):
         return tables.build(spec)
     folder = pathlib.Path(spec)
     if not folder.is_dir():
-        raise BadInput(f"--data {spec}: no such folder (give {', '.join(READERS)}, a table, or a folder)")
+        raise BadInput(
+            f"--data {spec}: no such folder (give {', '.join(EMBEDDED)}, a table, a folder, or PREFIX:PLACE)"
+        )
     if not any((folder / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "qrels")):
         return pages.build(folder)
     return folder.resolve().name, folder

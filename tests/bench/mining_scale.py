@@ -32,7 +32,8 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import rng, run  # noqa: E402
-from lib.data.collection import Collection, Qrels, TextView  # noqa: E402
+from lib.data.collection import Collection, Qrels  # noqa: E402
+from lib.data.texts import TextView  # noqa: E402
 from lib.files import BadInput, cache_dir, fingerprint  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.run import ABOVE_0, COUNT, SEED  # noqa: E402

@@ -8,7 +8,6 @@ questions of one user, page or disease fall on one side.
 
 import csv
 import hashlib
-import json
 import pathlib
 
 from tqdm import tqdm
@@ -38,29 +37,39 @@ def is_table(spec):
 
 def parse(spec):
     """(path, {role: column}) of a spec."""
-    head, colon, tail = spec.rpartition(":")
-    if colon and "=" in tail and pathlib.Path(head).suffix.lower() in SUFFIXES:
-        return pathlib.Path(head), dict(part.partition("=")[::2] for part in tail.split(","))
+    head, said = split_roles(spec)
+    if said and pathlib.Path(head).suffix.lower() in SUFFIXES:
+        return pathlib.Path(head), said
     return pathlib.Path(spec), {}
+
+
+def split_roles(spec):
+    """(what stands before, {role: column}) of a spec that may end in :question=COLUMN,answer=COLUMN."""
+    head, colon, tail = spec.rpartition(":")
+    if colon and "=" in tail:
+        return head, dict(part.partition("=")[::2] for part in tail.split(","))
+    return spec, {}
+
+
+def check_roles(spec, said):
+    """BadInput if roles are named that there are not."""
+    if unknown := said.keys() - {*ROLES, "by"}:
+        raise BadInput(f"--data {spec}: {min(unknown)} is none of {', '.join(ROLES)}, by")
 
 
 def build(spec):
     """(name, folder in BEIR layout) of a table; BadInput if it cannot be read as one."""
     path, said = parse(spec)
-    if unknown := said.keys() - {*ROLES, "by"}:
-        raise BadInput(f"--data {spec}: {min(unknown)} is none of {', '.join(ROLES)}, by")
+    check_roles(spec, said)
     if not path.is_file():
         raise BadInput(f"--data {path}: no such file")
 
     def make(folder):
-        _write(folder, path, said, _rows(path))
-
-    def there(folder):
-        return folder if (folder / "qrels").stat() else None
+        write(folder, path, said, _rows(path))
 
     with fingerprinted(path) as content:
         return path.stem, cached(
-            cache_dir("tables", fingerprint(content, path.suffix, said, RECIPE)) / path.stem, make, there
+            cache_dir("tables", fingerprint(content, path.suffix, said, RECIPE)) / path.stem, make, beir.there
         )
 
 
@@ -142,7 +151,7 @@ def _columns(path, number, row, said):
     if "question" not in found or not {"doc", "answer"} & found.keys():
         raise BadInput(
             f"{path}:{number}: a column of questions and one of answers are wanted, there are "
-            f"{', '.join(map(repr, row))}; say which, as in {path.name}:question=COLUMN,answer=COLUMN"
+            f"{', '.join(map(repr, row))}; say which, as in {path}:question=COLUMN,answer=COLUMN"
         )
     return found
 
@@ -165,10 +174,13 @@ def _texts(value, *, path, number, column):
     return texts
 
 
-def _write(folder, path, said, rows):
-    """Write a folder in BEIR layout, and dropped.json: what was left out, with its lines."""
+def write(folder, path, said, rows):
+    """Write (line, {column: value}) rows as a folder in BEIR layout, and dropped.json: what was left out.
+
+    said: {role: column}; path: where the rows are from, for messages.
+    """
     docs, queries, judged, dropped, first = {}, {}, {}, {}, {}
-    rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path.name}", delay=2))
+    rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2))
     columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said) if rows else {}
     for number, row in rows:
 
@@ -205,7 +217,9 @@ def _write(folder, path, said, rows):
     for what, numbers in dropped.items():
         some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
         tqdm.write(f"note: {path}: rows {what}, left out: {len(numbers):,} (lines {some})")
-    write_beir(folder, docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()])
+    beir.write_collection(
+        folder, docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()]
+    )
     write_json(folder / "dropped.json", dropped)
 
 
@@ -231,15 +245,3 @@ def split_by_hash(text):
     """The split of whatever bears this name: eight tenths train, one dev, one test."""
     number = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=4).digest(), "big") % 10
     return {0: "dev", 1: "test"}.get(number, "train")
-
-
-def write_beir(folder, docs, queries, judged):
-    """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout."""
-    (folder / "qrels").mkdir(parents=True)
-    for name, records in (("corpus", docs), ("queries", queries)):
-        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
-            for record in records:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    for split in ("train", "dev", "test"):
-        if own := {qid: grades for qid, of, grades in judged if of == split}:
-            beir.write_qrels(folder / "qrels" / f"{split}.tsv", own)

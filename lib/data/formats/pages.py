@@ -15,7 +15,8 @@ import urllib.parse
 from tqdm import tqdm
 
 from lib import rng
-from lib.data import tables
+from lib.data import beir
+from lib.data.formats import tables
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
@@ -152,13 +153,10 @@ def build(folder):
                 f"note: {folder}: {what}, left out: {len(names):,} ({', '.join(names[:5])}{' ...' * (len(names) > 5)})"
             )
         queries, judged = _queries(docs)
-        tables.write_beir(target, docs, queries, judged)
+        beir.write_collection(target, docs, queries, judged)
         write_json(target / "dropped.json", dropped)
 
-    def there(target):
-        return target if (target / "qrels").stat() else None
-
-    return root.name, cached(cache_dir("pages", key) / root.name, make, there)
+    return root.name, cached(cache_dir("pages", key) / root.name, make, beir.there)
 
 
 def _percent(match):

@@ -1,0 +1,271 @@
+"""Folders as TREC and MS MARCO give them out: docs, topics and judgements (qrels) in files of their formats.
+
+docs:       collection.tsv (id, text), or with a title (id, title, text), or msmarco-docs.tsv (id, url, title, text);
+            JSONL with an id and a text; SGML with <DOC> and <DOCNO>
+topics:     queries*.tsv (id, text), JSONL, SGML with <top> and <num>, XML with <topic number="...">
+judgements: *qrels*, four columns with white space between: id of the topic, a number, id of the doc, grade
+
+Any of them may be compressed (.gz). Whose judgements a file holds stands in its name: train, dev, val; otherwise it is
+the test split; of a split with a small file, that one is taken. Topics are matched by their ids, whatever their file
+is called.
+"""
+
+import gzip
+import html
+import pathlib
+import re
+import xml.etree.ElementTree as ElementTree
+import zlib
+
+from tqdm import tqdm
+
+from lib.data import beir
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
+
+RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
+WANTED = {
+    "docs": "collection.tsv, corpus.jsonl, docs.trec",
+    "topics": "queries.dev.tsv, topics.txt, topics.xml",
+    "qrels": "qrels.train.tsv, qrels.dev.tsv, qrels.txt",
+}
+DOCS = re.compile(r"^(collection|corpus|docs|documents|passages|msmarco[-_]docs)\b|\.(trec|sgml?)$", re.I)
+TOPICS = re.compile(r"topics|queries", re.I)
+QRELS = re.compile(r"qrels?", re.I)
+SPLIT = re.compile(r"(?<![a-z])(train|dev|val)", re.I)  # in the name of a file of judgements; else test
+SUFFIXES = ("", ".tsv", ".txt", ".jsonl", ".json", ".xml", ".trec", ".sgml", ".sgm", ".qrels", ".qrel", ".topics")
+IDS = ("_id", "id", "docid", "doc_id", "pid", "qid", "query_id")  # keys of JSONL
+TEXTS = ("text", "contents", "body", "passage", "segment", "query", "question")
+TITLES = ("title", "headline", "hl")  # elements of a doc
+
+
+def build(folder):
+    """(name, folder in BEIR layout) of a folder of TREC's or MS MARCO's files; BadInput if something is missing."""
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise BadInput(f"--data trec:{folder}: no such folder")
+    roles = {role: [] for role in WANTED}
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name[0] != "."):
+        if role := _role(path.relative_to(root)):
+            roles[role].append(path)
+    for role, paths in roles.items():
+        if not paths:
+            raise BadInput(f"--data trec:{folder}: no file of {role} is in it, named as {WANTED[role]}")
+    key = fingerprint([(role, str(p.relative_to(root)), fingerprint_file(p)) for role in roles for p in roles[role]])
+
+    def make(target):
+        topics = [path for paths in _by_split(roles["topics"]).values() for path in paths]
+        queries = {qid: record for path in topics for qid, record in _topics(path)}
+        dropped, judged = {}, []
+        for split, paths in _by_split(roles["qrels"]).items():
+            small = [path for path in paths if "small" in path.name]
+            grades = _judgements(small or paths)
+            if missing := sorted(grades.keys() - queries.keys()):
+                dropped[f"topics of {split} without a text"] = missing
+            judged += [(qid, split, own) for qid, own in grades.items() if qid in queries]
+        docs = (record for path in roles["docs"] for record in _docs(path))
+        beir.write_collection(target, tqdm(docs, unit="doc", unit_scale=True, delay=2), queries.values(), judged)
+        for what, ids in dropped.items():
+            tqdm.write(
+                f"note: {folder}: {what}, left out: {len(ids):,} ({', '.join(ids[:5])}{' ...' * (len(ids) > 5)})"
+            )
+        write_json(target / "dropped.json", dropped)
+
+    name = root.resolve().name
+    return name, cached(cache_dir("trec", fingerprint(key, RECIPE)) / name, make, beir.there)
+
+
+def _role(path):
+    """docs, topics, qrels or None, by the name of a file, or of the folder that it lies in."""
+    name = path.name.removesuffix(".gz")
+    if pathlib.PurePath(name).suffix.lower() not in SUFFIXES and not re.search(r"\d$", name):
+        return None
+    for part in (name, *reversed(path.parent.parts)):
+        for role, pattern in (("qrels", QRELS), ("topics", TOPICS), ("docs", DOCS)):
+            if pattern.search(part):
+                return role
+    return None
+
+
+def _by_split(paths):
+    """{split: its files}, by their names."""
+    found = {split: [] for split in beir.SPLITS}
+    for path in paths:
+        named = SPLIT.search(path.name) or SPLIT.search(path.parent.name)
+        split = named[1].lower() if named else "test"
+        found["dev" if split == "val" else split].append(path)
+    return {split: paths for split, paths in found.items() if paths}
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _lines(path):
+    """(number, line) of a text file, perhaps compressed, blank lines left out."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, beir.decode_line(line, path=path, number=number)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path}: cannot be unpacked ({error})") from None
+
+
+def _kind(path):
+    """jsonl, tags or tsv, by a file's first line."""
+    first = next(_lines(path), None)
+    if first is None:
+        raise BadInput(f"{path}: the file is empty")
+    return {"{": "jsonl", "<": "tags"}.get(first[1].lstrip()[:1], "tsv")
+
+
+def _record(path, number, ident, title, text):
+    record = {"_id": ident.strip(), "title": " ".join(title.split()), "text": text.strip()}
+    beir.check_text(record, path=path, number=number)
+    return record
+
+
+def _from_json(path, number, line):
+    found = beir.parse_object(line, path=path, number=number)
+    ident, text = (next((found[key] for key in keys if key in found), None) for keys in (IDS, TEXTS))
+    title = found.get("title") or ""
+    if isinstance(ident, int) and not isinstance(ident, bool):
+        ident = str(ident)
+    if not isinstance(ident, str) or not isinstance(text or title, str) or not isinstance(title, str):
+        raise BadInput(f"{path}:{number}: an id ({', '.join(IDS[:4])}) and a text ({', '.join(TEXTS[:3])}) are wanted")
+    return _record(path, number, ident, title, text or "")
+
+
+def _docs(path):
+    """A record of each doc of a file."""
+    kind, seen = _kind(path), {}
+    for number, record in {"jsonl": _json_docs, "tags": _sgml_docs, "tsv": _tsv_docs}[kind](path):
+        if record["_id"] in seen:
+            raise BadInput(f"{path}:{number}: the id {record['_id']} was used on line {seen[record['_id']]} already")
+        seen[record["_id"]] = number
+        yield record
+
+
+def _json_docs(path):
+    for number, line in _lines(path):
+        yield number, _from_json(path, number, line)
+
+
+def _tsv_docs(path):
+    for number, line in _lines(path):
+        fields = line.split("\t")
+        if not 2 <= len(fields) <= 4:
+            raise BadInput(
+                f"{path}:{number}: {len(fields)} columns with tabs between; id and text, or id, title and text, or id, "
+                "url, title and text are wanted"
+            )
+        yield number, _record(path, number, fields[0], fields[-2] if len(fields) > 2 else "", fields[-1])
+
+
+def _sgml_docs(path):
+    lines, begin = [], 0
+    for number, line in _lines(path):
+        if re.match(r"\s*<doc>", line, re.I):
+            lines, begin = [], number
+        lines.append(line)
+        if re.search(r"</doc>\s*$", line, re.I):
+            body = "\n".join(lines)
+            ident = re.search(r"<docno>\s*(\S+?)\s*</docno>", body, re.I)
+            if not ident:
+                raise BadInput(f"{path}:{begin}: a doc without <DOCNO>")
+            titles = [_element(body, tag) for tag in TITLES]
+            text = _element(body, "text") or _plain(re.sub(r"<docno>.*?</docno>", " ", body, flags=re.I | re.S))
+            yield begin, _record(path, begin, ident[1], next(filter(None, titles), ""), text)
+            lines = []
+    if "".join(lines).strip() and begin and not re.search(r"</doc>", lines[-1], re.I) and len(lines) > 1:
+        raise BadInput(f"{path}:{begin}: a doc that does not end with </DOC>")
+
+
+def _element(body, tag):
+    """The plain text of all elements of one name."""
+    return "\n".join(_plain(found) for found in re.findall(rf"<{tag}>(.*?)</{tag}>", body, re.I | re.S)).strip()
+
+
+def _plain(markup):
+    return " ".join(html.unescape(re.sub(r"<[^>]{0,200}>", " ", markup)).split())
+
+
+# ------------------------------------------------------------------------------------- topics and judgements
+
+
+def _topics(path):
+    """(id, record) of each topic of a file; description and narrative are metadata."""
+    kind = _kind(path)
+    if kind == "tags":
+        text = "\n".join(line for _, line in _lines(path))
+        topics = _old_topics(path, text) if re.search(r"<top>", text, re.I) else _xml_topics(path, text)
+    elif kind == "jsonl":
+        topics = [(record["_id"], f"{record['title']} {record['text']}", {}) for _, record in _json_docs(path)]
+    else:
+        topics = []
+        for number, line in _lines(path):
+            ident, tab, text = line.partition("\t")
+            if not tab or not text.strip():
+                raise BadInput(f"{path}:{number}: an id, a tab and a text are wanted, found {beir.shorten(line)}")
+            topics.append((ident, text, {}))
+    for ident, text, meta in topics:
+        record = _record(path, 1, ident, "", " ".join(text.split()))
+        meta = {name: value for name, value in meta.items() if value}
+        yield record["_id"], {"_id": record["_id"], "text": record["text"]} | ({"metadata": meta} if meta else {})
+
+
+def _old_topics(path, text):
+    """Of the ad hoc tracks: elements end where the next one begins."""
+    found = []
+    for top in re.findall(r"<top>(.*?)</top>", text, re.I | re.S):
+        parts = {
+            name.lower(): " ".join(re.sub(rf"^\s*({label})\s*:", "", value, flags=re.I).split())
+            for name, label, value in (
+                (name, {"num": "Number", "desc": "Description", "narr": "Narrative", "title": "Topic"}[name.lower()], v)
+                for name, v in re.findall(r"<(num|title|desc|narr)>(.*?)(?=<|\Z)", top, re.I | re.S)
+            )
+        }
+        if not parts.get("num") or not (parts.get("title") or parts.get("desc")):
+            raise BadInput(f"{path}: a <top> without <num> or without <title>: {beir.shorten(' '.join(top.split()))}")
+        meta = {"description": parts.get("desc"), "narrative": parts.get("narr")}
+        found.append((parts["num"].split()[0], parts.get("title") or parts["desc"], meta))
+    return found
+
+
+def _xml_topics(path, text):
+    """Of later tracks: <topic number="1"> with a query or title, or the text itself."""
+    try:
+        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))
+    except ElementTree.ParseError as error:
+        raise BadInput(f"{path}: cannot be read as XML ({error})") from None
+    found = []
+    for topic in root.iter("topic"):
+        parts = {part.tag.lower(): " ".join("".join(part.itertext()).split()) for part in topic}
+        ident = topic.get("number") or topic.get("id") or parts.get("number")
+        names = ("query", "title", "question", "description")
+        asked = next((parts[name] for name in names if parts.get(name)), " ".join((topic.text or "").split()))
+        if not ident or not asked:
+            raise BadInput(f"{path}: a <topic> without a number or a text: {beir.shorten(ElementTree.tostring(topic))}")
+        found.append((ident, asked, {name: parts.get(name) for name in ("description", "narrative")}))
+    if not found:
+        raise BadInput(f'{path}: neither <top> nor <topic number="..."> is in it')
+    return found
+
+
+def _judgements(paths):
+    """{qid: {doc_id: grade}} of files of judgements."""
+    found = {}
+    for path in paths:
+        for number, line in _lines(path):
+            fields = line.split()
+            if number == 1 and fields[:2] == list(beir.QRELS_HEADER[:2]):  # BEIR's, with a header
+                continue
+            if len(fields) == 3:
+                fields.insert(1, "0")
+            if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+                raise BadInput(
+                    f"{path}:{number}: topic, a number, doc and a whole grade are wanted, found {beir.shorten(line)}"
+                )
+            qid, _, doc_id, grade = fields
+            if found.setdefault(qid, {}).setdefault(doc_id, int(grade)) != int(grade):
+                raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged otherwise already; keep one")
+    return found
