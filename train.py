@@ -17,6 +17,7 @@ import functools
 import itertools
 import math
 import os
+import shlex
 import sys
 
 import numpy as np
@@ -27,7 +28,7 @@ from lib import dist, loss, rng, run
 from lib.data import batches, readers
 from lib.data.collection import load_collection
 from lib.data.pseudo_queries import KINDS, add_pseudo_queries
-from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plots, report
+from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, plots, report
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import card, pooling
 from lib.model import encoder as model
@@ -72,6 +73,8 @@ def parse_args():
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
+    add("--plan", action="store_true", help="print which settings are advised for this collection and why, what the "
+        "run would cost, by beginning it, and the least difference that its test queries can show; then stop")
     add = parser.group("comparison of several arms, seeds or a grid")
     add("--grid", nargs="+", default=[], metavar="FLAG=X,Y,...", help="every arm with each of these values, as in "
         "temperature=.01,.02,.05,.1")
@@ -300,7 +303,11 @@ def main():
         file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
     if args.refresh_lag and dist.world() > 1:
         raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
-    if several:
+    if args.plan:
+        if several:
+            raise BadInput("--plan is for one arm and one seed")
+        show_plan(args, parser, collection)
+    elif several:
         compare(args, parser, collection, args.name or f"{collection.name}-ablation")
     else:
         (arm,), (seed,) = args.negatives, args.seeds
@@ -374,6 +381,29 @@ def compare(args, parser, collection, name):
         f"\nnext    python evaluate.py --compare {run.quoted(folder)}     # tables and figures again"
         f"\n        python build_index.py --run {run.quoted(jobs[-1].folder)}"
     )
+
+
+def show_plan(args, parser, collection):
+    """Advise the settings that were not given, forecast the run, and print its command."""
+    given = {name: value for name, value in run.non_default(args, parser).items() if name != "plan"}
+    advice = plan.settings(len(collection.split("train")), static=args.encoder == "static")
+    advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
+    flags = given | {each.flag: each.value for each in advice}
+    flags["name"] = args.name or f"{collection.name}-{comparison.slug(run.plain(flags['negatives'])[0])}"
+    args = parser.parse_args(run.to_flags(flags))
+    args.data, (arm,) = given.get("data", "python"), args.negatives
+    args = of_arm(args, arm)
+    check_parts(args, collection)
+    order = order_of(args, collection=collection, seed=0)
+    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    mined = [SOURCES[name].every for name in arm.sources if SOURCES[name].mine]
+    counts = {
+        "steps": steps,
+        "minings": -(-steps // refresh_every(args, order)) if "refresh" in mined else len(mined),
+        "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
+    }
+    cost = plan.measure(flags | {"steps": steps, "epochs": None}, f"{flags['name']}-plan")
+    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *run.to_flags(flags)]))
 
 
 def train(args, parser, collection, folder, *, device):
@@ -541,14 +571,16 @@ def train(args, parser, collection, folder, *, device):
                 log.log("warning", {"step": step} | warning)
                 bar.write(f"warning: {warning['warning']}: {warning['advice']}")
             rate = (step + 1) * len(positions) / clock.spent["train"]
-            log.log("step", {"step": step, "queries_per_s": rate, "seconds": clock.total()}, file="timing.jsonl")
+            timing = {"seconds": clock.total(), "spent": clock.spent}
+            log.log("step", {"step": step, "queries_per_s": rate} | timing, file="timing.jsonl")
             bar.write(monitor.step_line(step, stats, rate))
         if (step + 1) % plan["eval_every"] == 0 or step + 1 == steps:
             with clock("evaluate"):
                 dev = measures.mean(measure(averaged.module, "dev", docs=dev_docs))
             log.log("evaluation", {"step": step + 1, "dev": dev})
             seconds = clock.spent["train"] + clock.spent["mine"]
-            log.log("evaluation", {"step": step + 1, "dev_seconds": seconds}, file="timing.jsonl")
+            timing = {"dev_seconds": seconds, "seconds": clock.total(), "spent": clock.spent}
+            log.log("evaluation", {"step": step + 1} | timing, file="timing.jsonl")
             better = dev[args.select] > best["score"]
             verdict = "  best, saved" if better else ""
             bar.write(f"step {step + 1:>5}  dev {args.select} {dev[args.select]:.4f}{verdict}")

@@ -1,0 +1,187 @@
+"""What a training would do and cost, and with which settings: `train.py --plan`.
+
+The settings are rules of our tables (docs/comparison.md, docs/pools.md, docs/models.md); time and memory are measured:
+the very run is begun, watched for a few steps and one evaluation, and stopped.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from lib.evaluation import significance
+from lib.files import BadInput, remove
+from lib.negatives.pool import labelled
+from lib.run import Run, run_path, to_flags
+
+STEPS = 30  # that are timed, and the first of them left out
+LOG_EVERY = 5
+LONGEST = 120  # seconds that a watched run may take
+SPREAD = 0.3  # of MRR@10's difference by query between two arms: .22 to .32 on MedQuAD's
+FIGURES = 3.0  # seconds that a run's figures and last files take
+
+
+class Advice(NamedTuple):
+    """A setting and why."""
+
+    flag: str
+    value: object
+    why: str
+
+
+def settings(queries, *, static):
+    """[Advice] for a training of an encoder on so many train queries, most important first."""
+    batch = 128 if queries >= 20_000 else 32 if queries >= 320 else max(4, queries // 10)
+    steps = max(1, queries // batch)
+    epochs = 3.0 if 3 * steps >= 300 else min(60.0, float(-(-300 // steps)))
+    enough = queries >= 1000
+    found = [
+        Advice(
+            "negatives",
+            ["refresh:4" if enough else "in_batch"],
+            "hard negatives mined again helped from 1,000 queries up (docs/comparison.md)"
+            if enough
+            else "below 1,000 queries hard negatives were not shown to help from scratch (docs/comparison.md)",
+        ),
+        Advice("batch_size", batch, "a corpus this small would fill a larger batch with hard negatives by chance"),
+        Advice("epochs", epochs, f"{round(epochs * steps):,} steps; with fewer than 300 little is learned"),
+    ]
+    if not static:
+        return found[:1]
+    if queries < 5000:
+        found.append(
+            Advice("init", None, "with so few queries a start that knows words decides: --init MODEL (docs/models.md)")
+        )
+    return found
+
+
+class Cost(NamedTuple):
+    """What was measured of a run that was stopped: seconds, and bytes."""
+
+    begin: float  # until its first step, without mining
+    step: float
+    mining: float  # of one mining
+    evaluation: float  # on dev
+    memory: float  # MB, the most so far
+
+    def total(self, *, steps, minings, evaluations):
+        """Seconds of a whole run; the test split is one more evaluation, and the geometry of dev another."""
+        return self.begin + steps * self.step + minings * self.mining + (evaluations + 2) * self.evaluation + FIGURES
+
+
+def measure(flags, name):
+    """The Cost of the run of train.py with these flags, which is begun twice: the first time fills the cache."""
+    began = time.monotonic()
+    _watch(flags, name, until="step")
+    if time.monotonic() - began > LONGEST / 2:
+        raise BadInput("--plan: nothing is left of two minutes after making tokens; ask again, they are cached now")
+    return _watch(flags, name, until="evaluation")
+
+
+def _watch(flags, name, *, until):
+    """Begin a run and stop it after its first step, or after STEPS and an evaluation."""
+    folder, began = run_path(name), time.monotonic()
+    flags = flags | {"name": name, "overwrite": True, "eval_every": STEPS, "log_every": LOG_EVERY}
+    command = [sys.executable, sys.argv[0], *to_flags(flags)]
+    env = os.environ | {"TQDM_DISABLE": "1"}
+    output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+    seen, memory, started = [], 0.0, None
+    try:
+        while time.monotonic() - began < LONGEST:
+            memory = max(memory, _peak_mb(process.pid))
+            seen = [row for row in _log(folder) if "spent" in row]
+            events = [row["event"] for row in seen]
+            if seen and started is None:
+                started = time.monotonic() - began - seen[0]["seconds"]
+            if process.poll() is not None or until in events and (until == "step" or "step" in events):
+                break
+            time.sleep(0.05)
+        else:
+            raise BadInput(f"--plan: {STEPS} steps and an evaluation take more than {LONGEST} s; nothing to go by")
+        if process.returncode:
+            output.seek(0)
+            last = output.read().strip().splitlines()[-1:]
+            raise BadInput(f"--plan: {last[0].removeprefix('error: ') if last else 'the run did not begin'}")
+    finally:
+        process.kill()
+        process.wait()
+        output.close()
+        remove(folder)
+    steps = [row for row in seen if row["event"] == "step"]
+    if until == "step":
+        return None
+    first, last = steps[0], [row for row in steps if row["step"] < STEPS][-1]
+    after = next(row for row in seen if row["event"] == "evaluation")
+    count = max(1, last["step"] - first["step"])
+    mining = first["spent"]["mine"]
+    return Cost(
+        begin=started + first["seconds"] - mining,
+        step=(last["spent"]["train"] - first["spent"]["train"]) / count,
+        mining=mining,
+        evaluation=after["spent"]["evaluate"] - first["spent"]["evaluate"],
+        memory=memory,
+    )
+
+
+def _log(folder):
+    path = folder / "timing.jsonl"
+    return Run(folder).read_log("timing.jsonl") if path.exists() else []
+
+
+def _peak_mb(pid):
+    """The most memory that a process has had resident, in MB; 0 where the system does not say."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def describe(collection):
+    """{name: text} of what the advice depends on."""
+    train = collection.split("train")
+    lengths = {
+        what: np.array(
+            [len(texts.text(int(row)).split()) for row in np.linspace(0, len(texts) - 1, min(2000, len(texts)))]
+        )
+        for what, texts in (("doc", collection.docs), ("query", collection.queries))
+    }
+    positives = [len(train.positives(i)) for i in range(len(train))]
+    found = {
+        "docs": f"{len(collection.docs):,}, of half at most {np.median(lengths['doc']):.0f} words, "
+        f"of nine tenths {np.quantile(lengths['doc'], 0.9):.0f}",
+        "queries": f"{len(train):,} to train on, {len(collection.split('dev')):,} dev, "
+        f"{len(collection.split('test')):,} test; of half at most {np.median(lengths['query']):.0f} words",
+        "positives of a query": f"{np.mean(positives):.2f}",
+        "docs with a label in training": f"{labelled(collection).mean():.0%}",
+    }
+    least = significance.detectable(SPREAD, len(collection.split("test")))
+    found["least difference to be shown"] = (
+        f"{least:.3f} MRR@10 between two arms, with {len(collection.split('test')):,} test queries (power 80 %, spread "
+        f"by query {SPREAD})"
+    )
+    return found
+
+
+def show(collection, advice, cost, derived, command):
+    """Print a plan."""
+    print(f"== plan for {collection.name}")
+    for name, text in describe(collection).items():
+        print(f"   {name}: {text}")
+    for flag, value, why in advice:
+        shown = "MODEL" if value is None else " ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"   --{flag} {shown}: {why}")
+    seconds = cost.total(**derived)
+    print(
+        f"   measured: {cost.step * 1e3:.1f} ms a step, {cost.mining:.1f} s a mining, {cost.evaluation:.1f} s an "
+        f"evaluation, {cost.begin:.1f} s to begin\n"
+        f"   forecast: {seconds:.0f} s for {derived['steps']:,} steps, {derived['minings']} minings, "
+        f"{derived['evaluations']} evaluations on dev and one on test; {cost.memory:,.0f} MB of memory"
+    )
+    print(f"next    {command}")

@@ -1,0 +1,48 @@
+"""train.py --plan: what it advises, and that it measures the run that it forecasts and leaves nothing behind."""
+
+import re
+
+import pytest
+from conftest import call
+
+from lib.evaluation import plan
+
+ADVISED = [
+    (120, 12, "in_batch", 1),
+    (800, 32, "in_batch", 1),
+    (11_931, 32, "refresh:4", 0),
+    (40_000, 128, "refresh:4", 0),
+]
+
+
+@pytest.mark.parametrize("queries, batch, arm, start", ADVISED)
+def test_the_advice_follows_the_tables(queries, batch, arm, start):
+    found = {each.flag: each.value for each in plan.settings(queries, static=True)}
+    assert found["batch_size"] == batch and found["negatives"] == [arm] and ("init" in found) == start
+    assert round(found["epochs"] * (queries // batch)) >= 300
+    assert [each.flag for each in plan.settings(queries, static=False)] == ["negatives"]
+
+
+def test_the_cost_of_a_run_is_the_sum_of_its_parts():
+    cost = plan.Cost(begin=5, step=0.1, mining=2, evaluation=3, memory=700)
+    assert cost.total(steps=100, minings=4, evaluations=2) == 5 + 10 + 8 + 12 + plan.FIGURES
+
+
+def test_a_plan_measures_and_leaves_nothing(folder, tmp_path):
+    flags = ("--data", folder, "--dim", 16, "--vocab_size", 300, "--steps", 400, "--batch_size", 8)
+    done = call("train.py", *flags, "--plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert "--negatives in_batch: below 1,000 queries" in said and "--batch_size" not in said.split("next")[0]
+    assert re.search(r"forecast: \d+ s for 400 steps, 0 minings, \d+ evaluations on dev", said)
+    command = said.split("next    python ")[1].split()
+    assert command[0] == "train.py" and {"--steps=400", "--negatives", "in_batch"} <= set(command)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_what_cannot_be_planned_is_one_line(folder, tmp_path, refused):
+    assert "--plan is for one arm" in refused(
+        "train.py", "--data", folder, "--plan", "--negatives", "in_batch", "random:2", cwd=tmp_path
+    )
+    done = call("train.py", "--data", folder, "--plan", "--dim", 16, "--dims", 99, "--vocab_size", 300, cwd=tmp_path)
+    assert done.returncode == 2 and "--plan: --dims 99: the vectors have 16 dimensions" in done.stderr
