@@ -27,7 +27,8 @@ from tqdm import tqdm
 from lib import dist, loss, rng, run
 from lib.data import batches, readers
 from lib.data.collection import load_collection
-from lib.data.pseudo_queries import KINDS, add_pseudo_queries
+from lib.data.made_queries import KINDS
+from lib.data.pseudo_queries import add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, plots, report
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import card, pooling

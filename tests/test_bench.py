@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import ROOT, call
 
+from lib.data.collection import load_collection
 from lib.files import BadInput
 
 MINE = "tests/bench/mine_vs_sentence_transformers.py"
@@ -47,6 +48,15 @@ def test_without_the_peer_one_line_names_it(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, *flags])
     with pytest.raises(BadInput, match="pip install .*sentence-transformers.* --ours_only$"):
         main()
+
+
+def test_a_collection_without_its_questions(untrained):
+    out = bench("tests/bench/without_questions.py", "--data", "tiny", "--kind", "dropped", "--out", "h", cwd=untrained)
+    found, whole = load_collection(untrained / "h"), load_collection(untrained / "tiny")
+    assert "wrote   h" in out and found.qrels_dict("test") == whole.qrels_dict("test")
+    assert found.docs.texts() == whole.docs.texts()
+    asked = {qid for split in ("train", "dev") for qid in found.qrels_dict(split)}
+    assert asked == {f"made:{ident}" for ident in whole.docs.ids}
 
 
 # ------------------------------------------------------------------------------------------------ mining

@@ -1,46 +1,16 @@
-"""Pseudo-queries: a query made from a doc itself, so that a doc without a label is pulled and not only pushed.
-
-A new kind is a function and a row of KINDS.
-"""
+"""Pseudo-queries in training: a doc without a label gets a query of its own: it is pulled and not only pushed."""
 
 import dataclasses
 import json
-import re
 import shutil
 
 import numpy as np
 
-from lib import rng
 from lib.data import beir
 from lib.data.collection import Qrels
+from lib.data.made_queries import CROP, KINDS, LONGEST
 from lib.data.texts import Texts
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
-
-LONGEST = 30  # words of a pseudo-query
-CROP = (4, 16)  # words of a crop, from and to
-
-
-def title(record, row):
-    """The doc's title; empty where it has none."""
-    return record.get("title") or ""
-
-
-def first_sentence(record, row):
-    """The first sentence of the text, at most LONGEST words."""
-    sentence = re.split(r"(?<=[.!?])\s", (record.get("text") or "").strip(), maxsplit=1)[0]
-    return " ".join(sentence.split()[:LONGEST])
-
-
-def crop(record, row):
-    """Some words of the doc, one behind the other, from a random place (Izacard et al. 2022, section 3.1)."""
-    words = f"{record.get('title') or ''} {record.get('text') or ''}".split()
-    least, most = CROP
-    length = least + int(rng.uniform("crop length", row) * (most - least + 1))
-    begin = int(rng.uniform("crop", row) * (max(0, len(words) - length) + 1))
-    return " ".join(words[begin : begin + length])
-
-
-KINDS = {"title": title, "first_sentence": first_sentence, "crop": crop}
 
 
 def add_pseudo_queries(collection, kind, doc_rows):

@@ -14,15 +14,12 @@ import urllib.parse
 
 from tqdm import tqdm
 
-from lib import rng
-from lib.data import beir
+from lib.data import beir, made_queries
 from lib.data.formats import tables
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
-CROP = (6, 20)  # words of a crop, from and to
-DROPPED = 0.3  # share of a crop's words that are left out
 MOST_BYTES = 50_000_000  # of a file
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.+?)\s*#*\s*$")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
@@ -140,7 +137,7 @@ def build(folder):
     if not files:
         raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
     contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
-    key = fingerprint(contents, RECIPE, WORDS, OVERLAP, DROPPED)
+    key = fingerprint(contents, RECIPE, WORDS, OVERLAP)
 
     def make(target):
         docs, dropped = [], {}
@@ -196,15 +193,6 @@ def _docs(path, name, dropped):
     return found
 
 
-def _crop(words, row):
-    """Some words of a text, one behind the other from a random place, a share of them dropped."""
-    least, most = CROP
-    length = least + int(rng.uniform("crop length", row) * (most - least + 1))
-    begin = int(rng.uniform("crop", row) * (max(0, len(words) - length) + 1))
-    words = words[begin : begin + length]
-    return " ".join(word for i, word in enumerate(words) if rng.uniform("dropped word", row, i) >= DROPPED or i == 0)
-
-
 def _queries(docs):
     """(records of queries, [(qid, split, {doc_id: 1})]): a doc's last heading and a crop; a file is in one split."""
     queries, judged = [], []
@@ -215,7 +203,7 @@ def _queries(docs):
     by_file = len(files) >= 10  # or a split would stay empty
     for row, doc in enumerate(docs):
         split = tables.split_by_hash(doc["metadata"]["file"] if by_file else doc["_id"])
-        made = {"crop": _crop(doc["text"].split(), row)}
+        made = {"crop": made_queries.dropped(doc, row)}
         if titles[doc["title"]][0] == row:  # a heading is asked once, and every piece below it answers
             made["heading"] = doc["title"].split(" > ")[-1]
         for kind, text in made.items():
