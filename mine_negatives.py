@@ -29,15 +29,18 @@ from lib.data.collection import collection_of, load_collection
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
-from lib.negatives import audit, check, exchange, filters, sampling
+from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
+from lib.negatives.formats import distillation, exchange
 from lib.negatives.pool import describe_pool, open_pool, within
 from lib.negatives.sources import SOURCES
 from lib.search.retriever import fingerprint_of, open_retriever, parts
 from lib.search.sharded import cached_search
 
 OFFERED = [name for name, row in SOURCES.items() if row.draw or row.retriever or row.needs_file]
+
+FORMATS = ("own", *exchange.FORMATS, *distillation.FORMATS)
 
 
 # fmt: off
@@ -53,7 +56,7 @@ def parse_args():
     add("--sources", nargs="+", choices=OFFERED, metavar="SOURCE",
         help=f"any of {', '.join(OFFERED)}; default: dense with --run, miner with --miner, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
-    add("--negatives_format", choices=("own", *exchange.FORMATS), default="own", help="of --negatives_file")
+    add("--negatives_format", choices=FORMATS, default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=run.ABOVE_0, help="share of --depth for each source; default: --depth of each")
     add("--depth", type=run.DEPTH, default=30, help="candidates to keep for each query")
     add("--candidates", type=run.DEPTH, help="candidates to mine before filtering; default: --depth, with filters or a "
@@ -72,12 +75,14 @@ def parse_args():
         "compare with")
     add("--cross_encoder", metavar="NAME|FOLDER", help="scores all candidates: for the filter denoise, for "
         "--relabel, and as teacher scores in the file")
+    add("--own_teacher", action="store_true", help="the sources' own scores are the teacher scores in the file: "
+        "to distil the model that mines")
     add("--relabel", type=run.SHARE, metavar="X", help="candidates that --cross_encoder scores above this become "
         "positives in a new copy of the collection, written beside the file")
     add("--audit", type=run.number(float, above=0, most=1), metavar="SHARE", help="hide a positive of this share of "
         "the queries and see how many come back as negatives, by source, rank and filter; writes the audit, no "
         "negatives")
-    add("--format", choices=("own", *exchange.FORMATS), default="own", help="of the file; own keeps it all")
+    add("--format", choices=FORMATS, default="own", help="of the file; own keeps it all")
     add("--mine_index", metavar="STRING", help="search by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4; prints how much of the exact lists it finds")
     add("--check", metavar="F", help="look at a negatives file of ours or, with --negatives_format, of another system "
@@ -117,6 +122,8 @@ def parse_args():
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
     if any(each.function is filters.denoise for each in args.filters) and not args.cross_encoder:
         raise BadInput("the filter denoise needs --cross_encoder")
+    if args.own_teacher and (args.cross_encoder or from_file or len(args.sources) > 1):
+        raise BadInput("--own_teacher is for one source that searches, without --cross_encoder")
     if args.relabel is not None and not args.cross_encoder:
         raise BadInput("--relabel needs --cross_encoder: it decides what is a positive")
     return args, parser
@@ -171,6 +178,8 @@ def main():
 
         judge = CrossEncoder(args.cross_encoder, device=device)
         mined = [judge.score_candidates(found, collection) for found in mined]
+    elif args.own_teacher:
+        mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
     if dist.is_main() and hidden is not None:
         write_audit(path, args, collection, mined, hidden)
     elif dist.is_main():
@@ -225,7 +234,8 @@ def mine(args, source, collection, qrels, pool, count, device):
     if row.needs_file:
         records = None
         if args.negatives_format != "own":
-            records = exchange.read(args.negatives_file, args.negatives_format, collection)
+            theirs = distillation if args.negatives_format in distillation.FORMATS else exchange
+            records = theirs.read(args.negatives_file, args.negatives_format, collection)
         found = load_candidates(args.negatives_file, collection, qrels, rows=records)
         return within(found, pool), None
     spec = {"run": args.run, "miner": args.miner}.get(row.retriever, row.retriever)
@@ -278,6 +288,9 @@ def write(path, args, collection, kept, header, clock, spec):
     records = (record for c in kept for record in records_of(c, collection))
     if args.format == "own":
         count = write_negatives(path, header, records)
+    elif args.format in distillation.FORMATS:
+        count = distillation.write(path, args.format, records, collection, args.split)
+        print(f"the texts that the ids stand for: {path.name}.queries.jsonl, {path.name}.documents.jsonl")
     else:
         count = exchange.write(path, args.format, records, collection, args.split)
         print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")

@@ -272,7 +272,7 @@ def without_effect(args, given):
         "chunk_size": (args.chunk_size or 0) >= args.batch_size,
         "epochs": bool(args.steps),
         "temperature learn_temperature": args.triplet_margin is not None and not args.distill_weight,
-        "distill": not args.distill_weight,
+        "distill distill_temperature": not args.distill_weight,
         "vocab_size": args.init and args.init_vocabulary == "model",
         "init_vocabulary": not args.init,
         "hardness_of": not args.hardness_strength,

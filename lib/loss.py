@@ -70,6 +70,11 @@ OPTIONS = {
         "choices": ("margin_mse", "kl"),
         "help": "how to follow the teacher scores of --negatives_file",
     },
+    "distill_temperature": {
+        "default": 1.0,
+        "limits": {"above": 0},
+        "help": "divides the teacher scores of --distill kl: about 1 for logits, .05 for cosines",
+    },
     "distill_weight": {
         "default": 0.0,
         "limits": {"least": 0, "most": 1},
@@ -101,6 +106,7 @@ def contrastive_loss(
     dims=(),
     teacher=None,
     distill="margin_mse",
+    distill_temperature=1.0,
     distill_weight=0.0,
 ):
     """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores, mask).
@@ -131,7 +137,8 @@ def contrastive_loss(
     dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the
                      vectors, normalised anew
     teacher          (B, N) scores of a teacher, nan where it has none; mixed in with distill_weight as
-                     distill = margin_mse (Hofstätter et al. 2020) or kl
+                     distill = margin_mse (Hofstätter et al. 2020) or kl, of the teacher's scores divided by
+                     distill_temperature
     """
     with torch.autocast(q_emb.device.type, enabled=False):
         q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
@@ -161,7 +168,9 @@ def contrastive_loss(
             if spread:
                 value = value + spread * (orthogonality(q) + orthogonality(d))
             if distill_weight:
-                taught = distillation(scores, labels, teacher, kind=distill, temperature=temperature)
+                taught = distillation(
+                    scores, labels, teacher / distill_temperature, kind=distill, temperature=temperature
+                )
                 value = (1 - distill_weight) * value + distill_weight * taught
             values.append(value)
     return torch.stack(values).mean(), scores.detach(), mask  # of the whole vectors, which come last

@@ -9,9 +9,10 @@ from conftest import TINY
 
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json
-from lib.negatives import check, exchange
+from lib.negatives import check
 from lib.negatives.candidates import drawn_candidates, random_docs
 from lib.negatives.files import records_of, write_negatives
+from lib.negatives.formats import exchange
 from lib.negatives.pool import open_pool
 
 

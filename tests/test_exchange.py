@@ -8,7 +8,7 @@ from conftest import known_by_text
 
 from lib.data import collection as collection_
 from lib.files import BadInput
-from lib.negatives import exchange
+from lib.negatives.formats import exchange
 
 FIELDS = "qid doc_id source rank score positive_score teacher_score teacher_positive_score".split()
 # a fact of each format, written down apart from the module's own table

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.files import BadInput
-from lib.negatives import exchange
 from lib.negatives.files import read_negatives
+from lib.negatives.formats import distillation, exchange
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import held_out, labelled
 
@@ -50,8 +50,8 @@ class Found(NamedTuple):
 
 def read_any(path, format, collection):
     """[(line, query row or -1, doc row or -1, score or nan, positive's score or nan)] of a file, nothing refused."""
-    if format == "own":
-        _, records = read_negatives(path)
+    if format == "own" or format in distillation.FORMATS:
+        records = read_negatives(path)[1] if format == "own" else distillation.read(path, format, collection)
         queries, docs = collection.queries.row_of, collection.docs.row_of
         return [
             (

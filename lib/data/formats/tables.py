@@ -83,7 +83,7 @@ def _rows(path):
         for number, line in beir.read_lines(path):
             yield number, beir.parse_object(line, path=path, number=number)
     elif kind == ".parquet":
-        yield from _parquet_rows(path)
+        yield from parquet_rows(path)
     else:
         yield from _csv_rows(path, "\t" if kind == ".tsv" else None)
 
@@ -117,11 +117,19 @@ def _csv_rows(path, delimiter):
         raise BadInput(f"{path}:{reader.line_num}: {error}") from None
 
 
-def _parquet_rows(path):
+def parquet_package(path):
+    """pyarrow, with what reads and writes Parquet; BadInput where it is not installed."""
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise BadInput(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+        raise BadInput(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
+    return pyarrow
+
+
+def parquet_rows(path):
+    """(number, {column: value}) of every row of a Parquet file."""
+    pyarrow = parquet_package(path)
     with reading(path, " as Parquet"):
         number = 0
         for block in pyarrow.parquet.ParquetFile(path).iter_batches(1 << 14):

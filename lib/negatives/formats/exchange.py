@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lib.data import beir
 from lib.data.beir import shorten
 from lib.files import BadInput, atomic_path
-from lib.negatives.exchange_formats import TABLE, Doc, Group
+from lib.negatives.formats.exchange_formats import TABLE, Doc, Group
 
 FIELDS = ("qid", "doc_id", "source", "rank", "score", "positive_score", "teacher_score", "teacher_positive_score")
 FORMATS = {name: row[0] for name, row in TABLE.items()}  # what --format takes: its description

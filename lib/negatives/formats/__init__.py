@@ -1,0 +1,1 @@
+"""Negatives files of other systems."""
