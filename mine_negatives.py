@@ -120,12 +120,13 @@ def parse_args():
         raise BadInput(f"--shares {args.shares}: one above 0 for each of {', '.join(args.sources)}, in all 1")
     if from_file and args.audit is not None:
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
-    if any(each.function is filters.denoise for each in args.filters) and not args.cross_encoder:
-        raise BadInput("the filter denoise needs --cross_encoder")
+    judged = args.cross_encoder or from_file  # by a file's teacher scores, once they are there
+    if any(each.function is filters.denoise for each in args.filters) and not judged:
+        raise BadInput("the filter denoise needs --cross_encoder, or a --negatives_file with teacher scores")
     if args.own_teacher and (args.cross_encoder or from_file or len(args.sources) > 1):
         raise BadInput("--own_teacher is for one source that searches, without --cross_encoder")
-    if args.relabel is not None and not args.cross_encoder:
-        raise BadInput("--relabel needs --cross_encoder: it decides what is a positive")
+    if args.relabel is not None and not judged:
+        raise BadInput("--relabel needs --cross_encoder, or a --negatives_file with teacher scores: they decide")
     return args, parser
 
 
@@ -180,6 +181,9 @@ def main():
         mined = [judge.score_candidates(found, collection) for found in mined]
     elif args.own_teacher:
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
+    by_teacher = args.relabel is not None or any(each.function is filters.denoise for each in args.filters)
+    if by_teacher and any(found.teacher is None or np.isnan(found.teacher).all() for found in mined):
+        raise BadInput(f"{args.negatives_file}: has no teacher scores, which denoise and --relabel go by")
     if dist.is_main() and hidden is not None:
         write_audit(path, args, collection, mined, hidden)
     elif dist.is_main():

@@ -1,5 +1,6 @@
 """A cross-encoder's scores: what they are made of, and that only the pair decides them."""
 
+import json
 import shutil
 
 import numpy as np
@@ -119,3 +120,23 @@ def test_an_encoder_is_no_cross_encoder(bert):
     """Without a trained head the library makes up a random one: no judge of anything."""
     with pytest.raises(BadInput, match="cross_encoder"):
         CrossEncoder(str(bert), device="cpu")
+
+
+def test_a_file_that_was_judged_once_is_filtered_and_relabelled_again(untrained, judges, launch, capsys):
+    flags = ("--run", "runs/R", "--depth", 5, "--cross_encoder", judges[1], "--name", "J")
+    assert launch("mine_negatives.py", *flags, cwd=untrained) == 0
+    file = untrained / "runs/J/negatives/tiny-train-dense.jsonl"
+    scores = [json.loads(line)["teacher_score"] for line in file.read_text().splitlines()[1:]]
+    limit = sorted(scores)[len(scores) // 2]
+    again = ("--sources", "file", "--negatives_file", file, "--data", "tiny", "--filters", f"denoise:{limit}")
+    assert launch("mine_negatives.py", *again, "--name", "J2", cwd=untrained) == 0
+    left = (untrained / "runs/J2/negatives/tiny-train-file.jsonl").read_text().splitlines()[1:]
+    assert 0 < len(left) < len(scores) and all(json.loads(line)["teacher_score"] <= limit for line in left)
+    assert launch("mine_negatives.py", *again[:6], "--relabel", limit, "--name", "J3", cwd=untrained) == 0
+    assert f"{sum(score > limit for score in scores):,} candidates became positives" in capsys.readouterr().out
+    plain = ("--run", "runs/R", "--depth", 5, "--name", "J4")
+    assert launch("mine_negatives.py", *plain, cwd=untrained) == 0
+    file = "runs/J4/negatives/tiny-train-dense.jsonl"
+    wrong = ("--sources", "file", "--negatives_file", file, "--data", "tiny", "--relabel", 0.5, "--name", "J5")
+    assert launch("mine_negatives.py", *wrong, cwd=untrained) == 2
+    assert "has no teacher scores" in capsys.readouterr().err

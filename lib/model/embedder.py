@@ -38,17 +38,17 @@ class Embedder:
         key = weights_fingerprint(encoder)
         found = self._docs  # a local: another thread may mine meanwhile
         if found[0] != key:
-            shared = shared and encoder.kind == "transformer" and dist.world() == 1
-            found = key, self._cached(encoder, key) if shared else self.embed(encoder, "doc")
+            found = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
         self._docs = found
         return found[1]
 
-    def _cached(self, encoder, key):
-        path = cache_dir(
-            "vectors",
-            fingerprint(key, encoder.vector_key(), encoder.token_key("doc"), self.collection.docs.fingerprint) + ".npy",
-        )
-        return cached_array(path, lambda: self.embed(encoder, "doc"))
+    def embed_shared(self, encoder, kind):
+        """embed() of all queries or docs, through the cache where a transformer makes them in one process."""
+        if encoder.kind != "transformer" or dist.world() > 1:
+            return self.embed(encoder, kind)
+        texts = {"query": self.collection.queries, "doc": self.collection.docs}[kind]
+        keys = weights_fingerprint(encoder), encoder.vector_key(), encoder.token_key(kind), texts.fingerprint
+        return cached_array(cache_dir("vectors", fingerprint(*keys) + ".npy"), lambda: self.embed(encoder, kind))
 
     def clusters(self, encoder, count):
         """(n,) cluster of each train query, by the encoder as it stands."""
@@ -65,7 +65,7 @@ class Guide:
     def __init__(self, collection, source, device, dtype):
         encoder = load_encoder(source).set_device(device, dtype)
         embedder = Embedder(collection, encoder)
-        self._queries, self._docs = (embedder.embed(encoder, kind) for kind in ("query", "doc"))
+        self._queries, self._docs = (embedder.embed_shared(encoder, kind) for kind in ("query", "doc"))
 
     def scores(self, batch):
         """(B, N) similarities of a batch's queries and docs."""
