@@ -132,7 +132,16 @@ def test_transformer(untrained, bert):
         r"\n  int8  nDCG@10 0\.\d{4} \(\d+ queries\), lowest cosine with ours in float32 (0\.99|1\.00)", out
     )
     assert re.search(r"\ntrain : 4 queries\n  ours .*queries/s", out) and "\ntrain --dropout 0: 4 queries\n" in out
-    assert re.search(r"\n  B =    40 .* queries/s\n", out) and "peer" not in out
+    assert re.search(r"\n  B =    40 ours  .* queries/s  .*% of the matrix product\n", out) and "peer" not in out
+
+
+def test_transformer_of_random_weights_in_half_precision(untrained, tmp_path):
+    write_model = runpy.run_path(str(ROOT / TRANSFORMER))["write_model"]
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = write_model(tmp_path / "model", load_collection(untrained / "tiny"), **shape)
+    flags = [*of_transformer(model), "--batch_sizes", 6, "--precision", "bf16", "--cached_chunk", 4, "--ours_only"]
+    out = bench(TRANSFORMER, *flags, cwd=untrained)
+    assert out.startswith("matrix product in bf16: ") and "int8" not in out and "\n  B =     6 ours" in out
 
 
 def test_transformer_beside_the_peer(untrained, bert):

@@ -3,10 +3,13 @@
     pip install sentence-transformers                               # the peer; nothing else here needs it
     python tests/bench/transformer_vs_sentence_transformers.py --model FOLDER --data FOLDER
     python tests/bench/transformer_vs_sentence_transformers.py --model FOLDER --data FOLDER --ours_only
+    python tests/bench/transformer_vs_sentence_transformers.py --model bert-base --data FOLDER --device cuda \
+        --precision bf16 --docs 8192 --batch_size 128 --batch_sizes 1024 --cached_chunk 128       # on a GPU
 
-Each side runs in a process of its own, so that peak memory is its own; the sides alternate, and the medians
-are reported. Same weights, texts, lengths and outputs (the lowest cosine is printed); tokenising is timed on
-neither side. The share of peak is that of a 2048-cube float32 matrix product, measured in the same run.
+--model bert-base is a BERT of that size with random weights. Each side runs in a process of its own, so that peak
+memory is its own, on a GPU what torch allocated there; the sides alternate, and the medians are reported. Same weights,
+texts, lengths and outputs (the lowest cosine is printed); tokenising is timed on neither side. The share of peak is of
+a matrix product in the same precision on the same device, measured in the same run.
 With --ours_only our side runs in this process, needs no peer, and says nothing of memory.
 
 encode     --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32;
@@ -14,10 +17,11 @@ encode     --docs docs of --doc_length tokens at most, ours in blocks by length,
 train      steps of --batch_size queries with one positive and one negative each, --train_length tokens: forward,
            in-batch and explicit negatives, backward, AdamW; dropout as the model has it, then without on
            both sides
-gradcache  ours alone: a step with cached gradients in chunks of 32 texts, peak memory by size of batch
+gradcache  a step with cached gradients in chunks of --cached_chunk texts, peak memory by size of batch
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -38,19 +42,21 @@ from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
 from lib.evaluation.diagnostics import cosines  # noqa: E402
 from lib.files import BadInput  # noqa: E402
-from lib.model.encoder import embed, load_encoder  # noqa: E402
+from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
+from lib.model.static import train_wordpiece  # noqa: E402
 from lib.model.transformer import quantize  # noqa: E402
 from lib.run import BELOW_1, COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("encode", "train", "gradcache")
 SIDES = {"encode": ("ours", "int8", "peer"), "train": ("ours", "peer")}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 def parse_args():
     parser = run.Parser(__doc__)
     add = parser.add_argument
-    add("--model", required=True, help="folder of a sentence-transformers model")
+    add("--model", required=True, help="folder of a sentence-transformers model, or bert-base")
     add("--data", required=True, help="folder in BEIR layout")
     add("--docs", type=COUNT, default=512, help="docs to encode")
     add("--doc_length", type=COUNT, default=256, help="tokens of a doc when encoding")
@@ -59,6 +65,9 @@ def parse_args():
     add("--steps", type=COUNT, default=4, help="training steps that are timed, after one")
     add("--repeats", type=COUNT, default=3, help="times that each side runs, in turn")
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of autocast, on both sides")
+    add("--cached_chunk", type=COUNT, default=32, help="texts of a chunk, of gradcache")
     add("--batch_sizes", nargs="+", type=COUNT, default=[64, 1024], help="of gradcache")
     add("--ours_only", action="store_true", help="our side alone, in this process: needs no peer")
     add("--out", metavar="FOLDER", help="where the vectors compared go; default: a temporary folder")
@@ -75,11 +84,15 @@ def main():
         return print(json.dumps(take(args)))
     if not args.ours_only:
         check_peer()
-    peak = matrix_product_rate()
-    print(f"2048-cube float32 matrix product: {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    pick_device(args.device)
+    peak = matrix_product_rate(args)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"matrix product in {args.precision}: {peak / 1e9:,.0f} GFLOP/s, {where}")
     with tempfile.TemporaryDirectory() as temporary:
         args.out = args.out or temporary
         pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+        if args.model == "bert-base":
+            args.model = write_model(pathlib.Path(temporary) / "bert-base", load_collection(args.data), **BASE)
         if "encode" in args.parts:
             compare(args, peak, "encode")
             compare_vectors(args)
@@ -87,11 +100,16 @@ def main():
             compare(args, peak, "train")
             compare(args, peak, "train", dropout=0.0)
         if "gradcache" in args.parts:
-            print("\ngradcache: chunks of 32 texts, one step")
+            print(f"\ngradcache: chunks of {args.cached_chunk} texts, one step")
             for size in args.batch_sizes:
-                found = measure(args, "train", "ours", batch_size=size, steps=1, chunk_size=32)
-                memory = "" if args.ours_only else f"  peak {found['peak_mb']:,.0f} MB"
-                print(f"  B = {size:5}  {size / found['seconds']:8.1f} queries/s{memory}")
+                for side in sides_of(args, "train"):
+                    found = measure(args, "train", side, batch_size=size, steps=1, chunk_size=args.cached_chunk)
+                    memory = "" if args.ours_only else f"  peak {found['peak_mb']:,.0f} MB"
+                    share = found["flops"] * 4 / 3 / found["seconds"] / peak  # with the second forward pass
+                    print(
+                        f"  B = {size:5} {side:5}{size / found['seconds']:8.1f} queries/s  {share:4.0%} of the matrix "
+                        f"product{memory}"
+                    )
 
 
 def check_peer():
@@ -124,7 +142,8 @@ def measure(args, part, side, **changes):
 
 def sides_of(args, part):
     """The sides that a part measures."""
-    return [side for side in SIDES[part] if side != "peer" or not args.ours_only]
+    left_out = ["peer"] * args.ours_only + ["int8"] * (args.device != "cpu" or args.precision != "fp32")
+    return [side for side in SIDES[part] if side not in left_out]
 
 
 def compare(args, peak, part, **changes):
@@ -183,14 +202,39 @@ def doc_rows(args, collection):
     return np.linspace(0, len(collection.docs) - 1, args.docs).astype(int)
 
 
-def matrix_product_rate():
-    """FLOP/s of a float32 matrix product, the best of some."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+def write_model(folder, collection, **shape):
+    """A BERT of this shape with random weights, whose vocabulary is of the collection's docs; returns its folder."""
+    import transformers
+
+    wordpiece = train_wordpiece(collection.docs.texts, vocab_size=30_000)
+    folder.mkdir(parents=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary += [token for token in wordpiece.get_vocab() if token not in vocabulary]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=len(vocabulary), **shape)
+    transformers.BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def now(args):
+    """Seconds, when everything asked of the device is done."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_product_rate(args):
+    """FLOP/s of a matrix product in the precision, on the device: the best of some."""
+    dtype = PRECISIONS[args.precision] or torch.float32
+    size = 8192 if args.device == "cuda" else 2048 if dtype == torch.float32 else 256  # half precision is slow there
+    a, b = (torch.randn(size, size, device=args.device).to(dtype) for _ in range(2))
     best = 0.0
     for _ in range(8):
-        begin = time.perf_counter()
+        begin = now(args)
         a @ b
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - begin))
+        best = max(best, 2 * size**3 / (now(args) - begin))
     return best
 
 
@@ -201,9 +245,10 @@ def forward_flops(backbone, lengths):
     return float(sum(2 * linear * n + attention * n * n for n in lengths))
 
 
-def report(*, seconds, items, unit, flops):
+def report(args, *, seconds, items, unit, flops):
     """What one side returns."""
-    return {"seconds": seconds, "items": items, "unit": unit, "flops": flops, "peak_mb": run.peak_rss_mb()}
+    peak = torch.cuda.max_memory_allocated() / 1e6 if args.device == "cuda" else run.peak_rss_mb()
+    return {"seconds": seconds, "items": items, "unit": unit, "flops": flops, "peak_mb": peak}
 
 
 def encode(args):
@@ -211,28 +256,32 @@ def encode(args):
     collection = load_collection(args.data)
     texts = collection.docs.texts(doc_rows(args, collection))
     encoder = load_encoder(args.model, overrides={"doc_length": args.doc_length})
+    encoder.set_device(args.device, PRECISIONS[args.precision])
     tokens = Tokens(*encoder.tokenize(texts, "doc"))
     flops = forward_flops(encoder.doc_tower.backbone, tokens.lengths)
     if args.side != "peer":
         if args.side == "int8":
             quantize(encoder)
         embed(encoder, tokens, range(min(32, len(tokens))))
-        begin = time.perf_counter()
+        begin = now(args)
         vectors = embed(encoder, tokens)
     else:
         from sentence_transformers import SentenceTransformer
 
-        peer = SentenceTransformer(args.model, device="cpu")
+        peer = SentenceTransformer(args.model, device=args.device)
         peer.max_seq_length = args.doc_length
+        if dtype := PRECISIONS[args.precision]:
+            peer.to(dtype)  # as its own documentation advises to encode
+        batch_size = 32 if args.device == "cpu" else 256
         peer.encode(texts[:32])
         begin = time.perf_counter()
         peer.tokenize(texts)
         tokenising = time.perf_counter() - begin
-        begin = time.perf_counter() + tokenising
-        vectors = peer.encode(texts, batch_size=32, normalize_embeddings=True)
-    seconds = time.perf_counter() - begin
+        begin = now(args) + tokenising
+        vectors = peer.encode(texts, batch_size=batch_size, normalize_embeddings=True)
+    seconds = now(args) - begin
     np.save(pathlib.Path(args.out) / f"{args.side}.npy", vectors)
-    return report(seconds=seconds, items=len(texts), unit="docs", flops=flops)
+    return report(args, seconds=seconds, items=len(texts), unit="docs", flops=flops)
 
 
 def train(args):
@@ -246,6 +295,7 @@ def train(args):
     positives = np.array([qrels.positives(i)[0] for i in positions])
     named = np.concatenate([positives, (positives + 7919) % len(collection.docs)])  # and a negative each
     encoder = load_encoder(args.model, overrides={"doc_length": args.train_length, "query_length": args.train_length})
+    encoder.set_device(args.device, PRECISIONS[args.precision])
     q_tokens = Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
     d_tokens = Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
     lengths = [*q_tokens.lengths[B:], *d_tokens.lengths[B : steps * B], *d_tokens.lengths[steps * B + B :]]
@@ -256,10 +306,10 @@ def train(args):
         step = peer_step(args, collection.queries.texts(q_rows), collection.docs.texts(named))
     if args.chunk_size is None:
         step(0)
-    begin = time.perf_counter()
+    begin = now(args)
     for number in range(1, steps):
         step(number)
-    return report(seconds=time.perf_counter() - begin, items=args.steps * B, unit="queries", flops=flops)
+    return report(args, seconds=now(args) - begin, items=args.steps * B, unit="queries", flops=flops)
 
 
 def ours_step(args, encoder, q_tokens, d_tokens):
@@ -268,7 +318,8 @@ def ours_step(args, encoder, q_tokens, d_tokens):
     if args.dropout is not None:
         encoder.set_dropout(args.dropout)
     optimizer = torch.optim.AdamW(encoder.train().parameters(), lr=2e-5, fused=True)
-    labels, invalid = torch.arange(B), torch.zeros(B, 2 * B, dtype=torch.bool)
+    labels = torch.arange(B, device=args.device)
+    invalid = torch.zeros(B, 2 * B, dtype=torch.bool, device=args.device)
 
     def loss_of(q_emb, d_emb):
         return loss.contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.05)
@@ -290,21 +341,31 @@ def ours_step(args, encoder, q_tokens, d_tokens):
 def peer_step(args, queries, docs):
     """step(number): the same by the peer."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer import losses
 
-    peer = SentenceTransformer(args.model, device="cpu")
+    peer = SentenceTransformer(args.model, device=args.device)
     peer.max_seq_length = args.train_length
     if args.dropout is not None:
         for module in peer.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = args.dropout
     B, n = args.batch_size, (args.steps + 1) * args.batch_size
-    objective = MultipleNegativesRankingLoss(peer, scale=20.0)
+    if args.chunk_size:
+        objective = losses.CachedMultipleNegativesRankingLoss(peer, scale=20.0, mini_batch_size=args.chunk_size)
+    else:
+        objective = losses.MultipleNegativesRankingLoss(peer, scale=20.0)
+    dtype = PRECISIONS[args.precision]
     optimizer = torch.optim.AdamW(peer.train().parameters(), lr=2e-5, fused=True)
     columns = [[peer.tokenize(texts[i : i + B]) for i in range(0, n, B)] for texts in (queries, docs[:n], docs[n:])]
 
     def step(number):
-        objective([dict(column[number]) for column in columns], None).backward()
+        features = [
+            {name: x.to(args.device) if isinstance(x, torch.Tensor) else x for name, x in column[number].items()}
+            for column in columns
+        ]
+        with torch.autocast(args.device, dtype) if dtype else contextlib.nullcontext():
+            value = objective(features, None)
+        value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
