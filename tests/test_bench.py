@@ -144,6 +144,18 @@ def test_transformer_of_random_weights_in_half_precision(untrained, tmp_path):
     assert out.startswith("matrix product in bf16: ") and "int8" not in out and "\n  B =     6 ours" in out
 
 
+def test_engines_that_encode(untrained, bert):
+    flags = ("--model", bert, "--data", "tiny", "--docs", 8, "--repeats", 1)
+    out = bench("tests/bench/encoding_engines.py", *flags, cwd=untrained)
+    assert re.search(r"\ntorch +\d+\.\d .* 1\.00x  (1\.0|0\.9)", out) and re.search(r"\nint8 +\d+\.\d", out)
+    for name, package in (("openvino", "openvino"), ("openvino int8", "nncf")):
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert re.search(rf"\n{name} +\d+\.\d .*x  (0\.9|1\.0)", out)
+
+
 def test_transformer_beside_the_peer(untrained, bert):
     pytest.importorskip("sentence_transformers"), pytest.importorskip("datasets")
     out = bench(TRANSFORMER, *of_transformer(bert), "--parts", "encode", "train", cwd=untrained)
