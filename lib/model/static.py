@@ -11,6 +11,7 @@ from torch import nn
 from lib.data.tokens import TokenBatch, tokenize
 from lib.files import BadInput, cache_dir, cached, fingerprint, write_json
 from lib.model.head import read_weights
+from lib.model.word_cache import WordCache
 
 # a word ends where camelCase turns a corner: "getHTTPResponse" and "get http response" share their words
 CAMEL_CASE = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
@@ -73,7 +74,7 @@ class StaticEncoder(nn.Module):
 
     def __init__(self, tokenizer, *, dim, rows=None):
         super().__init__()
-        self.tokenizer, self.dim = tokenizer, dim
+        self.tokenizer, self.dim, self._words = tokenizer, dim, WordCache(tokenizer)
         self.table = nn.Parameter(torch.empty(rows or tokenizer.get_vocab_size(), dim))
 
     def init_weights(self, *, seed, idf, directions=None):
@@ -116,9 +117,7 @@ class StaticEncoder(nn.Module):
 
     def tokenize(self, texts, kind="doc"):
         """(ids (T,) int32, offsets (n + 1,) int64, counts (T,) uint16): the different tokens of each text."""
-        encoded = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        flat = np.fromiter((i for ids in encoded for i in ids), dtype=np.int64, count=lengths.sum())
+        flat, lengths = self._words.encode(texts)
         vocab = self.table.shape[0]
         owners = np.repeat(np.arange(len(texts)), lengths)
         keys, counts = np.unique(owners * vocab + flat, return_counts=True)

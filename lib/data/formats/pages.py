@@ -194,7 +194,7 @@ def _docs(path, name, dropped):
 
 
 def _queries(docs):
-    """(records of queries, [(qid, split, {doc_id: 1})]): of a doc its last heading and first sentence; one split a file."""
+    """(records of queries, [(qid, split, {doc_id: 1})]): heading and first sentence of each doc; one split a file."""
     queries, judged = [], []
     titles = {}
     for row, doc in enumerate(docs):
