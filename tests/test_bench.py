@@ -108,7 +108,11 @@ def rows_of(out):
 
 
 def test_static_encoder(untrained):
-    out = bench(STATIC, *OF_STATIC, "--ours_only", cwd=untrained)
+    out = bench(STATIC, *OF_STATIC, "--ours_only", "--out", "static.json", cwd=untrained)
+    drawn = ("static.json", "--point", "a peer", 9999, 0.01, "--out", "pareto.png")
+    front = bench("tests/bench/pareto.py", *drawn, cwd=untrained)
+    assert re.search(r"ours   .* epochs .* s  0\.\d{4}  on the front\n", front) and "0.0100\n" in front
+    assert (untrained / "pareto.png").stat().st_size > 1000
     rows = rows_of(out)
     assert rows.keys() == {"train, 3 steps", "encode the corpus", "mine 5 negatives", "+ tokenise"}
     assert all(float(seconds) >= 0 and peer == ratio == "-" for seconds, peer, ratio in rows.values())
