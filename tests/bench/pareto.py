@@ -1,9 +1,9 @@
 """Draw quality against time: what static_vs_sentence_transformers.py measured, runs of train.py, and single points.
 
-python tests/bench/pareto.py 1.json 3.json 8.json --runs runs/A runs/B --point "MiniLM, fine-tuned" 2060 .839 --out pareto.png
+python tests/bench/pareto.py 1.json 3.json 8.json --runs runs/A runs/B --point "a model" 2060 .839 --out pareto.png
 
-Of each file the learning rate that is best on dev counts, for each side; ours has tokenising added where the file has it.
-Of a run, training and mining count. The line is the Pareto front: what nothing else is both faster and better than.
+Of each file the learning rate that is best on dev counts, for each side; ours has tokenising added. Of a run, training
+and mining count. The line is the Pareto front: what nothing else is both faster and better than.
 """
 
 import pathlib
