@@ -22,7 +22,7 @@ import numpy as np
 from lib import run
 from lib.data import readers
 from lib.data.beir import SPLITS
-from lib.data.collection import collection_of
+from lib.data.collection import collection_of, load_collection
 from lib.evaluation import (
     checks,
     comparison,
@@ -111,6 +111,9 @@ def main():
     if args.mteb:
         return by_mteb(args)
     rows, header = [], True
+    names = [load_collection(data, quiet=True).name for data in args.data] if len(args.data) > 1 else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"--data: two collections are called {twice[0]}, and their results would be; rename a folder")
     for data in args.data or [None]:
         rows.append(evaluate(args, parser, spec, data, header=header))
         header = False
@@ -311,10 +314,11 @@ def next_step(args, spec, row):
         question = run.quoted(run.one_line(row["qid"], 200))
         recorded = run.recorded(row["trained"])["args"].get("data", "python")
         bm25_flag = flag or ("" if recorded == "python" else f" --data {run.quoted(recorded)}")
+        bm25 = run.quoted(f"runs/{row['collection']}-bm25")
         print(
             f"next    python rag_demo.py --run {run.quoted(row['trained'])}{flag} {question}\n"
             f"        python evaluate.py --retriever bm25{bm25_flag} && "
-            f"python evaluate.py --compare {run.quoted(home)} runs/{row['collection']}-bm25"
+            f"python evaluate.py --compare {run.quoted(home)} {bm25}"
         )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from lib import dist, run
 from lib.data import beir, readers
+from lib.data.beir import SPLITS
 from lib.data.collection import collection_of, load_collection
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
@@ -123,7 +124,7 @@ def parse_args():
     judged = args.cross_encoder or from_file  # by a file's teacher scores, once they are there
     if any(each.function is filters.denoise for each in args.filters) and not judged:
         raise BadInput("the filter denoise needs --cross_encoder, or a --negatives_file with teacher scores")
-    if args.own_teacher and (args.cross_encoder or from_file or len(args.sources) > 1):
+    if args.own_teacher and (args.cross_encoder or len(args.sources) > 1 or not SOURCES[args.sources[0]].retriever):
         raise BadInput("--own_teacher is for one source that searches, without --cross_encoder")
     if args.relabel is not None and not judged:
         raise BadInput("--relabel needs --cross_encoder, or a --negatives_file with teacher scores: they decide")
@@ -140,7 +141,9 @@ def main():
     device = dist.start(pick_device(args.device))
     trained = pathlib.Path(args.run) if args.run else None
     with dist.main_first():
-        spec, collection = collection_of(args.data, trained, strict=args.strict)
+        # a relabelled copy has the splits that train.py would cut off, or test would be of what was relabelled
+        cut = SPLITS[1:] if args.relabel is not None else ()
+        spec, collection = collection_of(args.data, trained, cut=cut, strict=args.strict)
         name, hidden = collection.name, None
         if args.audit is not None:
             collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
@@ -182,13 +185,23 @@ def main():
     elif args.own_teacher:
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
     by_teacher = args.relabel is not None or any(each.function is filters.denoise for each in args.filters)
-    if by_teacher and any(found.teacher is None or np.isnan(found.teacher).all() for found in mined):
-        raise BadInput(f"{args.negatives_file}: has no teacher scores, which denoise and --relabel go by")
+    for found in mined if by_teacher else ():
+        place = args.negatives_file if SOURCES[found.source].needs_file else f"the source {found.source}"
+        if found.teacher is None or np.isnan(found.teacher).all():
+            raise BadInput(f"{place}: has no teacher scores, which denoise and --relabel go by")
+        if np.nanmin(found.teacher) < 0 or np.nanmax(found.teacher) > 1:
+            raise BadInput(
+                f"{place}: teacher scores from {np.nanmin(found.teacher):.3g} to {np.nanmax(found.teacher):.3g}, and "
+                "denoise and --relabel want those of a cross-encoder, from 0 to 1"
+            )
     if dist.is_main() and hidden is not None:
         write_audit(path, args, collection, mined, hidden)
     elif dist.is_main():
         if args.relabel is not None:
-            spec, collection, mined = relabel(path.parent / f"{collection.name}-relabelled", args, collection, mined)
+            copy = path.parent / f"{collection.name}-{args.split}-relabelled"
+            if copy.exists() and not args.overwrite:
+                raise BadInput(f"{copy} exists: choose another --name, or --overwrite it")
+            spec, collection, mined = relabel(copy, args, collection, mined)
         kept = choose(args, collection, mined)
         if not any(c.count for c in kept) and args.relabel is None:
             raise BadInput(f"no candidate is left: {'; '.join(f'{c.source}: {reasons(c)}' for c in kept)}")
@@ -309,7 +322,7 @@ def write(path, args, collection, kept, header, clock, spec):
         f"\nwrote   {path} ({count:,} {'candidates' if args.format == 'own' else 'lines'}, "
         f"{clock.total():.1f} s){drawn}"
     )
-    if args.format == "own":
+    if args.format == "own" and count:
         print(
             f"next    python train.py{data_flag} --negatives file:4 --negatives_file {run.quoted(path)} "
             f"--name {run.quoted(f'{collection.name}-mined-negatives')}"

@@ -246,8 +246,10 @@ def check(args, parser):
 def check_parts(args, collection):
     """BadInput if the collections that are trained on together, or their shares, do not fit the arguments."""
     joined = list(collection.parts)
+    if args.data_shares and not joined:
+        raise BadInput("--data_shares is for several collections, and --data names one")
     if args.data_shares and len(args.data_shares) != len(joined):
-        raise BadInput(f"--data_shares: {len(args.data_shares)} numbers, and --data names {max(1, len(joined))}")
+        raise BadInput(f"--data_shares: {len(args.data_shares)} numbers, and --data names {len(joined)} collections")
     counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
     if joined and counts.min() < args.batch_size:
         name = joined[int(counts.argmin())]
@@ -299,14 +301,15 @@ def main():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
-    check_parts(args, collection)
+    if not args.plan:
+        check_parts(args, collection)
     if args.negatives_file:
         file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
     if args.refresh_lag and dist.world() > 1:
         raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
     if args.plan:
-        if several:
-            raise BadInput("--plan is for one arm and one seed")
+        if several or args.resume:
+            raise BadInput("--plan is for one arm and one seed, and for a run that has not begun")
         show_plan(args, parser, collection)
     elif several:
         compare(args, parser, collection, args.name or f"{collection.name}-ablation")
@@ -387,7 +390,8 @@ def compare(args, parser, collection, name):
 def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run, and print its command."""
     given = {name: value for name, value in run.non_default(args, parser).items() if name != "plan"}
-    advice = plan.settings(len(collection.split("train")), static=args.encoder == "static")
+    parts = np.bincount(collection.part_of(collection.split("train").queries))
+    advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static")
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
     flags["name"] = args.name or f"{collection.name}-{comparison.slug(run.plain(flags['negatives'])[0])}"
@@ -403,7 +407,7 @@ def show_plan(args, parser, collection):
         "minings": -(-steps // refresh_every(args, order)) if "refresh" in mined else len(mined),
         "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
     }
-    cost = plan.measure(flags | {"steps": steps, "epochs": None}, f"{flags['name']}-plan")
+    cost = plan.measure(flags | {"steps": steps, "epochs": None})
     plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *run.to_flags(flags)]))
 
 

@@ -161,7 +161,7 @@ BROKEN = {
     "no docs": ({"queries.tsv": "1\ta\n", "qrels.txt": "1 0 1 1\n"}, "no file of docs"),
     "no judgements": ({"queries.tsv": "1\ta\n", "collection.tsv": "1\ta\n"}, "no file of qrels"),
     "one column": ({"collection.tsv": "1\n"}, "collection.tsv:1: 1 columns"),
-    "twice": ({"collection.tsv": "1\ta\n1\tb\n"}, "collection.tsv:2: the id 1 was used on line 1"),
+    "twice": ({"collection.tsv": "1\ta\n1\tb\n"}, "collection.tsv:2: the id 1 was used at "),
     "topic without a tab": ({"queries.tsv": "1 a\n"}, "queries.tsv:1: an id, a tab and a text"),
     "topic without a number": ({"topics.xml": "<topics><topic>a</topic></topics>"}, "a <topic> without a number"),
     "no topic": ({"topics.xml": "<a/>"}, "neither <top> nor <topic"),
@@ -170,6 +170,14 @@ BROKEN = {
     "two grades": ({"qrels.txt": "1 0 1 1\n1 0 1 2\n"}, "qrels.txt:2: 1 1 was judged otherwise"),
     "not gzip": ({"collection.tsv": None, "collection.tsv.gz": "nothing"}, "cannot be unpacked"),
     "latin-1": ({"collection.tsv": "1\tcaf\xe9\n".encode("latin-1")}, "not UTF-8"),
+    "two texts": ({"queries.b.tsv": "1\tanother question\n"}, "the topic 1 has another text here than in"),
+    "two docs": ({"collection.b.tsv": "1\ta text\n"}, "the id 1 was used at "),
+    "other ids": ({"qrels.txt": "01 0 1 1\n"}, "no topic has judgements (ids such as 1 and 01)"),
+    "a grade with two signs": ({"qrels.txt": "1 0 1 --1\n"}, "qrels.txt:1: topic, a number, doc and a whole grade"),
+    "a doc that is open": (
+        {"collection.tsv": "<DOC><DOCNO>1</DOCNO>\n<DOC><DOCNO>2</DOCNO></DOC>\n"},
+        ":1: a doc that does",
+    ),
     "no docno": ({"collection.tsv": "<DOC>\n<TEXT>a</TEXT>\n</DOC>\n"}, "collection.tsv:1: a doc without <DOCNO>"),
     "open doc": ({"collection.tsv": "<DOC>\n<DOCNO>1</DOCNO>\na\n"}, "does not end with </DOC>"),
     "empty": ({"collection.tsv": ""}, "the file is empty"),
@@ -239,3 +247,26 @@ def test_what_a_missing_package_says(monkeypatch, name, package):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(BadInput, match=f"needs the package {package}: pip install"):
         readers.find(name)
+
+
+def test_ms_marcos_document_files_are_in_the_splits_of_their_names(tmp_path):
+    (tmp_path / "msmarco-docs.tsv").write_text("D1\thttp://a\tOne\ttext one\nD2\thttp://b\tTwo\ttext two\n")
+    (tmp_path / "msmarco-docs-lookup.tsv").write_text("D1\t0\t0\n")
+    for number, part in enumerate(("train", "dev"), 1):
+        (tmp_path / f"msmarco-doc{part}-queries.tsv").write_text(f"{number}\ta {part} question\r\n")
+        (tmp_path / f"msmarco-doc{part}-qrels.tsv").write_text(f"{number} 0 D{number} 1\n")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "qrels-checkpoint.txt").write_text("1 0 D2 1\n")
+    found = load_collection(f"trec:{tmp_path}")
+    assert found.qrels_dict("train") == {"1": {"D1": 1}} and found.qrels_dict("dev") == {"2": {"D2": 1}}
+    assert set(found.qrels) == {"train", "dev"} and len(found.docs) == 2
+
+
+def test_train_topics_without_a_positive_are_left_out(tmp_path):
+    write_msmarco(tmp_path / "m")
+    path = tmp_path / "m" / "qrels.train.tsv"
+    path.write_text(path.read_text().replace("100 0 D-0 2", "100 0 D-0 0"))
+    found = load_collection(f"trec:{tmp_path / 'm'}")
+    assert "100" not in found.qrels_dict("train") and len(found.split("train")) == 19
+    dropped = json.loads((found.docs.path.parent / "dropped.json").read_text())
+    assert dropped == {"train queries without a positive": ["100"]}

@@ -1,11 +1,15 @@
 """Several collections trained on together: ids, splits, batches of one collection each."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import write_collection
+from conftest import ROOT, write_collection
 
 from lib.data.batches import QueryOrder
 from lib.data.collection import load_collection
@@ -76,3 +80,24 @@ def test_a_training_on_both_is_evaluated_on_each(joined, folder, tmp_path, launc
     assert launch("evaluate.py", "--run", "runs/both", "--data", *data, cwd=tmp_path) == 0
     for name in ("tiny-and-two", "tiny", "two"):
         assert (tmp_path / "runs/both/eval" / f"{name}-test" / "metrics.json").exists()
+
+
+def test_names_with_spaces_and_folders_with_a_plus_are_names(folder, tmp_path):
+    spaced, plus = (pathlib.Path(shutil.copytree(folder, tmp_path / name)) for name in ("my data", "c + d"))
+    both = load_collection(JOIN.join((str(folder), str(spaced))))
+    assert both.name == "tiny-and-my_data" and both.docs.ids[-1].startswith("my_data/")
+    assert load_collection(str(plus)).name == "c + d"
+
+
+def call_module(name, *flags, cwd):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", name, *flags], cwd=cwd, capture_output=True, text=True, env=env)
+
+
+def test_the_check_of_a_collection_sees_what_train_and_test_share(folder, tmp_path):
+    other = pathlib.Path(shutil.copytree(folder, tmp_path / "other"))
+    train, test = ((other / "qrels" / f"{split}.tsv").read_text() for split in ("train", "test"))
+    (other / "qrels" / "test.tsv").write_text(train)
+    (other / "qrels" / "train.tsv").write_text(test)
+    done = call_module("lib.data.check", JOIN.join((str(folder), str(other))), cwd=tmp_path)
+    assert done.returncode == 1 and "queries that are train queries with the same relevant doc" in done.stdout

@@ -17,10 +17,10 @@ ADVISED = [
 
 @pytest.mark.parametrize("queries, batch, arm, start", ADVISED)
 def test_the_advice_follows_the_tables(queries, batch, arm, start):
-    found = {each.flag: each.value for each in plan.settings(queries, static=True)}
+    found = {each.flag: each.value for each in plan.settings(queries, smallest=queries, static=True)}
     assert found["batch_size"] == batch and found["negatives"] == [arm] and ("init" in found) == start
     assert round(found["epochs"] * (queries // batch)) >= 300
-    assert [each.flag for each in plan.settings(queries, static=False)] == ["negatives"]
+    assert [each.flag for each in plan.settings(queries, smallest=queries, static=False)] == ["negatives"]
 
 
 def test_the_cost_of_a_run_is_the_sum_of_its_parts():

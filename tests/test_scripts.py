@@ -460,7 +460,7 @@ def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
     limit = threshold(records)
     flags = ("--split", "dev", "--relabel", limit)
     path, header, left, printed = taught(mine, judges, "relabelled", *flags)
-    folder = path.parent / "tiny-relabelled"
+    folder = path.parent / "tiny-train-relabelled"
     collection = load_collection(str(folder))
     new = {(record["qid"], record["doc_id"]) for record in records if record["teacher_score"] > limit}
     assert added_to(tiny, collection, "dev") == new != set()
@@ -479,7 +479,7 @@ def test_a_doc_that_was_judged_irrelevant_can_be_relabelled(mine, judges, tiny):
     """A second line on it would make the new collection unreadable."""
     path, _, left, _ = taught(mine, judges, "all-relabelled", "--relabel", 0)
     judged = {(q, d): g for q, found in tiny.qrels_dict("train").items() for d, g in found.items()}
-    new = added_to(tiny, load_collection(str(path.parent / "tiny-relabelled")), "train")
+    new = added_to(tiny, load_collection(str(path.parent / "tiny-train-relabelled")), "train")
     assert any(judged.get(pair) == 0 for pair in new) and not left
 
 
@@ -497,7 +497,7 @@ def test_relabelling_comes_before_denoising(mine, judges):
 def test_what_was_relabelled_can_be_trained_on_with_the_file(mine, judges, desk):
     _, _, records, _ = taught(mine, judges, "pair-before", "--split", "dev")
     path, *_ = taught(mine, judges, "pair", "--split", "dev", "--relabel", threshold(records))
-    collection = load_collection(str(path.parent / "tiny-relabelled"))
+    collection = load_collection(str(path.parent / "tiny-train-relabelled"))
     assert (load_candidates(path, collection, collection.split("dev")).docs >= 0).any()
 
 

@@ -156,6 +156,14 @@ def write_collection(folder, docs, queries, judged):
             write_qrels(folder / "qrels" / f"{split}.tsv", own)
 
 
+def usable(judged, dropped):
+    """Of judged [(qid, split, grades)] what a split can hold: train queries have a positive; others go to dropped."""
+    without = [qid for qid, split, grades in judged if split == "train" and max(grades.values()) < 1]
+    if without:
+        dropped["train queries without a positive"] = without
+    return [row for row in judged if row[1] != "train" or max(row[2].values()) >= 1]
+
+
 def there(folder):
     """The folder that write_collection() wrote, or None: what reads an entry of the cache."""
     return folder if (folder / "qrels").stat() else None

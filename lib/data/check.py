@@ -131,8 +131,10 @@ def main():
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
-    name, folder = readers.find(args.data)
-    wrong = problems_of_lines(folder)
+    folders = [readers.find(spec) for spec in args.data.split(readers.JOIN)]
+    name, wrong = readers.JOIN.join(each for each, _ in folders), []
+    for _, folder in folders:
+        wrong += problems_of_lines(folder)
     collection, odd = None, {}
     if not wrong:
         try:

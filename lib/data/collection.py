@@ -7,6 +7,8 @@ never touches text.
 import dataclasses
 import functools
 import hashlib
+import pathlib
+import re
 import sys
 
 import numpy as np
@@ -171,7 +173,7 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     What is odd and can be used is kept or skipped by trec_eval's rules, and said once, unless `quiet`; strict
     refuses it. Splits of `cut` that are missing are cut off the train split; a faulty one is refused when asked for.
     """
-    if readers.JOIN in str(spec):
+    if readers.JOIN in str(spec) and not pathlib.Path(spec).exists():
         return _joined(spec.split(readers.JOIN), strict=strict, quiet=quiet)
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
@@ -216,7 +218,11 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
 def _joined(specs, **how):
     """One collection of several: their docs, queries and splits behind one another, ids as NAME/ID."""
     # dev and test are always cut where they are missing: the parts are written, and have to be the same for all
-    found = [load_collection(spec, cut=SPLITS[1:], **how) for spec in specs]
+    if how["strict"]:
+        for spec in specs:
+            load_collection(spec, strict=True, quiet=True)  # without cutting, which is nothing odd
+    found = [load_collection(spec, cut=SPLITS[1:], strict=False, quiet=how["quiet"]) for spec in specs]
+    found = [dataclasses.replace(each, name=re.sub(r"\s+", "_", each.name)) for each in found]  # ids hold no space
     names = [collection.name for collection in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"--data {readers.JOIN.join(specs)}: two collections are called {twice[0]}; rename a folder")

@@ -6,6 +6,7 @@ the very run is begun, watched for a few steps and one evaluation, and stopped.
 
 import os
 import pathlib
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -34,9 +35,12 @@ class Advice(NamedTuple):
     why: str
 
 
-def settings(queries, *, static):
-    """[Advice] for a training of an encoder on so many train queries, most important first."""
-    batch = 128 if queries >= 20_000 else 32 if queries >= 320 else max(4, queries // 10)
+def settings(queries, *, smallest, static):
+    """[Advice] for a training of an encoder on so many train queries, most important first.
+
+    smallest: train queries of the smallest of several collections, whose batches are its own.
+    """
+    batch = 128 if smallest >= 20_000 else 32 if smallest >= 320 else max(4, smallest // 10)
     steps = max(1, queries // batch)
     epochs = 3.0 if 3 * steps >= 300 else min(60.0, float(-(-300 // steps)))
     enough = queries >= 1000
@@ -74,9 +78,9 @@ class Cost(NamedTuple):
         return self.begin + steps * self.step + minings * self.mining + (evaluations + 2) * self.evaluation + FIGURES
 
 
-def measure(flags, name):
+def measure(flags):
     """The Cost of the run of train.py with these flags, which is begun twice: the first time fills the cache."""
-    began = time.monotonic()
+    began, name = time.monotonic(), f"plan-{secrets.token_hex(6)}"  # no run of the user's is called so
     _watch(flags, name, until="step")
     if time.monotonic() - began > LONGEST / 2:
         raise BadInput("--plan: nothing is left of two minutes after making tokens; ask again, they are cached now")
@@ -96,10 +100,10 @@ def _watch(flags, name, *, until):
         while time.monotonic() - began < LONGEST:
             memory = max(memory, _peak_mb(process.pid))
             seen = [row for row in _log(folder) if "spent" in row]
-            events = [row["event"] for row in seen]
+            logged = [row["step"] for row in seen if row["event"] == "step"]
             if seen and started is None:
                 started = time.monotonic() - began - seen[0]["seconds"]
-            if process.poll() is not None or until in events and (until == "step" or "step" in events):
+            if process.poll() is not None or logged and (until == "step" or logged[-1] >= STEPS):
                 break
             time.sleep(0.05)
         else:
@@ -116,22 +120,25 @@ def _watch(flags, name, *, until):
     steps = [row for row in seen if row["event"] == "step"]
     if until == "step":
         return None
-    first, last = steps[0], [row for row in steps if row["step"] < STEPS][-1]
-    after = next(row for row in seen if row["event"] == "evaluation")
-    count = max(1, last["step"] - first["step"])
+    first, last, after = steps[0], [row for row in steps if row["step"] < STEPS][-1], steps[-1]
     mining = first["spent"]["mine"]
+    step = (last["spent"]["train"] - first["spent"]["train"]) / max(1, last["step"] - first["step"])
+    between = after["seconds"] - last["seconds"] - (after["spent"]["mine"] - last["spent"]["mine"])
     return Cost(
         begin=started + first["seconds"] - mining,
-        step=(last["spent"]["train"] - first["spent"]["train"]) / count,
+        step=step,
         mining=mining,
-        evaluation=after["spent"]["evaluate"] - first["spent"]["evaluate"],
+        evaluation=max(0.0, between - (after["step"] - last["step"]) * step),  # and what is saved then
         memory=memory,
     )
 
 
 def _log(folder):
     path = folder / "timing.jsonl"
-    return Run(folder).read_log("timing.jsonl") if path.exists() else []
+    try:
+        return Run(folder).read_log("timing.jsonl") if path.exists() else []
+    except BadInput:  # a line that is being written
+        return []
 
 
 def _peak_mb(pid):

@@ -40,12 +40,12 @@ def build_irds(ident):
     parts = {split: _subset(package, ident, names) for split, names in SPLITS.items()}
     parts = {split: part for split, part in parts.items() if part is not None}
     if not parts:
-        parts = {next((s for s, names in SPLITS.items() if ident.split("/")[-1] in names), "test"): whole}
+        parts = {next((s for s, names in SPLITS.items() if set(ident.split("/")) & set(names)), "test"): whole}
     if not whole.has_docs() or not any(part.has_qrels() and part.has_queries() for part in parts.values()):
         raise BadInput(f"--data {spec}: has no docs, no queries or no judgements")
 
     def make(target):
-        queries, judged = {}, []
+        queries, judged, dropped = {}, [], {}
         with reading(f"--data {spec}"):
             for split, part in parts.items():
                 asked = {query.query_id: query for query in part.queries_iter()}
@@ -53,11 +53,13 @@ def build_irds(ident):
                 for qrel in part.qrels_iter():
                     if qrel.query_id in asked:
                         grades.setdefault(qrel.query_id, {})[qrel.doc_id] = int(qrel.relevance)
-                queries |= {qid: _query(asked[qid]) for qid in asked}
-                judged += [(qid, split, own) for qid, own in grades.items()]
+                for qid, query in asked.items():
+                    if queries.setdefault(qid, _query(query)) != _query(query):
+                        raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
+                judged += beir.usable([(qid, split, own) for qid, own in grades.items()], dropped)
             docs = tqdm(map(_doc, whole.docs_iter()), unit="doc", unit_scale=True, desc=f"reading {ident}", delay=2)
             beir.write_collection(target, docs, queries.values(), judged)
-        write_json(target / "dropped.json", {})
+        write_json(target / "dropped.json", dropped)
 
     name = ident.replace("/", "-")
     return name, cached(cache_dir("irds", fingerprint(ident, sorted(parts), RECIPE)) / name, make, beir.there)

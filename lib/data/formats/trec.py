@@ -28,10 +28,10 @@ WANTED = {
     "topics": "queries.dev.tsv, topics.txt, topics.xml",
     "qrels": "qrels.train.tsv, qrels.dev.tsv, qrels.txt",
 }
-DOCS = re.compile(r"^(collection|corpus|docs|documents|passages|msmarco[-_]docs)\b|\.(trec|sgml?)$", re.I)
+DOCS = re.compile(r"^(collection|corpus|docs|documents|passages|msmarco[-_]docs(?![-_]lookup))\b|\.(trec|sgml?)$", re.I)
 TOPICS = re.compile(r"topics|queries", re.I)
 QRELS = re.compile(r"qrels?", re.I)
-SPLIT = re.compile(r"(?<![a-z])(train|dev|val)", re.I)  # in the name of a file of judgements; else test
+SPLIT = re.compile(r"(?<![a-z])(?:doc)?(train|dev|val)", re.I)  # in the name of a file of judgements; else test
 SUFFIXES = ("", ".tsv", ".txt", ".jsonl", ".json", ".xml", ".trec", ".sgml", ".sgm", ".qrels", ".qrel", ".topics")
 IDS = ("_id", "id", "docid", "doc_id", "pid", "qid", "query_id")  # keys of JSONL
 TEXTS = ("text", "contents", "body", "passage", "segment", "query", "question")
@@ -44,8 +44,9 @@ def build(folder):
     if not root.is_dir():
         raise BadInput(f"--data trec:{folder}: no such folder")
     roles = {role: [] for role in WANTED}
-    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name[0] != "."):
-        if role := _role(path.relative_to(root)):
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        inside = path.relative_to(root)
+        if not any(part.startswith(".") for part in inside.parts) and (role := _role(inside)):
             roles[role].append(path)
     for role, paths in roles.items():
         if not paths:
@@ -53,16 +54,18 @@ def build(folder):
     key = fingerprint([(role, str(p.relative_to(root)), fingerprint_file(p)) for role in roles for p in roles[role]])
 
     def make(target):
-        topics = [path for paths in _by_split(roles["topics"]).values() for path in paths]
-        queries = {qid: record for path in topics for qid, record in _topics(path)}
+        queries = _queries([path for paths in _by_split(roles["topics"], root).values() for path in paths])
         dropped, judged = {}, []
-        for split, paths in _by_split(roles["qrels"]).items():
+        for split, paths in _by_split(roles["qrels"], root).items():
             small = [path for path in paths if "small" in path.name]
             grades = _judgements(small or paths)
             if missing := sorted(grades.keys() - queries.keys()):
                 dropped[f"topics of {split} without a text"] = missing
-            judged += [(qid, split, own) for qid, own in grades.items() if qid in queries]
-        docs = (record for path in roles["docs"] for record in _docs(path))
+            judged += beir.usable([(qid, split, own) for qid, own in grades.items() if qid in queries], dropped)
+        if not judged:
+            some = [min(ids, default="none") for ids in (queries, dropped.get("topics of test without a text", []))]
+            raise BadInput(f"--data trec:{folder}: no topic has judgements (ids such as {some[0]} and {some[1]})")
+        docs = _docs(roles["docs"])
         beir.write_collection(target, tqdm(docs, unit="doc", unit_scale=True, delay=2), queries.values(), judged)
         for what, ids in dropped.items():
             tqdm.write(
@@ -86,11 +89,11 @@ def _role(path):
     return None
 
 
-def _by_split(paths):
-    """{split: its files}, by their names."""
+def _by_split(paths, root):
+    """{split: its files}, by their names or those of the folders below root that they lie in."""
     found = {split: [] for split in beir.SPLITS}
     for path in paths:
-        named = SPLIT.search(path.name) or SPLIT.search(path.parent.name)
+        named = SPLIT.search(path.name) or SPLIT.search("/".join(path.relative_to(root).parts[:-1]))
         split = named[1].lower() if named else "test"
         found["dev" if split == "val" else split].append(path)
     return {split: paths for split, paths in found.items() if paths}
@@ -135,14 +138,17 @@ def _from_json(path, number, line):
     return _record(path, number, ident, title, text or "")
 
 
-def _docs(path):
-    """A record of each doc of a file."""
-    kind, seen = _kind(path), {}
-    for number, record in {"jsonl": _json_docs, "tags": _sgml_docs, "tsv": _tsv_docs}[kind](path):
-        if record["_id"] in seen:
-            raise BadInput(f"{path}:{number}: the id {record['_id']} was used on line {seen[record['_id']]} already")
-        seen[record["_id"]] = number
-        yield record
+def _docs(paths):
+    """A record of each doc of the files."""
+    seen, read = {}, {"jsonl": _json_docs, "tags": _sgml_docs, "tsv": _tsv_docs}
+    for path in paths:
+        for number, record in read[_kind(path)](path):
+            place = f"{path}:{number}"
+            if (first := seen.setdefault(record["_id"], place)) != place:
+                raise BadInput(f"{place}: the id {record['_id']} was used at {first} already")
+            yield record
+    if not seen:
+        raise BadInput(f"{paths[0]}: no doc is in it")
 
 
 def _json_docs(path):
@@ -164,20 +170,27 @@ def _tsv_docs(path):
 def _sgml_docs(path):
     lines, begin = [], 0
     for number, line in _lines(path):
-        if re.match(r"\s*<doc>", line, re.I):
-            lines, begin = [], number
-        lines.append(line)
-        if re.search(r"</doc>\s*$", line, re.I):
-            body = "\n".join(lines)
-            ident = re.search(r"<docno>\s*(\S+?)\s*</docno>", body, re.I)
-            if not ident:
-                raise BadInput(f"{path}:{begin}: a doc without <DOCNO>")
-            titles = [_element(body, tag) for tag in TITLES]
-            text = _element(body, "text") or _plain(re.sub(r"<docno>.*?</docno>", " ", body, flags=re.I | re.S))
-            yield begin, _record(path, begin, ident[1], next(filter(None, titles), ""), text)
-            lines = []
-    if "".join(lines).strip() and begin and not re.search(r"</doc>", lines[-1], re.I) and len(lines) > 1:
+        for part in re.split(r"(?<=</doc>)", line, flags=re.I):
+            if re.match(r"\s*<doc>", part, re.I):
+                if begin:
+                    raise BadInput(f"{path}:{begin}: a doc that does not end with </DOC>")
+                begin = number
+            if begin:
+                lines.append(part)
+            if begin and re.search(r"</doc>$", part, re.I):
+                yield begin, _sgml_doc(path, begin, "\n".join(lines))
+                lines, begin = [], 0
+    if begin:
         raise BadInput(f"{path}:{begin}: a doc that does not end with </DOC>")
+
+
+def _sgml_doc(path, begin, body):
+    ident = re.search(r"<docno>\s*(\S+?)\s*</docno>", body, re.I)
+    if not ident:
+        raise BadInput(f"{path}:{begin}: a doc without <DOCNO>")
+    titles = [_element(body, tag) for tag in TITLES]
+    text = _element(body, "text") or _plain(re.sub(r"<docno>.*?</docno>", " ", body, flags=re.I | re.S))
+    return _record(path, begin, ident[1], next(filter(None, titles), ""), text)
 
 
 def _element(body, tag):
@@ -190,6 +203,17 @@ def _plain(markup):
 
 
 # ------------------------------------------------------------------------------------- topics and judgements
+
+
+def _queries(paths):
+    """{id: record} of the topics of all files; BadInput if two differ."""
+    found, place = {}, {}
+    for path in paths:
+        for qid, record in _topics(path):
+            if found.setdefault(qid, record)["text"] != record["text"]:
+                raise BadInput(f"{path}: the topic {qid} has another text here than in {place[qid]}")
+            place.setdefault(qid, path)
+    return found
 
 
 def _topics(path):
@@ -206,9 +230,9 @@ def _topics(path):
             ident, tab, text = line.partition("\t")
             if not tab or not text.strip():
                 raise BadInput(f"{path}:{number}: an id, a tab and a text are wanted, found {beir.shorten(line)}")
-            topics.append((ident, text, {}))
+            topics.append((ident, text, {"line": number}))
     for ident, text, meta in topics:
-        record = _record(path, 1, ident, "", " ".join(text.split()))
+        record = _record(path, meta.pop("line", 1), ident, "", " ".join(text.split()))
         meta = {name: value for name, value in meta.items() if value}
         yield record["_id"], {"_id": record["_id"], "text": record["text"]} | ({"metadata": meta} if meta else {})
 
@@ -261,7 +285,7 @@ def _judgements(paths):
                 continue
             if len(fields) == 3:
                 fields.insert(1, "0")
-            if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+            if len(fields) != 4 or not re.fullmatch("-?[0-9]{1,9}", fields[3]):
                 raise BadInput(
                     f"{path}:{number}: topic, a number, doc and a whole grade are wanted, found {beir.shorten(line)}"
                 )

@@ -20,7 +20,7 @@ FORMATS = {
 
 def write(path, format, records, collection, split):
     """Write records of a negatives file; returns how many lines. Each positive of a query has a line of its own."""
-    lines = list(_lines(records, collection.qrels_dict(split)))
+    lines = list(_lines(records, collection.qrels_dict(split), collection.docs.row_of))
     with atomic_path(path) as temporary:
         if format == "distillation":
             temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write(path, format, records, collection, split):
     return len(lines)
 
 
-def _lines(records, judged):
+def _lines(records, judged, docs):
     by_query = {}
     for record in records:
         by_query.setdefault(record["qid"], []).append(record)
@@ -50,7 +50,7 @@ def _lines(records, judged):
                 break
         else:
             raise BadInput(f"query {qid} has docs without a score, or of several sources: this format is for scores")
-        for positive in (doc for doc, grade in judged[qid].items() if grade >= 1):
+        for positive in (doc for doc, grade in judged[qid].items() if grade >= 1 and doc in docs):
             ids = [positive, *(record["doc_id"] for record in own)]
             yield {"query_id": qid, "document_ids": ids, "scores": [best[0], *scores]}
 
@@ -96,4 +96,5 @@ def _objects(path, format):
 
 
 def _are(values, kind):
-    return isinstance(values, list) and bool(values) and all(isinstance(value, kind) for value in values)
+    there = isinstance(values, list) and bool(values) and all(isinstance(value, kind) for value in values)
+    return there and (kind is str or all(abs(value) < 1e38 for value in values))  # nan is not below it either
