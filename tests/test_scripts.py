@@ -460,7 +460,7 @@ def test_relabelled_candidates_become_positives(mine, judges, tiny, desk):
     limit = threshold(records)
     flags = ("--split", "dev", "--relabel", limit)
     path, header, left, printed = taught(mine, judges, "relabelled", *flags)
-    folder = path.parent / "tiny-train-relabelled"
+    folder = path.parent / "tiny-dev-relabelled"
     collection = load_collection(str(folder))
     new = {(record["qid"], record["doc_id"]) for record in records if record["teacher_score"] > limit}
     assert added_to(tiny, collection, "dev") == new != set()
@@ -497,7 +497,7 @@ def test_relabelling_comes_before_denoising(mine, judges):
 def test_what_was_relabelled_can_be_trained_on_with_the_file(mine, judges, desk):
     _, _, records, _ = taught(mine, judges, "pair-before", "--split", "dev")
     path, *_ = taught(mine, judges, "pair", "--split", "dev", "--relabel", threshold(records))
-    collection = load_collection(str(path.parent / "tiny-train-relabelled"))
+    collection = load_collection(str(path.parent / "tiny-dev-relabelled"))
     assert (load_candidates(path, collection, collection.split("dev")).docs >= 0).any()
 
 

@@ -26,7 +26,8 @@ def points_of(path):
     for side in ("ours", "peer"):
         if own := [each for each in found["tried"] if each["side"] == side]:
             best = max(own, key=lambda each: each["dev"])
-            label = f"{found['settings']['epochs']:g} epochs"
+            epochs = found["settings"]["epochs"]
+            label = f"{epochs:g} epoch" + "s" * (epochs != 1)
             points.append((side, label, best["seconds"] + extra * (side == "ours"), best["test"]))
     return points
 
@@ -54,7 +55,9 @@ def draw(path, points, measure):
         own = [p for p in points if p[0] == kind]
         ax.scatter([p[2] for p in own], [p[3] for p in own], color=colour, label=names[kind] if own else None)
         for _, label, seconds, score in own:
-            ax.annotate(label, (seconds, score), textcoords="offset points", xytext=(6, -4), fontsize=8, color=colour)
+            below = {"xytext": (0, -14)} if kind == "peer" else {"xytext": (0, 7)}
+            how = below | {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
+            ax.annotate(label, (seconds, score), **how)
     ax.set(xscale="log", xlabel="seconds of training, mining included (log)", ylabel=f"test {measure}")
     ax.margins(x=0.18, y=0.12)
     ax.spines[["top", "right"]].set_visible(False)
