@@ -1,6 +1,7 @@
 """A cross-encoder's scores: what they are made of, and that only the pair decides them."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.model.cross_encoder import CrossEncoder
 from lib.negatives.candidates import Candidates
@@ -140,3 +142,31 @@ def test_a_file_that_was_judged_once_is_filtered_and_relabelled_again(untrained,
     wrong = ("--sources", "file", "--negatives_file", file, "--data", "tiny", "--relabel", 0.5, "--name", "J5")
     assert launch("mine_negatives.py", *wrong, cwd=untrained) == 2
     assert "has no teacher scores" in capsys.readouterr().err
+
+
+def test_scores_of_another_scale_relabel_nothing(untrained, launch, capsys):
+    flags = ("--data", "tiny", "--sources", "bm25", "--own_teacher", "--depth", 5, "--name", "B")
+    assert launch("mine_negatives.py", *flags, cwd=untrained) == 0
+    file = "runs/B/negatives/tiny-train-bm25.jsonl"
+    again = ("--data", "tiny", "--sources", "file", "--negatives_file", file, "--name", "B2")
+    for wrong in (("--relabel", 0.9), ("--filters", "denoise:0.5")):
+        assert launch("mine_negatives.py", *again, *wrong, cwd=untrained) == 2
+        assert "want those of a cross-encoder, from 0 to 1" in capsys.readouterr().err
+    assert not (untrained / "runs/B2").exists()
+    wrong = ("--data", "tiny", "--sources", "random", "--own_teacher", "--name", "B3")
+    assert launch("mine_negatives.py", *wrong, cwd=untrained) == 2
+    assert "--own_teacher is for one source that searches" in capsys.readouterr().err
+
+
+def test_a_relabelled_copy_is_not_replaced_and_has_the_splits_that_would_be_cut(untrained, judges, launch, capsys):
+    alone = pathlib.Path(shutil.copytree(untrained / "tiny", untrained / "alone"))
+    for split in ("dev", "test"):
+        (alone / "qrels" / f"{split}.tsv").unlink()
+    whole = load_collection(alone, cut=("dev", "test"))
+    flags = ("--data", "alone", "--depth", 5, "--cross_encoder", judges[1], "--relabel", 0, "--name", "L")
+    assert launch("mine_negatives.py", *flags, cwd=untrained) == 0
+    copy = load_collection(untrained / "runs/L/negatives/alone-train-relabelled")
+    assert copy.qrels_dict("test") == whole.qrels_dict("test") and copy.qrels_dict("dev") == whole.qrels_dict("dev")
+    assert sum(map(len, copy.qrels_dict("train").values())) > sum(map(len, whole.qrels_dict("train").values()))
+    assert launch("mine_negatives.py", *flags, "--format", "tevatron-ids", cwd=untrained) == 2
+    assert "alone-train-relabelled exists: choose another --name, or --overwrite it" in capsys.readouterr().err
