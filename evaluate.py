@@ -22,7 +22,7 @@ import numpy as np
 from lib import run
 from lib.data import readers
 from lib.data.beir import SPLITS
-from lib.data.collection import collection_of, load_collection
+from lib.data.collection import collection_of
 from lib.evaluation import (
     checks,
     comparison,
@@ -111,7 +111,7 @@ def main():
     if args.mteb:
         return by_mteb(args)
     rows, header = [], True
-    names = [load_collection(data, quiet=True).name for data in args.data] if len(args.data) > 1 else []
+    names = [readers.JOIN.join(readers.find(spec)[0] for spec in readers.split(data)) for data in args.data]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadInput(f"--data: two collections are called {twice[0]}, and their results would be; rename a folder")
     for data in args.data or [None]:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from lib import dist, loss, rng, run
 from lib.data import batches, readers
+from lib.data import check as check_data
 from lib.data.collection import load_collection
 from lib.data.made_queries import KINDS
 from lib.data.pseudo_queries import add_pseudo_queries
@@ -259,6 +260,9 @@ def check_parts(args, collection):
         )
     if joined and any(of_arm(args, arm).query_clusters for arm in args.negatives):
         raise BadInput("--query_clusters is for one collection: of several, each batch is of one already")
+    for what, ids in check_data.leaks(collection).items() if joined else ():  # one's train may be another's test
+        if check_data.LEAK in what:
+            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): the collections were split apart")
 
 
 def without_effect(args, given):
@@ -274,7 +278,8 @@ def without_effect(args, given):
         "chunk_size": (args.chunk_size or 0) >= args.batch_size,
         "epochs": bool(args.steps),
         "temperature learn_temperature": args.triplet_margin is not None and not args.distill_weight,
-        "distill distill_temperature": not args.distill_weight,
+        "distill": not args.distill_weight,
+        "distill_temperature": not args.distill_weight or args.distill != "kl",
         "vocab_size": args.init and args.init_vocabulary == "model",
         "init_vocabulary": not args.init,
         "hardness_of": not args.hardness_strength,
@@ -308,8 +313,8 @@ def main():
     if args.refresh_lag and dist.world() > 1:
         raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
     if args.plan:
-        if several or args.resume:
-            raise BadInput("--plan is for one arm and one seed, and for a run that has not begun")
+        if several or args.resume or "RANK" in os.environ:
+            raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
         show_plan(args, parser, collection)
     elif several:
         compare(args, parser, collection, args.name or f"{collection.name}-ablation")

@@ -137,7 +137,7 @@ def contrastive_loss(
     dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the
                      vectors, normalised anew
     teacher          (B, N) scores of a teacher, nan where it has none; mixed in with distill_weight as
-                     distill = margin_mse (Hofstätter et al. 2020) or kl, of the teacher's scores divided by
+                     distill = margin_mse (Hofstätter et al. 2020) or kl, which divides the teacher's scores by
                      distill_temperature
     """
     with torch.autocast(q_emb.device.type, enabled=False):
@@ -169,7 +169,12 @@ def contrastive_loss(
                 value = value + spread * (orthogonality(q) + orthogonality(d))
             if distill_weight:
                 taught = distillation(
-                    scores, labels, teacher / distill_temperature, kind=distill, temperature=temperature
+                    scores,
+                    labels,
+                    teacher,
+                    kind=distill,
+                    temperature=temperature,
+                    teacher_temperature=distill_temperature,
                 )
                 value = (1 - distill_weight) * value + distill_weight * taught
             values.append(value)
@@ -264,8 +269,11 @@ def triplet(scores, labels, off, *, margin):
     return hinge[is_negative].mean() if is_negative.any() else scores.sum() * 0.0
 
 
-def distillation(scores, labels, teacher, *, kind, temperature):
-    """How far the scores are from a teacher's, where it scored. teacher (B, N), nan for none."""
+def distillation(scores, labels, teacher, *, kind, temperature, teacher_temperature=1.0):
+    """How far the scores are from a teacher's, where it scored. teacher (B, N), nan for none.
+
+    kl compares two distributions, each with a temperature of its own; margin_mse compares margins as they are.
+    """
     rows = torch.arange(len(scores), device=scores.device)
     known = ~teacher.isnan() & ~teacher[rows, labels].isnan()[:, None]
     if not known.any():
@@ -276,7 +284,7 @@ def distillation(scores, labels, teacher, *, kind, temperature):
         known[rows, labels] = False  # its margin is 0 by definition
         return ((student_margin - teacher_margin)[known] ** 2).mean() if known.any() else scores.sum() * 0.0
     student = (scores / temperature).masked_fill(~known, float("-inf"))
-    target = teacher.masked_fill(~known, float("-inf")).softmax(1)
+    target = (teacher / teacher_temperature).masked_fill(~known, float("-inf")).softmax(1)
     some = known.any(1)
     log_probs = student[some].log_softmax(1).masked_fill(~known[some], 0.0)
     return F.kl_div(log_probs, target[some], reduction="none").sum(1).mean()

@@ -270,3 +270,18 @@ def test_train_topics_without_a_positive_are_left_out(tmp_path):
     assert "100" not in found.qrels_dict("train") and len(found.split("train")) == 19
     dropped = json.loads((found.docs.path.parent / "dropped.json").read_text())
     assert dropped == {"train queries without a positive": ["100"]}
+
+
+def test_a_repository_with_several_configurations_is_asked_for_one(tmp_path):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "several"
+    folder.mkdir()
+    card = ["---", "configs:"]
+    for name in ("one", "two"):
+        rows = [{"anchor": f"{name} question {i}", "positive": f"{name} answer {i}"} for i in range(40)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        card += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}.jsonl"]
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+    with pytest.raises(BadInput, match="which of one, two"):
+        readers.find(f"hf:{folder}")
+    assert load_collection(f"hf:{folder}:config=two").queries.text(0) == "two question 0"

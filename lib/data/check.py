@@ -131,7 +131,7 @@ def main():
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
-    folders = [readers.find(spec) for spec in args.data.split(readers.JOIN)]
+    folders = [readers.find(spec) for spec in readers.split(args.data)]
     name, wrong = readers.JOIN.join(each for each, _ in folders), []
     for _, folder in folders:
         wrong += problems_of_lines(folder)

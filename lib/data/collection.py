@@ -7,7 +7,6 @@ never touches text.
 import dataclasses
 import functools
 import hashlib
-import pathlib
 import re
 import sys
 
@@ -173,8 +172,8 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     What is odd and can be used is kept or skipped by trec_eval's rules, and said once, unless `quiet`; strict
     refuses it. Splits of `cut` that are missing are cut off the train split; a faulty one is refused when asked for.
     """
-    if readers.JOIN in str(spec) and not pathlib.Path(spec).exists():
-        return _joined(spec.split(readers.JOIN), strict=strict, quiet=quiet)
+    if len(specs := readers.split(spec)) > 1:
+        return _joined(specs, strict=strict, quiet=quiet)
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in SPLITS}

@@ -27,6 +27,11 @@ HELP = (
 )
 
 
+def split(spec):
+    """The specs that are joined in one; a folder's name may hold JOIN as well."""
+    return [str(spec)] if pathlib.Path(spec).exists() else str(spec).split(JOIN)
+
+
 def find(spec):
     """(name, folder in BEIR layout) of the collection that `spec` names."""
     spec = str(spec)

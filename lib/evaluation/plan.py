@@ -52,7 +52,13 @@ def settings(queries, *, smallest, static):
             if enough
             else "below 1,000 queries hard negatives were not shown to help from scratch (docs/comparison.md)",
         ),
-        Advice("batch_size", batch, "a corpus this small would fill a larger batch with hard negatives by chance"),
+        Advice(
+            "batch_size",
+            batch,
+            "what our tables of large collections were made with"
+            if batch >= 128
+            else "a corpus this small would fill a larger batch with hard negatives by chance",
+        ),
         Advice("epochs", epochs, f"{round(epochs * steps):,} steps; with fewer than 300 little is learned"),
     ]
     if not static:

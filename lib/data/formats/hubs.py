@@ -3,6 +3,7 @@
 --data irds:beir/nfcorpus                     docs, and the judgements of its subsets train, dev and test
 --data hf:mteb/nfcorpus                       a repository with corpus, queries and judgements
 --data hf:ID:question=COLUMN,answer=COLUMN    one of pairs: its columns as those of a table (lib/data/formats/tables.py)
+--data hf:ID:config=NAME                      one of pairs that has several configurations
 """
 
 import itertools
@@ -97,6 +98,7 @@ def build_hf(ident):
     spec = f"hf:{ident}"
     package = _package("datasets", spec)
     source, said = tables.split_roles(ident)
+    config = said.pop("config", None)
     tables.check_roles(spec, said)
     package.disable_progress_bars()
     with reading(f"--data {spec}"):
@@ -106,9 +108,10 @@ def build_hf(ident):
             judged = _hub_qrels(package, source, configs, spec)
             parts = [docs, queries, *judged.values()]
         else:
-            parts = package.load_dataset(source, configs[0] if configs else None)
-            judged = None
-            parts = dict(parts)
+            config = config or (configs[0] if len(configs) == 1 else "default")
+            if config not in configs:
+                raise BadInput(f"--data {spec}: which of {', '.join(configs)}? Say hf:{source}:config=NAME")
+            parts, judged = dict(package.load_dataset(source, config)), None
 
     def make(target):
         with reading(f"--data {spec}"):

@@ -23,7 +23,6 @@ def write(path, format, records, collection, split):
     lines = list(_lines(records, collection.qrels_dict(split), collection.docs.row_of))
     with atomic_path(path) as temporary:
         if format == "distillation":
-            temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
         else:
             pyarrow = tables.parquet_package(path)
