@@ -167,7 +167,7 @@ def parse_args():
     add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
-    add("--dropout", type=BELOW_1, help="rate of every dropout; 0 trains 1.4x as fast on a CPU")
+    add("--dropout", type=BELOW_1, help="rate of every dropout; default: the model's own")
     add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
     add("--precision", choices=model.PRECISIONS, help="of autocast; default: bf16 on cuda, else fp32")
     add("--compile", action="store_true", help="torch.compile the backbone; pays on long runs")
@@ -467,6 +467,8 @@ def train(args, parser, collection, folder, *, device):
     averaged = model.averaged_twin(encoder, args.ema)
     if args.compile:
         encoder.compile_backbone()
+    elif device.type == "cpu":
+        encoder.use_cpu_dropout()
     if args.gradient_checkpointing:
         encoder.checkpoint_activations()
     guide = Guide(collection, args.guide, device, dtype) if args.guide else None

@@ -86,6 +86,13 @@ def test_mining_beside_the_peer(untrained):
 # ------------------------------------------------------------------------------------------------- scale
 
 
+def test_exact_search(tmp_path):
+    flags = ("--docs", 500, "--queries", 20, "--dims", 8, "--k", 5, "--repeats", 1)
+    out = bench("tests/bench/exact_search.py", *flags, cwd=tmp_path)
+    assert [line.split()[2] for line in out.splitlines()[3:]] == ["product", "ours", "faiss", "torch"]
+    assert all(line.endswith("100.0000%") for line in out.splitlines()[4:])
+
+
 def test_growing_collections(tmp_path):
     out = bench(SCALE, "--docs", 400, "--dim", 8, "--candidates", 7, "--out", "scale.png", cwd=tmp_path)
     assert "400 docs: 100.0% of the positives were found and dropped; the shortest list holds 7 of 7" in out

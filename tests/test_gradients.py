@@ -29,6 +29,7 @@ B, N = 6, 11
 def step(bert, tiny):
     """A function that computes the gradients of a step: a BERT with dropout, float64, chunks of 4 texts."""
     encoder = load_encoder(bert).double().train()
+    encoder.use_cpu_dropout()
     sides = []
     for kind, texts, count in (("query", tiny.queries, B), ("doc", tiny.docs, N)):
         tokens = tokenize(texts, encoder, kind)

@@ -38,6 +38,19 @@ def test_exact_search_equals_argsort(queries, docs, k):
     np.testing.assert_allclose(scores, np.take_along_axis(products, wanted, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("k, blocks", [(1, (4, 16)), (10, (4, 16)), (10, (7, 33)), (40, (100, 16)), (300, (40, 64))])
+def test_search_by_torch_in_blocks_equals_faiss(k, blocks):
+    q_emb, d_emb = vectors(20, seed=1), vectors(200, seed=2)
+    d_emb[50:60] = d_emb[40:50]  # copies: the order of equal scores is that of their rows
+    found = exact.top_k_by_torch(q_emb, d_emb, k, torch.device("cpu"), blocks=blocks)
+    scores, rows = exact.by_score_and_row(*found)
+    wanted, wanted_rows = exact.top_k(q_emb, d_emb, k)
+    np.testing.assert_allclose(scores, wanted, atol=1e-6)
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+    clear = scores > scores[:, -1:]  # among copies that reach the last place, either may have it
+    assert (rows == wanted_rows)[clear].all()
+
+
 @pytest.fixture
 def saved(tiny, tmp_path):
     """The folder of an index of 40 vectors, said to be of tests/tiny."""

@@ -83,7 +83,7 @@ def test_search_is_exact(tmp_path, monkeypatch, max_ram, rows, k):
 def test_memory_bounds_the_docs_at_a_time(tmp_path, monkeypatch):
     q, d, known = problem(docs=150)
     sizes, top_k = [], exact.top_k
-    monkeypatch.setattr(sharded, "top_k", lambda q, d, k: sizes.append(d.nbytes) or top_k(q, d, k))
+    monkeypatch.setattr(sharded, "top_k", lambda q, d, k, **how: sizes.append(d.nbytes) or top_k(q, d, k, **how))
     for max_ram in (2_000, 6_000):
         sizes.clear()
         search(tmp_path / str(max_ram), q, d, known, 3, max_ram=max_ram)
@@ -163,11 +163,11 @@ def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
     calls, top_k = [], exact.top_k
     blocks = 9  # of docs; a file of queries sees each
 
-    def cut(q_emb, d_emb, k):
+    def cut(q_emb, d_emb, k, **how):
         calls.append(len(q_emb))
         if len(calls) == 2 * blocks + 4:
             raise RuntimeError("killed")
-        return top_k(q_emb, d_emb, k)
+        return top_k(q_emb, d_emb, k, **how)
 
     def kept():
         return set((cache / "hits").glob("*"))

@@ -165,6 +165,26 @@ def test_every_architecture_is_read_trained_and_saved(zoo, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ZOO)
+def test_dropout_on_the_cpu_is_only_another_draw(zoo, name):
+    plain, lean = (model.load_encoder(zoo(name)).train() for _ in range(2))
+    lean.use_cpu_dropout()
+    batch = TokenBatch(*(None if x is None else torch.from_numpy(x) for x in plain.tokenize(TEXTS)), "doc")
+    for encoder in (plain, lean):
+        encoder.set_dropout(0.0)
+    assert torch.equal(plain(batch), lean(batch))
+    lean.set_dropout(0.3)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        lean.zero_grad()
+        vectors = lean(batch)
+        vectors[:, 0].sum().backward()
+        found.append((vectors, [p.grad for p in lean.parameters() if p.grad is not None]))
+    assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][0], plain(batch))
+    assert all(torch.equal(a, b) and torch.isfinite(a).all() for a, b in zip(found[0][1], found[1][1]))
+
+
+@pytest.mark.parametrize("name", ZOO)
 def test_every_architecture_equals_sentence_transformers(zoo, tmp_path, name):
     pytest.importorskip("sentence_transformers")
     folder = as_modules(zoo(name), tmp_path / "model", pooling="last" if name in ("gpt2", "qwen3", "llama") else "mean")

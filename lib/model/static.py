@@ -94,6 +94,9 @@ class StaticEncoder(nn.Module):
     def compile_backbone(self):
         """Nothing to compile: one kernel does the work."""
 
+    def use_cpu_dropout(self):
+        """No dropout to draw."""
+
     def checkpoint_activations(self):
         """Nothing to recompute: a bag keeps no activations worth the name."""
 

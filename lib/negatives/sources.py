@@ -67,7 +67,7 @@ class Miner:
         self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
         self.collection, self.pool, self.positive = embedder.collection, pool, positive
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
-        self._find = Approximate(mine_index) if mine_index else exact.search
+        self._find = Approximate(mine_index) if mine_index else functools.partial(exact.search, device=self.device)
         self.encoded = 0  # docs embedded so far in order to mine
         self.frozen = {}  # source -> vectors of all docs as they were when it began
         self._background = None  # the thread of mine_later()

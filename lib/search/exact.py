@@ -2,6 +2,7 @@
 
 import faiss
 import numpy as np
+import torch
 
 from lib import dist
 from lib.search.hits import Hits
@@ -9,15 +10,40 @@ from lib.search.hits import Hits
 # queries times dimensions from which faiss multiplies matrices; its default, 128,000, makes the search for a
 # single batch (adore, at every step) five times as slow
 faiss.cvar.distance_compute_blas_threshold = 1024
+# docs in one product: four times faiss's default is a tenth faster (tests/bench/exact_search.py)
+faiss.cvar.distance_compute_blas_database_bs = 4096
+ON_GPU = 4096, 1 << 16  # queries and docs of one product there: a gigabyte of scores
 
 
-def top_k(q_emb, d_emb, k):
+def top_k(q_emb, d_emb, k, *, device=None):
     """The k docs of largest inner product -> (scores (Q, k) float32, rows (Q, k) int64), by_score_and_row().
 
-    A zero vector, of a text without a known word, finds nothing and is not found: rows of -1, scores of 0.
+    A zero vector, of a text without a known word, finds nothing and is not found: rows of -1, scores of 0. On the
+    CPU FAISS searches; on a GPU, the torch.device, torch does, in float32 as well.
     """
-    scores, rows = by_score_and_row(*faiss.knn(q_emb, d_emb, min(k, len(d_emb)), metric=faiss.METRIC_INNER_PRODUCT))
+    k = min(k, len(d_emb))
+    if device is not None and device.type == "cuda":
+        found = top_k_by_torch(q_emb, d_emb, k, device)
+    else:
+        found = faiss.knn(q_emb, d_emb, k, metric=faiss.METRIC_INNER_PRODUCT)
+    scores, rows = by_score_and_row(*found)
     return scores, without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
+
+
+@torch.no_grad()
+def top_k_by_torch(q_emb, d_emb, k, device, *, blocks=ON_GPU):
+    """(scores (Q, k), rows (Q, k)), best first, of a product of `blocks` (queries, docs) at a time."""
+    queries = torch.from_numpy(np.array(q_emb)).to(device)  # a copy: what is mapped from a file cannot be written to
+    best = [(queries.new_empty(len(part), 0), queries.new_empty(len(part), 0, dtype=torch.int64))
+            for part in queries.split(blocks[0])]  # fmt: skip
+    for begin in range(0, len(d_emb), blocks[1]):
+        docs = torch.from_numpy(np.array(d_emb[begin : begin + blocks[1]])).to(device)
+        for i, part in enumerate(queries.split(blocks[0])):
+            scores, rows = (part @ docs.T).topk(min(k, len(docs)))
+            scores, rows = torch.cat([best[i][0], scores], 1), torch.cat([best[i][1], rows + begin], 1)
+            scores, kept = scores.topk(min(k, scores.shape[1]))
+            best[i] = scores, rows.gather(1, kept)
+    return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*best))
 
 
 def without_zeros(q_emb, scores, rows, vectors_of):
@@ -35,13 +61,13 @@ def by_score_and_row(scores, rows):
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def search(q_emb, d_emb, k, known=None, *, among=None):
-    """The Hits of query vectors (Q, D) among doc vectors (M, D), each process doing its share.
+def search(q_emb, d_emb, k, known=None, *, among=None, device=None):
+    """The Hits of query vectors (Q, D) among doc vectors (M, D), each process doing its share on its torch.device.
 
     among: the doc rows that are searched, all by default.
     """
     searched = d_emb if among is None else d_emb[among]
-    scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], searched, k), np.arange(len(q_emb)))
+    scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], searched, k, device=device), np.arange(len(q_emb)))
     rows = rows if among is None else np.where(rows < 0, -1, among[rows])
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
 

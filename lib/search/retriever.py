@@ -33,7 +33,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     if pair := parts(spec):
         return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
     if is_folder_of_vectors(spec):
-        return Vectors.open(spec, collection)
+        return Vectors.open(spec, collection, device=device)
     place = folder / "index" / collection.name
     if (folder / "encoder").is_dir():
         if (place / "meta.json").exists() and not exact_in:
@@ -53,7 +53,12 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
             raise BadInput(f"{spec}: neither bm25 nor a run folder with an encoder nor a model ({error})") from None
     encoder = load_to_encode(source, device, precision)
     return Sharded.open(
-        collection.docs, encoder, precision=precision, max_ram=exact_in or EXACT_RAM, mine_index=mine_index
+        collection.docs,
+        encoder,
+        precision=precision,
+        max_ram=exact_in or EXACT_RAM,
+        mine_index=mine_index,
+        device=device,
     )
 
 

@@ -80,10 +80,10 @@ class ShardedVectors:
 class Sharded:
     """Exact search over vectors in files, within `max_ram` bytes beside the result."""
 
-    def __init__(self, vectors, embed, *, key, query_key, max_ram, encoder=None, mine_index=None):
+    def __init__(self, vectors, embed, *, key, query_key, max_ram, encoder=None, mine_index=None, device=None):
         """vectors: ShardedVectors; embed(texts) -> (n, D); keys identify the doc vectors and what embeds queries."""
         self.vectors, self.encoder, self.fingerprint = vectors, encoder, key
-        self._embed, self._query_key = embed, query_key
+        self._embed, self._query_key, self._device = embed, query_key, device
         self._approximate = Approximate(mine_index) if mine_index else None
         if mine_index:
             self.fingerprint = fingerprint(key, mine_index)
@@ -91,10 +91,10 @@ class Sharded:
         self._block = max(ROWS, int(max_ram / 4 / (4 * vectors.shape[1])))
 
     @classmethod
-    def open(cls, docs, encoder, *, precision, max_ram, mine_index=None):
+    def open(cls, docs, encoder, *, precision, max_ram, mine_index=None, device=None):
         """Over the vectors of all docs (Texts) by an encoder that embeds in the named precision; cached.
 
-        mine_index: search by such an index instead (search.approximate).
+        mine_index: search by such an index instead (search.approximate). device: where exact search computes.
         """
         with dist.main_first():
             tokens = tokenize(docs, encoder, "doc")
@@ -116,6 +116,7 @@ class Sharded:
             max_ram=max_ram,
             encoder=encoder,
             mine_index=mine_index,
+            device=device,
         )
 
     def search(self, queries, k, known=None, among=None):
@@ -132,7 +133,7 @@ class Sharded:
                 d_emb = d_emb[inside]
             if not len(inside):
                 continue
-            scores, rows = top_k(q_emb, d_emb, k)
+            scores, rows = top_k(q_emb, d_emb, k, device=self._device)
             rows = np.where(rows < 0, -1, inside[rows] + begin).astype(np.int32)
             best = (scores, rows) if best is None else merge(best, (scores, rows), k)
         return Hits(*best, None if known is None else self._scores(q_emb, known))

@@ -24,11 +24,11 @@ class Vectors:
 
     encoder = None
 
-    def __init__(self, q_emb, d_emb, *, key):
-        self._q_emb, self._d_emb, self.fingerprint = q_emb, d_emb, key
+    def __init__(self, q_emb, d_emb, *, key, device=None):
+        self._q_emb, self._d_emb, self.fingerprint, self._device = q_emb, d_emb, key, device
 
     @classmethod
-    def open(cls, folder, collection):
+    def open(cls, folder, collection, *, device=None):
         """queries.npy (n, D) and docs.npy (M, D) of a folder, in the order of queries.jsonl and corpus.jsonl.
 
         Where queries.ids.json or docs.ids.json (a list of ids) lies beside them, its order is compared. BadInput if
@@ -59,11 +59,12 @@ class Vectors:
         if found[0].shape[1] != found[1].shape[1]:
             raise BadInput(f"{folder}: queries have {found[0].shape[1]} dimensions, docs {found[1].shape[1]}")
         key = fingerprint("vectors", *(fingerprint_file(pathlib.Path(folder) / f"{side}.npy") for side in SIDES))
-        return cls(*found, key=key)
+        return cls(*found, key=key, device=device)
 
     def search(self, queries, k, known=None, among=None):
         """The Hits of a view of the collection's queries."""
         if not hasattr(queries, "rows"):
             raise BadInput("vectors from files can be searched with the collection's own queries only")
         q_emb = np.asarray(self._q_emb[queries.rows], dtype=np.float32)
-        return exact.search(q_emb, np.asarray(self._d_emb, dtype=np.float32), k, known, among=among)
+        d_emb = np.asarray(self._d_emb, dtype=np.float32)
+        return exact.search(q_emb, d_emb, k, known, among=among, device=self._device)

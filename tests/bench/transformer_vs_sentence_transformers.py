@@ -317,6 +317,8 @@ def ours_step(args, encoder, q_tokens, d_tokens):
     B, n = args.batch_size, (args.steps + 1) * args.batch_size
     if args.dropout is not None:
         encoder.set_dropout(args.dropout)
+    if args.device == "cpu":
+        encoder.use_cpu_dropout()
     optimizer = torch.optim.AdamW(encoder.train().parameters(), lr=2e-5, fused=True)
     labels = torch.arange(B, device=args.device)
     invalid = torch.zeros(B, 2 * B, dtype=torch.bool, device=args.device)
