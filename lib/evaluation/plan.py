@@ -48,9 +48,9 @@ def settings(queries, *, smallest, static):
         Advice(
             "negatives",
             ["refresh:4" if enough else "in_batch"],
-            "hard negatives mined again helped from 1,000 queries up (docs/comparison.md)"
+            "hard negatives mined again helped from 1,000 queries up (docs/pools.md)"
             if enough
-            else "below 1,000 queries hard negatives were not shown to help from scratch (docs/comparison.md)",
+            else "below 1,000 queries hard negatives were not shown to help from scratch (docs/pools.md)",
         ),
         Advice(
             "batch_size",

@@ -70,6 +70,7 @@ def parse_args():
     add("--options", nargs="+", choices=OPTIONS, default=OPTIONS, metavar="OPTION", help=f"any of {', '.join(OPTIONS)}")
     add("--peers", nargs="+", choices=PEERS, default=PEERS, help="searches of the peer")
     add("--ours_only", action="store_true", help="our side alone, in this process: needs no peer")
+    add("--times_only", action="store_true", help="do not compare what both sides find")
     add("--repeats", type=COUNT, default=3, help="times that each side runs, in turn")
     add("--threads", type=COUNT, help="of each process; default: what the libraries choose")
     add("--out", metavar="F", help="JSON file for all numbers, settings and versions")
@@ -117,7 +118,7 @@ def main():
         )
         print_heading()
         rows = [race(args, work, option, sides, bases) for option in args.options]
-        if not args.ours_only:
+        if not args.ours_only and not args.times_only:
             measure(args, work, "lists")
             found = measure(args, work, "explain")
             print_agreement(found)
@@ -148,12 +149,18 @@ def peer_versions():
         ) from None
 
 
+class DidNotFinish(Exception):
+    """A side of the peer ended with an error, as where memory is too small for its search."""
+
+
 def measure(args, work, side, case=""):
     """What take() returns in a process of its own or, if our side is alone, in this one."""
     if args.ours_only:
         return take(side, case, args, pathlib.Path(work))
     command = [sys.executable, *sys.argv, "--side", side, "--case", case, "--work", str(work)]
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and side in PEERS:
+        raise DidNotFinish(done.stderr.strip().splitlines()[-1])
     if done.returncode:
         sys.exit(f"{side} {case} ended with code {done.returncode}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -171,10 +178,14 @@ def race(args, work, option, sides, bases):
     """Race the sides over one option, print a line for each, return the numbers."""
     results = {side: [] for side in sides}
     for _ in range(args.repeats):
-        for side in sides:
-            results[side].append(measure(args, work, side, option))
+        for side in list(results):
+            try:
+                results[side].append(measure(args, work, side, option))
+            except DidNotFinish as error:
+                print(f"{option:18}{side:8} did not finish: {error}", flush=True)
+                del results[side]
     row = {"option": option}
-    for side in sides:
+    for side in results:
         r = {key: statistics.median(result[key] for result in results[side]) for key in results[side][0]}
         row[side], first = r, row.get("ours", r)
         written, memory = f"{r['file_seconds']:.2f}" if side == "ours" else "", ""
