@@ -36,7 +36,7 @@ from lib.evaluation import (
 )
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, load_to_encode, pick_device
-from lib.search import faiss_index, tune
+from lib.search import exact, faiss_index, tune
 from lib.search.retriever import run_of
 from lib.search.sharded import Sharded
 
@@ -119,7 +119,7 @@ def main():
         header = False
     if len(rows) > 1:
         print(f"\n{collections_table(rows)}")
-    next_step(args, spec, rows[-1])
+    next_step(rows[-1])
 
 
 def evaluate(args, parser, spec, data, *, header):
@@ -251,9 +251,12 @@ def print_result(args, spec, result):
 
 def start_of(args, collection, values, self_match):
     """The numbers of the encoder that a run started from, and a test against it; None for one from scratch."""
-    source = run.recorded(args.run)["args"].get("encoder", "static")
-    if source == "static":
+    recorded = run.recorded(args.run)["args"]
+    source = recorded.get("encoder", "static")
+    if source == "static" or recorded.get("from_config"):
         return None
+    if unlike := [name for name in READ_OTHERWISE if recorded.get(name) not in (None, False)]:
+        return {"encoder": source, "unlike": unlike}
     retriever, _ = retrieval.open_with(args, source, collection, device=pick_device(args.device))
     rankings, _ = retrieval.search_split(retriever, collection, args.split, args.depth, self_match=self_match)
     before, result = retrieval.measured(rankings, collection, args.split)
@@ -261,10 +264,18 @@ def start_of(args, collection, values, self_match):
     return {"encoder": source, "mean": result["mean"], "test": significance.paired_test(*pairs, seed=0)}
 
 
+# flags of train.py by which a model is read otherwise than its own files say, so that evaluate.py cannot open it
+READ_OTHERWISE = ("query_encoder", "pooling", "projection", "query_prefix", "doc_prefix", "query_length", "doc_length",
+                  "normalize", "append_eos")  # fmt: skip
+
+
 def forgetting_line(result):
     """What a run's start says of its training on one collection."""
     if result["start"] is None:
         return "   it started from random weights: there is nothing to forget"
+    if unlike := result["start"].get("unlike"):
+        flags = ", ".join(f"--{name}" for name in unlike)
+        return f"   not measured before training: the model was read with {flags}, of which its own files know nothing"
     test, start = result["start"]["test"], result["start"]
     return (
         f"   before training ({start['encoder']}): "
@@ -292,16 +303,17 @@ def split_errors(args, collection, retriever):
     vectors = Sharded.open(collection.docs, retriever.encoder, precision=meta["precision"], max_ram=1e9).vectors
     rows = collection.split(args.split).queries
     q_emb = embed_texts(retriever.encoder, collection.queries.view(rows), "query")
-    depth = 10 + faiss_index.TIES
-    scores, found, _ = tune.exact_best(vectors, q_emb, depth)
-    qids = [collection.queries.ids[row] for row in rows]
-    rankings = error_split.rankings_of(
-        retriever.index, vectors, q_emb, (scores, found), qids, collection.docs.ids, depth
-    )
+    dropping = args.self_match == "drop"
+    depth = 10 + exact.TIES + (measures.spare(collection, args.split) if dropping else 0)
+    best = tune.exact_best(vectors, q_emb, depth)[:2]
+    qids, rankings = [collection.queries.ids[row] for row in rows], []
+    for hits in error_split.hits_of(retriever.index, q_emb, best, depth):
+        hits = measures.without_itself(collection, args.split, hits, depth)[0] if dropping else hits
+        rankings.append(measures.to_rankings(qids, collection.docs.ids, hits.rows, hits.scores))
     return error_split.split(rankings, collection.qrels_dict(args.split))
 
 
-def next_step(args, spec, row):
+def next_step(row):
     """What one would do now."""
     flag = f" --data {run.quoted(row['data'])}" if row["data"] else ""
     home = row["home"]

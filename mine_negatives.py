@@ -169,14 +169,14 @@ def main():
         {"candidates": count, "overfetch": overfetch(collection), "pool": describe_pool(pool, collection)}
         | ({} if hidden is None else {"hidden": len(hidden)}),
     )
-    mined, encoder_fingerprint = [], None
+    mined, made_by = [], {"encoder_fingerprint": None}
     for source in args.sources:
         found, retriever = mine(args, source, collection, qrels, pool, count, device)
         mined.append(found)
         if SOURCES[source].retriever == "run":
-            encoder_fingerprint = retriever.encoder.fingerprint
+            made_by["encoder_fingerprint"] = retriever.encoder.fingerprint
         elif SOURCES[source].retriever == "miner":
-            encoder_fingerprint = fingerprint_of(args.miner)
+            made_by["miner_fingerprint"] = fingerprint_of(args.miner)
     if args.cross_encoder:
         from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
 
@@ -210,7 +210,7 @@ def main():
             "collection_fingerprint": collection.fingerprint,
             "split": args.split,
             "sources": {c.source: c.describe() for c in kept},
-            "encoder_fingerprint": encoder_fingerprint,
+            **made_by,
             "candidates": count,
             "records": sum(c.count for c in kept),
             "pool": describe_pool(pool, collection),
@@ -314,7 +314,8 @@ def write(path, args, collection, kept, header, clock, spec):
     figure = path.with_suffix(".png")
     scored = {c.source: (c.scores.ravel(), c.positive) for c in kept if (c.scores == c.scores).any()}
     if scored:
-        plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
+        with plots.optional(figure):
+            plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
     print_table(kept, collection)
     data_flag = "" if spec == "python" else f" --data {run.quoted(spec)}"
     drawn = f" and {figure.name}" if scored else ""
@@ -387,7 +388,8 @@ def write_audit(path, args, collection, mined, hidden):
             "rows": [{"source": source, "after": after, "ranks": ranks} | row for source, after, ranks, row in rows],
         },
     )
-    plots.audit(path.with_suffix(".png"), rows, title=title)
+    with plots.optional(path.with_suffix(".png")):
+        plots.audit(path.with_suffix(".png"), rows, title=title)
     print(f"\n{table}\n{audit.NOTE}\nwrote   {path}, .json and .png: read the examples in the .md")
 
 

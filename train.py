@@ -35,6 +35,7 @@ from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import card, pooling
 from lib.model import encoder as model
 from lib.model.distil import token_vectors, vocabulary_of
+from lib.model.dropout import use_cpu_dropout
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
@@ -396,7 +397,8 @@ def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run, and print its command."""
     given = {name: value for name, value in run.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
-    advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static")
+    advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static",
+                           batch_size=given.get("batch_size"))  # fmt: skip
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
     flags["name"] = args.name or f"{collection.name}-{comparison.slug(run.plain(flags['negatives'])[0])}"
@@ -446,6 +448,7 @@ def train(args, parser, collection, folder, *, device):
         inputs=inputs(args, own),
     )
     log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=config)
+    dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     run.print_header(
         f"{arm} on {collection.name}, seed {seed} -> {folder}",
         args,
@@ -467,8 +470,8 @@ def train(args, parser, collection, folder, *, device):
     averaged = model.averaged_twin(encoder, args.ema)
     if args.compile:
         encoder.compile_backbone()
-    elif device.type == "cpu":
-        encoder.use_cpu_dropout()
+    elif device.type == "cpu" and encoder.kind == "transformer":
+        use_cpu_dropout(encoder)
     if args.gradient_checkpointing:
         encoder.checkpoint_activations()
     guide = Guide(collection, args.guide, device, dtype) if args.guide else None
@@ -524,11 +527,11 @@ def train(args, parser, collection, folder, *, device):
                 embedder, encoder, lambda only: sampler_of(miner=fresh, only=only), order, temperature=args.temperature
             )
             log.log("forecast", {"step": 0, "forecast": forecast})
-        bm25_hits = {split: diagnostics.bm25_hits(own, split, self_match=args.self_match) for split in ("dev", "test")}
         dev_docs = np.array(best["dev_docs"]) if args.dev_docs else None
-        if args.dev_docs:
-            outside = ~np.isin(bm25_hits["dev"].rows, dev_docs)
-            bm25_hits["dev"] = bm25_hits["dev"].without(outside, measures.RANKED)
+        bm25_hits = {
+            split: diagnostics.bm25_hits(own, split, self_match=args.self_match, docs=docs)
+            for split, docs in (("dev", dev_docs), ("test", None))
+        }
         bm25 = {split: measures.mean(measures.score(own, split, hits)) for split, hits in bm25_hits.items()}
         if (nothing := measures.nothing_found(bm25_hits["test"])) > measures.VOID:
             print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")

@@ -403,7 +403,7 @@ def test_steps_are_inverse_to_the_seconds_of_a_pilot():
         pilot=pilot,
     )
     assert [(arm.text, steps) for arm, steps in found.items()] == [
-        ("in_batch", 100), ("random:2", 50), ("dense:2", 40), ("refresh:2", 33), ("random:9", 1),
+        ("in_batch", 100), ("random:2", 50), ("dense:2", 40), ("refresh:2", 35), ("random:9", 1),
     ]  # fmt: skip
     assert asked == list(seconds)
 

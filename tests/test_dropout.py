@@ -74,7 +74,7 @@ def test_the_gradient_of_dropout():
 def encoders(bert, tiny):
     """Two encoders of the same weights, the second with use_cpu_dropout(), and a batch of docs."""
     plain, lean = load_encoder(bert), load_encoder(bert)
-    lean.use_cpu_dropout()
+    dropout.use_cpu_dropout(lean)
     return plain, lean, tokenize(tiny.docs, plain, "doc").select(np.arange(12))
 
 

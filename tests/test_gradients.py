@@ -5,6 +5,7 @@ import torch
 
 from lib import loss
 from lib.data.tokens import tokenize
+from lib.model.dropout import use_cpu_dropout
 from lib.model.encoder import load_encoder
 
 OPTIONS = {
@@ -29,7 +30,7 @@ B, N = 6, 11
 def step(bert, tiny):
     """A function that computes the gradients of a step: a BERT with dropout, float64, chunks of 4 texts."""
     encoder = load_encoder(bert).double().train()
-    encoder.use_cpu_dropout()
+    use_cpu_dropout(encoder)
     sides = []
     for kind, texts, count in (("query", tiny.queries, B), ("doc", tiny.docs, N)):
         tokens = tokenize(texts, encoder, kind)

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from lib.evaluation import error_split
+from lib.evaluation import error_split, measures
 from lib.files import BadInput
 from lib.search import exact, faiss_index, tune
 from lib.search.approximate import Approximate
@@ -102,15 +102,17 @@ def test_mining_through_an_index_finds_what_exact_search_finds(space, spec):
 @pytest.mark.parametrize("kind", ["Flat", "HNSW16", "IVF8,PQ8x4", "RaBitQ"])
 def test_the_parts_of_the_error_add_up(space, kind):
     docs, queries = space
-    vectors, index = Array(docs), make_index(Array(docs), kind)
-    best = tune.exact_best(vectors, queries, 40)
+    index, best = make_index(Array(docs), kind), tune.exact_best(Array(docs), queries, 40)
     qids, doc_ids = [f"q{i}" for i in range(len(queries))], [f"d{i}" for i in range(len(docs))]
     random = np.random.default_rng(1)
     qrels = {qid: {f"d{best[1][i, random.integers(15)]}": 1, "d7": 2} for i, qid in enumerate(qids)}
-    rankings = error_split.rankings_of(index, vectors, queries, best[:2], qids, doc_ids, 40)
+    rankings = [
+        measures.to_rankings(qids, doc_ids, hits.rows, hits.scores)
+        for hits in error_split.hits_of(index, queries, best[:2], 40)
+    ]
     parts = error_split.split(rankings, qrels)
     for qid, own in parts.items():
-        whole = error_split.measures.per_query(rankings[2], {qid: qrels[qid]})[qid]["ndcg@10"]
+        whole = measures.per_query(rankings[2], {qid: qrels[qid]})[qid]["ndcg@10"]
         assert sum(own.values()) == pytest.approx(1 - whole, abs=1e-12)
         if kind == "Flat":
             assert own["quantisation"] == own["search"] == 0

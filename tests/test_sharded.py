@@ -180,7 +180,7 @@ def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
     done = stamps(one)
     assert sorted(done) == ["000000.npz", "000001.npz"]
     calls.clear()
-    monkeypatch.setattr(sharded, "top_k", lambda q, d, k: calls.append(len(q)) or top_k(q, d, k))
+    monkeypatch.setattr(sharded, "top_k", lambda q, d, k, **how: calls.append(len(q)) or top_k(q, d, k, **how))
     found = search(tmp_path / "found", q, d, known, 6, max_ram=1)
     assert calls == [7] * blocks + [2] * blocks  # 23 queries: two files are left
     assert done.items() <= stamps(one).items()

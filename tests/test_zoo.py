@@ -20,6 +20,7 @@ from lib.files import BadInput, read_json, write_json
 from lib.loss import contrastive_loss
 from lib.model import encoder as model
 from lib.model.backbone import NO_LIMIT
+from lib.model.dropout import use_cpu_dropout
 from lib.model.pooling import POOLINGS
 
 TEXTS = [
@@ -167,7 +168,7 @@ def test_every_architecture_is_read_trained_and_saved(zoo, tmp_path, name):
 @pytest.mark.parametrize("name", ZOO)
 def test_dropout_on_the_cpu_is_only_another_draw(zoo, name):
     plain, lean = (model.load_encoder(zoo(name)).train() for _ in range(2))
-    lean.use_cpu_dropout()
+    use_cpu_dropout(lean)
     batch = TokenBatch(*(None if x is None else torch.from_numpy(x) for x in plain.tokenize(TEXTS)), "doc")
     for encoder in (plain, lean):
         encoder.set_dropout(0.0)

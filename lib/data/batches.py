@@ -133,7 +133,7 @@ def make_batch(collection, query_rows, positives, negatives, *, queue=None):
     if docs[0] == -1:
         docs, columns = docs[1:], columns - 1  # a missing negative has column -1
     labels = columns[:, 0]
-    source = np.zeros((B, len(docs)), dtype=np.int8)
+    source = np.zeros((B, len(docs)), dtype=np.int16)
     begin = 1
     for code, part in negatives.items():
         own = columns[:, begin : begin + part.shape[1]]
@@ -146,7 +146,7 @@ def make_batch(collection, query_rows, positives, negatives, *, queue=None):
     if len(queued):
         stale = never_columns(collection, query_rows, groups[queued]) | np.isin(groups[queued], docs)
         invalid = np.concatenate([invalid, stale], axis=1)
-        source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int8)], axis=1)
+        source = np.concatenate([source, np.full(stale.shape, code, dtype=np.int16)], axis=1)
     return Batch(query_rows, docs, labels, invalid, source, queued)
 
 

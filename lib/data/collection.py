@@ -84,7 +84,9 @@ class Collection:
         """Identifies what an evaluation on a split depends on: the corpus, the split's queries and their labels."""
         qrels = self.split(split)
         queries = [(self.queries.ids[row], self.queries.digests[row].tobytes()) for row in qrels.queries]
-        return fingerprint(self.docs.fingerprint, repr(queries), qrels.indptr, qrels.docs, qrels.grades)
+        missing = [sorted((self.queries.ids[row], sorted(docs.items())) for row, docs in qrels.missing.items())]
+        found = self.docs.fingerprint, repr(queries), qrels.indptr, qrels.docs, qrels.grades
+        return fingerprint(*found, *(missing if qrels.missing else []))
 
     @functools.cached_property
     def known(self):
@@ -157,6 +159,14 @@ class Collection:
         docs = np.full((len(query_rows), max(1, counts.max(initial=0))), -1, dtype=np.int32)
         docs[np.arange(docs.shape[1]) < counts[:, None]] = groups[ranges(indptr[query_rows], indptr[query_rows + 1])]
         return docs
+
+
+def count_docs(collection, relation):
+    """(n,) for each query row, how many docs its groups in a relation (indptr, groups) stand for, copies included."""
+    indptr, groups = relation
+    copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
+    sums = np.concatenate([[0], np.cumsum(copies[groups])])
+    return sums[indptr[1:]] - sums[indptr[:-1]]
 
 
 def ranges(start, end):

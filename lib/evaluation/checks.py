@@ -94,8 +94,7 @@ def hole_bounds(rankings, qrels, *, depth=10):
     """{measure: (mean as it is, if every unjudged doc among the `depth` best were relevant)}."""
     filled = {}
     for qid, grades in qrels.items():
-        docs = rankings.get(qid, {})
-        best = sorted(docs, key=lambda doc: (np.float32(docs[doc]), doc), reverse=True)[:depth]
+        best = measures.in_order(rankings.get(qid, {}))[:depth]
         filled[qid] = {doc: 1 for doc in best if doc not in grades} | grades
     low, high = (measures.mean(measures.per_query(rankings, each)) for each in (qrels, filled))
     return {name: (low[name], high[name]) for name in measures.MEASURES}

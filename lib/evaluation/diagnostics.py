@@ -30,14 +30,14 @@ def evaluate(embedder, encoder, split, *, self_match="drop", shared=False, docs=
 def ranked(embedder, encoder, split, *, self_match="drop", shared=False, docs=None):
     """The Hits of evaluate()."""
     collection = embedder.collection
-    q_emb = embedder.embed(encoder, "query", collection.split(split).queries)
+    q_emb, device = embedder.embed(encoder, "query", collection.split(split).queries), next(encoder.parameters()).device
     if docs is None:
         d_emb = embedder.embed_docs(encoder, shared=shared)
     else:
         d_emb = embedder.embed(encoder, "doc", docs)
 
     def search(k):
-        hits = exact.search(q_emb, d_emb, k)
+        hits = exact.search(q_emb, d_emb, k, device=device)
         return hits if docs is None else hits._replace(rows=np.where(hits.rows < 0, -1, docs[hits.rows]))
 
     return _ranked(collection, split, self_match, search)
@@ -62,11 +62,11 @@ def dev_pool(collection, count, found):
     return np.array(sorted(rows), dtype=np.int64)
 
 
-def bm25_hits(collection, split, *, self_match="drop"):
-    """BM25's Hits for the queries of a split, the same for every run: cached."""
+def bm25_hits(collection, split, *, self_match="drop", docs=None):
+    """BM25's Hits for the queries of a split, the same for every run: cached. docs: as in evaluate()."""
     queries = collection.queries.view(collection.split(split).queries)
     bm25 = open_retriever("bm25", collection, device=None)
-    return _ranked(collection, split, self_match, lambda k: cached_search(bm25, queries, k))
+    return _ranked(collection, split, self_match, lambda k: cached_search(bm25, queries, k, among=docs))
 
 
 def _ranked(collection, split, self_match, search):

@@ -1,10 +1,10 @@
 """Where quality is lost: by the model, by what an index compresses, by what its search leaves out."""
 
 import faiss
-import numpy as np
 
 from lib.evaluation import measures
 from lib.search import faiss_index
+from lib.search.hits import Hits
 
 PARTS = ("model", "quantisation", "search")
 
@@ -36,16 +36,13 @@ def split(rankings, qrels, *, measure="ndcg@10"):
     }
 
 
-def rankings_of(index, vectors, q_emb, best, qids, doc_ids, depth):
-    """The three rankings of split(). best: (scores, rows) of exact search, at least `depth` deep."""
-    parameters = getattr(index, "nprobe", None)
+def hits_of(index, q_emb, best, depth):
+    """The Hits of the three rankings of split(). best: (scores, rows) of exact search, at least `depth` deep."""
     inverted = faiss_index.cells(index)
     if inverted:  # all cells, for a moment
         ivf = faiss.extract_index_ivf(index)
-        parameters, ivf.nprobe = ivf.nprobe, ivf.nlist
+        probes, ivf.nprobe = ivf.nprobe, ivf.nlist
     whole = faiss_index.search(exhaustive(index), q_emb, depth)
     if inverted:
-        ivf.nprobe = parameters
-    searched = faiss_index.search(index, q_emb, depth)
-    pairs = [(best[1][:, :depth], best[0][:, :depth]), (whole.rows, whole.scores), (searched.rows, searched.scores)]
-    return [measures.to_rankings(qids, doc_ids, rows, np.asarray(scores)) for rows, scores in pairs]
+        ivf.nprobe = probes
+    return Hits(best[0][:, :depth], best[1][:, :depth]), whole, faiss_index.search(index, q_emb, depth)

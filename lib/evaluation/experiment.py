@@ -1,6 +1,7 @@
 """A comparison as a list of runs: arms and grids, what each may cost, a process for every run."""
 
 import itertools
+import math
 import os
 import pathlib
 import subprocess
@@ -72,8 +73,13 @@ def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot
             once = any(SOURCES[name].encodes_corpus for name in shares if name not in again)
             return docs * once, batch * (2 if queued else 1) + docs * sum(again.values()) / refresh_every(arm)
         timed = pilot(arm)
-        fixed = 0.0 if again else timed["mine_s"]
-        return fixed, (timed["train_s"] + timed["mine_s"] - fixed) / PILOT
+        train, mine = timed["train_s"] / PILOT, timed["mine_s"]
+        if again:  # the pilot may mine once, where a run mines at every refresh
+            once = mine / math.ceil(PILOT / refresh_every(arm))
+            return 0.0, train + once * sum(again.values()) / refresh_every(arm)
+        if any(SOURCES[name].every == "step" for name in shares):
+            return 0.0, train + mine / PILOT
+        return mine, train
 
     first_fixed, first_each = cost(arms[0])
     found = {arms[0]: steps}
@@ -93,6 +99,7 @@ class Job(NamedTuple):
     folder: pathlib.Path  # the run's
     command: list
     steps: int  # that it will take
+    processes: int = 1  # under torchrun
 
 
 def job(arm, seed, name, flags, *, steps, processes=1):
@@ -105,7 +112,7 @@ def job(arm, seed, name, flags, *, steps, processes=1):
         sys.argv[0],
         *to_flags(flags | {"negatives": [arm], "seeds": [seed], "name": name}),
     ]
-    return Job(f"{arm}, seed {seed}", run_path(name), command, steps)
+    return Job(f"{arm}, seed {seed}", run_path(name), command, steps, processes)
 
 
 def pilot(timed, output):
@@ -120,7 +127,8 @@ def run_jobs(jobs, *, at_once, output):
     """Run every job in a process of its own, `at_once` at a time, with one progress line for all.
 
     What a process prints goes to a file of the folder `output`. Processes share the cores of the machine; on
-    GPUs each has a device of its own. A job that fails does not stop the others: BadInput names it at the end.
+    GPUs each has devices of its own, as far as there are so many. A job that fails does not stop the others:
+    BadInput names it at the end.
     """
     output.mkdir(parents=True, exist_ok=True)
     waiting, running, failed = list(enumerate(jobs, 1)), {}, []
@@ -163,10 +171,19 @@ def _start(job, slot, at_once, output):
     env = os.environ | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
     if at_once > 1:  # the cores are shared, unless the user has divided them
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-        if torch.cuda.device_count() > 1:
-            env.setdefault("CUDA_VISIBLE_DEVICES", str(slot % torch.cuda.device_count()))
+        if devices := gpus_of(slot, job.processes, env.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()):
+            env["CUDA_VISIBLE_DEVICES"] = devices
     with open(output / f"{job.folder.name}.txt", "w", encoding="utf-8") as out:
         return subprocess.Popen(job.command, stdout=out, stderr=subprocess.STDOUT, env=env)
+
+
+def gpus_of(slot, processes, visible, count):
+    """CUDA_VISIBLE_DEVICES of a job's `processes`, one each, out of those that are visible; None where one is all."""
+    if count < 2:
+        return None
+    every = visible.split(",") if visible else list(map(str, range(count)))
+    own = [every[(slot * processes + i) % len(every)] for i in range(processes)]
+    return ",".join(dict.fromkeys(own)) if len(set(own)) == processes else None
 
 
 def _outcome(job, code):

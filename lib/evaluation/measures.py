@@ -7,6 +7,7 @@ import numpy as np
 from ir_measures import RR, R, nDCG
 
 from lib.data.beir import parse_object, read_lines
+from lib.data.collection import count_docs
 from lib.files import NUMBER, atomic_path, check_keys
 
 RANKED = 100  # docs ranked for a query when evaluating: the deepest cut-off of MEASURES
@@ -50,9 +51,7 @@ SELF_MATCH_HELP = "whether a doc that is the query itself, by id or text and no 
 
 def spare(collection, split):
     """Docs to fetch beyond those wanted, so that leaving out the queries themselves leaves enough."""
-    indptr, _ = collection.itself
-    copies = np.bincount(collection.docs.groups)
-    return int(copies.max()) * int(np.diff(indptr)[collection.split(split).queries].max(initial=0))
+    return int(count_docs(collection, collection.itself)[collection.split(split).queries].max(initial=0))
 
 
 def without_itself(collection, split, hits, k):
@@ -91,12 +90,9 @@ def first_relevant(rows, qrels):
     return ranks
 
 
-def unjudged(rows, qrels, *, depth=10):
-    """Share of the `depth` best docs (Q, k) without a judgement: trec_eval counts them as not relevant."""
-    judged = np.array(
-        [np.isin(found[:depth], qrels.docs[a:b]).sum() for found, a, b in zip(rows, qrels.indptr, qrels.indptr[1:])]
-    )
-    return float(1 - judged.mean() / np.maximum((rows[:, :depth] >= 0).sum(1), 1).mean())
+def in_order(docs):
+    """The doc ids of {doc_id: score} as trec_eval ranks them: by score (float32), then by id, both descending."""
+    return sorted(docs, key=lambda doc: (np.float32(docs[doc]), doc), reverse=True)
 
 
 def write_rankings(path, rankings, *, tag):

@@ -35,12 +35,13 @@ class Advice(NamedTuple):
     why: str
 
 
-def settings(queries, *, smallest, static):
+def settings(queries, *, smallest, static, batch_size=None):
     """[Advice] for a training of an encoder on so many train queries, most important first.
 
-    smallest: train queries of the smallest of several collections, whose batches are its own.
+    smallest: train queries of the smallest of several collections, whose batches are its own; batch_size: what the
+    user asks for.
     """
-    batch = 128 if smallest >= 20_000 else 32 if smallest >= 320 else max(4, smallest // 10)
+    batch = batch_size or (128 if smallest >= 20_000 else 32 if smallest >= 320 else max(4, smallest // 10))
     steps = max(1, queries // batch)
     epochs = 3.0 if 3 * steps >= 300 else min(60.0, float(-(-300 // steps)))
     enough = queries >= 1000
@@ -130,11 +131,15 @@ def _watch(flags, name, *, until):
     mining = first["spent"]["mine"]
     step = (last["spent"]["train"] - first["spent"]["train"]) / max(1, last["step"] - first["step"])
     between = after["seconds"] - last["seconds"] - (after["spent"]["mine"] - last["spent"]["mine"])
+    evaluation = between - (after["step"] - last["step"]) * step  # and what is saved then
+    if after is last:  # too short a run for a step behind its first evaluation
+        done = [row["spent"]["evaluate"] for row in seen if row["event"] == "evaluation"]
+        evaluation = done[-1] - last["spent"].get("evaluate", 0.0) if done else 0.0
     return Cost(
         begin=started + first["seconds"] - mining,
         step=step,
         mining=mining,
-        evaluation=max(0.0, between - (after["step"] - last["step"]) * step),  # and what is saved then
+        evaluation=max(0.0, evaluation),
         memory=memory,
     )
 

@@ -108,8 +108,7 @@ def measured(rankings, collection, split, *, more=()):
     for qid, found in extra.items():
         values[qid] |= {name: value for name, value in found.items() if name not in values[qid]}
     names = list(next(iter(values.values())))
-    ranked = {qid: sorted(docs, key=lambda d: (-np.float32(docs[d]), d)) for qid, docs in rankings.items()}  # noqa: B023
-    tops = [(ranked.get(qid, [])[:10], grades) for qid, grades in qrels.items() if qid in values]
+    tops = [(measures.in_order(rankings.get(qid, {}))[:10], grades) for qid, grades in qrels.items() if qid in values]
     listed = sum(len(top) for top, _ in tops)
     return values, {
         "mean": {name: float(np.mean([found[name] for found in values.values()])) for name in names},
@@ -126,8 +125,7 @@ def first_ranks(rankings, qrels):
     found = []
     for qid, grades in qrels.items():
         if max(grades.values()) >= 1:
-            docs = rankings.get(qid, {})
-            order = sorted(docs, key=lambda doc: (np.float32(docs[doc]), doc), reverse=True)  # noqa: B023
+            order = measures.in_order(rankings.get(qid, {}))
             found.append(next((rank for rank, doc in enumerate(order, 1) if grades.get(doc, 0) >= 1), np.inf))
     return np.array(found)
 

@@ -80,12 +80,13 @@ def _lengths(encoder):
 def _training(config, summary):
     args, derived, inputs = config["args"], config["derived"], config["inputs"]
     start = "random weights" if args["encoder"] == "static" or args["from_config"] else args["encoder"]
+    start = f"vectors of tokens by {args['init']}" if args.get("init") else start
     rows = {
         "collection": f"{inputs['collection']} (fingerprint {inputs['collection_fingerprint']})",
         "train queries": f"{derived['train_queries']:,}",
         "started from": start,
         "negatives": summary["negatives"],
-        "loss": "InfoNCE",
+        "loss": "triplet" if args.get("triplet_margin") is not None else "InfoNCE",
     }
     rows |= {"temperature": args["temperature"], "queries a step": args["batch_size"]}
     rows |= {f"--{name}": _shown(value) for name, value in config["non_default"].items() if name not in TOLD}

@@ -1,6 +1,7 @@
 """A cross-encoder as a judge: scores of (query, doc) pairs, for denoising, relabelling and distillation."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -15,8 +16,7 @@ class CrossEncoder:
     """A Hugging Face sequence classifier: the score is the sigmoid of its one output, or P of its last."""
 
     def __init__(self, source, *, device, length=256):
-        folder = local_folder(source)
-        self.fingerprint = fingerprint_folder(folder)
+        folder = self._folder = local_folder(source)
         kind, wanted = transformers.AutoModelForSequenceClassification, "a model trained to classify pairs"
         self.model, self.tokenizer = load_with_head(folder, kind, named=f"--cross_encoder {source}", wanted=wanted)
         if self.tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
@@ -25,6 +25,11 @@ class CrossEncoder:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model.eval().to(device)
         self.device, self.length = device, min(length, longest(self.model.base_model, self.tokenizer))
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Identifies the model's files."""
+        return fingerprint_folder(self._folder)
 
     @torch.inference_mode()
     def score(self, queries, docs, *, block=32, desc="cross-encoder"):

@@ -32,6 +32,8 @@ def token_vectors(source, tokenizer, *, dim, device="cpu"):
         raise BadInput(f"--dim {dim}: --init {source} has vectors of {teacher.dim} dimensions; ask for no more of them")
     vocabulary = tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
+    if dim > len(tokens):
+        raise BadInput(f"--dim {dim}: the vocabulary has {len(tokens)} tokens, which span no more dimensions")
 
     def make():
         texts = [token.removeprefix(CONTINUED) for token in tokens]

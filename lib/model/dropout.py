@@ -93,13 +93,20 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
+    if torch.is_autocast_enabled("cpu"):  # which covers the forward pass alone
+        query, key, value = (x.to(torch.get_autocast_dtype("cpu")) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _Attention.apply(query, key, value, attention_mask, scale, dropout, new_seed())
     return out.transpose(1, 2).contiguous(), None
 
 
-def install(backbone):
-    """Replace a backbone's dropout modules, and its attention where that is sdpa; its parameters keep their names."""
+def use_cpu_dropout(encoder):
+    """Draw a TransformerEncoder's dropout in this way from now on; its parameters keep their names."""
+    for tower in dict.fromkeys((encoder.query_tower, encoder.doc_tower)):
+        _install(tower.backbone)
+
+
+def _install(backbone):
     for module in list(backbone.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

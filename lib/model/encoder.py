@@ -4,6 +4,7 @@ Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives
 """
 
 import pathlib
+import re
 
 import huggingface_hub
 import numpy as np
@@ -17,6 +18,7 @@ from lib.model.card import write_card
 from lib.model.head import read_modules
 from lib.model.static import StaticEncoder
 
+SAFE = re.compile(r"(0_\w+/)?model(-\d+-of-\d+)?\.safetensors")  # weights of the backbone, perhaps in parts
 ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,8 +113,8 @@ def local_folder(source):
     print(f"{source}: no folder here, asking the hub")
     try:  # only what is needed: some repositories hold the same weights in five formats
         files = huggingface_hub.list_repo_files(str(source))
-        weights = "*.safetensors" if any(name.endswith("model.safetensors") for name in files) else "*.bin"
-        patterns = ["*.json", "*.txt", "*.model", weights]
+        safe = any(SAFE.fullmatch(name) for name in files)  # else some modules' weights may be safe, and some not
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors", *([] if safe else ["*.bin"])]
         return pathlib.Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
     except Exception as error:  # of the network, of the hub, of the name
         reason = type(error).__name__

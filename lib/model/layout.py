@@ -70,6 +70,8 @@ def _read(source):
     check_keys(settings, source / "config_sentence_transformers.json", query_prefix=str, doc_prefix=str)
     settings["unused_prompts"] = sorted(name for name, text in prompts.items() if name not in ("query", "document"))
     settings["normalize"] = _normalizes(source, config, towers)
+    if settings["normalize"]:  # the encoder does it, or does not, as it is asked to
+        towers = {name: tower._replace(head=_without_normalize(tower.head)) for name, tower in towers.items()}
     for kind in ("query", "doc"):
         settings[f"{kind}_length"] = towers.get(kind, towers["doc"]).length
     if (source / "settings.json").exists():  # ours: what the layout has no place for
@@ -92,6 +94,11 @@ def _normalizes(source, config, towers):
         raise BadInput(f"{source}: similarity {similarity} is not supported, only cosine and dot are")
     ends = [bool(tower.head) and isinstance(tower.head[-1], Normalize) for tower in towers.values()]
     return similarity == "cosine" or all(ends)
+
+
+def _without_normalize(head):
+    """The modules of a head without a Normalize that ends it."""
+    return head[:-1] if head and isinstance(head[-1], Normalize) else head
 
 
 def _read_tower(modules):

@@ -62,6 +62,11 @@ def load_or_train_wordpiece(texts, *, vocab_size, key):
     return cached(path, lambda temporary: train_wordpiece(texts, vocab_size=vocab_size).save(str(temporary)), read)
 
 
+def ids_of(tokenizer):
+    """How many vectors a tokenizer's tokens need: one more than their highest id, as ids may have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 class StaticEncoder(nn.Module):
     """A bag of tokens: the normalised sum of one learned vector per token, whose length says how much it counts.
 
@@ -75,7 +80,7 @@ class StaticEncoder(nn.Module):
     def __init__(self, tokenizer, *, dim, rows=None):
         super().__init__()
         self.tokenizer, self.dim, self._words = tokenizer, dim, WordCache(tokenizer)
-        self.table = nn.Parameter(torch.empty(rows or tokenizer.get_vocab_size(), dim))
+        self.table = nn.Parameter(torch.empty(rows or ids_of(tokenizer), dim))
 
     def init_weights(self, *, seed, idf, directions=None):
         """Directions (V, D), or random ones from `seed`, of length idf (V,): untrained scores resemble TF-IDF."""
@@ -93,9 +98,6 @@ class StaticEncoder(nn.Module):
 
     def compile_backbone(self):
         """Nothing to compile: one kernel does the work."""
-
-    def use_cpu_dropout(self):
-        """No dropout to draw."""
 
     def checkpoint_activations(self):
         """Nothing to recompute: a bag keeps no activations worth the name."""
@@ -160,9 +162,9 @@ class StaticEncoder(nn.Module):
             raise BadInput(f"{folder}: no tokenizer.json")
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.no_padding()  # or padding's vector would be part of each short text
-        if len(table) < tokenizer.get_vocab_size():
+        if len(table) < ids_of(tokenizer):
             raise BadInput(
-                f"{folder}: {len(table)} vectors for {tokenizer.get_vocab_size()} tokens; "
+                f"{folder}: {len(table)} vectors for tokens up to id {ids_of(tokenizer) - 1}; "
                 "the files do not belong together"
             )
         if not torch.isfinite(table).all():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.files import BadInput, fingerprint
-from lib.model import dropout, layout
+from lib.model import layout
 from lib.model.backbone import append_eos, load_backbone, longest, token_types, tokens_state
 from lib.model.head import Dense
 from lib.model.pooling import parse_pooling, pool
@@ -148,11 +148,6 @@ class TransformerEncoder(nn.Module):
                 if rated and isinstance(value, float):
                     setattr(module, name, rate)
 
-    def use_cpu_dropout(self):
-        """Draw dropout as lib/model/dropout.py does: quicker on the CPU, and with less to remember."""
-        for tower in self._towers():
-            dropout.install(tower.backbone)
-
     def checkpoint_activations(self):
         """Recompute activations in the backward pass."""
         for tower in self._towers():
@@ -167,9 +162,11 @@ class TransformerEncoder(nn.Module):
         lengths = offsets.diff().long()
         if not len(lengths):  # a process without texts: no rows, but part of the graph
             return next(tower.parameters()).sum() * torch.zeros(0, self.dim, device=device)
-        by_length = torch.argsort(lengths, descending=True, stable=True)
         texts, prefix = ids.long().split(lengths.tolist()), self.prefix_tokens[batch.kind]
         padding = self.tokenizer.pad_token_id or 0  # what it is plays no part where there is none: it is masked
+        if not lengths.all():  # an empty text without special tokens
+            texts, lengths = [x if len(x) else x.new_tensor([padding]) for x in texts], lengths.clamp(min=1)
+        by_length = torch.argsort(lengths, descending=True, stable=True)
         pooled = []
         context = torch.autocast(device.type, self.dtype) if self.dtype else contextlib.nullcontext()
         with context:
@@ -190,9 +187,16 @@ class TransformerEncoder(nn.Module):
 
     def vector_key(self):
         """Identifies what turns tokens into vectors, the weights aside."""
-        return fingerprint(
-            "transformer", self.settings, str(self.dtype), [tower.backbone.config.to_dict() for tower in self._towers()]
-        )
+        towers = [
+            [
+                {name: value for name, value in tower.backbone.config.to_dict().items() if name != "_name_or_path"},
+                tower.pooling,
+                tower.pools_prefix,
+                [(repr(module), getattr(module, "use_residual", None)) for module in tower.head],
+            ]
+            for tower in self._towers()
+        ]
+        return fingerprint("transformer", self.settings, str(self.dtype), towers)
 
     def tokenize(self, texts, kind="doc"):
         """(ids (T,) int32, offsets (n + 1,) int64, None): prefix and text, cut at the length of this kind."""

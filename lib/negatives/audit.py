@@ -60,7 +60,7 @@ def _write(collection, split, qrels, share, seed, folder):
             hidden.append((qid, doc_id))
         else:
             record = collection.docs.record(doc)
-            record |= {"_id": f"{doc_id}~planted-for-{qid}", "text": edited(record["text"], seed, row)}
+            record |= {"_id": f"{doc_id}~planted-for-{qid}", "text": edited(record.get("text") or "", seed, row)}
             copies.append(record)
             hidden.append((qid, record["_id"]))
     with open(folder / "corpus.jsonl", "ab") as corpus:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lib import rng
+from lib.data.collection import count_docs
 from lib.negatives.pool import EVERYTHING
 
 BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
@@ -31,7 +32,7 @@ class Candidates:
     positive: np.ndarray  # (n,) float32: score of the query's positive by the same source, nan without one
     dropped: dict  # reason -> how many fetched docs it removed
     ranks: np.ndarray  # (n, C) int32: rank in the source's list, from 1; 0 for none
-    origin: np.ndarray | None = None  # (n, C) int8: which of `origins` proposed it
+    origin: np.ndarray | None = None  # (n, C) int16: which of `origins` proposed it
     origins: tuple = ()
     notes: dict = dataclasses.field(default_factory=dict)  # further numbers about the mining
     teacher: np.ndarray | None = None  # (n, C) float32: scores of a teacher, nan where it gave none
@@ -176,10 +177,7 @@ def overfetch(collection, query_rows=None):
 @functools.lru_cache(maxsize=4)
 def _to_drop(collection):
     """(n,) for each query row, how many docs may not be its negatives, copies included: asked for at every step."""
-    indptr, groups = collection.no_negatives
-    copies = np.bincount(collection.docs.groups, minlength=len(collection.docs))  # docs that share each text
-    sums = np.concatenate([[0], np.cumsum(copies[groups])])
-    return sums[indptr[1:]] - sums[indptr[:-1]]
+    return count_docs(collection, collection.no_negatives)
 
 
 def search_candidates(collection, query_rows, count, search, *, source, positive="max"):

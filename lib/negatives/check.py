@@ -50,8 +50,8 @@ class Found(NamedTuple):
 
 def read_any(path, format, collection):
     """[(line, query row or -1, doc row or -1, score or nan, positive's score or nan)] of a file, nothing refused."""
-    if format == "own" or format in distillation.FORMATS:
-        records = read_negatives(path)[1] if format == "own" else distillation.read(path, format, collection)
+    if format == "own":
+        records = read_negatives(path)[1]
         queries, docs = collection.queries.row_of, collection.docs.row_of
         return [
             (
@@ -63,9 +63,10 @@ def read_any(path, format, collection):
             )
             for number, r in records
         ]
+    reader = distillation if format in distillation.FORMATS else exchange
     return [
         (number, query, doc, _number(score), _number(best))
-        for number, query, doc, score, best in exchange.read_as_it_stands(path, format, collection)
+        for number, query, doc, score, best in reader.read_as_it_stands(path, format, collection)
     ]
 
 
@@ -86,13 +87,14 @@ def look(rows, collection, split):
     of_text = known & collection.known_positive(q, d[:, None])[:, 0]
     exact = known & _labelled_pairs(collection, q, d)
     near = known & near_copies_of_positives(collection, q, d[:, None], similarity=NEAR_COPY)[:, 0]
-    order = np.lexsort((lines, groups[d], q))
+    alone = -1 - np.arange(len(rows))  # what is unknown is like nothing else
+    asked, text = np.where(queries >= 0, queries, alone), np.where(docs >= 0, groups[d], alone)
+    order = np.lexsort((lines, text, asked))
     again = np.zeros(len(rows), dtype=bool)
-    same = (q[order][1:] == q[order][:-1]) & (groups[d][order][1:] == groups[d][order][:-1])
-    again[order[1:]] = same
-    ranked = np.lexsort((np.arange(len(rows)), q))  # by query, in the file's order
+    again[order[1:]] = (asked[order][1:] == asked[order][:-1]) & (text[order][1:] == text[order][:-1])
+    ranked = np.lexsort((np.arange(len(rows)), asked))  # by query, in the file's order
     rises = np.zeros(len(rows), dtype=bool)
-    rises[ranked[1:]] = (q[ranked][1:] == q[ranked][:-1]) & (scores[ranked][1:] > scores[ranked][:-1] + 1e-9)
+    rises[ranked[1:]] = (asked[ranked][1:] == asked[ranked][:-1]) & (scores[ranked][1:] > scores[ranked][:-1] + 1e-9)
     lists = np.bincount(np.searchsorted(wanted, q[known & np.isin(q, wanted)]), minlength=len(wanted))
     short = (lists > 0) & (lists < SHORT * np.median(lists[lists > 0])) if lists.any() else lists > 0
     uses = np.bincount(d[known], minlength=len(collection.docs))

@@ -122,7 +122,7 @@ def load_candidates(path, collection, qrels, *, rows=None):
         raise BadInput(f"{path}: no negatives for the queries of this split")
     docs = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int32)
     scores, teacher = (np.full(docs.shape, np.nan, dtype=np.float32) for _ in range(2))
-    ranks, origin = np.zeros(docs.shape, dtype=np.int32), np.zeros(docs.shape, dtype=np.int8)
+    ranks, origin = np.zeros(docs.shape, dtype=np.int32), np.zeros(docs.shape, dtype=np.int16)
     for i, found in enumerate(lists):
         for j, (doc, (score, rank, source, taught)) in enumerate(found.items()):
             docs[i, j], ranks[i, j], origin[i, j] = doc, rank, source

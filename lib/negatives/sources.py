@@ -91,7 +91,7 @@ class Miner:
         q_emb, d_emb = (
             self.embedder.embed(self.averaged.module, kind, rows) for kind, rows in (("query", queries), ("doc", docs))
         )
-        return exact.search(q_emb, d_emb, PROBE_DEPTH).rows
+        return exact.search(q_emb, d_emb, PROBE_DEPTH, device=self.device).rows
 
     def search(self, source, positions, count, last, q_emb, d_emb):
         """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (M, D).

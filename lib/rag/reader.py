@@ -41,6 +41,7 @@ class Reader:
         self.model.eval().to(device)
         self.device = device
         self.length = min(length, longest(self.model.base_model, self.tokenizer))
+        self.stride = min(STRIDE, self.length // 4)
         self.fingerprint = fingerprint("qa", 1, fingerprint_folder(folder), self.length, LONGEST)
         self._spans = {}
 
@@ -75,13 +76,14 @@ class Reader:
         with tqdm(total=len(new), unit="doc", unit_scale=True, desc="reading", delay=2, leave=False) as bar:
             for begin in range(0, len(new), block):
                 part = new[begin : begin + block]
+                fits = self._fits(part)
                 inputs = self.tokenizer(
                     [question for question, _ in part],
                     [doc for _, doc in part],
-                    truncation="only_second" if self._fits(part) else True,
+                    truncation="only_second" if fits else True,
                     max_length=self.length,
-                    stride=min(STRIDE, self.length // 4) if self._fits(part) else 0,
-                    return_overflowing_tokens=self._fits(part),
+                    stride=self.stride if fits else 0,
+                    return_overflowing_tokens=fits,
                     return_offsets_mapping=True,
                     padding=True,
                     return_tensors="pt",
@@ -104,8 +106,10 @@ class Reader:
                 bar.update(len(part))
 
     def _fits(self, part):
-        """Whether the questions leave room for windows of the docs."""
-        return max(len(question) for question, _ in part) < self.length  # characters are more than tokens
+        """Whether the questions leave room for windows of the docs, which overlap by `stride` tokens."""
+        asked = self.tokenizer([question for question, _ in part], add_special_tokens=False)["input_ids"]
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        return max(map(len, asked)) + special + self.stride < self.length
 
     @staticmethod
     def _span(start, end, tokens, doc):

@@ -90,7 +90,7 @@ def _pairs(by_seed, first, name):
     """Values of an arm and of the first one, (S, Q) each: the same seed beside the same, or one beside all."""
     seeds = list(by_seed)
     base = [first[seed] if seed in first else next(iter(first.values())) for seed in seeds]
-    if len(first) > 1 and not set(seeds) & set(first):  # BM25 and the like: one beside all seeds of the first arm
+    if len(first) > 1 and len(seeds) == 1:  # BM25 and the like: one beside all seeds of the first arm
         base, seeds = list(first.values()), seeds * len(first)
     return np.stack([by_seed[seed][name] for seed in seeds]), np.stack([values[name] for values in base])
 

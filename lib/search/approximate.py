@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.search.exact import by_score_and_row, pair_scores
+from lib.search.exact import by_score_and_row, pair_scores, without_zeros
 from lib.search.faiss_index import Array, empty_index, make_index, set_parameters
 from lib.search.hits import Hits
 
@@ -43,5 +43,5 @@ class Approximate:
         d_emb = vectors.take(docs[docs >= 0])
         scores = pair_scores(q_emb, d_emb, at.reshape(rows.shape) - (len(docs) - len(d_emb)))
         scores, rows = by_score_and_row(np.where(rows < 0, -np.inf, scores).astype(np.float32), rows)
-        rows = np.where((scores == 0) & ~q_emb.any(1)[:, None], -1, rows)  # a zero vector finds nothing
+        rows = without_zeros(q_emb, scores, rows, vectors.take)
         return np.where(rows < 0, np.float32(0), scores), rows

@@ -13,6 +13,7 @@ faiss.cvar.distance_compute_blas_threshold = 1024
 # docs in one product: four times faiss's default is a tenth faster (tests/bench/exact_search.py)
 faiss.cvar.distance_compute_blas_database_bs = 4096
 ON_GPU = 4096, 1 << 16  # queries and docs of one product there: a gigabyte of scores
+TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
 
 
 def top_k(q_emb, d_emb, k, *, device=None):
@@ -21,12 +22,12 @@ def top_k(q_emb, d_emb, k, *, device=None):
     A zero vector, of a text without a known word, finds nothing and is not found: rows of -1, scores of 0. On the
     CPU FAISS searches; on a GPU, the torch.device, torch does, in float32 as well.
     """
-    k = min(k, len(d_emb))
+    fetched = min(k + TIES, len(d_emb))
     if device is not None and device.type == "cuda":
-        found = top_k_by_torch(q_emb, d_emb, k, device)
+        found = top_k_by_torch(q_emb, d_emb, fetched, device)
     else:
-        found = faiss.knn(q_emb, d_emb, k, metric=faiss.METRIC_INNER_PRODUCT)
-    scores, rows = by_score_and_row(*found)
+        found = faiss.knn(q_emb, d_emb, fetched, metric=faiss.METRIC_INNER_PRODUCT)
+    scores, rows = (array[:, :k] for array in by_score_and_row(*found))
     return scores, without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
 
 
@@ -57,8 +58,12 @@ def without_zeros(q_emb, scores, rows, vectors_of):
 
 def by_score_and_row(scores, rows):
     """Both (Q, k), best first; equal scores, as of copies, in the order of their rows."""
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    unsorted = np.flatnonzero(~(scores[:, :-1] > scores[:, 1:]).all(1))
+    order = np.lexsort((rows[unsorted], -scores[unsorted]), axis=1)
+    scores, rows = scores.copy(), rows.copy()
+    for array in (scores, rows):
+        array[unsorted] = np.take_along_axis(array[unsorted], order, 1)
+    return scores, rows
 
 
 def search(q_emb, d_emb, k, known=None, *, among=None, device=None):

@@ -7,11 +7,10 @@ from tqdm import tqdm
 from lib import rng
 from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
-from lib.search.exact import by_score_and_row, without_zeros
+from lib.search.exact import TIES, by_score_and_row, without_zeros
 from lib.search.hits import Hits
 
 META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
-TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
 SAMPLE = 65_536  # vectors that an index is trained on, at least, where there are so many
 OF_A_CELL = 64  # of them for each cell of an inverted file
 BLOCK = 65_536  # vectors that are added at a time

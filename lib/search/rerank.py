@@ -33,7 +33,7 @@ class Reranker:
         if len(owner):
             front[owner, column] = 1 + self.judge.score(*pairs, desc="reranking")
         order = np.argsort(-front, axis=1, kind="stable")
-        rows, scores = found.rows.copy(), found.scores.astype(np.float32)
+        rows = found.rows.copy()
         rows[:, :depth] = np.take_along_axis(found.rows[:, :depth], order, 1)
         # what lies behind counts down from 0, in the order that it had
         scores = np.broadcast_to(-np.arange(rows.shape[1], dtype=np.float32), rows.shape).copy()

@@ -3,6 +3,8 @@
 A killed command continues where it was; with several processes each makes its own share of the files.
 """
 
+import functools
+
 import numpy as np
 from tqdm import tqdm
 
@@ -166,7 +168,7 @@ def cached_search(retriever, queries, k, known=None, among=None, *, desc="search
 
     key = fingerprint(retriever.fingerprint, queries.fingerprint, known, among, k)
     paths = make(cache_dir("hits", key), -(-len(queries) // ROWS), one, desc=desc)
-    parts = [Hits(**once(path, None)) for path in paths]
+    parts = [Hits(**once(path, functools.partial(one, number))) for number, path in enumerate(paths)]
     return Hits(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts)))
 
 

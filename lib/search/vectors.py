@@ -7,6 +7,7 @@ import numpy as np
 
 from lib.files import BadInput, fingerprint, fingerprint_file, reading
 from lib.search import exact
+from lib.search.hits import Hits
 
 SIDES = ("queries", "docs")
 
@@ -47,6 +48,8 @@ class Vectors:
             if ids.exists():
                 with reading(ids):
                     given = json.loads(ids.read_text(encoding="utf-8"))
+                if not isinstance(given, list):
+                    raise BadInput(f"{ids}: a list of ids is wanted, found {type(given).__name__}")
                 if given != texts.ids:
                     row = next((i for i, pair in enumerate(zip(given, texts.ids)) if pair[0] != pair[1]), len(given))
                     raise BadInput(
@@ -67,4 +70,7 @@ class Vectors:
             raise BadInput("vectors from files can be searched with the collection's own queries only")
         q_emb = np.asarray(self._q_emb[queries.rows], dtype=np.float32)
         d_emb = np.asarray(self._d_emb, dtype=np.float32)
-        return exact.search(q_emb, d_emb, k, known, among=among, device=self._device)
+        # not exact.search(), which shares queries among processes: cached_search() gives each its own already
+        scores, rows = exact.top_k(q_emb, d_emb if among is None else d_emb[among], k, device=self._device)
+        rows = rows if among is None else np.where(rows < 0, -1, among[rows])
+        return Hits(scores, rows, None if known is None else exact.pair_scores(q_emb, d_emb, known))

@@ -42,6 +42,7 @@ from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
 from lib.evaluation.diagnostics import cosines  # noqa: E402
 from lib.files import BadInput  # noqa: E402
+from lib.model.dropout import use_cpu_dropout  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
 from lib.model.transformer import quantize  # noqa: E402
@@ -318,7 +319,7 @@ def ours_step(args, encoder, q_tokens, d_tokens):
     if args.dropout is not None:
         encoder.set_dropout(args.dropout)
     if args.device == "cpu":
-        encoder.use_cpu_dropout()
+        use_cpu_dropout(encoder)
     optimizer = torch.optim.AdamW(encoder.train().parameters(), lr=2e-5, fused=True)
     labels = torch.arange(B, device=args.device)
     invalid = torch.zeros(B, 2 * B, dtype=torch.bool, device=args.device)

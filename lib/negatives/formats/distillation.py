@@ -57,13 +57,9 @@ def _lines(records, judged, docs):
 def read(path, format, collection):
     """Yield (line, record) of the docs of each line that are no known positives; the scores are a teacher's."""
     docs, queries, listed = collection.docs.row_of, collection.queries.row_of, {}
-    for number, item in _objects(path, format):
-        qid, ids, scores = (item.get(key) for key in ("query_id", "document_ids", "scores"))
-        place = f"{path}:{number}"
-        if not isinstance(qid, str) or not _are(ids, str) or not _are(scores, (int, float)) or len(ids) != len(scores):
-            raise BadInput(f"{place}: query_id, document_ids and as many scores are wanted: {beir.shorten(item)}")
+    for number, qid, ids, scores in _lists(path, format):
         if unknown := [i for i in ids if i not in docs] + ([] if qid in queries else [qid]):
-            raise BadInput(f"{place}: {beir.shorten(unknown[0])} is not in the collection")
+            raise BadInput(f"{path}:{number}: {beir.shorten(unknown[0])} is not in the collection")
         rows = np.array([docs[ident] for ident in ids], dtype=np.int64)
         positive = collection.no_negative(np.array([queries[qid]]), rows[None])[0]
         best = max((score for score, holds in zip(scores, positive) if holds), default=None)
@@ -84,6 +80,32 @@ def read(path, format, collection):
                         "teacher_positive_score": best,
                     },
                 )
+
+
+def read_as_it_stands(path, format, collection):
+    """Yield (line, query row, doc row, score, best score of a positive) of each doc that is no known positive.
+
+    -1 for what the collection lacks, nan without a positive: for those who look at what a file holds.
+    """
+    docs, queries, named = collection.docs.row_of, collection.queries.row_of, {}
+    for number, qid, ids, scores in _lists(path, format):
+        query, rows = queries.get(qid, -1), np.array([docs.get(ident, -1) for ident in ids], dtype=np.int64)
+        positive = collection.no_negative(np.array([query]), rows[None])[0] & (query >= 0)
+        best = max((score for score, holds in zip(scores, positive) if holds), default=None)
+        for row, score, holds in zip(rows.tolist(), scores, positive):
+            # a list is repeated for each positive of a query
+            if not holds and named.setdefault((qid, row), number) == number:
+                yield number, query, row, score, best
+
+
+def _lists(path, format):
+    """(line, query id, doc ids, as many scores) of each line; BadInput for one of another shape."""
+    for number, item in _objects(path, format):
+        qid, ids, scores = (item.get(key) for key in ("query_id", "document_ids", "scores"))
+        if not isinstance(qid, str) or not _are(ids, str) or not _are(scores, (int, float)) or len(ids) != len(scores):
+            place = f"{path}:{number}"
+            raise BadInput(f"{place}: query_id, document_ids and as many scores are wanted: {beir.shorten(item)}")
+        yield number, qid, ids, scores
 
 
 def _objects(path, format):

@@ -198,7 +198,7 @@ def _objects(path):
         return
     try:
         items = json.loads("\n".join(line for _, line in beir.read_lines(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from None
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
