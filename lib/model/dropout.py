@@ -10,9 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.autograd import Function
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 NAME = "hardneg_sdpa"  # of the attention, in transformers' table of such functions
 
@@ -85,6 +82,8 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
 
     query, key, value (n, H, L, D) -> (n, L, H, D), None.
     """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward  # here: seconds to import
+
     causal = others.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     special = key.shape != query.shape or any(others.get(name) is not None for name in ("position_bias", "softcap"))
@@ -107,6 +106,9 @@ def use_cpu_dropout(encoder):
 
 
 def _install(backbone):
+    from transformers import AttentionInterface, AttentionMaskInterface  # here: seconds to import
+    from transformers.masking_utils import sdpa_mask
+
     for module in list(backbone.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
