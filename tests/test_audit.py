@@ -261,6 +261,15 @@ def test_a_corpus_without_a_final_newline(folder):
     assert audited.docs.texts(range(40)) == collection.docs.texts()
 
 
+def test_docs_may_have_a_title_alone(folder):
+    path = folder / "corpus.jsonl"
+    docs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    docs = [{"_id": doc["_id"], "title": doc["text"]} for doc in docs]
+    path.write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
+    audited, _ = audit.hide(collection_.load_collection(str(folder)), "train", 1.0, seed=0)
+    assert len(audited.docs) >= 40
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
 def test_a_bad_share_is_refused(tiny, share):
     with pytest.raises(BadInput, match="--audit"):

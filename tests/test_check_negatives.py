@@ -177,3 +177,22 @@ def test_a_limit_is_parsed():
         with pytest.raises(BadInput):
             check.parse_limit(text)
     assert np.isnan(check.Found(0, 0, ()).share) or check.Found(0, 0, ()).share == 0
+
+
+def test_what_is_unknown_is_like_nothing_else(made):
+    collection, records, look = made
+    first = collection.docs.ids[0]
+    own = [r for r in records if r["qid"] == records[0]["qid"] and r["doc_id"] != first]
+    found = counts(look([*own, own[0] | {"doc_id": "nowhere", "rank": 9}, own[0] | {"doc_id": "lost", "rank": 9}]))
+    assert found["unknown"] == 2 and "duplicates" not in found
+
+
+def test_a_file_for_distillation_is_looked_at_as_it_stands(made, tmp_path):
+    collection, records, _ = made
+    qid = records[0]["qid"]
+    positive, wrong = positive_of(collection, qid), next(r["doc_id"] for r in records if r["qid"] == qid)
+    line = {"query_id": qid, "document_ids": [positive, wrong, "nowhere"], "scores": [0.5, 0.9, 0.1]}
+    path = tmp_path / "file.jsonl"
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    found = counts(check.look(check.read_any(path, "distillation", collection), collection, "train")[0])
+    assert found["unknown"] == 1 and found["above_positive"] == 1 and "no_score" not in found

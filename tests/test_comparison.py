@@ -480,3 +480,19 @@ def test_measures_of_the_table_are_those_of_the_runs(compared):
             summary = read_json(one(compared, row["arm"], seed) / "summary.json")
             assert {name: row["test"][name][number] for name in measures.MEASURES} == summary["test"]
         assert row["denominators"] == pytest.approx(3 * 8, rel=0.1) and row["forecast"]["explicit"] == 0
+
+
+@pytest.mark.parametrize(
+    "slot, processes, visible, count, wanted",
+    [
+        (0, 1, None, 1, None),
+        (1, 1, None, 4, "1"),
+        (1, 2, None, 4, "2,3"),
+        (2, 1, None, 2, "0"),
+        (1, 1, "5,7", 2, "7"),
+        (0, 2, "5,7", 2, "5,7"),
+        (0, 4, None, 2, None),
+    ],
+)
+def test_each_process_of_a_job_has_a_gpu(slot, processes, visible, count, wanted):
+    assert experiment.gpus_of(slot, processes, visible, count) == wanted

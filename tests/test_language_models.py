@@ -172,6 +172,8 @@ def test_a_long_doc_is_read_in_windows(reader):
     padding = "cook them over low heat and slice the onions thinly " * 12
     (found,) = generator.generate([("roast rest?", (padding + DOCS[1],))])
     assert found.abstained or prompts.bare(found.text) in padding + DOCS[1]
+    for length in range(36, 64):  # and each that leaves hardly any
+        generator.generate([("roast " * length, (padding,))])
     (long_question,) = generator.generate([("roast " * 200, DOCS)])  # leaves no room for a doc
     assert long_question.text == "" or long_question.citations
 

@@ -112,3 +112,9 @@ def test_score_reads_search_results_by_row(tiny):
     assert list(values) == [tiny.queries.ids[row] for row in qrels.queries]
     assert all(found["mrr@10"] == 1 for found in values.values())
     assert values["q58"]["recall@10"] == 0.5 and values["q49"]["recall@10"] == 1  # q58 has two positives
+
+
+def test_ties_are_in_the_order_of_trec_eval():
+    docs = {"a": 1.0, "c": 1.0, "b": 1.0, "d": 2.0}
+    assert measures.in_order(docs) == ["d", "c", "b", "a"]
+    assert measures.per_query({"q": docs}, {"q": {"c": 1}})["q"]["mrr@10"] == 0.5

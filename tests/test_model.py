@@ -202,6 +202,9 @@ def test_vectors_of_tokens_keep_the_angles_of_the_model(tiny, bert):
     assert short.shape == (len(tokens), 3) and np.abs(np.linalg.norm(short, axis=1) - 1).max() < 1e-5
     with pytest.raises(BadInput, match="--dim 17: --init .* has vectors of 16"):
         token_vectors(str(bert), tokenizer, dim=17)
+    few = tokenizers.Tokenizer(tokenizers.models.WordLevel({"moon": 0, "sun": 1}, "moon"))
+    with pytest.raises(BadInput, match="--dim 8: the vocabulary has 2 tokens"):
+        token_vectors(str(bert), few, dim=8)
 
 
 def test_a_start_is_the_models_vectors_times_idf(tiny, bert):

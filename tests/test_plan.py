@@ -23,6 +23,11 @@ def test_the_advice_follows_the_tables(queries, batch, arm, start):
     assert [each.flag for each in plan.settings(queries, smallest=queries, static=False)] == ["negatives"]
 
 
+def test_the_advice_knows_the_batch_that_is_asked_for():
+    found = {each.flag: each.value for each in plan.settings(5000, smallest=5000, static=True, batch_size=512)}
+    assert found["batch_size"] == 512 and found["epochs"] * (5000 // 512) >= 300
+
+
 def test_the_cost_of_a_run_is_the_sum_of_its_parts():
     cost = plan.Cost(begin=5, step=0.1, mining=2, evaluation=3, memory=700)
     assert cost.total(steps=100, minings=4, evaluations=2) == 5 + 10 + 8 + 12 + plan.FIGURES

@@ -51,6 +51,31 @@ def test_search_by_torch_in_blocks_equals_faiss(k, blocks):
     assert (rows == wanted_rows)[clear].all()
 
 
+def test_of_copies_the_first_rows_are_found_whatever_k():
+    d_emb = vectors(400, seed=2)
+    d_emb[200:230] = d_emb[7]  # more copies than places
+    q_emb = d_emb[[7, 9]]
+    for k in (1, 3, 10, 31, 60):
+        _, rows = exact.top_k(q_emb, d_emb, k)
+        assert rows[0, : min(k, 31)].tolist() == [7, *range(200, 230)][:k]
+
+
+def test_vectors_of_another_system_are_searched_by_each_process_alone(tiny, tmp_path, monkeypatch):
+    np.save(tmp_path / "queries.npy", vectors(len(tiny.queries), seed=1))
+    np.save(tmp_path / "docs.npy", vectors(len(tiny.docs), seed=2))
+    view = tiny.queries.view(tiny.split("train").queries)
+    among = np.arange(3, 30)
+    retriever = open_retriever(str(tmp_path), tiny, device=None)
+    wanted = [retriever.search(view, 5, among=rows) for rows in (None, among)]
+    monkeypatch.setattr(exact.dist, "map_rows", pytest.fail)  # which would share out what is shared out already
+    for rows, hits in zip((None, among), wanted):
+        np.testing.assert_array_equal(retriever.search(view, 5, among=rows).rows, hits.rows)
+    assert np.isin(wanted[1].rows, among).all()
+    (tmp_path / "docs.ids.json").write_text("3")
+    with pytest.raises(BadInput, match="a list of ids is wanted"):
+        open_retriever(str(tmp_path), tiny, device=None)
+
+
 @pytest.fixture
 def saved(tiny, tmp_path):
     """The folder of an index of 40 vectors, said to be of tests/tiny."""

@@ -322,3 +322,13 @@ def test_a_file_of_vectors_that_cannot_be_read_is_made_again(tmp_path):
     vectors = sharded.ShardedVectors(tmp_path, 5, 2, lambda rows: np.ones((len(rows), 2), np.float32), desc="test")
     (tmp_path / "000000.npz").write_bytes(b"PK cut")
     assert vectors.take(np.array([0, 4])).tolist() == [[1, 1], [1, 1]]
+
+
+def test_found_lists_that_were_damaged_are_made_again(tmp_path, cache):
+    q, d, known = problem(seed=11)
+    before = set((cache / "hits").glob("*"))
+    wanted = search(tmp_path / "x", q, d, known, 6, max_ram=1)
+    (folder,) = set((cache / "hits").glob("*")) - before
+    (folder / "000001.npz").write_bytes(b"damaged")
+    for a, b in zip(search(tmp_path / "x", q, d, known, 6, max_ram=1), wanted):
+        np.testing.assert_array_equal(a, b)

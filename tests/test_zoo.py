@@ -574,3 +574,82 @@ def test_static_vectors_by_inner_product_are_refused(tmp_path):
 
 def test_no_limit_is_a_number_that_files_can_hold(zoo):
     assert NO_LIMIT < 2**31 and model.load_encoder(zoo("qwen3")).settings["doc_length"] == 64
+
+
+# --------------------------------------------------------------------------------------- asked for otherwise
+
+
+def test_vectors_that_are_not_normalised_where_that_is_asked(zoo, tmp_path):
+    folder = as_modules(zoo("bert"), tmp_path / "model", own=[("Normalize", {}, None)])
+    encoder = model.load_encoder(folder, overrides={"normalize": False})
+    assert np.ptp(np.linalg.norm(embed_texts(encoder, TEXTS), axis=1)) > 0.01
+    model.save_encoder(encoder, tmp_path / "dot")
+    again = model.load_encoder(tmp_path / "dot")
+    np.testing.assert_allclose(embed_texts(again, TEXTS), embed_texts(encoder, TEXTS), atol=1e-6)
+    assert not again.settings["normalize"]
+
+
+def test_one_module_normalises_however_often_an_encoder_is_saved(zoo, tmp_path):
+    folder = as_modules(zoo("bert"), tmp_path / "0", own=[("Normalize", {}, None)])
+    for number in (1, 2):
+        encoder = model.load_encoder(folder)
+        folder = tmp_path / str(number)
+        model.save_encoder(encoder, folder)
+        types = [module["type"].rsplit(".", 1)[-1] for module in read_json(folder / "modules.json")]
+        assert types == ["Transformer", "Pooling", "Normalize"]
+
+
+def test_what_stands_behind_the_pooling_is_part_of_the_key(zoo, tmp_path):
+    keys = set()
+    for activation in ("linear.Identity", "activation.Tanh"):
+        own = [dense(16, 8, bias=False, activation=activation)]
+        keys.add(model.load_encoder(as_modules(zoo("bert"), tmp_path / activation, own=own)).vector_key())
+    shutil.copytree(tmp_path / "linear.Identity", tmp_path / "elsewhere")
+    assert len(keys) == 2 and model.load_encoder(tmp_path / "elsewhere").vector_key() in keys
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_empty_texts_have_a_vector(zoo, name):
+    encoder = model.load_encoder(zoo(name))
+    encoder.tokenizer.backend_tokenizer.post_processor = tokenizers.processors.Sequence([])  # no special tokens
+    found = embed_texts(encoder, ["", "Tides", ""])
+    assert np.isfinite(found).all() and (found[0] == found[2]).all() and (found[0] != found[1]).any()
+    assert np.isfinite(embed_texts(encoder, ["", ""])).all()
+
+
+@pytest.mark.parametrize(
+    "files, wanted",
+    [
+        (["model.safetensors", "pytorch_model.bin"], False),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], False),
+        (["0_Transformer/model.safetensors", "0_Transformer/pytorch_model.bin"], False),
+        (["pytorch_model.bin", "2_Dense/model.safetensors"], True),
+        (["pytorch_model.bin"], True),
+    ],
+)
+def test_of_a_hub_repository_pickles_are_fetched_where_they_are_all(monkeypatch, tmp_path, files, wanted):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.extend(allow_patterns)
+        return tmp_path
+
+    monkeypatch.setattr(model.huggingface_hub, "list_repo_files", lambda name: files)
+    monkeypatch.setattr(model.huggingface_hub, "snapshot_download", download)
+    assert model.local_folder("owner/name") == tmp_path
+    assert ("*.bin" in asked) == wanted and "*.safetensors" in asked
+
+
+def test_ids_of_tokens_may_have_gaps(tmp_path):
+    words = {"[UNK]": 0, "moon": 1, "sun": 5}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    folder = static_folder(tmp_path / "static")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table = torch.eye(6, 8)
+    safetensors.torch.save_file({"embedding.weight": table}, folder / "model.safetensors")
+    found = embed_texts(model.load_encoder(folder), ["sun", "moon"])
+    np.testing.assert_allclose(found, table[[5, 1]])
+    safetensors.torch.save_file({"embedding.weight": table[:5].clone()}, folder / "model.safetensors")
+    with pytest.raises(BadInput, match="5 vectors for tokens up to id 5"):
+        model.load_encoder(folder)
