@@ -10,8 +10,8 @@ from lib.search.hits import Hits
 # queries times dimensions from which faiss multiplies matrices; its default, 128,000, makes the search for a
 # single batch (adore, at every step) five times as slow
 faiss.cvar.distance_compute_blas_threshold = 1024
-# docs in one product: four times faiss's default is a tenth faster (tests/bench/exact_search.py)
-faiss.cvar.distance_compute_blas_database_bs = 4096
+# queries and docs in one product: as many scores as by default, in a quicker shape (tests/bench/exact_search.py)
+faiss.cvar.distance_compute_blas_query_bs, faiss.cvar.distance_compute_blas_database_bs = 1024, 4096
 ON_GPU = 4096, 1 << 16  # queries and docs of one product there: a gigabyte of scores
 TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
 
