@@ -40,6 +40,10 @@ from lib.search import exact, faiss_index, tune
 from lib.search.retriever import run_of
 from lib.search.sharded import Sharded
 
+# flags of train.py by which a model is read otherwise than its own files say, so that --forgetting cannot open it
+READ_OTHERWISE = ("query_encoder", "pooling", "projection", "query_prefix", "doc_prefix", "query_length", "doc_length",
+                  "normalize", "append_eos")  # fmt: skip
+
 
 # fmt: off
 def parse_args():
@@ -250,7 +254,10 @@ def print_result(args, spec, result):
 
 
 def start_of(args, collection, values, self_match):
-    """The numbers of the encoder that a run started from, and a test against it; None for one from scratch."""
+    """The numbers of the encoder that a run started from, and a test against it; None for one from scratch.
+
+    Of a model that was read otherwise than its files say, only the flags that did so.
+    """
     recorded = run.recorded(args.run)["args"]
     source = recorded.get("encoder", "static")
     if source == "static" or recorded.get("from_config"):
@@ -262,11 +269,6 @@ def start_of(args, collection, values, self_match):
     before, result = retrieval.measured(rankings, collection, args.split)
     pairs = np.array([(values[qid][args.measure], before[qid][args.measure]) for qid in values]).T
     return {"encoder": source, "mean": result["mean"], "test": significance.paired_test(*pairs, seed=0)}
-
-
-# flags of train.py by which a model is read otherwise than its own files say, so that evaluate.py cannot open it
-READ_OTHERWISE = ("query_encoder", "pooling", "projection", "query_prefix", "doc_prefix", "query_length", "doc_length",
-                  "normalize", "append_eos")  # fmt: skip
 
 
 def forgetting_line(result):

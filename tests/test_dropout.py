@@ -65,6 +65,15 @@ def test_attention_is_that_of_torch_with_the_drawn_probabilities(masked):
     torch.testing.assert_close(nothing, F.scaled_dot_product_attention(query, key, value, mask, scale=0.5))
 
 
+def test_rotary_queries_and_half_precision_values_have_a_gradient():
+    query, key, value, mask = (x if x.dtype == torch.bool else x.detach().float() for x in problem(True))
+    query, key, value = query.requires_grad_(), key.requires_grad_(), value.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = dropout.attention(None, query, key, value, mask, dropout=0.25, scaling=0.5)
+    found.float().sum().backward()
+    assert all(torch.isfinite(x.grad).all() and x.grad.dtype == x.dtype for x in (query, key, value))
+
+
 def test_the_gradient_of_dropout():
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: dropout._Dropout.apply(x, 0.3, 7), [x])

@@ -75,8 +75,8 @@ def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot
         timed = pilot(arm)
         train, mine = timed["train_s"] / PILOT, timed["mine_s"]
         if again:  # the pilot may mine once, where a run mines at every refresh
-            once = mine / math.ceil(PILOT / refresh_every(arm))
-            return 0.0, train + once * sum(again.values()) / refresh_every(arm)
+            of_one = mine / math.ceil(PILOT / refresh_every(arm))
+            return 0.0, train + of_one * sum(again.values()) / refresh_every(arm)
         if any(SOURCES[name].every == "step" for name in shares):
             return 0.0, train + mine / PILOT
         return mine, train

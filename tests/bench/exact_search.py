@@ -14,6 +14,7 @@ torch       a product of 1,024 queries with all docs, then torch.topk: how sente
 usearch     usearch's exact search, with --usearch and where that package is installed: it takes minutes
 """
 
+import importlib.util
 import pathlib
 import statistics
 import sys
@@ -26,6 +27,7 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import run  # noqa: E402
+from lib.files import BadInput  # noqa: E402
 from lib.model.encoder import pick_device  # noqa: E402
 from lib.run import COUNT, SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
@@ -47,7 +49,12 @@ def parse_args():
     add("--device", default="cpu", help="cpu or cuda, for ours, the product and torch")
     add("--usearch", action="store_true", help="search by usearch as well")
     add("--seed", type=SEED, default=0, help="of the vectors")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if max(args.k) > args.docs:
+        raise BadInput(f"--k {max(args.k)}: there are {args.docs} docs")
+    if args.usearch and not importlib.util.find_spec("usearch"):
+        raise BadInput("--usearch needs the package: pip install usearch")
+    return args
 
 
 def unit(n, dim, seed):

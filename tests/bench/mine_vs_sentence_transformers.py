@@ -160,7 +160,7 @@ def measure(args, work, side, case=""):
     command = [sys.executable, *sys.argv, "--side", side, "--case", case, "--work", str(work)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and side in PEERS:
-        raise DidNotFinish(done.stderr.strip().splitlines()[-1])
+        raise DidNotFinish((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
     if done.returncode:
         sys.exit(f"{side} {case} ended with code {done.returncode}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
