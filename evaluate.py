@@ -283,7 +283,7 @@ def forgetting_line(result):
         f"   before training ({start['encoder']}): "
         + "  ".join(f"{name} {value:.4f}" for name, value in start["mean"].items())
         + f"; training changed it by {test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], "
-        f"p {test['p']:.4f}"
+        f"p {test['p']:.4f} over queries"
     )
 
 

@@ -46,6 +46,11 @@ def noise(seed, spread=0.05):
     return spread * np.random.default_rng(seed).standard_normal(60)
 
 
+def seeded(arm, values, **costs):
+    """An arm's runs with three seeds, which do nothing."""
+    return [made(arm, values, seed=seed, **costs) for seed in range(3)]
+
+
 def three_arms(**changes):
     """a, b and c with two seeds each: b beats a by .1 or so, c is like a."""
     arms = {"a": BASE, "b": BASE + 0.1 + noise(1), "c": BASE + noise(2)}
@@ -59,7 +64,7 @@ def three_arms(**changes):
 def ordered():
     """Four arms: one clearly best, two that are alike, one clearly worst."""
     gains = {"low": 0.0, "top": 0.3, "middle": 0.15, "same": 0.15}
-    return [made(arm, BASE + gain + noise(i)) for i, (arm, gain) in enumerate(gains.items())]
+    return [run for i, (arm, gain) in enumerate(gains.items()) for run in seeded(arm, BASE + gain + noise(i))]
 
 
 def foretold(sign):
@@ -88,14 +93,14 @@ def other_measure():
 
 def harmed(**late):
     """a, and b that is .1 worse; late: what differs in the runs of b."""
-    runs = [made("a", BASE + 0.1), made("b", BASE + noise(1, 0.01), best_step=late.get("best_step", 7))]
-    summary, log = runs[1].summary, runs[1].log
-    summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
-    summary["geometry"] = summary["geometry"] | {"uniformity": late.get("uniformity", -2.0)}
-    source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
-    source |= {"unlabelled": 0.2, "held_out": 0.1}
-    log[2] |= {"effective": late.get("effective", 9.0), "sources": log[2]["sources"] | {"bm25": source}}
-    return runs
+    of_b = seeded("b", BASE + noise(1, 0.01), best_step=late.get("best_step", 7))
+    for run in of_b:
+        run.summary["near_copies"] = {"bm25": late.get("copies", 0.0)}
+        run.summary["geometry"] = run.summary["geometry"] | {"uniformity": late.get("uniformity", -2.0)}
+        source = {"negatives": 4.0, "above": late.get("above", 0.0), "gradient": late.get("gradient", 0.5)}
+        source |= {"unlabelled": 0.2, "held_out": 0.1}
+        run.log[2] |= {"effective": late.get("effective", 9.0), "sources": run.log[2]["sources"] | {"bm25": source}}
+    return seeded("a", BASE + 0.1) + of_b
 
 
 def analyse(runs):
@@ -114,6 +119,7 @@ def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
     assert found["difference"] == pytest.approx(difference) and found["p"] < 0.001
     assert found["low"] < difference < found["high"] and found["queries"] == 60
     assert found["effect"] == pytest.approx(difference / (noise(1)).std(ddof=1))
+    assert (found["over"], found["differs"]) == ("queries and seeds", True)
     assert (a["seconds"], b["seconds"], b["mine_s"]) == (60, 45, 15)
     gain = np.mean(b["test"]["mrr@10"]) - 0.125
     assert b["gain_per_minute"] == pytest.approx(gain / 0.75)
@@ -124,7 +130,7 @@ def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
 
 def test_holm_is_over_the_arms():
     others = [BASE + 0.0145 + noise(i) - noise(i).mean() for i in range(2, 6)]
-    runs = [made("a", BASE)] + [made(f"b{i}", values) for i, values in enumerate(others)]
+    runs = seeded("a", BASE) + [run for i, values in enumerate(others) for run in seeded(f"b{i}", values)]
     tests = [row["against_first"] for row in analyse(runs)["arms"][1:]]
     assert [t["p_holm"] for t in tests] == significance.holm([t["p"] for t in tests])
     assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found
@@ -177,12 +183,13 @@ def test_an_arm_that_hurts_is_named_with_what_may_explain_it(late, wanted):
     assert "hurts" not in a and set(b["hurts"]) == {"mrr@10", "recall@100"}
     assert len(b["why"]) == len(wanted) and all(part in found for part, found in zip(wanted, b["why"]))
     found = b["hurts"]["mrr@10"]
-    assert found["difference"] == b["against_first"]["difference"] and found["p_seeds_holm"] < 0.05
+    assert found["difference"] == b["against_first"]["difference"] and found["p_holm"] < 0.05
 
 
 def harmless():
     """Comparisons whose arms are no worse than the first: not at all, or not beyond chance."""
-    return three_arms(), [made("a", BASE), made("b", BASE - 0.0001 + noise(1))]
+    one_seed = [made("a", BASE), made("b", BASE - 0.3)]  # of which nothing is said
+    return three_arms(), seeded("a", BASE) + seeded("b", BASE - 0.0001 + noise(1)), one_seed
 
 
 def test_an_arm_that_is_no_worse_does_not_hurt():
@@ -191,9 +198,10 @@ def test_an_arm_that_is_no_worse_does_not_hurt():
 
 
 def test_an_arm_that_gains_above_and_loses_below():
-    runs = [made("a", BASE), made("b", BASE + 0.1)]
-    for values in runs[1].values.values():
-        values["recall@100"] -= 0.2
+    runs = seeded("a", BASE) + seeded("b", BASE + 0.1)
+    for run in runs[3:]:
+        for values in run.values.values():
+            values["recall@100"] -= 0.2
     b = analyse(runs)["arms"][1]
     assert b["against_first"]["difference"] == pytest.approx(0.1) and list(b["hurts"]) == ["recall@100"]
     assert b["hurts"]["recall@100"]["difference"] == pytest.approx(-0.1)
@@ -201,10 +209,10 @@ def test_an_arm_that_gains_above_and_loses_below():
 
 def test_late_negatives_are_those_of_the_second_half():
     runs = harmed(above=0.3, gradient=0.8, copies=0.1)
-    row = comparison.late_negatives(runs[1:])
+    row = comparison.late_negatives(runs[3:4])
     assert row == {"bm25": {"above": 0.3, "gradient": 0.8, "near_copies": 0.1}}  # step 0 says .1 and .5
-    runs[1].summary["near_copies"] = {}  # random draws from no list
-    assert comparison.late_negatives(runs[1:])["bm25"]["near_copies"] is None
+    runs[3].summary["near_copies"] = {}  # random draws from no list
+    assert comparison.late_negatives(runs[3:4])["bm25"]["near_copies"] is None
 
 
 def test_warnings_are_listed_once():

@@ -2,19 +2,17 @@
 
 import itertools
 import math
+import runpy
 
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import ROOT
 
 from lib.evaluation import significance
 from lib.evaluation.significance import paired_test
 
-
-def power_of(difference, spread, queries, *, level=0.05):
-    """How often a two-sided test on `queries` pairs finds a true mean difference."""
-    shift, z = difference * np.sqrt(queries) / spread, scipy.stats.norm.ppf(1 - level / 2)
-    return float(scipy.stats.norm.cdf(shift - z) + scipy.stats.norm.cdf(-shift - z))
+LEVEL = runpy.run_path(str(ROOT / "tests/bench/level_of_the_tests.py"))  # the simulation
 
 
 def test_paired_test_of_equal_arrays():
@@ -63,130 +61,126 @@ def normal(seed, *shape, mean=0.0, spread=1.0):
     return mean + spread * np.random.default_rng(seed).standard_normal(shape)
 
 
-def test_one_seed_is_the_paired_test():
-    a, b = normal(0, 30, mean=0.2), normal(1, 30)
-    found, wanted = significance.paired_seeds([a], [b], seed=5, rounds=500), paired_test(a, b, seed=5, rounds=500)
-    assert {key: found[key] for key in wanted} == wanted and set(found) - set(wanted) == {
-        "effect",
-        "detectable",
-        "p_seeds",
-    }
-    assert found["p_seeds"] == found["p"]
-    spread = math.sqrt(sum((d - np.mean(a - b)) ** 2 for d in a - b) / 29)
-    assert found["effect"] == pytest.approx(np.mean(a - b) / spread)
-    assert found["detectable"] == pytest.approx((1.959964 + 0.841621) * spread / math.sqrt(30))
+def pair(a, b, **others):
+    """The test of a against b in a comparison that may have other arms."""
+    return significance.compare({"a": a, "b": b} | others, [("a", "b")])[0]
 
 
-def test_seeds_that_differ_widen_the_interval():
-    queries = normal(0, 1, 80, spread=0.1)
-    widths = []
-    for spread in (0.0, 0.05, 0.2):
-        shift = spread * np.array([[-1.0], [0.0], [1.0], [-1.0], [1.0]])  # of mean 0
-        found = significance.paired_seeds(queries + shift, np.zeros((5, 80)), seed=0, rounds=1000)
-        assert found["difference"] == pytest.approx(queries.mean())
-        assert found["low"] < found["difference"] < found["high"]
-        plain = paired_test(queries[0], np.zeros(80), seed=0, rounds=1000)
-        assert found["p"] == pytest.approx(plain["p"]) and found["queries"] == 80
-        widths.append(found["high"] - found["low"])
-    same = plain["high"] - plain["low"]
-    assert widths[0] == pytest.approx(same, rel=0.1)  # seeds that say the same add nothing
-    assert widths[1] > 1.5 * same and widths[2] > 2.5 * widths[1]
+def test_one_seed_is_a_test_over_queries_and_decides_nothing():
+    a, b = normal(0, 1, 30, mean=0.2), normal(1, 1, 30)
+    found, wanted = pair(a, b), paired_test(a[0], b[0], seed=0)
+    assert {key: found[key] for key in wanted} == wanted
+    assert (found["over"], found["differs"], found["detectable"]) == ("queries", None, None)
+    assert found["effect"] == pytest.approx(np.mean(a - b) / np.std(a - b, ddof=1))
 
 
-def test_the_interval_over_seeds_and_queries_is_as_wide_as_both_variances_say():
-    """Of a difference that is seed + query, resampled: (variance of seeds + variance of queries)."""
-    seeds, queries = normal(0, 6, 1, spread=0.1), normal(1, 1, 50, spread=0.3)
-    found = significance.paired_seeds(seeds + queries, np.zeros((6, 50)), seed=0, rounds=4000)
-    wanted = 2 * 1.96 * math.sqrt(seeds.var() / 6 + queries.var() / 50)
-    assert found["high"] - found["low"] == pytest.approx(wanted, rel=0.08)
+def test_two_arms_want_three_seeds_and_three_arms_two():
+    a, b, c = normal(0, 2, 30, mean=9), normal(1, 2, 30), normal(2, 2, 30)
+    assert (pair(a, b)["over"], pair(a, b)["differs"]) == ("queries", None)
+    assert (pair(a, b, c=c)["over"], pair(a, b, c=c)["differs"]) == ("queries and seeds", True)
+    a, b = normal(0, 3, 30, mean=9), normal(1, 3, 30)
+    assert (pair(a, b)["over"], pair(a, b)["differs"]) == ("queries and seeds", True)
+    assert pair(a[:, :1], b[:, :1])["differs"] is None  # of one query nothing can be said either
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 30])
+def test_where_only_seeds_differ_it_is_the_t_test_over_seeds(seeds):
+    of_seed = normal(1, seeds, 1, mean=0.5)
+    found = pair(np.repeat(of_seed, 40, axis=1), np.zeros((seeds, 40)))
+    wanted = scipy.stats.ttest_1samp(of_seed[:, 0], 0)
+    assert found["p"] == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval()), rel=1e-6)
+
+
+def test_where_only_queries_differ_it_is_the_normal_test_over_queries():
+    queries = normal(0, 1, 400, mean=0.05)
+    found = pair(np.repeat(queries, 3, axis=0), np.zeros((3, 400)))
+    error = queries.std(ddof=1) / 20
+    assert found["p"] == pytest.approx(2 * scipy.stats.norm.sf(queries.mean() / error))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.959964 * error)
+    assert found["detectable"] == pytest.approx((1.959964 + 0.841621) * error)  # the textbook's
+
+
+def test_what_seeds_do_is_estimated_from_all_arms_and_pairs_of_seeds_share_it():
+    """By hand: the residual mean square of arms x seeds, as a two-way analysis of variance has it."""
+    means = normal(3, 4, 3, spread=0.1)  # 4 arms, 3 seeds
+    values = {arm: np.repeat(row[:, None], 50, axis=1) for arm, row in enumerate(means)}
+    rest = means - means.mean(1, keepdims=True) - means.mean(0) + means.mean()
+    error = math.sqrt(2 * (rest**2).sum() / 6 / 3)
+    found = significance.compare(values, [(1, 0)])[0]
+    wanted = 2 * scipy.stats.t.sf(abs(means[1].mean() - means[0].mean()) / error, 6)
+    assert found["p"] == pytest.approx(wanted, rel=1e-6)
+    shifted = {arm: rows + np.array([[5.0], [-3.0], [1.0]]) for arm, rows in values.items()}
+    assert significance.compare(shifted, [(1, 0)])[0]["p"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_arm_without_seeds_is_compared_with_each_seed_of_another():
+    a, b = normal(0, 4, 60, mean=0.3), normal(1, 1, 60)
+    found, all_seeds = pair(a, b), pair(a, np.repeat(b, 4, axis=0))
+    assert found["difference"] == pytest.approx(np.mean(a - b)) and found["over"] == "queries and seeds"
+    assert found["p"] == pytest.approx(all_seeds["p"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_leaves_out_0_where_p_is_below_5_percent(seed):
+    a, b = normal(seed, 3, 40, mean=0.25, spread=0.5), normal(seed + 9, 3, 40, spread=0.5)
+    found = pair(a, b, c=normal(seed + 99, 3, 40))
+    assert (found["p"] < 0.05) == (found["low"] > 0 or found["high"] < 0)
+    assert found["low"] < found["difference"] < found["high"]
+
+
+def test_a_comparison_is_corrected_for_its_pairs():
+    values = {arm: normal(arm, 3, 50, mean=0.1 * arm) for arm in range(5)}
+    pairs = [(arm, 0) for arm in range(1, 5)]
+    tests = significance.compare(values, pairs)
+    assert [t["p_holm"] for t in tests] == significance.holm([t["p"] for t in tests])
+    assert [t["differs"] for t in tests] == [t["p_holm"] < 0.05 for t in tests]
+    alone = significance.compare(values, pairs[:1])[0]
+    assert alone["p"] == tests[0]["p"] and alone["detectable"] < tests[0]["detectable"]
+    assert significance.compare(values, []) == []
 
 
 def test_arms_that_are_equal_have_no_effect():
-    found = significance.paired_seeds(np.ones((2, 9)), np.ones((2, 9)), seed=0, rounds=200)
-    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
-    assert (found["effect"], found["detectable"], found["ties"]) == (0, 0, 9)
+    found = pair(np.ones((3, 9)), np.ones((3, 9)))
+    assert (found["difference"], found["p"], found["differs"], found["ties"]) == (0, 1, False, 9)
+    assert found["effect"] == 0 and max(-found["low"], found["high"], found["detectable"]) < 1e-12
+    assert pair(np.ones((3, 9)), np.zeros((3, 9)))["p"] == 0
 
 
-def test_a_crossed_test_by_hand():
-    """Seeds that say the same: the paired t test over queries; seeds alone differ: the t test over seeds."""
-    queries, seeds = normal(0, 1, 40, mean=0.3), normal(1, 6, 1, mean=0.5)
-    wanted = scipy.stats.ttest_1samp(queries[0], 0).pvalue
-    assert significance.crossed_test(np.repeat(queries, 3, axis=0)) == pytest.approx(wanted)
-    wanted = scipy.stats.ttest_1samp(seeds[:, 0], 0).pvalue
-    assert significance.crossed_test(np.repeat(seeds, 900, axis=1)) == pytest.approx(wanted, rel=1e-6)
-    assert significance.crossed_test(np.zeros((3, 5))) == 1 and significance.crossed_test(np.ones((3, 5))) == 0
+@pytest.mark.parametrize("arms, seeds, of_seed, of_arm", [(2, 3, 0.03, 0.15), (4, 2, 0.04, 0), (3, 5, 0.01, 0.15)])
+def test_equal_arms_are_rarely_different(arms, seeds, of_seed, of_arm):
+    """5 % at most, give or take chance; tests/bench/level_of_the_tests.py simulates longer."""
+    how = {"of_seed": of_seed, "of_arm": of_arm, "queries": 100, "comparisons": 250}
+    found = LEVEL["level"](arms, seeds, **how, rng=np.random.default_rng(4))
+    each, any_of_them = found["ours"]
+    assert each < 0.08 and any_of_them < 0.08
+    if seeds == 2:  # the simulation can tell a test that does not hold its level
+        assert found["two arms alone"][1] > 0.12
 
 
-@pytest.mark.parametrize(
-    "seeds, queries, of_seed, of_query", [(5, 80, 0.3, 1.0), (3, 50, 0.0, 1.0), (5, 200, 1.0, 0.3), (8, 60, 0.2, 0.0)]
-)
-def test_an_arm_is_rarely_better_than_itself_on_other_seeds(seeds, queries, of_seed, of_query):
-    random, found, alone = np.random.default_rng(4), 0, 0
-    for _ in range(1000):
-        values = of_seed * random.standard_normal((seeds, 1)) + random.standard_normal((seeds, queries))
-        values += of_query * random.standard_normal((1, queries))
-        found += significance.crossed_test(values) < 0.05
-        alone += scipy.stats.ttest_1samp(values.mean(0), 0).pvalue < 0.05
-    assert 0.005 <= found / 1000 <= 0.075  # 50, give or take chance
-    assert alone / 1000 > 0.2 or of_seed < 0.5  # what a test over queries finds where runs differ
-
-
-def test_power_by_hand():
-    assert power_of(0, 1, 50) == pytest.approx(0.05) == power_of(0, 3, 7)
-    assert power_of(0.2, 1.0, 100) == pytest.approx(0.5160, abs=1e-4)  # both tails of N(2, 1) at 1.96
-    assert power_of(-0.2, 1.0, 100) == pytest.approx(power_of(0.2, 1.0, 100))
-    assert power_of(0.4, 2.0, 100) == pytest.approx(power_of(0.2, 1.0, 100))
-    assert power_of(0.1, 1.0, 50, level=0.2) > power_of(0.1, 1.0, 50)
-
-
-@pytest.mark.parametrize("power, level", [(0.8, 0.05), (0.5, 0.05), (0.95, 0.01)])
-def test_what_is_detectable_is_found_with_that_power(power, level):
-    least = significance.detectable(0.3, 120, power=power, level=level)
-    assert power_of(least, 0.3, 120, level=level) == pytest.approx(power, abs=1e-3)  # but for one tail
-    assert significance.detectable(0.3, 480, power=power, level=level) == pytest.approx(least / 2)
-    assert significance.detectable(0.0, 120) == 0
-
-
-def found_share(difference, queries, *, repeats, seed, rounds=500):
-    """How often paired_test() finds a true difference between arms: normal per-query values, spread 1."""
-    random, found = np.random.default_rng(seed), 0
-    for repeat in range(repeats):
-        values = difference + random.standard_normal(queries)
-        found += paired_test(values, np.zeros(queries), seed=repeat, rounds=rounds)["p"] < 0.05
-    return found / repeats
-
-
-@pytest.mark.parametrize("wanted", [0.3, 0.8])
-def test_simulated_power_is_the_predicted_power(wanted):
-    least = significance.detectable(1.0, 60, power=wanted)
-    found = found_share(least, 60, repeats=300, seed=1, rounds=300)
-    assert found == pytest.approx(power_of(least, 1.0, 60), abs=0.06)
+@pytest.mark.parametrize("arms, seeds, of_seed", [(2, 3, 0.0), (4, 3, 0.012), (3, 5, 0.006)])
+def test_what_is_detectable_is_detected(arms, seeds, of_seed):
+    found = LEVEL["power"](arms, seeds, of_seed=of_seed, queries=100, comparisons=150, rng=np.random.default_rng(5))
+    assert found > 0.68  # four fifths, give or take chance
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [0.2, 0.5, 0.8, 0.95])
-def test_simulated_power_is_the_predicted_power_with_many_repeats(wanted):
-    least = significance.detectable(1.0, 100, power=wanted)
-    found = found_share(least, 100, repeats=4000, seed=2)
-    assert found == pytest.approx(power_of(least, 1.0, 100), abs=0.03)
-
-
-def significant(repeats, *, seeds, queries, rounds):
-    """How many of the comparisons of an arm with itself are significant: seeds differ query by query."""
-    random, count = np.random.default_rng(3), 0
-    for repeat in range(repeats):
-        a, b = random.beta(0.5, 0.5, size=(2, seeds, queries)).round(1)
-        count += significance.paired_seeds(a, b, seed=repeat, rounds=rounds)["p"] < 0.05
-    return count
-
-
-def test_an_arm_is_rarely_better_than_itself():
-    assert 1 <= significant(100, seeds=2, queries=40, rounds=300) <= 10  # 5 of 100, give or take chance
+@pytest.mark.parametrize("of_arm", [0.0, 0.15])
+@pytest.mark.parametrize("of_seed", [0.0, 0.006, 0.012])
+@pytest.mark.parametrize("arms, seeds", [(2, 3), (2, 5), (4, 2), (4, 3), (10, 2), (10, 3), (10, 5)])
+def test_the_level_is_held(arms, seeds, of_seed, of_arm):
+    rng = np.random.default_rng(6)
+    found = LEVEL["level"](arms, seeds, of_seed=of_seed, of_arm=of_arm, comparisons=2000, rng=rng)["ours"]
+    assert max(found) <= 0.055 + 0.01  # 5.5 %, and two standard deviations of a share of 2,000
 
 
 @pytest.mark.slow
-def test_an_arm_is_better_than_itself_once_in_twenty():
-    assert significant(3000, seeds=2, queries=60, rounds=1000) / 3000 == pytest.approx(0.05, abs=0.012)
+def test_an_arm_is_better_than_itself_once_in_twenty_over_queries():
+    random, found = np.random.default_rng(3), 0
+    for repeat in range(3000):
+        a, b = random.beta(0.5, 0.5, size=(2, 60)).round(1)
+        found += paired_test(a, b, seed=repeat, rounds=1000)["p"] < 0.05
+    assert found / 3000 == pytest.approx(0.05, abs=0.012)
 
 
 @pytest.mark.parametrize(

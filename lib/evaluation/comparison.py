@@ -9,9 +9,9 @@ import numpy as np
 from lib import run
 from lib.evaluation import measures, significance
 from lib.evaluation.measures import RANKED
-from lib.files import NUMBER, BadInput, check_keys, fingerprint, read_json
+from lib.files import NUMBER, BadInput, atomic_path, check_keys, fingerprint, read_json, reading
 
-LEVEL = 0.05  # of p_seeds with Holm's correction: two arms differ, for other seeds and queries too
+KEPT = "per_query.npz"  # per-query values of what a comparison tests
 TUNING = "tuning.json"  # what --tune tried and chose
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 
@@ -99,11 +99,7 @@ def read_comparison(folder, *, against=None, tuned=True):
             f"{folder}: {len(missing)} of {len(jobs)} runs are not finished, the first is {arm}, "
             f"seed {seed}; continue with the same command and --resume"
         )
-    if against is not None:
-        if against not in (arms := dict.fromkeys(one.arm for one in found)):
-            raise BadInput(f"--against {against!r}: no arm of {folder}; it has {', '.join(arms)}")
-        found.sort(key=lambda one: one.arm != against)
-    return found
+    return in_front(found, against, lambda one: one.arm)
 
 
 def read_tuning(folder):
@@ -213,33 +209,14 @@ def analyse(runs, *, measure):
     qids = list(runs[0].values)
     rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
     first = rows[0]["arm"]
-    matrices = {
-        name: {
-            arm: np.array([[one.values[qid][name] for qid in qids] for one in of_arm]) for arm, of_arm in arms.items()
-        }  # (S, Q)
-        for name in (measure, DEEP)
-    }  # an arm may lift the top and lose what lies deep
-    for name, matrix in matrices.items():
-        tests = paired((matrix[row["arm"]], matrix[first]) for row in rows[1:])
-        for row, test in zip(rows[1:], tests):
-            if name == measure:
-                row["against_first"] = test
-            if test["difference"] < 0 and test["differs"]:
-                row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_seeds_holm")}
-                row["why"] = why(row, rows[0])
-    matrix = matrices[measure]
-    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
-    steps = paired((matrix[a], matrix[b]) for a, b in itertools.pairwise(order))
-    for (a, b), test in zip(itertools.pairwise(order), steps):
-        test |= {"above": a, "below": b}
     result = {
         "measure": measure,
         "seeds": [one.seed for one in arms[first]],
         "queries": len(qids),
         "references": references(runs),
         "arms": rows,
-        "order": steps,
     }
+    result["order"] = compare_arms(rows, per_query_of(runs, measure), measure)
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
     scores = [row.get("forecast") for row in rows]
@@ -247,6 +224,68 @@ def analyse(runs, *, measure):
         means = [np.mean(row["test"][measure]) for row in rows]
         result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
     return result
+
+
+def per_query_of(runs, measure):
+    """{measure: {arm: (S, Q) values}} of what is tested: an arm may lift the top and lose what lies deep."""
+    found = {name: {} for name in (measure, DEEP)}
+    for name, by_arm in found.items():
+        for one in runs:
+            by_arm.setdefault(one.arm, []).append([one.values[qid][name] for qid in runs[0].values])
+    return {name: {arm: np.array(rows) for arm, rows in by_arm.items()} for name, by_arm in found.items()}
+
+
+def compare_arms(rows, matrices, measure):
+    """Add to the rows of arms their tests against the first; the tests of each against the next in order of means."""
+    first = rows[0]["arm"]
+    for name, matrix in matrices.items():
+        tests = significance.compare(matrix, [(row["arm"], first) for row in rows[1:]])
+        for row, test in zip(rows[1:], tests):
+            if name == measure:
+                row["against_first"] = test
+            if test["difference"] < 0 and test["differs"]:
+                row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_holm")}
+                row["why"] = why(row, rows[0])
+    matrix = matrices[measure]
+    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
+    steps = significance.compare(matrix, itertools.pairwise(order))
+    for (a, b), test in zip(itertools.pairwise(order), steps):
+        test |= {"above": a, "below": b}
+    return steps
+
+
+def keep(path, runs, measure):
+    """Write the per-query values that a comparison tests: with ablation.json enough to test them again."""
+    qids = np.array(list(runs[0].values))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        matrices = per_query_of(runs, measure)
+        np.savez_compressed(file, qids=qids, arms=np.array(list(matrices[measure])),
+                            **{name: np.stack(list(by_arm.values())) for name, by_arm in matrices.items()})  # fmt: skip
+
+
+def read_kept(folder, *, measure, against=None):
+    """analyse() of a comparison whose runs are gone, from its ablation.json and what keep() wrote beside it."""
+    path = folder / KEPT
+    result = read_json(folder / "ablation.json", arms=list, references=dict, seeds=list)
+    with reading(path), np.load(path, allow_pickle=False) as kept:
+        arms = kept["arms"].tolist()
+        matrices = {name: dict(zip(arms, kept[name])) for name in dict.fromkeys((measure, DEEP)) if name in kept}
+    if measure not in matrices:
+        raise BadInput(f"{path}: --measure {measure} was not kept")
+    if arms != [row.get("arm") for row in result["arms"]]:
+        raise BadInput(f"{path}: its arms are not those of ablation.json")
+    rows = in_front(result["arms"], against, lambda row: row["arm"])
+    for row in rows:
+        for key in ("against_first", "hurts", "why"):
+            row.pop(key, None)
+    return result | {"arms": rows, "measure": measure, "order": compare_arms(rows, matrices, measure)}
+
+
+def in_front(found, arm, arm_of):
+    """The list with what belongs to an arm in front; BadInput if there is no such arm."""
+    if arm is not None and arm not in (arms := dict.fromkeys(map(arm_of, found))):
+        raise BadInput(f"--against {arm!r}: no such arm; the comparison has {', '.join(arms)}")
+    return sorted(found, key=lambda each: arm is not None and arm_of(each) != arm)
 
 
 def references(runs):
@@ -259,15 +298,6 @@ def references(runs):
             name: float(np.mean([one.summary["untrained"][name] for one in runs])) for name in measures.MEASURES
         }
     return found
-
-
-def paired(pairs):
-    """significance.paired_seeds() of every pair, with Holm's correction over them of both p values."""
-    tests = [significance.paired_seeds(a, b, seed=0) for a, b in pairs]
-    for key in ("p", "p_seeds"):
-        for test, p in zip(tests, significance.holm([test[key] for test in tests])):
-            test[f"{key}_holm"] = p
-    return [test | {"differs": test["p_seeds_holm"] < LEVEL} for test in tests]
 
 
 def arm_row(arm, of_arm, measure):
@@ -356,9 +386,7 @@ def late_negatives(of_arm):
 
 
 def why(row, first):
-    """What may explain that an arm is worse than the first: sentences, each with what to try."""
-    if not (row["trained"] and first["trained"]):
-        return ["its training was not recorded"]
+    """What may explain that an arm is worse than the first, both trained: sentences, each with what to try."""
     found = []
     for source, late in row["late"].items():
         if (late["near_copies"] or 0) > 0.02:

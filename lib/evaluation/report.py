@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
-from lib.evaluation import comparison, comparison_plots, plots
+from lib.evaluation import comparison, comparison_plots, plots, significance
 from lib.evaluation.measures import MEASURES
-from lib.files import read_json, write_json, write_text
+from lib.files import read_json, reading, write_json, write_text
 
 
 def write(folder, runs, *, measure, name=None):
@@ -17,6 +17,7 @@ def write(folder, runs, *, measure, name=None):
     table = to_table(result)
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
+    comparison.keep(folder / comparison.KEPT, runs, measure)
     features = folder / "queries.json"
     with plots.optional(folder):
         draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
@@ -27,6 +28,8 @@ def write(folder, runs, *, measure, name=None):
 
 def of_comparison(folder, *, measure, against=None):
     """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it."""
+    if (folder / comparison.KEPT).exists() and not any(folder.glob("*/summary.json")):
+        return again(folder, measure=measure, against=against)
     text = write(folder, comparison.read_comparison(folder, against=against), measure=measure)
     if not (folder / comparison.TUNING).exists():
         return text
@@ -43,6 +46,18 @@ def of_comparison(folder, *, measure, against=None):
     return text
 
 
+def again(folder, *, measure, against=None):
+    """The table and the figure of a comparison whose runs are gone, from the per-query values that were kept."""
+    result = comparison.read_kept(folder, measure=measure, against=against)
+    with reading(folder / "ablation.json"):
+        table = to_table(result)
+        with plots.optional(folder):
+            comparison_plots.arms(folder / "plots" / "arms.png", result)
+    write_json(folder / "ablation.json", result)
+    write_text(folder / "ablation.md", table)
+    return table
+
+
 # ---------------------------------------------------------------------------------------------------- tables
 
 
@@ -55,14 +70,15 @@ def _p(value):
     return f"{value:.4f}" if value >= 0.00005 else "<.0001"
 
 
-def _p_values(key):
+def _p_values(row):
     """A cell with p and, in brackets, p with Holm's correction."""
+    test = row.get("against_first")
+    return f"{_p(test['p'])} ({_p(test['p_holm'])})" if test else ""
 
-    def cell(row):
-        test = row.get("against_first")
-        return f"{_p(test[key])} ({_p(test[f'{key}_holm'])})" if test else ""
 
-    return cell
+def _detectable(row):
+    found = row.get("against_first", {}).get("detectable")
+    return "" if found is None else f"{found:.4f}"
 
 
 def _measured(name):
@@ -90,10 +106,9 @@ RESULTS = (
     ("negatives", comparison_plots.name_of),
     *((f"test {name}", _measured(name)) for name in MEASURES),
     ("{measure} against {first} [95 %]", _interval),
-    ("p over queries (Holm)", _p_values("p")),
-    ("p over queries and seeds (Holm)", _p_values("p_seeds")),
+    ("p over {over} (Holm)", _p_values),
     ("effect size", _of_test("effect", "{:+.2f}")),
-    ("smallest detectable difference", _of_test("detectable")),
+    ("smallest detectable difference", _detectable),
 )
 WINS = tuple((key, _of_test(key, "{:,}")) for key in ("wins", "ties", "losses"))
 COSTS = (
@@ -115,40 +130,46 @@ COSTS = (
 )
 
 
+MEANING = {  # of interval and p, by what they are over
+    significance.BOTH: "Interval and p: for other queries and other seeds, both random, with what seeds do estimated "
+    "from all arms; arms are said to differ by p. Smallest detectable difference: the least that such a test finds "
+    "with 80 % power.",
+    significance.QUERIES: "Interval (bootstrap) and p (paired randomisation test): for other queries and these very "
+    "runs. The same arm with another seed often differs by as much, so that no arm is said to differ: that takes "
+    "three seeds, or two seeds of three arms.",
+}
+
+
 def to_table(result):
     """analyse() as Markdown: the arms, what they cost, their order, the forecast."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     rows = [row | {"measure": measure} for row in result["arms"]]
     columns = RESULTS + (WINS if len(result["seeds"]) == 1 else ())
+    over = rows[1]["against_first"]["over"] if len(rows) > 1 else significance.QUERIES
     known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
     text = [
         _markdown(
-            [title.format(measure=measure, first=first) for title, _ in columns],
+            [title.format(measure=measure, first=first, over=over) for title, _ in columns],
             [*known, *([cell(row) for _, cell in columns] for row in rows)],
         )
     ]
     text.append(
         f"{result['name']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} "
-        "queries. ±: standard deviation over seeds. Interval: bootstrap over queries and seeds "
-        "together. p over queries: paired randomisation test of values averaged over seeds; it holds "
-        "for these seeds and other queries. p over queries and seeds: t test with both random; arms "
-        "are said to differ by it. In brackets: with Holm's correction over the arms. Effect size: "
-        "difference over its standard deviation between queries. Smallest detectable difference: the "
-        "least that these queries find with 80 % power.\n"
+        f"queries. ±: standard deviation over seeds. {MEANING[over]} In brackets: with Holm's correction over the "
+        "arms. Effect size: difference over its standard deviation between queries.\n"
     )
     if trained := [row for row in rows if row["trained"]]:
         text.append(_markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
     if result["order"]:
         chain = [result["order"][0]["above"]]
         for test in result["order"]:
-            sign = ">" if test["differs"] else "≈"
-            chain.append(f"{sign} {test['below']} (p {_p(test['p_seeds_holm'])})")
-        text.append("Order by mean, each against the next (Holm): " + " ".join(chain) + ".\n")
+            sign = {True: ">", False: "≈", None: "then"}[test["differs"]]
+            chain.append(f"{sign} {test['below']} (p {_p(test['p_holm'])})")
+        text.append(f"Order by mean, each against the next (p over {over}, Holm): " + " ".join(chain) + ".\n")
     for row in rows:
         if "hurts" in row:
             losses = ", ".join(
-                f"{name} {found['difference']:+.4f} (p {_p(found['p_seeds_holm'])})"
-                for name, found in row["hurts"].items()
+                f"{name} {found['difference']:+.4f} (p {_p(found['p_holm'])})" for name, found in row["hurts"].items()
             )
             text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
     if result.get("forecast"):

@@ -3,6 +3,10 @@
 import numpy as np
 from scipy import special  # its distributions: importing scipy.stats would take a second of every command
 
+LEVEL = 0.05  # of p with Holm's correction: two arms differ, for other seeds and queries too
+POWER = 0.8  # of the least difference that a test finds
+QUERIES, BOTH = "queries", "queries and seeds"  # what a test is over
+
 
 def paired_test(a, b, *, seed, rounds=10_000):
     """Compare two arrays (Q,) of per-query values, query by query.
@@ -27,68 +31,121 @@ def paired_test(a, b, *, seed, rounds=10_000):
         "low": float(low),
         "high": float(high),
         "p": float((extreme + 1) / (rounds + 1)),
-        "wins": int((difference > 0).sum()),
-        "ties": int((difference == 0).sum()),
-        "losses": int((difference < 0).sum()),
-        "queries": len(difference),
-    }
+    } | _counts(difference)
 
 
-def paired_seeds(a, b, *, seed, rounds=10_000):
-    """Compare two arms over seeds: a, b (S, Q) per-query values, row by row the same seed.
+def _counts(difference):
+    counts = {"wins": difference > 0, "ties": difference == 0, "losses": difference < 0}
+    return {name: int(of.sum()) for name, of in counts.items()} | {"queries": len(difference)}
 
-    paired_test() of the means over seeds, except that the interval resamples seeds and queries together.
-    Adds p_seeds, which holds for other seeds too (crossed_test(); p where there is one seed), the effect size
-    (mean difference over its standard deviation between queries; Cohen's d_z) and the least difference that
-    this many queries would show with 80 % power.
+
+def compare(values, pairs):
+    """Test pairs of arms for other queries and other seeds, corrected for the number of pairs (Holm 1979).
+
+    values {arm: (S, Q)}: per-query values, row by row the same seed in every arm; an arm of one row, as BM25's, is
+    compared with every seed of another. Returns a dict for each (a, b) of pairs: the difference a - b, its 95 %
+    interval low and high, p and p_holm, what they are `over`, whether the arms differ by p_holm, the effect size (mean
+    difference over its standard deviation between queries; Cohen's d_z), the least true difference that such a test
+    finds with 80 % power, and on how many queries a wins, ties and loses.
+
+    With one seed, or two of two arms, nothing can be said of other seeds: p and interval are then over queries only
+    (paired_test), and `differs` and `detectable` are None.
     """
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)  # (S, Q)
-    result = paired_test(np.mean(a, axis=0), np.mean(b, axis=0), seed=seed, rounds=rounds)
-    if len(difference) > 1:
-        generator = np.random.Generator(np.random.Philox(seed + 1))
-        S, Q = difference.shape
-        means = []
-        for _ in range(rounds // 100):
-            seeds = generator.multinomial(S, [1 / S] * S, size=100) / S  # (100, S)
-            picks = generator.integers(0, Q, size=(100, Q))
-            means.append(np.take_along_axis(seeds @ difference, picks, 1).mean(1))
-        result["low"], result["high"] = map(float, np.quantile(np.concatenate(means), [0.025, 0.975]))
-    result["p_seeds"] = crossed_test(difference) if min(difference.shape) > 1 else result["p"]
-    spread = float(difference.mean(0).std(ddof=1)) if difference.shape[1] > 1 else 0.0
-    result["effect"] = result["difference"] / spread if spread else 0.0
-    result["detectable"] = detectable(spread, difference.shape[1])
-    return result
+    pairs = list(pairs)
+    tests = [_test(values, a, b, pairs=len(pairs)) for a, b in pairs]
+    for test, p in zip(tests, holm([test["p"] for test in tests])):
+        test["p_holm"] = p
+        test["differs"] = p < LEVEL if test["over"] == BOTH else None
+    return tests
 
 
-def crossed_test(difference):
-    """Two-sided p that the mean of differences (S, Q) is 0, for other seeds and other queries alike.
-
-    Of p values over queries alone, an arm against itself on other seeds finds too many: what differs from run
-    to run moves all queries at once. Here seeds and queries are both random: difference = mean + seed + query
-    + rest, its variance from the mean squares, and a t test with Satterthwaite's degrees of freedom
-    (Satterthwaite 1946; crossed random factors, as in Clark 1973).
-    """
+def _test(values, a, b, *, pairs):
+    first, second = np.broadcast_arrays(np.asarray(values[a], float), np.asarray(values[b], float))  # (S, Q)
+    difference, mean = first - second, float((first - second).mean())
     S, Q = difference.shape
-    mean, by_seed, by_query = difference.mean(), difference.mean(1), difference.mean(0)
-    rest = difference - by_seed[:, None] - by_query + mean
-    seeds, queries = Q * by_seed.var(ddof=1), S * by_query.var(ddof=1)  # mean squares
-    error = (rest**2).sum() / ((S - 1) * (Q - 1))
-    if seeds > error:
-        square = queries + seeds - error
-        freedom = square**2 / (queries**2 / (Q - 1) + seeds**2 / (S - 1) + error**2 / ((S - 1) * (Q - 1)))
-    else:  # seeds differ by no more than the rest explains
-        square, freedom = queries, Q - 1
-    if square <= 1e-18 * max(mean**2, 1e-300):
-        return float(mean == 0)
-    return float(2 * special.stdtr(freedom, -abs(mean) / np.sqrt(square / (S * Q))))
+    spread = float(difference.mean(0).std(ddof=1)) if Q > 1 else 0.0
+    of_seeds, freedom = _between_seeds(values, a, b)
+    if freedom < 2 or Q < 2:
+        result = paired_test(first.mean(0), second.mean(0), seed=0) | {"over": QUERIES, "detectable": None}
+    else:
+        rest = difference - difference.mean(1, keepdims=True) - difference.mean(0) + mean
+        least = float((rest**2).sum()) / ((S - 1) * (Q - 1)) / (S * Q)
+        parts = max(spread**2 / Q - least, 0.0), of_seeds, freedom, least
+        chances = possible_variances(*parts)
+        half = half_width(LEVEL, *chances)
+        result = {"difference": mean, "low": mean - half, "high": mean + half, "p": p_value(mean, *chances)}
+        result |= _counts(difference.mean(0)) | {"over": BOTH, "detectable": detectable(*parts, pairs=pairs)}
+    return result | {"effect": mean / spread if spread else 0.0}
 
 
-def detectable(spread, queries, *, power=0.8, level=0.05):
-    """The least mean difference that a two-sided test on `queries` pairs shows with that power.
+def _between_seeds(values, a, b):
+    """(what seeds contribute to the variance of the mean difference of two arms, its degrees of freedom).
 
-    spread: standard deviation of the per-query differences.
+    Two arms alone with S seeds have S - 1 degrees of freedom, too few to tell a small variance from a lucky one.
+    What arms and seeds do not explain of the means of all runs has (A - 1)(S - 1), and leaves out what a seed does to
+    all arms, as a paired difference does.
     """
-    return float((special.ndtri(1 - level / 2) + special.ndtri(power)) * spread / np.sqrt(queries))
+    means = {arm: np.mean(rows, axis=1) for arm, rows in values.items()}
+    S = max(len(means[a]), len(means[b]))
+    if S == 1:
+        return 0.0, 0
+    seeded = np.stack([of_arm for of_arm in means.values() if len(of_arm) == S])  # (A, S)
+    if len(means[a]) != len(means[b]):  # one of the two has no seeds
+        return float(np.var(means[a] - means[b], ddof=1)) / S, S - 1
+    rest = seeded - seeded.mean(1, keepdims=True) - seeded.mean(0) + seeded.mean()
+    freedom = (len(seeded) - 1) * (S - 1)
+    return 2 * float((rest**2).sum()) / freedom / S, freedom
+
+
+def possible_variances(of_queries, of_seeds, freedom, least=0.0):
+    """(variances (n,), how likely each is (n,)) of a mean difference between two arms.
+
+    of_queries and of_seeds are what queries and seeds contribute (crossed random factors; Clark 1973). The second is
+    known only as well as its degrees of freedom say: the true one may be of_seeds * freedom / chi-squared (a
+    generalised p value; Weerahandi 1995), but no less than `least`, what queries and seeds do not explain.
+    """
+    centre, spread = np.log(freedom), np.sqrt(2 / freedom)
+    z = np.linspace(centre - 92 / freedom - 8 * spread, centre + 12 * spread, 300)  # the logarithm of chi-squared
+    weight = freedom / 2 * z - np.exp(z) / 2
+    weight = np.exp(weight - weight.max())
+    return np.maximum(of_seeds * freedom / np.exp(z), least) + of_queries, weight / weight.sum()
+
+
+def p_value(difference, variances, weight):
+    """Two-sided p of a difference whose variance is one of these."""
+    if abs(difference) < 1e-15:
+        return 1.0
+    return float(weight @ (2 * special.ndtr(-abs(difference) / np.sqrt(np.maximum(variances, 1e-30)))))
+
+
+def half_width(p, variances, weight):
+    """The difference whose p_value() is p: half of an interval's width."""
+    return _falls_to(p, lambda x: p_value(x, variances, weight), float(np.sqrt(variances.min())))
+
+
+def _falls_to(value, function, start):
+    """Where a function that falls from 0 on has a value."""
+    low, high = 0.0, start + 1e-15
+    while function(high) > value:
+        low, high = high, 2 * high
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > value else (low, middle)
+    return high
+
+
+def detectable(of_queries, of_seeds, freedom, least=0.0, *, pairs=1):
+    """The least true difference that the test finds with 80 % power as one of so many pairs.
+
+    The arguments are those of possible_variances(). What another comparison will estimate of the variance between
+    seeds, and so its test's width, varies too.
+    """
+    of_seeds = of_seeds * freedom / special.chdtri(freedom, 0.5)  # as likely too small as too large
+    deviation = np.sqrt(max(of_seeds, least) + of_queries) + 1e-15
+    estimates = of_seeds * special.chdtri(freedom, (np.arange(5) + 0.5) / 5) / freedom
+    chances = [possible_variances(of_queries, estimate, freedom, least) for estimate in estimates]
+    widths = np.array([half_width(LEVEL / pairs, *each) for each in chances])
+    return _falls_to(1 - POWER, lambda x: special.ndtr((widths - x) / deviation).mean(), deviation)
 
 
 def holm(p_values):

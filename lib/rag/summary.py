@@ -36,34 +36,20 @@ DISTRACTION = (
 def summarise(systems, *, measure, name):
     """What metrics.json holds of systems: [(arm, seed, {value: (n,) array})], the arm to compare with first.
 
-    The questions of all systems are the same, in the same order. Differences are tested over questions and seeds
-    (significance.paired_seeds), their p corrected for the number of arms (Holm).
+    The questions of all systems are the same, in the same order. Differences are tested by significance.compare().
     """
     by_arm = {}
     for arm, seed, values in systems:
         by_arm.setdefault(arm, {})[seed] = values
     arms = [_arm_row(arm, by_seed) for arm, by_seed in by_arm.items()]
-    first, *others = by_arm.items()
-    for row, (_, by_seed) in zip(arms[1:], others):
-        row["against_first"] = _test(*_pairs(by_seed, first[1], measure))
-        row["ndcg_against_first"] = _test(*_pairs(by_seed, first[1], "ndcg@10"))
-        if all(effect in values for values in by_seed.values() for effect in EFFECTS):
-            row["split"] = {}
-            for effect in EFFECTS:
-                found = np.stack([values[effect] for values in by_seed.values()])
-                row["split"][effect] = _test(found, np.zeros_like(found))
-        for effect in DISTRACTS:
-            if effect in next(iter(by_seed.values())):
-                a, b = _pairs(by_seed, first[1], effect)
-                there = np.isfinite(a).all(0) & np.isfinite(b).all(0)  # questions that have such docs in all runs
-                if there.any():
-                    row.setdefault("distraction", {})[effect] = _test(a[:, there], b[:, there])
-    _correct([row["against_first"] for row in arms[1:]])
-    for effect in DISTRACTS:
-        _correct([row["distraction"][effect] for row in arms[1:] if effect in row.get("distraction", ())])
-    for effect in EFFECTS:
-        _correct([row["split"][effect] for row in arms[1:] if "split" in row])
-    return {"name": name, "measure": measure, "first": first[0], "arms": arms, "agreement": _agreement(arms, measure)}
+    first, *others = by_arm
+    tested = {name: _tests(by_arm, name) for name in (measure, "ndcg@10", *DISTRACTS)}
+    effects = {name: _tests(by_arm, name, of_first=0.0) for name in EFFECTS}
+    for row, arm in zip(arms[1:], others):
+        row |= {"against_first": tested[measure][arm], "ndcg_against_first": tested["ndcg@10"][arm]}
+        row["split"] = {name: effects[name][arm] for name in EFFECTS if arm in effects[name]}
+        row["distraction"] = {name: tested[name][arm] for name in DISTRACTS if arm in tested[name]}
+    return {"name": name, "measure": measure, "first": first, "arms": arms, "agreement": _agreement(arms, measure)}
 
 
 def _arm_row(arm, by_seed):
@@ -86,22 +72,36 @@ def _mean(values):
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _pairs(by_seed, first, name):
-    """Values of an arm and of the first one, (S, Q) each: the same seed beside the same, or one beside all."""
-    seeds = list(by_seed)
-    base = [first[seed] if seed in first else next(iter(first.values())) for seed in seeds]
-    if len(first) > 1 and len(seeds) == 1:  # BM25 and the like: one beside all seeds of the first arm
-        base, seeds = list(first.values()), seeds * len(first)
-    return np.stack([by_seed[seed][name] for seed in seeds]), np.stack([values[name] for values in base])
+def _tests(by_arm, name, *, of_first=None):
+    """{arm: its test against the first arm} of a value, where both have it; of_first: what it is for the first arm.
 
-
-def _test(a, b):
-    return significance.paired_seeds(a, b, seed=0, rounds=2000)
-
-
-def _correct(tests):
-    for test, p in zip(tests, significance.holm([test["p_seeds"] for test in tests])):
-        test["p_holm"] = p
+    Arms of one seed, as BM25, are tested apart from the others, of which the seeds that all have are taken.
+    """
+    first, *others = by_arm
+    if not others:
+        return {}
+    seeds = [set(by_seed) for by_seed in by_arm.values() if len(by_seed) > 1]
+    common = sorted(set.intersection(*seeds)) if seeds else []
+    rows = {}
+    for arm, by_seed in by_arm.items():
+        own = [by_seed[seed] for seed in (common if len(by_seed) > 1 and common else by_seed)]
+        if arm == first and of_first is not None:
+            rows[arm] = np.full((len(own), len(own[0]["ndcg@10"])), of_first)
+        elif all(name in values and np.isfinite(values[name]).any() for values in own):
+            rows[arm] = np.stack([values[name] for values in own])  # (S, n)
+    if first not in rows:
+        return {}
+    there = np.isfinite([found.sum(0) for found in rows.values()]).all(0)  # questions that have it in all runs
+    if not there.any():
+        return {}
+    rows = {arm: found[:, there] for arm, found in rows.items()}
+    found = {}
+    for alone in (False, True):
+        tested = [arm for arm in others if arm in rows and (len(rows[arm]) == 1) == alone]
+        base = rows[first][:1] if alone and of_first is not None else rows[first]  # one split has no seeds to vary
+        found |= zip(tested, significance.compare({first: base} | {arm: rows[arm] for arm in tested},
+                                                  [(arm, first) for arm in tested]))  # fmt: skip
+    return found
 
 
 def _agreement(arms, measure):
@@ -131,8 +131,9 @@ def cell(row, name, form):
 
 
 def effect_cell(test):
-    """A difference with its 95 % interval and its corrected p."""
-    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p {test['p_holm']:.4f}"
+    """A difference with its 95 % interval and its corrected p, and a mark where these are over questions only."""
+    mark = "" if test["over"] == significance.BOTH else " (these runs)"
+    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p {test['p_holm']:.4f}{mark}"
 
 
 def to_tables(result, references):
@@ -143,9 +144,10 @@ def to_tables(result, references):
     lines += _table(["arm", *(title for _, title, _ in shown)], [
         [row["arm"], *(cell(row, name, form) for name, _, form in shown)] for row in rows
     ])  # fmt: skip
-    if compared := [row for row in result["arms"] if "split" in row]:
+    if compared := [row for row in result["arms"] if row.get("split")]:
         lines += ["", f"What the gain in {result['measure'].upper()} over {result['first']} is made of "
-                  "(95 % interval over questions and seeds, Holm over the arms):", ""]  # fmt: skip
+                  "(95 % interval, p with Holm's correction over the arms; over questions and seeds, or, marked as "
+                  "of these runs, over questions only, where there are too few seeds):", ""]  # fmt: skip
         lines += _table(["arm", *EFFECTS], [
             [row["arm"], *(effect_cell(row["split"][effect]) for effect in EFFECTS)] for row in compared
         ])  # fmt: skip
@@ -187,7 +189,7 @@ def draw(folder, result, systems):
     """The figures of a summary: outcomes, coverage, and with several arms the split and the gains."""
     outcomes(folder / "outcomes.png", result)
     coverage(folder / "coverage.png", systems, measure=result["measure"])
-    if any("split" in row for row in result["arms"]):
+    if any(row.get("split") for row in result["arms"]):
         split(folder / "split.png", result)
         gains(folder / "gains.png", result)
 
@@ -247,7 +249,7 @@ def coverage(path, systems, *, measure):
 
 def split(path, result):
     """What the gain over the first arm is made of: two effects an arm, with intervals."""
-    rows = [row for row in result["arms"] if "split" in row]
+    rows = [row for row in result["arms"] if row.get("split")]
     with figure(path, width=7.5, height=1.8 + 0.6 * len(rows)) as ax:
         for shift, effect, (colour, mark, _) in zip((-0.2, 0, 0.2), EFFECTS, STYLES):
             tests = [row["split"][effect] for row in rows]
