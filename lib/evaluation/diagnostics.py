@@ -11,6 +11,7 @@ from lib.data.words import words
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
 from lib.negatives.near_copies import share_of_near_copies
+from lib.negatives.pool import labelled
 from lib.search import exact
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
@@ -177,7 +178,7 @@ def neighbourhood(embedder, encoder, position, drawn, names, *, others=300):
 
 def query_features(collection, split):
     """{qid: {name: value}} for every query of a split: what may explain where an arm gains."""
-    qrels = collection.split(split)
+    qrels, known = collection.split(split), labelled(collection)
     ranks = measures.first_relevant(bm25_hits(collection, split).rows, qrels)
     features = {}
     for i, row in enumerate(qrels.queries):
@@ -191,5 +192,6 @@ def query_features(collection, split):
             "BM25 rank of the positive": int(min(ranks[i], RANKED + 1)),
             "words of the query": len(own),
             "share of them in the positive": shared / max(len(own), 1),
+            "its doc has a label in training": int(known[qrels.positives(i)].any()),
         }
     return features

@@ -291,8 +291,10 @@ def _gains(runs, features, measure):
     gains = {}
     for name in next(iter(features.values())):
         values = np.array([features[qid][name] for qid in qids], dtype=np.float64)
-        edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
-        bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+        edges = np.unique(values)
+        if len(edges) > 4:
+            edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75]))
+        bins = np.searchsorted(edges, values, side="right") - 1
         gains[name] = {arm: [] for arm in others}
         for number in np.unique(bins):
             inside = bins == number
