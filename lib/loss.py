@@ -1,196 +1,167 @@
-"""The contrastive loss: pure functions of embeddings.
+"""The contrastive loss: pure functions of embeddings, in three tables. A new term is a function and a row.
 
-Letters: B queries, N docs, D dimensions. Every doc is scored against every query; `invalid` (B, N) is True
-where a doc must not count as a negative of a query; `labels` (B,) is the column of each query's positive.
+Letters: B queries, N docs, D dimensions, N' columns with those that terms add. Every doc is scored against every query;
+`invalid` (B, N) is True where a doc must not count as a negative of a query; `labels` (B,) is the column of each
+query's positive. A row of a table names its numbers with their limits (words of run.number()); what is written as
+name:number is one of them, as in --terms spread:1 hardness:3.
 """
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-DIRECTIONS = ("doc_to_query", "query_to_query", "doc_to_doc")
-# what train.py has flags for, besides the temperature and the guide: arguments of contrastive_loss() with their
-# defaults, limits (words of run.number()) and help. A term with a flag of its own is an argument and a row.
-OPTIONS = {
-    "directions": {
-        "default": (),
-        "choices": DIRECTIONS,
-        "help": "more negatives: doc_to_query, other queries "
-        "against the positive; query_to_query, other queries against the query; doc_to_doc, other docs "
-        "against the positive",
-    },
-    "hardness_strength": {
-        "default": 0.0,
-        "limits": {"least": 0},
-        "help": "adds this times its similarity to each negative's logit",
-    },
-    "hardness_of": {
-        "default": "all",
-        "choices": ("all", "explicit", "in_batch"),
-        "help": "which negatives --hardness_strength is for: all, those that the arm names, or docs of other queries",
-    },
-    "focal": {
-        "default": 0.0,
-        "limits": {"least": 0},
-        "help": "weighs each query by (1 - the probability of its positive) to this power: easy queries count less",
-    },
-    "spread": {
-        "default": 0.0,
-        "limits": {"least": 0},
-        "help": "weight of the global orthogonal regulariser, which spreads queries and docs over the sphere",
-    },
-    "label_smoothing": {
-        "default": 0.0,
-        "limits": {"least": 0, "below": 1},
-        "help": "share of the target spread over the negatives",
-    },
-    "debias": {"default": 0.0, "limits": {"least": 0, "below": 1}, "help": "assumed share of false negatives"},
-    "mask_margin": {
-        "default": None,
-        "limits": {},
-        "help": "negatives that outscore their positive by more than this do not count",
-    },
-    "guide_margin": {
-        "default": 0.0,
-        "limits": {},
-        "help": "with --guide: negatives above the positive's guide score minus this do not count either",
-    },
-    "guide_margin_of": {
-        "default": "one",
-        "choices": ("one", "positive"),
-        "help": "what --guide_margin is a share of: one (the margin itself), or the positive's guide score",
-    },
-    "triplet_margin": {
-        "default": None,
-        "limits": {"least": 0},
-        "help": "hinge loss with this margin in place of InfoNCE",
-    },
-    "dims": {"default": (), "limits": {"least": 1}, "help": "Matryoshka: train these prefixes of the vectors too"},
-    "distill": {
-        "default": "margin_mse",
-        "choices": ("margin_mse", "kl"),
-        "help": "how to follow the teacher scores of --negatives_file",
-    },
-    "distill_temperature": {
-        "default": 1.0,
-        "limits": {"above": 0},
-        "help": "divides the teacher scores of --distill kl: about 1 for logits, .05 for cosines",
-    },
-    "distill_weight": {
-        "default": 0.0,
-        "limits": {"least": 0, "most": 1},
-        "help": "share of distillation in the loss, the rest is contrastive",
-    },
-}
+LEAST_0, SHARE = {"least": 0}, {"least": 0, "below": 1}
 
 
-def contrastive_loss(
-    q_emb,
-    d_emb,
-    labels,
-    invalid,
-    *,
-    temperature,
-    directions=(),
-    hardness_strength=0.0,
-    hardness_of="all",
-    explicit=None,
-    focal=0.0,
-    spread=0.0,
-    label_smoothing=0.0,
-    debias=0.0,
-    mask_margin=None,
-    guide=None,
-    guide_margin=0.0,
-    guide_margin_of="one",
-    triplet_margin=None,
-    dims=(),
-    teacher=None,
-    distill="margin_mse",
-    distill_temperature=1.0,
-    distill_weight=0.0,
-):
-    """InfoNCE (van den Oord et al. 2018, eq. 4) and its relatives over one score matrix -> (loss, scores, mask).
-
-    q_emb (B, D), d_emb (N, D) -> a scalar; the similarities (B, N), detached; and (B, N) bool: which docs did
-    not count as negatives, `invalid` among them. Scores and softmax are float32 or better whatever the
-    autocast: in half precision a gap below 1e-3 would vanish. Everything but the temperature is off by
-    default:
-
-    temperature      divides the similarities; a tensor that requires a gradient is learned
-    directions       more negatives in the same denominator (GTE, Li et al. 2023, eq. 2): doc_to_query other
-                     queries against the positive doc, query_to_query other queries against the query,
-                     doc_to_doc other docs against the positive doc
-    hardness_strength  alpha: adds alpha * similarity, without its gradient, to the logit of each negative of the
-                     group hardness_of: all, explicit, in_batch; explicit (B, N) bool tells them apart
-    focal            gamma: a query's loss times (1 - p)^gamma, p the probability of its positive (Lin et al. 2017)
-    spread           weight of the global orthogonal regulariser (Zhang et al. 2017): the squared mean of the inner
-                     products of different queries, and of different docs, and what the mean of their squares
-                     exceeds 1 / D by, as on a sphere where vectors lie uniformly
-    label_smoothing  share of the target that is spread evenly over the negatives
-    debias           share of negatives assumed to be positive, subtracted from their sum (Chuang et al. 2020,
-                     eq. 8)
-    mask_margin      negatives that score above their positive by more than this do not count
-    guide            (B, N) scores of another encoder: negatives whose guide score is above the positive's
-                     guide score minus guide_margin do not count (GISTEmbed, Solatorio 2024); guide_margin_of positive:
-                     minus guide_margin times the size of the positive's guide score
-    triplet_margin   instead of InfoNCE, the mean of max(0, margin - positive + negative) over all negatives
-    dims             Matryoshka (Kusupati et al. 2022): the mean of the loss over these prefixes of the
-                     vectors, normalised anew
-    teacher          (B, N) scores of a teacher, nan where it has none; mixed in with distill_weight as
-                     distill = margin_mse (Hofstätter et al. 2020) or kl, which divides the teacher's scores by
-                     distill_temperature
-    """
-    with torch.autocast(q_emb.device.type, enabled=False):
-        q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
-        values = []
-        for dim in sorted({*dims, q_emb.shape[1]}):
-            q, d = q_emb, d_emb
-            if dim < q_emb.shape[1]:
-                q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
-            scores = q @ d.T  # (B, N)
-            mask = invalid | likely_positive(scores, labels, mask_margin, guide, guide_margin, guide_margin_of)
-            if triplet_margin is not None:
-                value = triplet(scores, labels, mask, margin=triplet_margin)
-            else:
-                extra = extra_terms(q, d, scores, labels, invalid, directions)
-                value = info_nce(
-                    scores,
-                    labels,
-                    mask,
-                    temperature=temperature,
-                    hardness=hardness_strength,
-                    hard=hard_group(hardness_of, explicit, scores.shape[1] + sum(s.shape[1] for s, _ in extra)),
-                    focal=focal,
-                    debias=debias,
-                    label_smoothing=label_smoothing,
-                    extra=extra,
-                )
-            if spread:
-                value = value + spread * (orthogonality(q) + orthogonality(d))
-            if distill_weight:
-                taught = distillation(
-                    scores,
-                    labels,
-                    teacher,
-                    kind=distill,
-                    temperature=temperature,
-                    teacher_temperature=distill_temperature,
-                )
-                value = (1 - distill_weight) * value + distill_weight * taught
-            values.append(value)
-    return torch.stack(values).mean(), scores.detach(), mask  # of the whole vectors, which come last
+def dot(a, b):
+    """(n, D), (m, D) -> (n, m) inner products: cosines, of unit vectors."""
+    return a @ b.T
 
 
-def hard_group(name, explicit, width):
-    """(B, width) bool: the negatives that are weighted by their hardness; True for all. Extra columns are in_batch."""
-    if name == "all":
-        return True
-    named = F.pad(explicit, (0, width - explicit.shape[1]))
-    return named if name == "explicit" else ~named
+@dataclasses.dataclass
+class Scores:
+    """What bases, masks and terms look at: the similarities of one batch, of whole vectors or of a prefix."""
+
+    q: torch.Tensor  # (B, D)
+    d: torch.Tensor  # (N, D)
+    labels: torch.Tensor  # (B,)
+    invalid: torch.Tensor  # (B, N) bool
+    temperature: object  # a number or a tensor
+    similarity: Callable
+    explicit: torch.Tensor | None = None  # (B, N) bool: negatives that the arm names, not docs of other queries
+    guide: torch.Tensor | None = None  # (B, N) scores of another encoder
+    teacher: torch.Tensor | None = None  # (B, N) scores of a teacher, nan where it has none
+
+    def __post_init__(self):
+        self.rows = torch.arange(len(self.q), device=self.q.device)
+        self.plain = self.similarity(self.q, self.d)  # (B, N)
+        self.is_positive = F.one_hot(self.labels, len(self.d)).bool()  # (B, N)
+
+    def widen(self, extra, mask):
+        """Add columns [(similarities (B, n), off (B, n))] to the docs'; mask (B, N): docs that do not count."""
+        self.mask = mask
+        self.similarities = torch.cat([self.plain, *(s for s, _ in extra)], 1)  # (B, N')
+        self.off = torch.cat([mask & ~self.is_positive, *(off for _, off in extra)], 1)
+        self.is_negative = ~self.off
+        self.is_negative[self.rows, self.labels] = False
+        self.logits = self.similarities / self.temperature
+
+    @functools.cached_property
+    def log_probs(self):
+        """(B, N') logarithm of the softmax."""
+        return self.logits.log_softmax(1)
+
+
+# ---------------------------------------------------------------------------------------------------- bases
+
+
+def info_nce(s):
+    """InfoNCE: -log softmax at the positive (van den Oord et al. 2018, eq. 4) -> (B,)."""
+    return -s.log_probs[s.rows, s.labels]
+
+
+def debiased(s, share):
+    """InfoNCE less the share of the negatives that is assumed to be positive (Chuang et al. 2020, eq. 8) -> (B,)."""
+    positive = s.logits[s.rows, s.labels]
+    count, top = s.is_negative.sum(1), s.logits.detach().amax(1)  # relative to the top, nothing overflows
+    negatives = (s.logits - top[:, None]).masked_fill(~s.is_negative, float("-inf")).exp().sum(1)
+    corrected = (negatives - share * count * (positive - top).exp()) / (1 - share)
+    floor = count * (-1 / torch.as_tensor(s.temperature, device=top.device) - top).exp()  # cosines of -1
+    return torch.log((positive - top).exp() + torch.maximum(corrected, floor)) - (positive - top)
+
+
+def triplet(s, margin):
+    """max(0, margin - positive + negative) of every negative of the batch -> (negatives,)."""
+    hinge = F.relu(margin - s.plain[s.rows, s.labels][:, None] + s.similarities)
+    return hinge[s.is_negative] if s.is_negative.any() else s.plain.sum()[None] * 0.0
+
+
+# ---------------------------------------------------------------------------------------------------- masks
+
+
+def margin(s, gap):
+    """Negatives that outscore their positive by more than this."""
+    return s.plain.detach() > s.plain.detach()[s.rows, s.labels][:, None] + gap
+
+
+def guide(s, gap):
+    """Negatives that --guide scores above the positive less this (GISTEmbed, Solatorio 2024)."""
+    return s.guide > s.guide[s.rows, s.labels][:, None] - gap
+
+
+def guide_share(s, share):
+    """The same less a share of the size of the positive's score by --guide."""
+    best = s.guide[s.rows, s.labels][:, None]  # (B, 1); a cosine may be negative: its size scales the margin
+    return s.guide > best - share * best.abs()
+
+
+# ------------------------------------------------------------------- terms: columns, logits, queries, the whole
+
+
+def doc_to_query(s):
+    """More negatives: other queries against the positive (GTE, Li et al. 2023, eq. 2)."""
+    return s.plain[:, s.labels].T, same_meaning(s)
+
+
+def query_to_query(s):
+    """More negatives: other queries against the query."""
+    same = same_meaning(s)
+    return s.similarity(s.q, s.q), same | same.T
+
+
+def doc_to_doc(s):
+    """More negatives: other docs against the positive."""
+    own = s.invalid.clone()
+    own[s.rows, s.labels] = True
+    return s.similarity(s.d[s.labels], s.d), own
+
+
+def same_meaning(s):
+    """(B, B) bool: query j may not stand against query i where i's positive is relevant to j too."""
+    return (s.labels[:, None] == s.labels[None, :]) | s.invalid[:, s.labels].T
+
+
+def hardness(s, strength, group=None):
+    """Adds this times its similarity, without its gradient, to the logit of each negative."""
+    chosen = s.is_negative if group is None else s.is_negative & group
+    return strength * s.similarities.detach() * chosen
+
+
+def hardness_explicit(s, strength):
+    """The same, to those of the negatives that the arm names."""
+    return hardness(s, strength, F.pad(s.explicit, (0, s.similarities.shape[1] - s.explicit.shape[1])))
+
+
+def hardness_in_batch(s, strength):
+    """The same, to those that are docs of other queries or added by a term."""
+    return hardness(s, strength, ~F.pad(s.explicit, (0, s.similarities.shape[1] - s.explicit.shape[1])))
+
+
+def smoothing(s, value, share):
+    """Spreads this share of the target evenly over the negatives."""
+    spread = -(s.log_probs.masked_fill(~s.is_negative, 0.0).sum(1)) / s.is_negative.sum(1).clamp(min=1)
+    return (1 - share) * value + share * spread
+
+
+def focal(s, value, plain, power):
+    """Weighs each query by (1 - the probability of its positive) to this power (Lin et al. 2017)."""
+    return value * (-torch.expm1(-plain)).clamp(min=1e-12) ** power
+
+
+def spread(s, value, weight):
+    """Adds the global orthogonal regulariser (Zhang et al. 2017), which spreads queries and docs over the sphere."""
+    return value + weight * (orthogonality(s.q) + orthogonality(s.d))
 
 
 def orthogonality(vectors):
-    """How far the inner products of different vectors (n, D) are from those of a uniform sphere; 0 for one vector."""
+    """How far the inner products of different vectors (n, D) are from those of a uniform sphere; 0 for one vector.
+
+    The squared mean of the inner products, and what the mean of their squares exceeds 1 / D by.
+    """
     n, dim = vectors.shape
     products = vectors @ vectors.T
     pairs = max(1, n * (n - 1))
@@ -199,95 +170,126 @@ def orthogonality(vectors):
     return first**2 + F.relu(second - 1 / dim)
 
 
-def info_nce(scores, labels, off, *, temperature, hardness, hard, focal, debias, label_smoothing, extra):
-    """Mean over queries of -log softmax at the positive. scores, off (B, N); extra: [(similarities, off)]."""
-    rows = torch.arange(len(scores), device=scores.device)
-    is_positive = F.one_hot(labels, scores.shape[1]).bool()
-    similarities = torch.cat([scores, *(s for s, _ in extra)], 1)  # (B, N')
-    off = torch.cat([off & ~is_positive, *(o for _, o in extra)], 1)
-    is_negative = ~off
-    is_negative[rows, labels] = False
-    logits = similarities / temperature + hardness * similarities.detach() * (is_negative & hard)
-    logits = logits.masked_fill(off, float("-inf"))
-    positive = logits[rows, labels]  # (B,)
-    if debias:
-        count, top = is_negative.sum(1), logits.detach().amax(1)  # relative to the top, nothing overflows
-        negatives = (logits - top[:, None]).masked_fill(~is_negative, float("-inf")).exp().sum(1)
-        corrected = (negatives - debias * count * (positive - top).exp()) / (1 - debias)
-        floor = count * (-1 / torch.as_tensor(temperature, device=scores.device) - top).exp()  # cosines of -1
-        value = torch.log((positive - top).exp() + torch.maximum(corrected, floor)) - (positive - top)
-        return focused(value, value, focal).mean()
-    log_probs = logits.log_softmax(1)
-    value = plain = -log_probs[rows, labels]
-    if label_smoothing:
-        spread = -(log_probs.masked_fill(~is_negative, 0.0).sum(1)) / is_negative.sum(1).clamp(min=1)
-        value = (1 - label_smoothing) * value + label_smoothing * spread
-    return focused(value, plain, focal).mean()
+def margin_mse(s, value, share):
+    """This share of the loss follows the margins of a teacher's scores (Hofstätter et al. 2020)."""
+    known = _taught(s)
+    student = s.plain[s.rows, s.labels][:, None] - s.plain
+    teacher = s.teacher[s.rows, s.labels][:, None] - s.teacher
+    known = known & ~s.is_positive  # its margin is 0 by definition
+    taught = ((student - teacher)[known] ** 2).mean() if known.any() else s.plain.sum() * 0.0
+    return (1 - share) * value + share * taught
 
 
-def focused(value, plain, focal):
-    """value (B,) times (1 - exp(-plain))^focal."""
-    return value * (-torch.expm1(-plain)).clamp(min=1e-12) ** focal if focal else value
-
-
-def extra_terms(q, d, scores, labels, invalid, directions):
-    """[(similarities (B, n), off (B, n))] of the further negatives that `directions` names."""
-    rows = torch.arange(len(q), device=q.device)
-    extra = []
-    # query j may not stand against query i where i's positive is relevant to j too: then they mean the same
-    same = (labels[:, None] == labels[None, :]) | invalid[:, labels].T  # (B, B)
-    if "doc_to_query" in directions:
-        extra.append((scores[:, labels].T, same))
-    if "query_to_query" in directions:
-        extra.append((q @ q.T, same | same.T))
-    if "doc_to_doc" in directions:
-        own = invalid.clone()
-        own[rows, labels] = True
-        extra.append((d[labels] @ d.T, own))
-    return extra
-
-
-def likely_positive(scores, labels, mask_margin, guide, guide_margin, guide_margin_of="one"):
-    """(B, N) bool: negatives that look relevant by the scores themselves or a guide's; never the positive."""
-    rows = torch.arange(len(scores), device=scores.device)
-    off = torch.zeros_like(scores, dtype=torch.bool)
-    if mask_margin is not None:
-        off |= scores.detach() > scores.detach()[rows, labels][:, None] + mask_margin
-    if guide is not None:
-        best = guide[rows, labels][:, None]  # (B, 1); a cosine may be negative: its size scales the margin
-        off |= guide > best - guide_margin * (best.abs() if guide_margin_of == "positive" else 1.0)
-    off[rows, labels] = False
-    return off
-
-
-def triplet(scores, labels, off, *, margin):
-    """Mean over all negatives of the hinge at `margin`."""
-    rows = torch.arange(len(scores), device=scores.device)
-    is_negative = ~off
-    is_negative[rows, labels] = False
-    hinge = F.relu(margin - scores[rows, labels][:, None] + scores)
-    return hinge[is_negative].mean() if is_negative.any() else scores.sum() * 0.0
-
-
-def distillation(scores, labels, teacher, *, kind, temperature, teacher_temperature=1.0):
-    """How far the scores are from a teacher's, where it scored. teacher (B, N), nan for none.
-
-    kl compares two distributions, each with a temperature of its own; margin_mse compares margins as they are.
-    """
-    rows = torch.arange(len(scores), device=scores.device)
-    known = ~teacher.isnan() & ~teacher[rows, labels].isnan()[:, None]
-    if not known.any():
-        return scores.sum() * 0.0
-    if kind == "margin_mse":
-        student_margin = scores[rows, labels][:, None] - scores
-        teacher_margin = teacher[rows, labels][:, None] - teacher
-        known[rows, labels] = False  # its margin is 0 by definition
-        return ((student_margin - teacher_margin)[known] ** 2).mean() if known.any() else scores.sum() * 0.0
-    student = (scores / temperature).masked_fill(~known, float("-inf"))
-    target = (teacher / teacher_temperature).masked_fill(~known, float("-inf")).softmax(1)
+def kl(s, value, share, temperature):
+    """This share of the loss follows a teacher's distribution, its scores divided by T: 1 for logits, .05 for
+    cosines."""
+    known = _taught(s)
     some = known.any(1)
+    if not some.any():
+        return (1 - share) * value + share * (s.plain.sum() * 0.0)
+    student = (s.plain / s.temperature).masked_fill(~known, float("-inf"))
+    target = (s.teacher / temperature).masked_fill(~known, float("-inf")).softmax(1)
     log_probs = student[some].log_softmax(1).masked_fill(~known[some], 0.0)
-    return F.kl_div(log_probs, target[some], reduction="none").sum(1).mean()
+    taught = F.kl_div(log_probs, target[some], reduction="none").sum(1).mean()
+    return (1 - share) * value + share * taught
+
+
+def _taught(s):
+    """(B, N) bool: docs that the teacher scored, of queries whose positive it scored."""
+    return ~s.teacher.isnan() & ~s.teacher[s.rows, s.labels].isnan()[:, None]
+
+
+# --------------------------------------------------------------------------------------------------- tables
+
+
+class Row(NamedTuple):
+    """A base, mask or term: its function, its numbers, what of a batch it needs, and where it acts."""
+
+    function: Callable
+    numbers: dict = {}  # letter -> limits, maybe with a default
+    needs: tuple = ()  # of explicit, guide, teacher
+    at: str = ""  # of a term: where it acts
+    takes: str = ""  # of a base: where terms may act
+
+
+BASES = {
+    "infonce": Row(info_nce, takes="columns logits targets queries whole"),
+    "debiased": Row(debiased, {"SHARE": SHARE}, takes="columns logits queries whole"),
+    "triplet": Row(triplet, {"MARGIN": LEAST_0}, takes="whole"),
+}
+MASKS = {
+    "margin": Row(margin, {"X": {}}),
+    "guide": Row(guide, {"X": {}}, ("guide",)),
+    "guide_share": Row(guide_share, {"X": {}}, ("guide",)),
+}
+TERMS = {  # in the order in which they act
+    "doc_to_query": Row(doc_to_query, at="columns"),
+    "query_to_query": Row(query_to_query, at="columns"),
+    "doc_to_doc": Row(doc_to_doc, at="columns"),
+    "hardness": Row(hardness, {"X": LEAST_0}, at="logits"),
+    "hardness_explicit": Row(hardness_explicit, {"X": LEAST_0}, ("explicit",), at="logits"),
+    "hardness_in_batch": Row(hardness_in_batch, {"X": LEAST_0}, ("explicit",), at="logits"),
+    "smoothing": Row(smoothing, {"SHARE": SHARE}, at="targets"),
+    "focal": Row(focal, {"POWER": LEAST_0}, at="queries"),
+    "spread": Row(spread, {"WEIGHT": LEAST_0}, at="whole"),
+    "margin_mse": Row(margin_mse, {"SHARE": {"least": 0, "most": 1}}, ("teacher",), at="whole"),
+    "kl": Row(kl, {"SHARE": {"least": 0, "most": 1}, "T": {"above": 0, "default": 1.0}}, ("teacher",), at="whole"),
+}
+
+
+INFO_NCE = ("infonce",)
+
+
+def needs_of(base, masks, terms):
+    """What of a batch the loss needs besides the vectors: of explicit, guide, teacher."""
+    rows = [BASES[base[0]], *(MASKS[name] for name, *_ in masks), *(TERMS[name] for name, *_ in terms)]
+    return {need for row in rows for need in row.needs}
+
+
+def contrastive_loss(
+    q_emb, d_emb, labels, invalid, *, temperature, base=INFO_NCE, masks=(), terms=(), dims=(), similarity=dot, **given
+):
+    """InfoNCE or another base with masks and terms over one score matrix -> (loss, scores, mask).
+
+    q_emb (B, D), d_emb (N, D) -> a scalar; the similarities (B, N), detached; and (B, N) bool: which docs did not
+    count as negatives, `invalid` among them. temperature divides the similarities; a tensor that requires a gradient
+    is learned. base (name, *numbers) and lists of such masks and terms are rows of BASES, MASKS, TERMS; what
+    needs_of() names of them, (B, N) each, is among `given`. dims: Matryoshka (Kusupati et al. 2022), the mean of the loss over these prefixes of the vectors, normalised
+    anew. Scores and softmax are float32 or better whatever the autocast: in half precision a gap below 1e-3 would
+    vanish.
+    """
+    with torch.autocast(q_emb.device.type, enabled=False):
+        q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))
+        values = []
+        for dim in sorted({*dims, q_emb.shape[1]}):
+            q, d = q_emb, d_emb
+            if dim < q_emb.shape[1]:
+                q, d = F.normalize(q_emb[:, :dim], dim=-1), F.normalize(d_emb[:, :dim], dim=-1)
+            s = Scores(q, d, labels, invalid, temperature, similarity, **given)
+            values.append(_loss(s, base, masks, terms))
+    return torch.stack(values).mean(), s.plain.detach(), s.mask  # of the whole vectors, which come last
+
+
+def _loss(s, base, masks, terms):
+    acting = {place: [] for place in "columns logits targets queries whole".split()}
+    for name, row in TERMS.items():
+        acting[row.at] += [(row.function, numbers) for found, *numbers in terms if found == name]
+    likely = torch.zeros_like(s.invalid)  # negatives that look relevant
+    for name, *numbers in masks:
+        likely |= MASKS[name].function(s, *numbers)
+    s.widen([term(s, *numbers) for term, numbers in acting["columns"]], s.invalid | likely & ~s.is_positive)
+    for term, numbers in acting["logits"]:
+        s.logits = s.logits + term(s, *numbers)
+    s.logits = s.logits.masked_fill(s.off, float("-inf"))
+    value = plain = BASES[base[0]].function(s, *base[1:])
+    for term, numbers in acting["targets"]:
+        value = term(s, value, *numbers)
+    for term, numbers in acting["queries"]:
+        value = term(s, value, plain, *numbers)
+    value = value.mean()
+    for term, numbers in acting["whole"]:
+        value = term(s, value, *numbers)
+    return value
 
 
 def backward(forward, sides, loss_of, *, cached, both=None, scale=lambda value: value):
@@ -339,62 +341,3 @@ def _set_random_state(state):
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1])
-
-
-def batch_stats(scores, labels, invalid, source, names, *, temperature, states=None):
-    """What a batch taught, as plain numbers: accuracy, mean scores, and the ledger of its negatives.
-
-    scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
-    queries ("in_batch"), i + 1 for names[i] = (source, band of ranks). The ledger has a row for each name:
-    negatives per query in the denominator, the share of them that outscore the positive, and the share of the
-    softmax mass on negatives, which is their share of the gradient with respect to the scores. states
-    {name: (N,) bool}: kinds of docs, whose share of the negatives each row has too. effective: the
-    exponential of the entropy of that mass over a query's negatives, how many it is really trained on.
-    """
-    rows = torch.arange(len(scores), device=scores.device)
-    positive = scores[rows, labels][:, None]  # (B, 1)
-    negative = ~invalid
-    negative[rows, labels] = False
-    hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
-    logits = (scores.double() / temperature).masked_fill(invalid, float("-inf"))  # float32 would reach 0
-    log_probs = logits.log_softmax(1)
-    weight = torch.where(negative, log_probs.exp(), 0.0)  # (B, N)
-    mass = weight.sum(1).clamp(min=1e-300)  # (B,) of a query's negatives
-    entropy = mass.log() - torch.where(weight > 0, weight * log_probs, 0.0).sum(1) / mass
-    total = max(weight.sum().item(), 1e-300)
-    above = (scores > positive) & negative
-    stats = {
-        "accuracy": (hardest <= positive[:, 0]).float().mean().item(),
-        "positive": positive.mean().item(),
-        "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
-        "info_nce": -log_probs[rows, labels].mean().item(),
-        "effective": (entropy.clamp(min=0).exp() * negative.any(1)).mean().item(),
-        "ledger": [],
-    }
-    for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
-        own = negative & (source == number)
-        count = own.sum().item()
-        row = {"source": name, "ranks": ranks, "negatives": count / len(scores)}
-        row["above"] = (above & own).sum().item() / count if count else 0.0
-        row["gradient"] = torch.where(own, weight, 0.0).sum().item() / total if count else 0.0
-        for state, docs in (states or {}).items():
-            row[state] = (own & docs).sum().item() / count if count else 0.0
-        stats["ledger"].append(row)
-    return stats | {"sources": by_source(stats["ledger"])}
-
-
-def by_source(ledger):
-    """{source: its rows of a ledger, as one}."""
-    sources = {}
-    for row in ledger:
-        sources.setdefault(row["source"], []).append(row)
-    return {source: as_one(rows) for source, rows in sources.items()}
-
-
-def as_one(rows):
-    """Rows of a ledger as one: negatives and gradient add up, all other shares are means over the negatives."""
-    negatives = sum(row["negatives"] for row in rows)
-    total = {"negatives": negatives, "gradient": sum(row["gradient"] for row in rows)}
-    for key in (key for key in rows[0] if key not in (*total, "source", "ranks", "age")):
-        total[key] = sum(row[key] * row["negatives"] for row in rows) / (negatives or 1.0)
-    return total

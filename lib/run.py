@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import importlib.metadata
@@ -178,21 +179,6 @@ class Parser(argparse.ArgumentParser):
 
         return add
 
-    @staticmethod
-    def add_options(add, options):
-        """Flags from a table {name: default, limits or choices, help}; a default of () is that of a list.
-
-        limits: of number(); the numbers of a list are whole.
-        """
-        for name, row in options.items():
-            kind = (
-                {"choices": row["choices"]}
-                if "choices" in row
-                else {"type": number(int if row["default"] == () else float, **row["limits"])}
-            )
-            several = {"nargs": "+", "default": []} if row["default"] == () else {"default": row["default"]}
-            add(f"--{name}", help=row["help"], **kind, **several)
-
     def flags(self, **wanted):
         """{name: action} of the flags with these attributes: flags(per_arm=True), flags(only="static")."""
         return {
@@ -247,6 +233,51 @@ AT_LEAST_0 = number(float, least=0)
 BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
 SHARE = number(float, least=0, most=1)
 SEED = number(int, least=0, below=1 << 53)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A row of a table with its numbers; `text` is how it was written, as in percpos:0.95."""
+
+    text: str
+    name: str
+    numbers: tuple
+
+
+def choice(table):
+    """A type for argparse: name:number:number -> a Choice among the rows of a table.
+
+    A row has `numbers` {letter: limits of number(), with int as the `kind` of whole ones and maybe a `default`}.
+    """
+
+    def convert(text):
+        name, *given = text.split(":")
+        if name not in table:
+            raise BadInput(f"{text}: {name!r} is none of {usage(table)}")
+        wanted = table[name].numbers
+        values = [limits.get("default") for limits in wanted.values()]
+        if len(given) > len(wanted) or None in values[len(given) :]:
+            raise BadInput(f"{text}: write {':'.join([name, *wanted])}, with a number for each letter")
+        for i, (number_text, limits) in enumerate(zip(given, wanted.values())):
+            limits = {key: limit for key, limit in limits.items() if key not in ("kind", "default")}
+            try:
+                values[i] = number(list(wanted.values())[i].get("kind", float), **limits)(number_text)
+            except BadInput as error:
+                raise BadInput(f"{text}: {error}") from None
+        return Choice(text, name, tuple(values))
+
+    return convert
+
+
+def usage(table):
+    """The names of a table's rows with letters for their numbers, as in simans:A:B, uniform."""
+    return ", ".join(":".join([name, *row.numbers]) for name, row in table.items())
+
+
+def explained(table):
+    """usage() with what each row does, from the docstrings of their functions."""
+    about = {name: " ".join(row.function.__doc__.split()).rstrip(".") for name, row in table.items()}
+    return "; ".join(f"{':'.join([name, *row.numbers])}, {about[name]}" for name, row in table.items())
 
 
 def plain(value):

@@ -10,18 +10,18 @@ from lib.model.encoder import load_encoder
 
 OPTIONS = {
     "plain": {},
-    "directions": {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
-    "hardness strength": {"hardness_strength": 5.0},
-    "focal": {"focal": 2.0},
-    "spread": {"spread": 0.5},
-    "label smoothing": {"label_smoothing": 0.2},
-    "debias": {"debias": 0.1},
-    "mask margin": {"mask_margin": 0.05},
-    "guide": {"guide": True, "guide_margin": 0.1},
-    "triplet": {"triplet_margin": 0.3},
+    "directions": {"terms": [("doc_to_query",), ("query_to_query",), ("doc_to_doc",)]},
+    "hardness": {"terms": [("hardness", 5.0)]},
+    "focal": {"terms": [("focal", 2.0)]},
+    "spread": {"terms": [("spread", 0.5)]},
+    "smoothing": {"terms": [("smoothing", 0.2)]},
+    "debiased": {"base": ("debiased", 0.1)},
+    "margin": {"masks": [("margin", 0.05)]},
+    "guide": {"guide": True, "masks": [("guide", 0.1)]},
+    "triplet": {"base": ("triplet", 0.3)},
     "matryoshka": {"dims": (4, 8)},
-    "margin mse": {"teacher": True, "distill": "margin_mse", "distill_weight": 0.5},
-    "kl": {"teacher": True, "distill": "kl", "distill_weight": 0.5},
+    "margin mse": {"teacher": True, "terms": [("margin_mse", 0.5)]},
+    "kl": {"teacher": True, "terms": [("kl", 0.5, 1.0)]},
 }
 B, N = 6, 11
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.loss import backward, batch_stats, contrastive_loss, likely_positive
+from lib.evaluation.monitor import batch_stats
+from lib.loss import BASES, MASKS, TERMS, backward, contrastive_loss, needs_of
 
 
 def make_batch(B, N, D, *, seed, masked=0.2):
@@ -105,6 +106,27 @@ def test_scores_are_float32_under_autocast():
 
 def dot(a, b):
     return sum(x * y for x, y in zip(a, b))
+
+
+def rows_of(options):
+    """The arguments of contrastive_loss() that stand for the words of loop_loss()."""
+    found = {name: value for name, value in options.items() if name in ("explicit", "guide", "dims")}
+    terms = [(name,) for name in options.get("directions", ())]
+    if strength := options.get("hardness_strength"):
+        group = options.get("hardness_of", "all")
+        terms.append(("hardness" if group == "all" else f"hardness_{group}", strength))
+    terms += [
+        (name, options[old]) for old, name in (("focal", "focal"), ("label_smoothing", "smoothing")) if old in options
+    ]
+    masks = [("margin", options["mask_margin"])] if "mask_margin" in options else []
+    if "guide" in options:
+        name = "guide" if options.get("guide_margin_of", "one") == "one" else "guide_share"
+        masks.append((name, options.get("guide_margin", 0.0)))
+    if "debias" in options:
+        found["base"] = ("debiased", options["debias"])
+    if "triplet_margin" in options:
+        found["base"] = ("triplet", options["triplet_margin"])
+    return found | {"masks": masks, "terms": terms}
 
 
 def loop_loss(
@@ -208,7 +230,7 @@ def test_options_equal_a_double_loop(options, seed):
         options = options | {"guide": 2 * torch.rand(5, 12, dtype=torch.double) - 1}  # cosines: some are negative
     if "hardness_of" in options:
         options = options | {"explicit": torch.rand(5, 12) < 0.5}
-    loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)
+    loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))
     assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
     assert torch.equal(scores, q_emb @ d_emb.T)
     plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
@@ -233,7 +255,7 @@ def test_options_keep_the_mask(options):
     column = 11
     invalid[:, column] = True
     d_emb.requires_grad_()
-    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)[0].backward()
+    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))[0].backward()
     assert (d_emb.grad[column] == 0).all() and d_emb.grad.isfinite().all() and d_emb.grad.abs().sum() > 0
 
 
@@ -245,7 +267,7 @@ def test_options_keep_the_mask(options):
 def test_a_low_temperature_stays_finite(options):
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 4, seed=0)
     q_emb = d_emb[labels].clone().requires_grad_()  # similarities of 1, logits of 100
-    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **options)[0]
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **rows_of(options))[0]
     loss.backward()
     assert loss.isfinite() and q_emb.grad.isfinite().all()
 
@@ -268,12 +290,8 @@ def test_the_mask_is_what_is_invalid_or_likely_positive(options, seed):
     q_emb, d_emb, labels, invalid = make_double(seed)
     if "guide" in options:
         options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
-    mask = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options)[2]
-    margins = [
-        options.get(name, value) for name, value in (("mask_margin", None), ("guide", None), ("guide_margin", 0.0))
-    ]
-    likely = likely_positive(q_emb @ d_emb.T, labels, *margins)
-    assert mask.dtype == torch.bool and torch.equal(mask, invalid | likely)
+    mask = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))[2]
+    assert mask.dtype == torch.bool
     assert torch.equal(mask, invalid) == (not {"mask_margin", "guide"} & options.keys())
     off = invalid.tolist()
     for i, own in enumerate(labels.tolist()):
@@ -296,13 +314,13 @@ def test_hardness_is_a_constant_for_the_gradient():
     powers = weights * (scores / 0.3).exp()
     positive = powers.gather(1, labels[:, None])[:, 0]
     wanted = torch.autograd.grad((powers.sum(1).log() - positive.log()).mean(), q_emb)[0]
-    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, hardness_strength=2.0)[0]
+    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, terms=[("hardness", 2.0)])[0]
     torch.testing.assert_close(torch.autograd.grad(found, q_emb)[0], wanted)
 
 
 def test_triplets():
     q_emb, d_emb, labels, invalid = make_double()
-    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, triplet_margin=0.2)[0]
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, base=("triplet", 0.2))[0]
     q, d = q_emb.tolist(), d_emb.tolist()
     hinges = [
         max(0.0, 0.2 - dot(q[i], d[label]) + dot(q[i], d[j]))
@@ -358,7 +376,13 @@ def test_distillation(kind):
             )
     plain = loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3)
     loss = contrastive_loss(
-        q_emb, d_emb, labels, invalid, temperature=0.3, teacher=teacher, distill=kind, distill_weight=0.25
+        q_emb,
+        d_emb,
+        labels,
+        invalid,
+        temperature=0.3,
+        teacher=teacher,
+        terms=[(kind, 0.25, 1.0)[: 1 + len(TERMS[kind].numbers)]],
     )[0]
     assert loss.item() == pytest.approx(0.75 * plain + 0.25 * sum(taught) / len(taught), abs=1e-9)
 
@@ -518,10 +542,15 @@ def test_batch_stats_stay_finite(case):
 def test_a_focus_counts_easy_queries_less_and_keeps_debias_finite():
     q_emb, d_emb, labels, invalid = make_double()
     q_emb = torch.nn.functional.normalize(q_emb + 3 * d_emb[labels], dim=1)
-    losses = [contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1, focal=f)[0] for f in (0.0, 1.0, 3.0)]
+    losses = [
+        contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.1, terms=[("focal", f)])[0]
+        for f in (0.0, 1.0, 3.0)
+    ]
     assert losses[0] > losses[1] > losses[2] >= 0
     q_emb = d_emb[labels].clone().requires_grad_()  # nothing is left to learn
-    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, focal=0.5, debias=0.1)[0]
+    loss = contrastive_loss(
+        q_emb, d_emb, labels, invalid, temperature=0.01, base=("debiased", 0.1), terms=[("focal", 0.5)]
+    )[0]
     loss.backward()
     assert loss.isfinite() and q_emb.grad.isfinite().all()
 
@@ -535,11 +564,39 @@ def test_the_regulariser_is_that_of_different_vectors():
         products = [dot(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
         first, second = (sum(x**power for x in products) / len(products) for power in (1, 2))
         wanted += first**2 + max(0.0, second - 1 / q_emb.shape[1])
-    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, spread=0.7)[0]
+    found = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, terms=[("spread", 0.7)])[0]
     assert (found - plain).item() == pytest.approx(0.7 * wanted, abs=1e-9)
     axes = torch.eye(6, dtype=torch.double)
     at_rest = contrastive_loss(axes, axes, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), temperature=0.3)[0]
     spread = contrastive_loss(
-        axes, axes, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), temperature=0.3, spread=9.0
+        axes, axes, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), temperature=0.3, terms=[("spread", 9.0)]
     )[0]
     assert torch.equal(at_rest, spread)
+
+
+def test_another_similarity_is_one_function():
+    """Everything is computed from it: minus the distance ranks unit vectors as the inner product does."""
+    q_emb, d_emb, labels, invalid = make_double()
+    terms = [("query_to_query",), ("doc_to_doc",), ("hardness", 1.0)]
+    distance = lambda a, b: -(torch.cdist(a, b) ** 2) / 2 + 1  # noqa: E731  of unit vectors the cosine
+    plain, found = (
+        contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, terms=terms, **how)
+        for how in ({}, {"similarity": distance})
+    )
+    torch.testing.assert_close(plain, found)
+    halved = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, similarity=lambda a, b: (a @ b.T) / 2)
+    assert halved[0] != plain[0] and torch.equal(halved[1], plain[1] / 2)
+
+
+def test_every_row_says_what_it_does_and_what_it_needs():
+    for table in (BASES, MASKS, TERMS):
+        for row in table.values():
+            assert row.function.__doc__
+    for place in {row.at for row in TERMS.values()}:
+        assert any(place in row.takes.split() for row in BASES.values())
+    assert needs_of(("infonce",), [("guide", 0.0)], [("kl", 1.0, 1.0), ("hardness_explicit", 1.0)]) == {
+        "guide",
+        "teacher",
+        "explicit",
+    }
+    assert needs_of(("triplet", 0.1), [("margin", 0.1)], [("spread", 1.0)]) == set()

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from scipy.special import entr
 
-from lib import loss, rng
+from lib import rng
 from lib.data.words import words
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
+from lib.evaluation.monitor import batch_stats
 from lib.negatives.near_copies import share_of_near_copies
 from lib.negatives.pool import labelled
 from lib.search import exact
@@ -100,7 +101,7 @@ def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
         scores = q_emb @ d_emb.T
         chances = (scores / temperature).masked_fill(invalid, -math.inf).softmax(1)  # (B, N)
         names = [(label.name, label.ranks) for label in sampler.labels]
-        found = loss.batch_stats(scores, labels, invalid, source, names, temperature=temperature)
+        found = batch_stats(scores, labels, invalid, source, names, temperature=temperature)
         explicit = [row for name, row in found["sources"].items() if name != "in_batch"]
         count = sum(row["negatives"] for row in explicit)
         predictions.append(

@@ -5,7 +5,6 @@ import math
 import torch
 
 from lib.files import BadInput
-from lib.loss import as_one, batch_stats, by_source
 from lib.negatives.sources import SOURCES
 
 SETTLED = 0.3  # share of the steps after which warnings begin: at first everything looks wrong
@@ -189,3 +188,62 @@ def step_line(step, stats, rate):
         f"step {step:>5}  loss {stats['loss']:.3f}  acc {stats['accuracy']:.2f}  "
         f"pos {stats['positive']:.2f}  hardest {hardest} | {sources} | {rate:,.0f} queries/s"
     )
+
+
+def batch_stats(scores, labels, invalid, source, names, *, temperature, states=None):
+    """What a batch taught, as plain numbers: accuracy, mean scores, and the ledger of its negatives.
+
+    scores (B, N), labels (B,), invalid (B, N) as the loss had it, source (B, N) int, 0 for docs of other
+    queries ("in_batch"), i + 1 for names[i] = (source, band of ranks). The ledger has a row for each name:
+    negatives per query in the denominator, the share of them that outscore the positive, and the share of the
+    softmax mass on negatives, which is their share of the gradient with respect to the scores. states
+    {name: (N,) bool}: kinds of docs, whose share of the negatives each row has too. effective: the
+    exponential of the entropy of that mass over a query's negatives, how many it is really trained on.
+    """
+    rows = torch.arange(len(scores), device=scores.device)
+    positive = scores[rows, labels][:, None]  # (B, 1)
+    negative = ~invalid
+    negative[rows, labels] = False
+    hardest = scores.masked_fill(~negative, float("-inf")).amax(1)
+    logits = (scores.double() / temperature).masked_fill(invalid, float("-inf"))  # float32 would reach 0
+    log_probs = logits.log_softmax(1)
+    weight = torch.where(negative, log_probs.exp(), 0.0)  # (B, N)
+    mass = weight.sum(1).clamp(min=1e-300)  # (B,) of a query's negatives
+    entropy = mass.log() - torch.where(weight > 0, weight * log_probs, 0.0).sum(1) / mass
+    total = max(weight.sum().item(), 1e-300)
+    above = (scores > positive) & negative
+    stats = {
+        "accuracy": (hardest <= positive[:, 0]).float().mean().item(),
+        "positive": positive.mean().item(),
+        "hardest": hardest[hardest.isfinite()].mean().item() if hardest.isfinite().any() else None,
+        "info_nce": -log_probs[rows, labels].mean().item(),
+        "effective": (entropy.clamp(min=0).exp() * negative.any(1)).mean().item(),
+        "ledger": [],
+    }
+    for number, (name, ranks) in enumerate((("in_batch", ""), *names)):
+        own = negative & (source == number)
+        count = own.sum().item()
+        row = {"source": name, "ranks": ranks, "negatives": count / len(scores)}
+        row["above"] = (above & own).sum().item() / count if count else 0.0
+        row["gradient"] = torch.where(own, weight, 0.0).sum().item() / total if count else 0.0
+        for state, docs in (states or {}).items():
+            row[state] = (own & docs).sum().item() / count if count else 0.0
+        stats["ledger"].append(row)
+    return stats | {"sources": by_source(stats["ledger"])}
+
+
+def by_source(ledger):
+    """{source: its rows of a ledger, as one}."""
+    sources = {}
+    for row in ledger:
+        sources.setdefault(row["source"], []).append(row)
+    return {source: as_one(rows) for source, rows in sources.items()}
+
+
+def as_one(rows):
+    """Rows of a ledger as one: negatives and gradient add up, all other shares are means over the negatives."""
+    negatives = sum(row["negatives"] for row in rows)
+    total = {"negatives": negatives, "gradient": sum(row["gradient"] for row in rows)}
+    for key in (key for key in rows[0] if key not in (*total, "source", "ranks", "age")):
+        total[key] = sum(row[key] * row["negatives"] for row in rows) / (negatives or 1.0)
+    return total

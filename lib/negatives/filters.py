@@ -4,8 +4,9 @@ A filter is written name:value, as in percpos:0.95; several apply in the order g
 before it left. Let s be a candidate's score and s+ its query's positive score, both by the miner.
 """
 
-import dataclasses
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
 from lib.negatives.near_copies import near_copies_of_positives
+from lib.run import choice
 
 
 def window(candidates, collection, first, last):
@@ -77,68 +79,43 @@ def denoise(candidates, collection, limit):
     return candidates.teacher > limit
 
 
-@dataclasses.dataclass(frozen=True)
-class Filter:
-    """One filter with its numbers. `text` is how it was written, `needs` which scores of the miner it reads."""
+class Filter(NamedTuple):
+    """A filter: its function, its numbers {letter: limits}, and which scores of the miner it reads."""
 
-    text: str
-    function: object
-    numbers: tuple
-    needs: tuple
-
-    def __call__(self, candidates, collection):
-        """(n, C) bool: what to drop."""
-        return self.function(candidates, collection, *self.numbers)
+    function: Callable
+    numbers: dict = {}
+    needs: tuple = ()
 
 
-#        name: (function, types of its numbers, which scores of the miner it needs)
+WHOLE, SHARE = {"kind": int, "least": 0}, {"least": 0, "most": 1}
 FILTERS = {
-    "window": (window, (int, int), ()),
-    "max_score": (max_score, (float,), ("scores",)),
-    "margin": (margin, (float,), ("scores", "positive")),
-    "percpos": (percpos, (float,), ("scores", "positive")),
-    "quantile": (quantile, (float,), ("scores", "positive")),
-    "near_copy": (near_copy, (float,), ()),
-    "answer": (answer, (), ()),
-    "denoise": (denoise, (float,), ()),
+    "window": Filter(window, {"FIRST": WHOLE, "LAST": WHOLE}),
+    "max_score": Filter(max_score, {"X": {}}, ("scores",)),
+    "margin": Filter(margin, {"X": {}}, ("scores", "positive")),
+    "percpos": Filter(percpos, {"SHARE": SHARE}, ("scores", "positive")),
+    "quantile": Filter(quantile, {"LEVEL": SHARE}, ("scores", "positive")),
+    "near_copy": Filter(near_copy, {"SIMILARITY": SHARE}),
+    "answer": Filter(answer),
+    "denoise": Filter(denoise, {"SHARE": SHARE}),
 }
-SHARES = ("percpos", "quantile", "near_copy", "denoise")  # their number lies between 0 and 1
-
-
-def parse_filter(text):
-    """The Filter that `text` names, such as window:11:30; BadInput if there is none."""
-    name, *numbers = text.split(":")
-    if name not in FILTERS:
-        raise BadInput(f"{text}: no such filter; there are {', '.join(FILTERS)}")
-    function, types, needs = FILTERS[name]
-    try:
-        values = tuple(kind(number) for kind, number in zip(types, numbers, strict=True))
-    except ValueError:
-        raise BadInput(
-            f"{text}: {name} takes {len(types)} number{'s' * (len(types) != 1)}, as in "
-            f"{':'.join([name, *('0.9' if t is float else '10' for t in types)])}"
-        ) from None
-    if any(not np.isfinite(value) for value in values) or name in SHARES and not 0 <= values[0] <= 1:
-        wanted = "a number from 0 to 1" if name in SHARES else "a number"
-        raise BadInput(f"{text}: {wanted} is wanted")
-    return Filter(text, function, values, needs)
+parse_filter = choice(FILTERS)
 
 
 def apply(candidates, filters, collection):
     """Candidates without what the filters drop, closed up to the left; each filter's count in `dropped`."""
     for each in filters:
-        there = candidates.docs >= 0
-        for name in each.needs:
+        there, row = candidates.docs >= 0, FILTERS[each.name]
+        for name in row.needs:
             values = candidates.scores[there] if name == "scores" else candidates.positive
             if there.any() and np.isnan(values).all():
                 what = {"scores": "scores", "positive": "scores of the positives"}[name]
                 raise BadInput(f"--filters {each.text}: needs {what}, and {candidates.source} has none")
-        if each.needs and len(candidates.origins) > 1:
+        if row.needs and len(candidates.origins) > 1:
             raise BadInput(
                 f"--filters {each.text}: {', '.join(candidates.origins)} score on scales of their "
                 "own; filter when mining, where each source stands alone"
             )
-        drop = each(candidates, collection) & there
+        drop = row.function(candidates, collection, *each.numbers) & there
         before = candidates.dropped.get(each.text, 0)
         candidates = candidates.keep(there & ~drop)
         candidates.dropped = candidates.dropped | {each.text: before + int(drop.sum())}
