@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, embed_texts
 
 from lib import loss, run
-from lib.files import read_json
+from lib.files import BadInput, read_json
+from lib.model import encoder as model
 from lib.model.pooling import POOLINGS
 from lib.negatives.candidates import Candidates, overfetch
 from lib.negatives.filters import FILTERS
@@ -117,14 +118,27 @@ def test_a_way_of_sampling(train, desk, monkeypatch):
 
 def test_a_pooling(train, desk, monkeypatch, bert):
     def second(hidden, mask):
-        """The second token's vector; of sentence-transformers' poolings it takes the name of one."""
+        """The second token's vector, which sentence-transformers has no name for."""
         return hidden[:, 1]
 
-    monkeypatch.setitem(POOLINGS, "second", (second, "max", "pooling_mode_max_tokens"))
+    monkeypatch.setitem(POOLINGS, "second", (second, None, None))
     flags = ("--negatives", "in_batch", "--encoder", bert, "--dropout", 0)
     assert losses(train(*flags)) != losses(train(*flags, "--pooling", "second"))
-    # the checkpoint of the last run was read again, and is sentence-transformers' max
-    assert read_json(desk / "runs/extended/encoder/1_Pooling/config.json")["pooling_mode"] == "max"
+    saved, texts = desk / "runs/extended/encoder", ["a red thing", "the Moon's gravity"]
+    for pooling, names in (("second", "own:second"), ("second+mean", ["own:second", "mean"])):
+        encoder = model.load_encoder(saved, overrides={"pooling": pooling})
+        model.save_encoder(encoder, desk / pooling)
+        assert read_json(desk / pooling / "1_Pooling/config.json")["pooling_mode"] == names
+        loaded = model.load_encoder(desk / pooling)
+        assert loaded.doc_tower.pooling == pooling
+        np.testing.assert_array_equal(embed_texts(loaded, texts), embed_texts(encoder, texts))
+    assert "does not know the pooling second and refuses" in (saved / "README.md").read_text()
+    monkeypatch.delitem(POOLINGS, "second")
+    with pytest.raises(BadInput, match="pooling 'own:second' is not supported"):
+        model.load_encoder(saved)
+    library = pytest.importorskip("sentence_transformers")
+    with pytest.raises(ValueError, match="own:second"):
+        library.SentenceTransformer(str(saved), device="cpu")
 
 
 @pytest.mark.parametrize("chunk_size", [100, 3])
