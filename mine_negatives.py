@@ -34,7 +34,7 @@ from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.formats import distillation, exchange
-from lib.negatives.pool import describe_pool, open_pool, within
+from lib.negatives.pool import describe_pool, open_pool
 from lib.negatives.sources import SOURCES
 from lib.search.retriever import fingerprint_of, open_retriever, parts
 from lib.search.sharded import cached_search
@@ -172,7 +172,7 @@ def main():
     mined, made_by = [], {"encoder_fingerprint": None}
     for source in args.sources:
         found, retriever = mine(args, source, collection, qrels, pool, count, device)
-        mined.append(found)
+        mined.append(found.admit(collection, pool))
         if SOURCES[source].retriever == "run":
             made_by["encoder_fingerprint"] = retriever.encoder.fingerprint
         elif SOURCES[source].retriever == "miner":
@@ -253,8 +253,7 @@ def mine(args, source, collection, qrels, pool, count, device):
         if args.negatives_format != "own":
             theirs = distillation if args.negatives_format in distillation.FORMATS else exchange
             records = theirs.read(args.negatives_file, args.negatives_format, collection)
-        found = load_candidates(args.negatives_file, collection, qrels, rows=records)
-        return within(found, pool), None
+        return load_candidates(args.negatives_file, collection, qrels, rows=records), None
     spec = {"run": args.run, "miner": args.miner}.get(row.retriever, row.retriever)
 
     def by(mine_index):

@@ -310,7 +310,7 @@ def main():
     if not args.plan:
         check_parts(args, collection)
     if args.negatives_file:
-        file_candidates(args.negatives_file, collection, None, needs_teacher=bool(args.distill_weight))
+        file_candidates(args.negatives_file, collection, needs_teacher=bool(args.distill_weight))
     if args.refresh_lag and dist.world() > 1:
         raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
     if args.plan:

@@ -5,8 +5,10 @@ import pytest
 from conftest import known_by_text, write_collection
 
 from lib.data import collection as collection_
+from lib.files import BadInput
 from lib.negatives import candidates as candidates_
-from lib.negatives.candidates import Candidates
+from lib.negatives.candidates import Candidates, drawn_candidates
+from lib.negatives.pool import Pool, held_out, open_pool
 from lib.negatives.sampler import by_label
 from lib.negatives.sampling import Sampling
 from lib.search import bm25, exact
@@ -111,26 +113,67 @@ def test_mined_bm25_candidates_are_no_positives(tiny):
         check_clean(tiny, rows, Candidates.from_hits(tiny, rows, hits, source="bm25", count=15).docs)
 
 
+def test_what_any_source_proposes_is_admitted_only_where_it_may_be_a_negative(crowded):
+    query_rows = np.arange(len(crowded.queries))
+    proposed = np.argsort(np.random.default_rng(0).random((len(query_rows), len(crowded.docs))), axis=1)
+    proposed[:, 3] = -1  # a list may have gaps
+    pool = Pool("some", np.flatnonzero(np.arange(len(crowded.docs)) % 3 > 0).astype(np.int32))
+    found = Candidates("foreign", query_rows, proposed).admit(crowded, pool, count=6)
+    check_clean(crowded, query_rows, found.docs)
+    never = crowded.no_negative(query_rows, proposed)
+    for docs, ranks, listed, bad in zip(found.docs, found.ranks, proposed, never):
+        wanted = {}  # text -> its first doc
+        for doc in listed[~bad & (listed >= 0) & (listed % 3 > 0)].tolist():
+            wanted.setdefault(crowded.docs.text(doc), doc)
+        wanted = list(wanted.values())[:6]
+        assert docs[docs >= 0].tolist() == wanted
+        assert ranks[docs >= 0].tolist() == [*range(1, len(wanted) + 1)]
+    assert found.count + sum(found.dropped.values()) == (proposed >= 0).sum()
+    assert found.dropped["positive"] == crowded.known_positive(query_rows, proposed).sum() > 0
+    assert found.dropped["outside the pool"] > 0
+    again = found.admit(crowded, pool, count=6)
+    assert again.dropped == found.dropped and (again.docs == found.docs).all() and (again.ranks == found.ranks).all()
+
+
+def test_a_source_that_draws_outside_the_pool_is_named(tiny):
+    def draw_everything(collection, query_rows, count, *, pool, seed, epoch):
+        return np.tile(np.arange(len(collection.docs)), (len(query_rows), 1))
+
+    pool, hidden = open_pool("labelled", tiny), held_out(tiny).sum()
+    outside = len(tiny.docs) - len(pool.rows)
+    wanted = (
+        f"the source mine drew {2 * outside} docs outside the pool labelled, {2 * hidden} of which only dev or test"
+    )
+    with pytest.raises(BadInput, match=wanted):
+        drawn_candidates("mine", draw_everything, tiny, tiny.split("train").queries[:2], 4, pool=pool, seed=0)
+    drawn_candidates("mine", draw_everything, tiny, tiny.split("train").queries[:2], 4, seed=0)  # the pool all
+
+
+def random_docs(collection, query_rows, count, **how):
+    """What the source random draws, as a batch is given it."""
+    return drawn_candidates("random", candidates_.random_docs, collection, query_rows, count, **how).docs
+
+
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_random_docs_are_no_positives(collection, count):
     query_rows = np.arange(len(collection.queries))
     for epoch in range(5):
-        docs = candidates_.random_docs(collection, query_rows, count, seed=0, epoch=epoch)
+        docs = random_docs(collection, query_rows, count, seed=0, epoch=epoch)
         assert docs.shape == (len(query_rows), count)
         check_clean(collection, query_rows, docs)
 
 
 def test_random_docs_depend_on_seed_epoch_and_query_alone(tiny):
     queries = tiny.split("train").queries
-    docs = candidates_.random_docs(tiny, queries, 4, seed=0, epoch=1)
-    assert (candidates_.random_docs(tiny, queries[7:9], 4, seed=0, epoch=1) == docs[7:9]).all()
-    assert (candidates_.random_docs(tiny, queries, 4, seed=0, epoch=2) != docs).any()
-    assert (candidates_.random_docs(tiny, queries, 4, seed=1, epoch=1) != docs).any()
+    docs = random_docs(tiny, queries, 4, seed=0, epoch=1)
+    assert (random_docs(tiny, queries[7:9], 4, seed=0, epoch=1) == docs[7:9]).all()
+    assert (random_docs(tiny, queries, 4, seed=0, epoch=2) != docs).any()
+    assert (random_docs(tiny, queries, 4, seed=1, epoch=1) != docs).any()
 
 
 def test_random_docs_reach_the_whole_corpus_evenly(tiny):
     queries = tiny.split("train").queries[:1]
-    drawn = np.concatenate([candidates_.random_docs(tiny, queries, 4, seed=0, epoch=epoch)[0] for epoch in range(1000)])
+    drawn = np.concatenate([random_docs(tiny, queries, 4, seed=0, epoch=epoch)[0] for epoch in range(1000)])
     counts = np.bincount(drawn, minlength=40)
     positives = tiny.split("train").positives(0)
     assert (counts[positives] == 0).all()

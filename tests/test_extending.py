@@ -1,17 +1,22 @@
 """What README.md says can be added is added here from outside, in a few lines each, and trained with."""
 
 import functools
+import re
 import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, embed_texts, write_collection
 
 from lib import loss, run
-from lib.files import read_json
+from lib.data.collection import load_collection
+from lib.files import BadInput, read_json
+from lib.model import encoder as model
 from lib.model.pooling import POOLINGS
 from lib.negatives.candidates import Candidates, overfetch
 from lib.negatives.filters import FILTERS
+from lib.negatives.pool import held_out
+from lib.negatives.sampler import NegativeSampler
 from lib.negatives.sampling import SAMPLING
 from lib.negatives.sources import SOURCES, Source
 from lib.search.hits import Hits
@@ -57,9 +62,8 @@ def mine_longest(miner, positions, count, last, encoder):
 
 
 def draw_first(collection, query_rows, count, *, pool, seed, epoch):
-    """The first docs of the corpus, but for the query's positives."""
-    docs = np.tile(np.arange(count, dtype=np.int32), (len(query_rows), 1))
-    return np.where(collection.known_positive(query_rows, docs), -1, docs)
+    """The first docs of the pool."""
+    return np.tile(pool.draw(np.zeros(1), collection) + np.arange(count, dtype=np.int32), (len(query_rows), 1))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,68 @@ def test_a_source(train, monkeypatch, source):
     mined = [(line["step"], line["mined"]) for line in log["mining"] if line["mined"] == "longest"]
     wanted = [] if source.draw else [0, 2] if source.every == "refresh" else [0]
     assert mined == [(step, "longest") for step in wanted]
+
+
+@pytest.fixture(scope="module")
+def words(desk):
+    """A collection at words/ whose docs begin with one of three words: labelled, held out, a copy, and unjudged."""
+    docs = {f"d{i}": f"{'red green blue'.split()[i % 3]} thing number {i}" for i in range(60)}
+    docs["copy"] = docs["d3"]
+    queries = {f"q{i}": f"which thing is {i}" for i in range(48)} | {"own": docs["d6"]}
+    splits = {"train": range(24), "dev": range(24, 36), "test": range(36, 48)}
+    qrels = {split: [(f"q{i}", f"d{i}", 1) for i in rows] for split, rows in splits.items()}
+    qrels["train"].append(("own", "d9", 1))
+    return load_collection(write_collection(desk / "words", docs, queries, qrels))
+
+
+def mine_first_word(miner, positions, count, last, encoder):
+    """Docs that begin with the first word of the query's positive, as the README says: nothing is looked after."""
+    collection, qrels = miner.collection, miner.collection.split("train")
+    first = np.array([text.split()[0] for text in collection.docs.texts()])
+    docs = np.full((len(positions), len(first)), -1)
+    for i, position in enumerate(positions):
+        found = np.flatnonzero(first == first[qrels.positives(position)[0]])
+        docs[i, : len(found)] = found
+    return Candidates("first_word", qrels.queries[positions], docs)
+
+
+@pytest.mark.parametrize("every", ["stage", "refresh", "step"])
+def test_a_source_cannot_make_a_negative_of_what_may_not_be_one(train, monkeypatch, words, capsys, every):
+    monkeypatch.setitem(SOURCES, "first_word", Source("K docs with the first word", mine=mine_first_word, every=every))
+    original, drawn = NegativeSampler.sample, []
+
+    def sample(self, positions, **how):
+        drawn.append((words.split("train").queries[positions], original(self, positions, **how)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(NegativeSampler, "sample", sample)
+    flags = ("--data", "words", "--negatives", "first_word:12", "--depth", 30, "--candidates", 30)
+    log, hidden = train(*flags), held_out(words)
+    pairs = [(rows, docs) for rows, parts in drawn for docs in parts.values()]
+    assert sum((docs >= 0).sum() for _, docs in pairs) > 100
+    for rows, docs in pairs:
+        assert not hidden[docs[docs >= 0]].any() and not words.no_negative(rows, docs).any()
+    assert all(row["held_out"] == row["unlabelled"] == 0 for line in log["step"] for row in line["ledger"])
+    printed = capsys.readouterr().out
+    if every == "stage":  # what was left out is counted: each query's positive, the copy of d3, d6 of the query `own`
+        (line,) = log["mining"]
+        assert line["dropped"]["positive"] == 26 and line["dropped"]["the query itself"] == 1
+        assert line["dropped"]["outside the pool"] == 25 * 12 and "300 outside the pool left out" in printed
+    # a pool that is declared to be the whole corpus has held-out docs, and nobody stops it
+    ledgers = [row for line in train(*flags, "--negative_docs", "all")["step"] for row in line["ledger"]]
+    assert any(row["held_out"] > 0 for row in ledgers if row["source"] == "first_word")
+
+
+def test_a_source_that_draws_outside_the_pool_stops_the_run(refused, desk, monkeypatch, words):
+    def draw_anywhere(collection, query_rows, count, *, pool, seed, epoch):
+        return np.tile(np.arange(len(collection.docs)), (len(query_rows), 1))
+
+    monkeypatch.setitem(SOURCES, "anywhere", Source("docs of the whole corpus", draw=draw_anywhere))
+    flags = ("--data", "words", "--batch_size", 8, "--steps", 3, "--dim", 16, "--vocab_size", 400, "--name", "stopped")
+    said = refused("train.py", *flags, "--negatives", "anywhere:2", cwd=desk)
+    assert re.search(
+        r"the source anywhere drew \d+ docs outside the pool labelled, \d+ of which only dev or test", said
+    )
 
 
 def test_a_filter(train, monkeypatch, tiny):
@@ -117,14 +183,27 @@ def test_a_way_of_sampling(train, desk, monkeypatch):
 
 def test_a_pooling(train, desk, monkeypatch, bert):
     def second(hidden, mask):
-        """The second token's vector; of sentence-transformers' poolings it takes the name of one."""
+        """The second token's vector, which sentence-transformers has no name for."""
         return hidden[:, 1]
 
-    monkeypatch.setitem(POOLINGS, "second", (second, "max", "pooling_mode_max_tokens"))
+    monkeypatch.setitem(POOLINGS, "second", (second, None, None))
     flags = ("--negatives", "in_batch", "--encoder", bert, "--dropout", 0)
     assert losses(train(*flags)) != losses(train(*flags, "--pooling", "second"))
-    # the checkpoint of the last run was read again, and is sentence-transformers' max
-    assert read_json(desk / "runs/extended/encoder/1_Pooling/config.json")["pooling_mode"] == "max"
+    saved, texts = desk / "runs/extended/encoder", ["a red thing", "the Moon's gravity"]
+    for pooling, names in (("second", "own:second"), ("second+mean", ["own:second", "mean"])):
+        encoder = model.load_encoder(saved, overrides={"pooling": pooling})
+        model.save_encoder(encoder, desk / pooling)
+        assert read_json(desk / pooling / "1_Pooling/config.json")["pooling_mode"] == names
+        loaded = model.load_encoder(desk / pooling)
+        assert loaded.doc_tower.pooling == pooling
+        np.testing.assert_array_equal(embed_texts(loaded, texts), embed_texts(encoder, texts))
+    assert "does not know the pooling second and refuses" in (saved / "README.md").read_text()
+    monkeypatch.delitem(POOLINGS, "second")
+    with pytest.raises(BadInput, match="pooling 'own:second' is not supported"):
+        model.load_encoder(saved)
+    library = pytest.importorskip("sentence_transformers")
+    with pytest.raises(ValueError, match="own:second"):
+        library.SentenceTransformer(str(saved), device="cpu")
 
 
 @pytest.mark.parametrize("chunk_size", [100, 3])

@@ -10,7 +10,7 @@ from lib.evaluation import diagnostics, measures
 from lib.files import BadInput
 from lib.model.embedder import Embedder
 from lib.model.encoder import averaged_twin
-from lib.negatives.candidates import random_docs
+from lib.negatives.candidates import drawn_candidates, random_docs
 from lib.negatives.files import load_candidates, write_negatives
 from lib.negatives.sources import SOURCES, Miner
 from lib.search.hits import Hits
@@ -73,7 +73,7 @@ def test_no_source_mines_it(questions, source):
 
 def test_none_is_drawn_or_counted_in_a_batch(questions):
     rows = questions.split("train").queries
-    drawn = random_docs(questions, rows, len(questions.docs), seed=0, epoch=0)
+    drawn = drawn_candidates("random", random_docs, questions, rows, len(questions.docs), seed=0).docs
     own = own_rows(questions, rows)
     assert all(own[row] not in docs for row, docs in zip(rows.tolist(), drawn))
     positives = np.array([questions.split("train").positives(i)[0] for i in range(len(rows))])

@@ -8,6 +8,7 @@ from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.model.embedder import Embedder
 from lib.model.encoder import averaged_twin
+from lib.negatives.candidates import drawn_candidates
 from lib.negatives.pool import EVERYTHING, Pool, advise, describe_pool, held_out, labelled, open_pool
 from lib.negatives.sources import SOURCES, Miner
 
@@ -93,7 +94,7 @@ def test_every_source_keeps_to_the_pool_and_depth_means_depth(collection, source
     positions = np.arange(60)
     if SOURCES[source].draw:
         queries = collection.split("train").queries
-        docs = SOURCES[source].draw(collection, queries, 30, pool=pool, seed=0, epoch=0)
+        docs = drawn_candidates(source, SOURCES[source].draw, collection, queries, 30, pool=pool, seed=0).docs
     else:
         docs = miner.mine(source, positions, 30).docs
     assert pool.holds(docs)[docs >= 0].all()

@@ -22,6 +22,7 @@ from lib.evaluation import experiment, measures
 from lib.files import read_json
 from lib.model.cross_encoder import CrossEncoder
 from lib.negatives.files import load_candidates, read_negatives
+from lib.negatives.pool import open_pool
 from lib.negatives.sources import SOURCES
 
 SCRIPTS = ("train.py", "mine_negatives.py", "build_index.py", "evaluate.py", "rag_demo.py")
@@ -390,6 +391,20 @@ def test_drawn_candidates_follow_the_seed(mine):
     assert max(record["rank"] for record in first) > 3 == max(record["rank"] for record in top)
     for found in by_query(first).values():
         assert [record["rank"] for record in found] == sorted(record["rank"] for record in found)
+
+
+def test_a_file_mined_elsewhere_passes_the_gate_when_it_is_filtered_and_when_it_is_trained_on(mine, launch, desk, tiny):
+    path, _, _, _ = mine("everywhere", "--depth", 12, "--negative_docs", "all")
+    own = ("--sources", "file", "--negatives_file", path, "--depth", 12)
+    _, header, records, printed = mine("within", *own)
+    inside = open_pool("labelled", tiny).holds([tiny.docs.row_of[record["doc_id"]] for record in records])
+    outside = header["sources"]["file"]["dropped"]["outside the pool"]
+    assert inside.all() and outside > 0 and f"outside the pool {outside:,}" in printed
+    flags = ("--data", "tiny", "--negatives", "file:3", "--negatives_file", path, *SMALL)
+    assert launch("train.py", *flags, "--name", "gated", "--overwrite", cwd=desk) == 0
+    lines = json_lines(desk / "runs/gated/metrics.jsonl")
+    assert of_event(lines, "mining")[0]["dropped"]["outside the pool"] == outside
+    assert all(row["held_out"] == 0 for line in of_event(lines, "step") for row in line["ledger"])
 
 
 def test_another_systems_file_and_back(mine, desk, tiny):

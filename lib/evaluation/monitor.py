@@ -173,7 +173,9 @@ def mining_line(step, name, report):
     )
     above = report["outscore_positive"]
     above = "" if above is None else f", {above:.1%} above the positive"
-    return f"step {step:>5}  mined {name}: {report['candidates']:,} candidates{above}{age}{kept}"
+    outside = report["dropped"].get("outside the pool", 0)
+    outside = f", {outside:,} outside the pool left out" if outside else ""
+    return f"step {step:>5}  mined {name}: {report['candidates']:,} candidates{outside}{above}{age}{kept}"
 
 
 def step_line(step, stats, rate):

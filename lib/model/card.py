@@ -1,6 +1,7 @@
 """README.md of a saved encoder: how to use it, what it was trained on, and how good it is."""
 
 from lib.files import write_text
+from lib.model.pooling import POOLINGS, parse_pooling
 
 HEAD = """---
 library_name: sentence-transformers
@@ -67,6 +68,9 @@ def _lengths(encoder):
     """What sentence-transformers would read otherwise."""
     if encoder.kind == "static":
         return ""
+    own = [name for name in parse_pooling(encoder.doc_tower.pooling) if not POOLINGS[name][1]]
+    if own:
+        return f"\nsentence-transformers does not know the pooling {own[0]} and refuses this folder.\n"
     short, long = sorted(encoder.settings[f"{kind}_length"] for kind in ("query", "doc"))
     if encoder.query_tower is not encoder.doc_tower or short == long:
         return ""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lib.files import BadInput, check_keys, read_json, write_json
 from lib.model.backbone import NO_LIMIT, load_tokenizer
 from lib.model.head import MODULES, Normalize, read_modules
-from lib.model.pooling import POOLINGS
+from lib.model.pooling import POOLINGS, saved_name
 
 ST_TYPE = "sentence_transformers.models."
 SETTINGS = {"query_prefix": str, "doc_prefix": str, "normalize": bool, "query_length": int, "doc_length": int}
@@ -132,7 +132,7 @@ def _read_pooling(folder):
     config = read_json(folder / "config.json")
     if "pooling_mode" in config:
         modes = config["pooling_mode"]
-        today = {name: ours for ours, (_, name, _) in POOLINGS.items()}
+        today = {saved_name(ours): ours for ours in POOLINGS}
         modes = [modes] if isinstance(modes, str) else modes
         if unknown := [mode for mode in modes if mode not in today]:
             raise BadInput(f"{folder}/config.json: pooling {unknown[0]!r} is not supported")
@@ -194,7 +194,7 @@ def _write_tower(encoder, tower, folder, *, length, prefix=""):
     encoder.tokenizer.save_pretrained(place)
     write_json(place / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     parts = [(first, "Transformer"), (f"{prefix}1_Pooling", "Pooling")]
-    modes = [POOLINGS[name][1] for name in tower.pooling.split("+")]
+    modes = [saved_name(name) for name in tower.pooling.split("+")]
     write_json(
         folder / parts[1][0] / "config.json",
         {

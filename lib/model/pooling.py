@@ -45,7 +45,7 @@ def _count(mask):
     return mask.sum(1).clamp(min=1)[:, None]
 
 
-# name: (function, sentence-transformers' name of it in today's config files, its key in yesterday's)
+# name: (function, sentence-transformers' name of it in today's config files, its key in yesterday's; None: it has none)
 POOLINGS = {
     "cls": (cls, "cls", "pooling_mode_cls_token"),
     "max": (largest, "max", "pooling_mode_max_tokens"),
@@ -62,6 +62,11 @@ def parse_pooling(text):
     if unknown := [name for name in names if name not in POOLINGS]:
         raise BadInput(f"{text}: {unknown[0]!r} is none of {', '.join(POOLINGS)}; + joins several")
     return names
+
+
+def saved_name(name):
+    """A pooling's name in config files; of one that sentence-transformers does not know, a name that it refuses."""
+    return POOLINGS[name][1] or f"own:{name}"
 
 
 def checked(text):

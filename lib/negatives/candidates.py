@@ -8,7 +8,8 @@ import torch
 
 from lib import rng
 from lib.data.collection import count_docs
-from lib.negatives.pool import EVERYTHING
+from lib.files import BadInput
+from lib.negatives.pool import EVERYTHING, held_out
 
 BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
 # of several positives' scores (n, P), nan for none
@@ -23,47 +24,62 @@ COLUMNS = {"docs": -1, "ranks": 0, "scores": np.nan, "teacher": np.nan, "origin"
 
 @dataclasses.dataclass
 class Candidates:
-    """Candidate docs of n queries from one source, best first, -1 where a list ends early."""
+    """Candidate docs of n queries from one source, best first, -1 where a list ends early.
+
+    The first three fields are enough for a list as a source proposes it: admit() drops what may not be a negative.
+    """
 
     source: str
     queries: np.ndarray  # (n,) query rows
     docs: np.ndarray  # (n, C) int32 doc rows
-    scores: np.ndarray  # (n, C) float32, on the source's own scale
-    positive: np.ndarray  # (n,) float32: score of the query's positive by the same source, nan without one
-    dropped: dict  # reason -> how many fetched docs it removed
-    ranks: np.ndarray  # (n, C) int32: rank in the source's list, from 1; 0 for none
+    scores: np.ndarray | None = None  # (n, C) float32, on the source's own scale; without any, nan
+    positive: np.ndarray | None = None  # (n,) float32: score of the query's positive by the same source, nan for none
+    dropped: dict = dataclasses.field(default_factory=dict)  # reason -> how many fetched docs it removed
+    ranks: np.ndarray | None = None  # (n, C) int32: rank in the source's list, from 1; 0 for none; admit() counts them
     origin: np.ndarray | None = None  # (n, C) int16: which of `origins` proposed it
     origins: tuple = ()
     notes: dict = dataclasses.field(default_factory=dict)  # further numbers about the mining
     teacher: np.ndarray | None = None  # (n, C) float32: scores of a teacher, nan where it gave none
     teacher_positive: np.ndarray | None = None  # (n,) float32: its score of the query's positive
 
+    def __post_init__(self):
+        self.docs = self.docs.astype(np.int32, copy=False)
+        for name, shape in (("scores", self.docs.shape), ("positive", len(self.docs))):
+            if getattr(self, name) is None:
+                setattr(self, name, np.full(shape, np.nan, dtype=np.float32))
+
     @classmethod
     def from_hits(cls, collection, query_rows, hits, *, source, count, positive="max"):
         """The first `count` candidates of Hits that fetched `count` + overfetch() docs, or all docs.
 
-        Known positives, docs that are the query itself, and copies are left out. Of the known positives' scores
-        `positive` (max, min, mean) is kept; hits.known are those of Collection.known_docs().
+        Of hits.known, the scores of Collection.known_docs(), `positive` (max, min, mean) is kept.
         """
-        rows = hits.rows
         known = collection.known_docs(query_rows) >= 0  # (n, P)
-        is_positive = collection.known_positive(query_rows, rows)
-        itself = collection.is_itself(query_rows, rows)
-        copies = _repeats(np.where(rows >= 0, collection.docs.groups[rows], -1 - np.arange(rows.shape[1])))
-        there = (rows >= 0) & ~is_positive & ~itself & ~copies
-        ranks = np.cumsum(there, axis=1, dtype=np.int32)
-        inside = there & (ranks <= count)
-        dropped = {
-            "positive": int(is_positive.sum()),
-            "the query itself": int(itself.sum()),
-            "copy": int((copies & ~is_positive & ~itself).sum()),
-            "overfetched": int(there.sum() - inside.sum()),
-        }
         reduced = POSITIVE[positive](np.where(known, hits.known, np.nan)).astype(np.float32)
-        found = cls(source, query_rows, rows.astype(np.int32), hits.scores, reduced, dropped, ranks)
-        found = found.keep(inside, depth=count)
-        assert not collection.no_negative(query_rows, found.docs).any(), "a positive or the query was mined"
-        return found
+        return cls(source, query_rows, hits.rows, hits.scores, reduced).admit(collection, count=count)
+
+    def admit(self, collection, pool=EVERYTHING, *, count=None):
+        """The first `count` candidates of each list that may be negatives: the gate that every list passes.
+
+        Known positives and their copies, docs that are the query itself and docs outside the pool are dropped and
+        counted. A list without ranks, as a source proposed it, is numbered, and a text stands in it once.
+        """
+        never = collection.no_negative(self.queries, self.docs)
+        positive = collection.known_positive(self.queries, self.docs) if never.any() else never
+        allowed = (self.docs >= 0) & ~never
+        inside = allowed & pool.holds(self.docs)
+        counts = {"positive": positive.sum(), "the query itself": never.sum() - positive.sum()}
+        counts["outside the pool"] = allowed.sum() - inside.sum()
+        before, found = self.dropped, self
+        if self.ranks is None:
+            texts = np.where(inside, collection.docs.groups[self.docs], -1 - np.arange(self.docs.shape[1]))
+            copies = inside & _repeats(texts)
+            inside &= ~copies
+            found = dataclasses.replace(self, ranks=np.cumsum(inside, axis=1, dtype=np.int32))
+            cut = inside & (found.ranks > (count or len(collection.docs)))
+            before = {"positive": 0, "the query itself": 0, "copy": int(copies.sum()), "overfetched": int(cut.sum())}
+        counts = {reason: before.get(reason, 0) + int(number) for reason, number in counts.items() if number}
+        return dataclasses.replace(found.keep(inside, depth=count), dropped=before | counts)
 
     def _move(self, slots, there):
         """The columns at slots (n, K) of each list, with what stands for none where `there` does not hold."""
@@ -208,20 +224,25 @@ def _repeats(values):
 
 
 def random_docs(collection, query_rows, count, *, seed, epoch, pool=EVERYTHING):
-    """(n, count) doc rows drawn uniformly from the pool, none twice and none of no_negatives; -1 if it is too small."""
-    spare = 8 + overfetch(collection)
-    draws = rng.uniform("random", seed, epoch, query_rows[:, None], np.arange(count + spare))
-    rows = pool.draw(draws, collection)
-    drop = collection.no_negative(query_rows, rows) | _repeats(collection.docs.groups[rows])
-    front = np.argsort(drop, axis=1, kind="stable")[:, :count]
-    return np.where(np.take_along_axis(drop, front, 1), -1, np.take_along_axis(rows, front, 1))
+    """(n, count) doc rows drawn uniformly from the pool."""
+    return pool.draw(rng.uniform("random", seed, epoch, query_rows[:, None], np.arange(count)), collection)
 
 
-def drawn_candidates(source, draw, collection, query_rows, count, *, seed, pool=EVERYTHING):
-    """What a source draws without lists, as Candidates without scores; -1 where the corpus is too small."""
-    docs = draw(collection, query_rows, count, pool=pool, seed=seed, epoch=0)
-    nothing = np.full(docs.shape, np.nan, dtype=np.float32)
-    return Candidates(source, query_rows, docs, nothing, nothing[:, 0].copy(), {}, np.zeros(docs.shape, dtype=np.int32))
+def drawn_candidates(source, draw, collection, query_rows, count, *, seed, epoch=0, pool=EVERYTHING):
+    """What a source draws, as Candidates without scores and ranks; -1 where the pool is too small.
+
+    More docs are drawn than wanted, because those that may not be negatives are dropped. BadInput if some are
+    outside the pool: a source that draws is given the pool, and what it draws elsewhere is a mistake.
+    """
+    rows = draw(collection, query_rows, count + 8 + overfetch(collection), pool=pool, seed=seed, epoch=epoch)
+    if len(outside := rows[(rows >= 0) & ~pool.holds(rows)]):
+        raise BadInput(
+            f"the source {source} drew {len(outside):,} docs outside the pool {pool.name}, "
+            f"{held_out(collection)[outside].sum():,} of which only dev or test queries are labelled with: pool.draw() "
+            "gives docs of the pool"
+        )
+    found = Candidates(source, query_rows, rows).admit(collection, count=count)
+    return dataclasses.replace(found, ranks=np.zeros_like(found.docs), dropped={})
 
 
 def band_names():

@@ -4,8 +4,6 @@ A doc that no training query is labelled with is only ever pushed away, never pu
 queries look for are among them. Leaving those out by their labels would be a leak: the pool would know the answers.
 """
 
-import dataclasses
-
 import numpy as np
 
 from lib.data.beir import read_lines, shorten
@@ -28,7 +26,10 @@ class Pool:
     def holds(self, doc_rows):
         """Whether each of the docs is in the pool; False for rows of -1."""
         doc_rows = np.asarray(doc_rows)
-        return doc_rows >= 0 if self.rows is None else np.isin(doc_rows, self.rows)
+        if self.rows is None:
+            return doc_rows >= 0
+        at = np.minimum(np.searchsorted(self.rows, doc_rows), len(self.rows) - 1)
+        return self.rows[at] == doc_rows
 
     def draw(self, uniform, collection):
         """Doc rows for uniform numbers in [0, 1)."""
@@ -142,11 +143,3 @@ def advise(pool):
     if pool["name"] == "all" and pool["labelled_docs"] < 1:
         return f"{said}; --negative_docs labelled was better or level in MRR@10 and recall@100 at every share measured"
     return said
-
-
-def within(candidates, pool):
-    """Candidates that are in the pool, and a count of the others."""
-    inside = pool.holds(candidates.docs)
-    outside = candidates.count - int(inside.sum())
-    kept = candidates.keep(inside)
-    return dataclasses.replace(kept, dropped=kept.dropped | ({"outside the pool": outside} if outside else {}))

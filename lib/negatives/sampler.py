@@ -10,7 +10,7 @@ import torch
 from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
-from lib.negatives.candidates import BANDS, Candidates, band_names
+from lib.negatives.candidates import BANDS, Candidates, band_names, drawn_candidates
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import Sampling
@@ -246,17 +246,12 @@ class NegativeSampler:
 
     def sample(self, positions, *, step, epoch):
         """{code: (B, K) doc rows, -1 for none}; labels[code - 1] says what a code stands for."""
-        drawn = {}
+        drawn, rows = {}, self.qrels.queries[positions]
+        how = {"pool": self.config.pool, "seed": self.seed, "epoch": epoch}
         for source, count in self.active(step).items():
-            if SOURCES[source].draw:
-                drawn[self._code(Label(source, "", ""))] = SOURCES[source].draw(
-                    self.collection,
-                    self.qrels.queries[positions],
-                    count,
-                    pool=self.config.pool,
-                    seed=self.seed,
-                    epoch=epoch,
-                )
+            if draw := SOURCES[source].draw:
+                found = drawn_candidates(source, draw, self.collection, rows, count, **how)
+                drawn[self._code(Label(source, "", ""))] = found.docs
             elif SOURCES[source].mine:
                 mined = self.lists[source]
                 own = mined.candidates.select(mined.position[positions])

@@ -1,7 +1,10 @@
 """Sources: where negatives come from. A new source is a function and a row of SOURCES.
 
 A function that mines is called as mine(miner, positions, count, last, encoder): the Miner, positions of train
-queries, candidates wanted for each, the docs of their last lists (n, C) or None, and the encoder to mine with.
+queries, candidates wanted for each, the docs of their last lists (n, C) or None, and the encoder to mine with. It
+returns Candidates(source, query rows, doc rows (n, C), -1 for none), with scores where it has some, of these queries
+or, where `fixed`, of all train queries. One that draws is called as draw(collection, query_rows, count, pool=, seed=,
+epoch=) and returns doc rows (n, C) of the pool. Neither has to care which docs may not be negatives of a query.
 """
 
 import concurrent.futures
@@ -17,7 +20,7 @@ from lib import rng
 from lib.files import BadInput
 from lib.negatives.candidates import random_docs, search_candidates
 from lib.negatives.files import load_candidates
-from lib.negatives.pool import EVERYTHING, within
+from lib.negatives.pool import EVERYTHING
 from lib.search import exact
 from lib.search.approximate import Approximate
 from lib.search.retriever import EXACT_RAM, open_retriever
@@ -73,8 +76,9 @@ class Miner:
         self._background = None  # the thread of mine_later()
 
     def mine(self, source, positions, count, last=None, *, encoder=None):
-        """Candidates of a source, by the averaged encoder where none is given."""
-        return SOURCES[source].mine(self, positions, count, last, encoder or self.averaged.module)
+        """Candidates of a source, those that may be negatives, by the averaged encoder where none is given."""
+        found = SOURCES[source].mine(self, positions, count, last, encoder or self.averaged.module)
+        return found.admit(self.collection, self.pool, count=count)
 
     def mine_later(self, source, positions, count, last):
         """A future of mine() with the weights of this moment, on a thread of its own."""
@@ -151,19 +155,16 @@ def _best_of(spec, source, collection, count, positive, pool, device):
 
 def mine_file(miner, positions, count, last, encoder):
     """What stands in the negatives file, of all train queries."""
-    return file_candidates(
-        miner.negatives_file, miner.collection, count, needs_teacher=miner.needs_teacher, pool=miner.pool
-    )
+    return file_candidates(miner.negatives_file, miner.collection, needs_teacher=miner.needs_teacher)
 
 
-@functools.lru_cache(maxsize=2)
-def file_candidates(path, collection, count, *, needs_teacher, pool=EVERYTHING):
-    """The candidates of --negatives_file, the first `count` of each query (None: all)."""
+@functools.lru_cache(maxsize=1)
+def file_candidates(path, collection, *, needs_teacher):
+    """The candidates of --negatives_file."""
     found = load_candidates(path, collection, collection.split("train"))
     if needs_teacher and np.isnan(found.teacher).all():
         raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
-    found = within(found, pool)
-    return found.keep(found.docs >= 0, depth=count)
+    return found
 
 
 def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
