@@ -13,7 +13,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -204,7 +203,7 @@ def offer_index(args, folder, data, collection):
         args.build = input(f"{folder} has no index of {collection.name}. Build it now? [y/N] ").strip().lower() == "y"
     if args.build:
         script = pathlib.Path(__file__).resolve().with_name("build_index.py")
-        if subprocess.run([sys.executable, str(script), *command[1:]], check=False).returncode:
+        if run.start([sys.executable, str(script), *command[1:]]).wait():
             raise BadInput(f"python {' '.join(map(run.quoted, command))} failed")
     else:
         print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one")
@@ -262,9 +261,11 @@ def evaluate(args, parser):
         found = [retrieve(args, questions, each) for _, _, each in part]  # before anything is replaced
         if target is None:
             target = place
-            if args.overwrite:
-                remove(target)
             target.mkdir(parents=True, exist_ok=True)
+            run.lock(target)  # before the first answer is asked for, and paid
+            for each in target.iterdir() if args.overwrite else ():
+                if each.name != run.LOCK:
+                    remove(each)
             head = {
                 "data": collection.name,
                 "split": args.split,

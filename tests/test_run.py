@@ -137,7 +137,7 @@ def test_non_default(argv, wanted, capsys):
 def test_a_record_says_how_a_run_was_made():
     parser = make_parser()
     record = run.record(parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"})
-    assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "argv"}
+    assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "code", "argv"}
     assert record["args"] == {"lr": 1.0, "arms": ["a"], "name": None, "overwrite": False}
     assert record["non_default"] == {"lr": 1.0} and record["derived"] == {"steps": 3}
     assert {"python", "torch", "numpy"} <= set(record["versions"])

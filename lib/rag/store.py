@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lib.files import BadInput, check_keys, fingerprint
 from lib.rag.generators import Answer
 
-BLOCK = 32  # questions between two writes
+BLOCK = 32  # questions that a generator is given together
 FIELDS = {
     "text": str,
     "citations": list,
@@ -77,10 +77,9 @@ class Answers:
     def ask(self, pairs, *, desc):
         """An Answer for each (question, docs)."""
         keys = [fingerprint(question, *docs) for question, docs in pairs]
-        self._make(
-            keys, pairs, self._found, self.generator.generate,
-            lambda answer: {"answer": dataclasses.asdict(answer)}, desc,
-        )  # fmt: skip
+        in_order = lambda part: enumerate(self.generator.generate(part))  # noqa: E731
+        make = getattr(self.generator, "as_they_come", in_order)
+        self._make(keys, pairs, self._found, make, lambda answer: {"answer": dataclasses.asdict(answer)}, desc)
         found = [self._found[key] for key in keys]
         for answer, (_, docs) in zip(found, pairs):
             if any(not 1 <= number <= len(docs) for number in answer.citations):
@@ -92,11 +91,12 @@ class Answers:
     def absent(self, pairs, *, desc):
         """(n,) the generator's probability of "no answer" for (question, doc) pairs."""
         keys = [fingerprint(question, doc) for question, doc in pairs]
-        make = lambda part: map(float, self.generator.abstain_probability(part))  # noqa: E731
+        make = lambda part: enumerate(map(float, self.generator.abstain_probability(part)))  # noqa: E731
         self._make(keys, pairs, self._absent, make, lambda value: {"absent": value}, desc)
         return np.array([self._absent[key] for key in keys])
 
     def _make(self, keys, pairs, known, make, record, desc):
+        """Fill `known`, and write each value when it comes: make(pairs) gives (position, value)."""
         new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
         todo = list(new.items())
         with contextlib.ExitStack() as stack:
@@ -104,8 +104,9 @@ class Answers:
             out = stack.enter_context(open(self.path, "a", encoding="utf-8"))
             for begin in range(0, len(todo), BLOCK):
                 part = todo[begin : begin + BLOCK]
-                for (key, _), value in zip(part, make([pair for _, pair in part])):
+                for position, value in make([pair for _, pair in part]):
+                    key = part[position][0]
                     known[key] = value
                     out.write(json.dumps({"key": key} | record(value), ensure_ascii=False) + "\n")
-                out.flush()
-                bar.update(len(part))
+                    out.flush()
+                    bar.update()
