@@ -72,6 +72,8 @@ def parse_args():
     add("--self_match", choices=measures.SELF_MATCH, default="drop", help=measures.SELF_MATCH_HELP)
     add("--name", help="folder below runs/ to write to; default: the run's or comparison's own")
     add("--overwrite", action="store_true", help="ask and score again where there are answers")
+    add("--changed_code", action="store_true", help="go on with the answers of an interrupted scoring although the "
+        "code that makes them has changed since, which the file of answers then records")
     args = parser.parse_args()
     take_question(args)
     check(args, run.non_default(args, parser))
@@ -90,6 +92,7 @@ OF_SCORING = (
     "self_match",
     "name",
     "overwrite",
+    "changed_code",
 )
 
 
@@ -278,7 +281,8 @@ def evaluate(args, parser):
                 "questions": len(questions), "docs": len(collection.docs), "gold answers": questions.gold_from,
                 "retrievers": len(part),
             })  # fmt: skip
-        asked = Asked(args, questions, store.Answers(target / f"answers-{number}.jsonl", generator))
+        path = target / f"answers-{number}.jsonl"
+        asked = Asked(args, questions, store.Answers(path, generator, changed_code=args.changed_code))
         if asked.store.reused:
             print(f"   {asked.store.reused:,} answers of before are used again")
         base = None

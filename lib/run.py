@@ -385,13 +385,13 @@ class Run:
         if resume and (created.path / "config.json").exists():
             begun = read_json(created.path / "config.json", **RECORDED)
             refuse_changes(begun, config, path)
-            resumed = begun.setdefault("resumed_with", [])
-            if changed := changes_of_code((resumed or [begun])[-1], config):
+            resumed = begun.get("resumed_with", [])
+            if changed := changes_of_code([begun, *resumed][-1], config):
                 if not changed_code:
                     raise BadInput(
                         f"{path} was begun with other code ({changed}): --changed_code resumes it all the same"
                     )
-                resumed.append({key: config[key] for key in ("source", "code", "versions")})
+                begun["resumed_with"] = [*resumed, {key: config[key] for key in ("source", "code", "versions")}]
             # a comparison may be continued with other arms and seeds: its table is then of those
             begun["args"] |= {
                 key: config["args"][key] for key in ("negatives", "seeds", "grid") if key in config["args"]

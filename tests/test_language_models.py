@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from lib import run
 from lib.files import BadInput
 from lib.rag import prompts, store
 from lib.rag.generators import Extractive, open_generator
@@ -471,6 +472,19 @@ def test_each_answer_is_kept_when_it_comes(server, tmp_path):
     assert again.reused == 20
     found = [each.text for each in again.ask(pairs, desc="")]
     assert found.count("one [1]") == 20 and found.count("two [1]") == 60 and len(Replies.seen) == 60
+
+
+def test_answers_of_other_code_are_used_only_if_that_is_wanted(server, tmp_path, monkeypatch):
+    path, generator = tmp_path / "a.jsonl", open_server(server)
+    store.Answers(path, generator).ask(PAIRS[:2], desc="")
+    code = run.code() | {"lib/rag/page.py": "edited"}
+    monkeypatch.setattr(run, "code", lambda: code)
+    assert store.Answers(path, generator).reused == 2  # the page makes no answers
+    code["lib/rag/prompts.py"] = "edited"
+    with pytest.raises(BadInput, match=r"other code \(lib/rag/prompts.py\): --changed_code"):
+        store.Answers(path, generator)
+    store.Answers(path, generator, changed_code=True).ask(PAIRS, desc="")
+    assert store.Answers(path, generator).reused == 3 and "edited" in path.read_text()
 
 
 def test_answers_come_back_in_order(server):

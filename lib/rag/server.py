@@ -52,7 +52,7 @@ class Server:
         if not sound:  # what stands in it may be a password
             raise BadInput(
                 f"--generator {url.partition(':')[0]}: an address like http://127.0.0.1:8000/v1 is wanted, without a "
-                "name, password or key in it"
+                "name or key in it"
             )
         # to a proxy only what is encrypted for the server: a proxy of http would read the key
         proxies = {kind: proxy for kind, proxy in urllib.request.getproxies().items() if kind == "https"}
