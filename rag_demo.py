@@ -13,7 +13,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -73,6 +72,8 @@ def parse_args():
     add("--self_match", choices=measures.SELF_MATCH, default="drop", help=measures.SELF_MATCH_HELP)
     add("--name", help="folder below runs/ to write to; default: the run's or comparison's own")
     add("--overwrite", action="store_true", help="ask and score again where there are answers")
+    add("--changed_code", action="store_true", help="go on with the answers of an interrupted scoring although the "
+        "code that makes them has changed since, which the file of answers then records")
     args = parser.parse_args()
     take_question(args)
     check(args, run.non_default(args, parser))
@@ -91,6 +92,7 @@ OF_SCORING = (
     "self_match",
     "name",
     "overwrite",
+    "changed_code",
 )
 
 
@@ -204,7 +206,7 @@ def offer_index(args, folder, data, collection):
         args.build = input(f"{folder} has no index of {collection.name}. Build it now? [y/N] ").strip().lower() == "y"
     if args.build:
         script = pathlib.Path(__file__).resolve().with_name("build_index.py")
-        if subprocess.run([sys.executable, str(script), *command[1:]], check=False).returncode:
+        if run.start([sys.executable, str(script), *command[1:]]).wait():
             raise BadInput(f"python {' '.join(map(run.quoted, command))} failed")
     else:
         print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one")
@@ -262,9 +264,11 @@ def evaluate(args, parser):
         found = [retrieve(args, questions, each) for _, _, each in part]  # before anything is replaced
         if target is None:
             target = place
-            if args.overwrite:
-                remove(target)
             target.mkdir(parents=True, exist_ok=True)
+            run.lock(target)  # before the first answer is asked for, and paid
+            for each in target.iterdir() if args.overwrite else ():
+                if each.name != run.LOCK:
+                    remove(each)
             head = {
                 "data": collection.name,
                 "split": args.split,
@@ -277,7 +281,8 @@ def evaluate(args, parser):
                 "questions": len(questions), "docs": len(collection.docs), "gold answers": questions.gold_from,
                 "retrievers": len(part),
             })  # fmt: skip
-        asked = Asked(args, questions, store.Answers(target / f"answers-{number}.jsonl", generator))
+        path = target / f"answers-{number}.jsonl"
+        asked = Asked(args, questions, store.Answers(path, generator, changed_code=args.changed_code))
         if asked.store.reused:
             print(f"   {asked.store.reused:,} answers of before are used again")
         base = None

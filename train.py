@@ -53,6 +53,7 @@ from lib.search.approximate import Approximate
 FEW_STEPS = 50  # below which a run says so
 # flags that say which runs there are, not what a run does
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid tune budget config".split()
+OF_ONE_COMMAND = "name overwrite resume changed_code config control".split()  # which no recorded run hands on
 
 
 # fmt: off
@@ -76,6 +77,8 @@ def parse_args():
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
+    add("--changed_code", action="store_true", help="with --resume: although the code or a version is another than "
+        "when the run began, which config.json then records")
     add("--plan", action="store_true", help="print which settings are advised for this collection and why, what the "
         "run would cost, by beginning it, and the least difference that its test queries can show; then stop")
     add = parser.group("comparison of several arms, seeds or a grid")
@@ -186,7 +189,7 @@ def parse_args():
     add("--log_every", type=COUNT, default=50, metavar="STEPS", help="steps between lines of metrics.jsonl")
     args = parser.parse_args()
     if args.config:
-        recorded = run.recorded_flags(args.config, without=("name", "overwrite", "resume", "config", "control"))
+        recorded = run.recorded_flags(args.config, without=OF_ONE_COMMAND)
         args = parser.parse_args([*recorded, *sys.argv[1:]])
     if not isinstance(args.data, str):
         args.data = readers.JOIN.join(args.data)
@@ -300,6 +303,8 @@ def main():
         raise BadInput("--negatives or --seeds name the same run twice")
     if args.negatives_file and not any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources):
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
+    if args.changed_code and not args.resume:
+        raise BadInput("--changed_code needs --resume: what begins anew has no other code to differ from")
     if several and "RANK" in os.environ:
         raise BadInput("a comparison starts its own processes: python train.py --processes N, without torchrun")
     device = dist.start(model.pick_device(args.device))
@@ -337,6 +342,7 @@ def compare(args, parser, collection, name):
         folder,
         overwrite=args.overwrite,
         resume=args.resume,
+        changed_code=args.changed_code,
         config=run.record(args, parser, derived={}, inputs=inputs(args, collection)),
     )
     order = functools.partial(order_of, collection=collection, seed=0)
@@ -369,7 +375,7 @@ def compare(args, parser, collection, name):
         arms = list(dict.fromkeys([*chosen, *arms]))
     steps = dict.fromkeys(arms, args.steps)
     if args.budget != "steps":
-        short = {"eval_every": None, "overwrite": True, "resume": False}
+        short = {"eval_every": None, "overwrite": True, "resume": False, "changed_code": False}
         steps = experiment.decide_steps(
             folder / "matched_steps.json",
             arms,
@@ -447,7 +453,10 @@ def train(args, parser, collection, folder, *, device):
         derived=plan | {"arm": arm.text, "base": arm.base, "overrides": overrides, "seed": label},
         inputs=inputs(args, own),
     )
-    log = run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, writes=dist.is_main(), config=config)
+    log = run.Run.create(
+        folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, writes=dist.is_main(),
+        config=config,
+    )  # fmt: skip
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     run.print_header(
         f"{arm} on {collection.name}, seed {seed} -> {folder}",

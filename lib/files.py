@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import zipfile
@@ -24,7 +24,7 @@ class BadInput(argparse.ArgumentTypeError, ValueError):
     """
 
 
-FULL = 1 << 16  # bytes that are left on a disk that has no room
+FULL = 1 << 16  # bytes that must fit for a disk to have room
 
 
 @contextlib.contextmanager
@@ -45,15 +45,29 @@ def atomic_path(path):
                 raise
         else:
             os.replace(temporary, path)
+    except BadInput:
+        raise
     except Exception as error:
-        # libraries say all kinds of things when a disk is full: what they meant is said here
-        full = shutil.disk_usage(path.parent).free < FULL
-        if full and not isinstance(error, (OSError, BadInput)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        # libraries say all kinds of things when a disk, a quota or a limit is full: what they meant is said here
+        named = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it
+        number = getattr(error, "errno", None) or (int(named[1]) if named else _refusal(temporary))
+        if number and not getattr(error, "filename", None):
+            raise OSError(number, os.strerror(number), str(path)) from None
         raise
     finally:
         remove(temporary)
         remove(discarded)
+
+
+def _refusal(path):
+    """The errno with which the system refuses more of a file, or of a folder's files; None where it does not."""
+    try:
+        for each in [*path.rglob("*"), path / "more"] if path.is_dir() else [path]:
+            if not each.is_dir():
+                with open(each, "ab") as out:
+                    out.write(bytes(FULL))
+    except OSError as error:
+        return error.errno
 
 
 def remove_temporaries(folder):

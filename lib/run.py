@@ -13,14 +13,18 @@ import pathlib
 import platform
 import re
 import resource
+import select
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import torch
 from tqdm import tqdm
 
+from lib import files
 from lib.files import BadInput, atomic_path, check_keys, read_json, reading, remove, remove_temporaries, write_json
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
@@ -28,6 +32,8 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 RECORDED = {"args": dict, "derived": dict, "inputs": dict}  # what config.json of a run holds, besides
 NO_MEMORY = "allocate memory"  # in what torch raises where there is not enough
 LOCK = ".lock"  # in a run's folder while a process writes there
+SECRETS = ("OPENAI_API_KEY", "HF_TOKEN")  # variables of the environment whose values are never shown
+PARENT = "HARDNEG_PARENT"  # the variable that holds the process that this one ends with
 LOGS = ("metrics.jsonl", "timing.jsonl")
 _LOCKS, _SET_ASIDE = {}, []  # folder -> the open lock; runs whose predecessor is set aside
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,10 +56,16 @@ PACKAGES = (
 
 
 def cli(main):
-    """Run `main()`; a user's mistake ends in one line and exit code 2, an interrupt in exit code 130."""
+    """Run `main()`; a user's mistake ends in one line and exit code 2, a signal in 128 and its number."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Output, streams)
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is signal.SIG_DFL:  # nohup ignores one of them, and is right
+                handlers[ending] = signal.signal(ending, _stop)
     try:
+        end_with_parent()
         main()
     except BadInput as error:
         _end_bars()
@@ -72,10 +84,10 @@ def cli(main):
         _end_bars()
         print(f"error: out of memory ({one_line(error, 200)}): take smaller sizes", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as error:
         _end_bars()
         print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.args[0] if isinstance(error, Stopped) else signal.SIGINT))
     finally:
         for run in _SET_ASIDE:
             run.put_back()
@@ -87,6 +99,50 @@ def cli(main):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
+        for ending, handler in handlers.items():
+            signal.signal(ending, handler)
+
+
+class Stopped(BaseException):
+    """A signal asks this process to end: what is open is closed, as with an interrupt."""
+
+
+def _stop(number, _):
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)  # once is enough: what is being closed is not disturbed
+    raise Stopped(number)
+
+
+def start(command, *, env=(), **how):
+    """A process of ours that ends with this one, however this one ends; how: of subprocess.Popen."""
+    return subprocess.Popen(command, env=os.environ | dict(env) | {PARENT: str(os.getpid())}, **how)
+
+
+def end_with_parent(pid=None):
+    """End this process, at once, when the one that started it has ended; what is on the disk is whole at any moment.
+
+    That is `pid`, or who start() says that it is, also where torchrun stands between the two, and torchrun.
+    """
+    parents = [int(each) for each in (pid, os.environ.get(PARENT), "RANK" in os.environ and os.getppid()) if each]
+    if parents:
+        threading.Thread(target=_watch, args=(parents,), daemon=True).start()
+
+
+def _watch(parents):
+    try:
+        ends = select.poll()
+        for pid in parents:
+            ends.register(os.pidfd_open(pid))
+        ends.poll()
+    except ProcessLookupError:
+        pass
+    except (OSError, AttributeError):  # a system without pidfd_open
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                for pid in parents:
+                    os.kill(pid, 0)
+                time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end_bars():
@@ -95,9 +151,20 @@ def _end_bars():
         bar.close()
 
 
+def hidden(text):
+    """`text` without what is secret: the values of SECRETS, and name and password in addresses."""
+    text = str(text)
+    for key in filter(None, (os.environ.get(name, "").strip() for name in SECRETS)):
+        if len(key) < 8:  # none, x: no secret inside a word
+            text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", text)
+        else:  # the host of an address loses its capitals
+            text = re.sub(re.escape(key), "***", text, flags=re.IGNORECASE)
+    return re.sub(r'(?<=://)[^/\s"]*@', "***@", text)
+
+
 def printable(text):
-    """`text` without what a terminal would obey: docs, ids and names may hold escape sequences."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    """hidden(), without what a terminal would obey: docs, ids and names may hold escape sequences."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in hidden(text))
 
 
 def one_line(text, most=2000):
@@ -121,7 +188,8 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text):
-        """Write, or do nothing where nobody reads."""
+        """Write, without secrets, or do nothing where nobody reads."""
+        text = hidden(text)
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -331,23 +399,30 @@ class Run:
         self.path, self.writes = pathlib.Path(path), writes
 
     @classmethod
-    def create(cls, path, *, overwrite, resume=False, writes=True, config):
+    def create(cls, path, *, overwrite, resume=False, changed_code=False, writes=True, config):
         """Make the folder and write config.json.
 
         A folder that already holds something is refused, unless `overwrite` replaces it or `resume` continues
-        it, which only the same settings on the same inputs may.
+        it, which only the same settings on the same inputs may, and other code only with `changed_code`.
         """
         created = cls(path, writes=writes)
         if not writes:
             return created
         created.path.mkdir(parents=True, exist_ok=True)
-        _lock(created.path)  # before anything is moved: another process may be at work there
+        lock(created.path)  # before anything is moved: another process may be at work there
         created.put_back()  # what a killed --overwrite had set aside
         remove_temporaries(created.path)
-        _lock(created.path)
+        lock(created.path)
         if resume and (created.path / "config.json").exists():
             begun = read_json(created.path / "config.json", **RECORDED)
             refuse_changes(begun, config, path)
+            resumed = begun.get("resumed_with", [])
+            if changed := changes_of_code([begun, *resumed][-1], config):
+                if not changed_code:
+                    raise BadInput(
+                        f"{path} was begun with other code ({changed}): --changed_code resumes it all the same"
+                    )
+                begun["resumed_with"] = [*resumed, {key: config[key] for key in ("source", "code", "versions")}]
             # a comparison may be continued with other arms and seeds: its table is then of those
             begun["args"] |= {
                 key: config["args"][key] for key in ("negatives", "seeds", "grid") if key in config["args"]
@@ -372,7 +447,7 @@ class Run:
         remove(self._aside)
         os.replace(self.path, self._aside)
         self.path.mkdir()
-        _lock(self.path)
+        lock(self.path)
         _SET_ASIDE.append(self)
 
     def put_back(self):
@@ -449,26 +524,36 @@ class Run:
         remove(self._aside)
 
 
-def _lock(folder):
+def lock(folder):
     """Keep other processes from writing to a run's folder, until this one ends; BadInput if one is there already.
 
     The lock is the kernel's: it goes with the process, however that ends.
     """
     if folder in _LOCKS:
         _LOCKS.pop(folder).close()
+    _LOCKS[folder] = _locked(folder)
+
+
+def refuse_locked(folder):
+    """BadInput if another process is writing to a run's folder; there may be no such folder."""
+    if (folder / LOCK).exists():
+        _locked(folder).close()
+
+
+def _locked(folder):
     file = open(folder / LOCK, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise BadInput(f"{folder}: another process is writing there; wait for it, or choose another --name") from None
-    _LOCKS[folder] = file
+    return file
 
 
 def refuse_changes(then, now, path):
     """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
     # a run's own arm and seed are among the derived numbers
-    free = {"overwrite", "resume", "name", "negatives", "seeds", "grid", "tune", "jobs", "processes"}
+    free = {"overwrite", "resume", "changed_code", "name", "negatives", "seeds", "grid", "tune", "jobs", "processes"}
     for part in ("args", "inputs", "derived"):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)
@@ -477,9 +562,9 @@ def refuse_changes(then, now, path):
 
 
 def run_path(name):
-    """runs/NAME; BadInput if the name leads out of runs/."""
-    if {"", ".", ".."} & set(name.split("/")):
-        raise BadInput(f"--name {name}: a folder below runs/, such as first-try")
+    """runs/NAME; BadInput if the name leads out of runs/ or is one of our own."""
+    if any(part[:1] in ("", ".") for part in name.split("/")):  # with a dot begins what we set aside
+        raise BadInput(f"--name {name}: a folder below runs/, such as first-try, no part of which begins with a dot")
     return pathlib.Path("runs") / name
 
 
@@ -494,7 +579,8 @@ def recorded(folder):
 def record(args, parser, *, derived, inputs):
     """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
     arguments, changed = (
-        {name: plain(value) for name, value in values.items()} for values in (vars(args), non_default(args, parser))
+        {name: json.loads(hidden(json.dumps(plain(value)))) for name, value in values.items()}
+        for values in (vars(args), non_default(args, parser))
     )
     return {
         "args": arguments,
@@ -503,7 +589,8 @@ def record(args, parser, *, derived, inputs):
         "inputs": inputs,
         "versions": versions(),
         "source": source_state(),
-        "argv": shlex.join(sys.argv),
+        "code": code(),
+        "argv": hidden(shlex.join(sys.argv)),
     }
 
 
@@ -527,6 +614,23 @@ def versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def code():
+    """{path: fingerprint} of the scripts and of lib, whether there is git or not."""
+    paths = sorted([*ROOT.glob("*.py"), *(ROOT / "lib").rglob("*.py")])
+    return {path.relative_to(ROOT).as_posix(): files.fingerprint_file(path) for path in paths}
+
+
+def changes_of_code(then, now, most=3):
+    """What differs in code and versions between two records, on one line; empty where nothing does."""
+    found = []
+    for part in ("code", "versions"):
+        old, new = then.get(part, {}), now.get(part, {})
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                found.append(name if part == "code" else f"{name} {old.get(name)}, now {new.get(name)}")
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 def source_state():

@@ -229,6 +229,23 @@ def test_a_comparison_is_continued_to_the_same_table(copy, desk, capsys):
     assert without_clock(read_json(copy / "ablation.json")) == without_clock(result)
 
 
+def test_a_comparison_is_continued_by_other_code_only_if_that_is_wanted(copy, desk, capsys, monkeypatch):
+    before, last = written(copy), one(copy, ARMS[2], 1)
+    (last / "summary.json").unlink()
+    code = run.code() | {"lib/loss.py": "edited"}
+    monkeypatch.setattr(run, "code", lambda: code)
+    start(train, desk, *COMPARED, "--name", "copy", "--resume", code=2)
+    assert "copy was begun with other code (lib/loss.py): --changed_code" in capsys.readouterr().err
+    start(train, desk, *COMPARED, "--name", "copy", "--resume", "--changed_code")
+    changed = {folder.name for folder in copy.iterdir() if (folder / "config.json").exists()
+               if "resumed_with" in read_json(folder / "config.json")}  # fmt: skip
+    assert changed == {last.name} and read_json(copy / "config.json")["resumed_with"][0]["code"] == code
+    after = written(copy)
+    assert all(after[path] == was for path, was in before.items() if path.parts[0] != last.name)
+    start(train, desk, *COMPARED, "--name", "new", "--changed_code", code=2)
+    assert "--changed_code needs --resume" in capsys.readouterr().err
+
+
 def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
     before, runs = (copy / "ablation.md").read_bytes(), written(copy)
     result = read_json(copy / "ablation.json")

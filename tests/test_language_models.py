@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from lib import run
 from lib.files import BadInput
 from lib.rag import prompts, store
 from lib.rag.generators import Extractive, open_generator
@@ -235,6 +236,24 @@ def server():
         thread.join()
 
 
+@pytest.fixture
+def other(server):
+    """(port, list of its requests' paths and headers): a second server on this machine, which answers everything."""
+    seen = []
+
+    class Other(Replies):
+        def do_GET(self):
+            seen.append((self.path, dict(self.headers)))
+            self.reply(*said("from elsewhere [1]"))
+
+        do_POST = do_CONNECT = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield listening.server_port, seen
+        listening.shutdown()
+
+
 def open_server(url, **options):
     return Server(
         url, **({"model": None, "context_tokens": 60, "answer_tokens": 6, "timeout": 2.0, "pause": 0.01} | options)
@@ -309,6 +328,95 @@ def test_retry_after_is_seconds_or_a_date():
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1) == 0 and retry_after("1e9", 1) == 60
 
 
+SECRET = "sk-Secret/of-this.test"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(server, other, monkeypatch, status):
+    port, seen = other
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    generator = open_server(server)
+    Replies.script = [(status, {"Location": f"http://u:p@localhost:{port}/v1?{SECRET}"}, b"there")]
+    with pytest.raises(BadInput) as error:
+        generator.generate(PAIRS[:1])
+    message = str(error.value)
+    assert f"HTTP {status}: redirects to localhost," in message and "u:" not in message and SECRET not in message
+    assert not seen and len(Replies.seen) == 1
+
+
+@pytest.mark.parametrize("location", [None, "http://[", "file:///etc/passwd"])
+def test_a_redirect_that_leads_nowhere_is_one_line(server, location):
+    generator = open_server(server)
+    Replies.script = [(302, {"Location": location} if location else {}, b"")]
+    with pytest.raises(BadInput, match="redirects to no host"):
+        generator.generate(PAIRS[:1])
+
+
+def test_the_key_goes_through_no_proxy_that_could_read_it(server, other, monkeypatch):
+    port, seen = other
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, f"http://me:{SECRET}@localhost:{port}")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert open_server(server).generate(PAIRS[:1])[0].text == "in 1937 [1]"
+    assert not seen
+    with pytest.raises(BadInput) as error:  # encrypted, the key may pass: the proxy sees who is meant, and no more
+        open_server("https://nowhere.invalid/v1", model="m").generate(PAIRS[:1])
+    assert SECRET not in str(error.value)
+    assert all("Authorization" not in headers and path == "nowhere.invalid:443" for path, headers in seen)
+    assert len(seen) == TRIES
+    monkeypatch.setenv("https_proxy", f"me:{SECRET}@x y")
+    with pytest.raises(BadInput) as error:
+        open_server("https://nowhere.invalid/v1", model="m").generate(PAIRS[:1])
+    assert SECRET not in str(error.value)
+
+
+ECHO = json.dumps({"error": SECRET, "url": f"http://me:word@host/?{SECRET}"}).encode()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (404, {}, ECHO),
+        (404, {}, b"x" * 290 + SECRET.encode()),  # cut within the key, what is left of it is shown no more
+        (200, {}, b"x" * 70 + SECRET.encode()),
+        (200, {}, ECHO),
+        (500, {"Retry-After": "0"}, ECHO),
+    ],
+    ids=["body", "cut body", "cut reply", "odd reply", "tried again"],
+)
+def test_a_key_that_a_server_echoes_is_in_no_error(server, monkeypatch, reply):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    generator = open_server(server)
+    Replies.script = [reply]
+    with pytest.raises(BadInput) as error:
+        generator.generate(PAIRS[:1])
+    assert SECRET[:5] not in str(error.value) and "word" not in str(error.value)
+
+
+def test_a_key_that_a_server_echoes_is_in_no_answer(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    status, headers, body = said(f"the key is {SECRET}, {SECRET.upper()} [1]")
+    Replies.script = [(status, headers, body.replace(b"/", b"\\/"))]  # as some servers write JSON
+    (found,) = store.Answers(tmp_path / "a.jsonl", open_server(server)).ask(PAIRS[:1], desc="")
+    assert found.text == "the key is ***, *** [1]" and SECRET not in (tmp_path / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:word@host/v1",
+        "http://:word@host/v1",
+        "http://me:wo/word@host",
+        "http://host/v1?k=word",
+        "htp://a:word@b",
+    ],
+)
+def test_an_address_with_a_password_is_not_repeated(url):
+    with pytest.raises(BadInput, match="--generator") as error:
+        open_generator(url, **OPTIONS)
+    assert "word@" not in str(error.value) and "=word" not in str(error.value)
+
+
 # -------------------------------------------------------------------------------------------------- store
 
 
@@ -351,7 +459,45 @@ def test_nothing_is_lost_when_a_server_fails(server, tmp_path, monkeypatch):
     assert [each.text for each in found] == ["one [1]", "two [1]", "two [1]"]
 
 
-@pytest.mark.parametrize("key", ["two\nlines", "\u20ac", "a b"])
+def test_each_answer_is_kept_when_it_comes(server, tmp_path):
+    pairs = [(f"question {number}?", DOCS) for number in range(80)]
+    Replies.script = [*[said("one [1]")] * 20, (404, {}, b"gone")]
+    with pytest.raises(BadInput, match="gone"):
+        store.Answers(tmp_path / "a.jsonl", open_server(server)).ask(pairs, desc="")
+    refused = len(Replies.seen) - 20
+    assert 1 <= refused <= 20  # what was under way: a server that has ended is not asked all the rest
+    Replies.script = [said("two [1]")]
+    Replies.seen.clear()
+    again = store.Answers(tmp_path / "a.jsonl", open_server(server))
+    assert again.reused == 20
+    found = [each.text for each in again.ask(pairs, desc="")]
+    assert found.count("one [1]") == 20 and found.count("two [1]") == 60 and len(Replies.seen) == 60
+
+
+def test_answers_of_other_code_are_used_only_if_that_is_wanted(server, tmp_path, monkeypatch):
+    path, generator = tmp_path / "a.jsonl", open_server(server)
+    store.Answers(path, generator).ask(PAIRS[:2], desc="")
+    code = run.code() | {"lib/rag/page.py": "edited"}
+    monkeypatch.setattr(run, "code", lambda: code)
+    assert store.Answers(path, generator).reused == 2  # the page makes no answers
+    code["lib/rag/prompts.py"] = "edited"
+    with pytest.raises(BadInput, match=r"other code \(lib/rag/prompts.py\): --changed_code"):
+        store.Answers(path, generator)
+    store.Answers(path, generator, changed_code=True).ask(PAIRS, desc="")
+    assert store.Answers(path, generator).reused == 3 and "edited" in path.read_text()
+
+
+def test_answers_come_back_in_order(server):
+    def late(handler):
+        threading.Event().wait(0.3)
+        handler.reply(*said("first [1]"))
+
+    Replies.script = [late, said("later [1]")]
+    found = [each.text for each in open_server(server).generate(PAIRS * 3)]
+    assert found.count("first [1]") == 1 and len(found) == 9
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "a\\b", "\u20ac", "a b"])
 def test_a_key_that_is_none_is_not_shown(server, monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(BadInput, match="OPENAI_API_KEY: holds") as error:

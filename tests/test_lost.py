@@ -1,4 +1,4 @@
-"""Runs that cannot be lost: by a reader that leaves, a figure or an --overwrite that fails, two writers, cut logs."""
+"""Runs that cannot be lost: by a reader that leaves, a figure or an --overwrite that fails, two writers, quotas."""
 
 import errno
 import fcntl
@@ -13,8 +13,8 @@ from conftest import ROOT, TINY
 
 import train
 from lib import run
-from lib.evaluation import plots
-from lib.files import BadInput, read_json
+from lib.evaluation import experiment, plots
+from lib.files import BadInput, atomic_path, read_json
 
 FLAGS = ("--data", "tiny", "--dim", 16, "--vocab_size", 400, "--batch_size", 9, "--negatives", "bm25:1")
 
@@ -221,3 +221,91 @@ def test_a_cache_that_cannot_be_made_is_one_line(desk, capsys, monkeypatch):
     monkeypatch.setenv("HARDNEG_CACHE", str(desk / "file/below"))
     refused_in(desk, "--steps", 1, "--name", "refused")
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "torch.save(torch.zeros(1 << 18), path)",
+        "path.mkdir(); safetensors.torch.save_file({'x': torch.zeros(1 << 18)}, path / 'x')",
+        "faiss.write_index(index, str(path))",
+        "np.save(open(path, 'wb'), np.zeros(1 << 17))",
+        "np.savez(open(path, 'wb'), x=np.zeros(1 << 17))",
+        "path.write_bytes(bytes(1 << 20))",
+    ],
+    ids=["torch", "safetensors", "faiss", "npy", "npz", "bytes"],
+)
+def test_a_quota_in_the_middle_of_a_file_is_one_line_and_leaves_the_old_one(tmp_path, write):
+    (tmp_path / "it").write_text("old")
+    code = f"""
+import resource, faiss, numpy as np, safetensors.torch, torch
+from lib import run
+from lib.files import atomic_path
+
+def main():
+    index = faiss.IndexFlatIP(64)
+    index.add(np.zeros((4096, 64), dtype="float32"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # as a quota: a file ends where it may not grow
+    with atomic_path("it") as path:
+        {write}
+
+run.cli(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": ROOT},
+    )
+    assert (done.returncode, done.stderr) == (2, "error: it: File too large\n")
+    assert (tmp_path / "it").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_what_fails_for_another_reason_than_the_disk_says_so(tmp_path):
+    with pytest.raises(RuntimeError, match="of its own"), atomic_path(tmp_path / "it") as path:
+        path.mkdir()
+        (path / "part").write_text("x")
+        raise RuntimeError("of its own")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".r.replaced", "a/.b", ".", "..", "a//b", "/a", "a/../b"])
+def test_names_of_our_own_are_refused(name):
+    with pytest.raises(BadInput, match="begins with a dot"):
+        run.run_path(name)
+
+
+def test_a_comparison_leaves_the_output_of_a_run_at_work_alone(tmp_path):
+    folder, output = tmp_path / "c" / "in_batch-s0", tmp_path / "c" / "output"
+    folder.mkdir(parents=True)
+    output.mkdir()
+    (output / "in_batch-s0.txt").write_text("step 1")
+    job = experiment.Job("in_batch", folder, ["false"], 1)
+    with open(folder / run.LOCK, "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="another process is writing there"):
+            experiment.run_jobs([job], at_once=1, output=output)
+    assert (output / "in_batch-s0.txt").read_text() == "step 1"
+
+
+@pytest.mark.parametrize("key", ["sk-Secret-of-this-test", "hush"])
+def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    parser = run.Parser("doc")
+    parser.add_argument("--data")
+    flags = ["--data", f"https://me:pass@host/{key}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+
+    def main():
+        args = parser.parse_args(flags)
+        run.print_header("title", args, parser, {"key": key})
+        print(json.dumps(run.record(args, parser, derived={}, inputs={})["args"]))
+        print(run.record(args, parser, derived={}, inputs={})["argv"])
+        raise BadInput("x" * (2000 - len(key) // 2) + f" {key}")  # where a long message is cut
+
+    with pytest.raises(SystemExit):
+        run.cli(main)
+    told = "".join(capsys.readouterr())
+    assert key not in told and key[:9] not in told.replace("train", "") and "me:pass" not in told
+    assert told.count("https://***@host/***") == 3 and "hushed" in run.hidden("hushed none")

@@ -1,13 +1,17 @@
 """rag_demo.py: questions, two retrievers side by side, scoring, what a gain is made of; the page."""
 
+import fcntl
 import json
 import shutil
 import threading
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 from conftest import TINY, make_encoder
 
+from lib import run
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
@@ -179,6 +183,21 @@ def test_answers_that_exist_are_not_replaced(launch, refused, desk):
     assert launch("rag_demo.py", *flags, "--overwrite", cwd=desk) == 0
 
 
+def test_a_second_scoring_of_one_target_asks_for_nothing(launch, refused, desk, monkeypatch):
+    flags = ("--eval", "--retriever", "bm25", "--data", "tiny", "--name", "at-once", "--contexts")
+    target = desk / "runs/at-once/answers/tiny-test-extractive"
+    target.mkdir(parents=True)
+    (target / "answers-0.jsonl").write_text("of the first")
+    with monkeypatch.context() as patch, open(target / run.LOCK, "w") as first:
+        patch.setattr(Extractive, "generate", lambda self, pairs: pytest.fail("asked"))
+        fcntl.flock(first, fcntl.LOCK_EX)
+        for more in ((), ("--overwrite",)):
+            assert "another process is writing there" in refused("rag_demo.py", *flags, *more, cwd=desk)
+        assert (target / "answers-0.jsonl").read_text() == "of the first"
+    assert launch("rag_demo.py", *flags, "--overwrite", cwd=desk) == 0
+    assert not (target / run.LOCK).exists()
+
+
 def test_a_comparison_and_what_its_gains_are_made_of(launch, desk, arms):
     assert launch("rag_demo.py", "--eval", "--compare", "runs/AB", "--docs", 3, cwd=desk) == 0
     target = desk / "runs/AB/answers/gold-test-extractive"
@@ -306,7 +325,7 @@ def test_words_of_the_question_are_marked():
     )
 
 
-def test_what_the_page_says_when_there_is_no_answer():
+def test_what_the_page_says_when_there_is_no_answer(capsys):
     names = ["runs/R"]
     assert "Ask a question" in page.results(None, names, "  \n")[0][0]
     nothing = page.results(lambda q: {"runs/R": Found([], Answer(""), 1.0)}, names, "x")[0][0]
@@ -317,16 +336,40 @@ def test_what_the_page_says_when_there_is_no_answer():
     def down(question):
         raise BadInput("http://127.0.0.1:9: refused <b>")
 
-    assert "refused &lt;b&gt;" in page.results(down, names, "x")[0][0]
-    seen = []
-    page.results(lambda q: seen.append(q) or {"runs/R": found()}, names, "word " * 5000)
-    assert len(seen[0]) < 2010
+    def broken(question):
+        raise RuntimeError("in /home/me/secret.py")
+
+    for fails, reason in ((down, "http://127.0.0.1:9: refused <b>"), (broken, "in /home/me/secret.py")):
+        shown = page.results(fails, names, "x")[0][0]
+        assert "could not be answered" in shown and reason not in shown and "127.0.0.1" not in shown
+        assert reason in capsys.readouterr().err
+    assert "At most 2,000 characters" in page.results(pytest.fail, names, "x" * 2001)[0][0]
+    assert page.results(lambda q: {"runs/R": found()}, names, "x" * 2000)[0][1]
 
 
 def test_the_page_is_built():
     pytest.importorskip("gradio")
     built = page.build(lambda q: {}, ["a", "b"], title="t", examples=["one?"])
     assert sum(block["type"] == "html" for block in built.get_config_file()["components"]) >= 4
+    assert built._queue.max_size == page.WAITING
+
+
+def test_the_page_takes_no_uploads_and_no_endless_requests():
+    pytest.importorskip("gradio")
+    built = page.build(lambda q: {}, ["a"], title="t", examples=[])
+    try:
+        url = page.launch(built)
+        assert urllib.request.urlopen(url).status == 200  # noqa: S310 - our own
+        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nb\r\n--x--\r\n'
+        for path, body, status in (("upload", form, 403), ("queue/join", b"x" * (page.LARGEST + 1), 413)):
+            request = urllib.request.Request(
+                f"{url}gradio_api/{path}", body, {"Content-Type": "multipart/form-data; boundary=x"}
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request)  # noqa: S310
+            assert refused.value.code == status
+    finally:
+        built.close()
 
 
 @pytest.mark.slow
@@ -351,7 +394,7 @@ def test_the_page_in_a_browser(tmp_path):
         return {"runs/A": one, "runs/B": Found(one.docs[1:], Answer("other [2]", (2,)), 2.0)}
 
     built = page.build(ask, ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"])
-    _, url, _ = built.launch(prevent_thread_lock=True, quiet=True, css=page.STYLE, server_port=None, ssr_mode=False)
+    url = page.launch(built)
     users = [webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) for _ in range(2)]
     try:
         for user in users:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib import files, run
-from lib.files import BadInput
+from lib.files import BadInput, read_json
 from lib.run import Run
 
 
@@ -67,6 +67,52 @@ def test_resuming_with_other_settings_is_refused(tmp_path, changes, wanted):
         Run.create(
             tmp_path / "r", overwrite=False, resume=True, config=config_of(**({"lr": 1, "dims": [4, 2]} | changes))
         )
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A folder with scripts, lib and more, without git, which takes the place of this project."""
+    for name in ("train.py", "lib/loss.py", "lib/rag/page.py", "tests/test_loss.py", "README.md"):
+        (tmp_path / "house" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "house" / name).write_text("a = 1")
+    monkeypatch.setattr(run, "ROOT", tmp_path / "house")
+    return tmp_path / "house"
+
+
+def recorded_now():
+    """A config.json with the code as it is."""
+    return config_of() | {"code": run.code(), "versions": {"torch": "1"}, "source": None}
+
+
+def test_resuming_with_other_code_is_refused_unless_it_is_wanted(tmp_path, house):
+    def resume(**flags):
+        return Run.create(tmp_path / "r", overwrite=False, resume=True, config=recorded_now(), **flags)
+
+    resume()
+    for name in ("tests/test_loss.py", "README.md"):
+        (house / name).write_text("a = 2")
+    resume()  # nothing that matters
+    before = (tmp_path / "r/config.json").read_bytes()
+    (house / "lib/loss.py").write_text("a = 2")
+    (house / "lib/new.py").write_text("a = 2")
+    with pytest.raises(BadInput, match=r"other code \(lib/loss.py, lib/new.py\): --changed_code"):
+        resume()
+    assert (tmp_path / "r/config.json").read_bytes() == before
+    for _ in range(2):  # said once
+        resume(changed_code=True)
+    resume()  # the code is now that which was accepted
+    begun = read_json(tmp_path / "r/config.json")
+    assert [each["code"] for each in begun["resumed_with"]] == [run.code()] and begun["code"] != run.code()
+    (house / "lib/loss.py").write_text("a = 1")
+    with pytest.raises(BadInput, match=r"other code \(lib/loss.py\)"):
+        resume()
+
+
+def test_resuming_with_other_versions_is_refused(tmp_path, house):
+    Run.create(tmp_path / "r", overwrite=False, config=recorded_now())
+    now = recorded_now() | {"versions": {"torch": "2", "tqdm": "3"}}
+    with pytest.raises(BadInput, match=r"\(torch 1, now 2, tqdm None, now 3\)"):
+        Run.create(tmp_path / "r", overwrite=False, resume=True, config=now)
 
 
 def test_resuming_on_other_inputs_is_refused(tmp_path):
@@ -137,7 +183,7 @@ def test_non_default(argv, wanted, capsys):
 def test_a_record_says_how_a_run_was_made():
     parser = make_parser()
     record = run.record(parser.parse_args(["--lr", "1"]), parser, derived={"steps": 3}, inputs={"collection": "x"})
-    assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "argv"}
+    assert set(record) == {"args", "non_default", "derived", "inputs", "versions", "source", "code", "argv"}
     assert record["args"] == {"lr": 1.0, "arms": ["a"], "name": None, "overwrite": False}
     assert record["non_default"] == {"lr": 1.0} and record["derived"] == {"steps": 3}
     assert {"python", "torch", "numpy"} <= set(record["versions"])

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from lib.files import BadInput, read_json, remove, write_json
 from lib.negatives.sources import SOURCES
-from lib.run import run_path, to_flags
+from lib.run import refuse_locked, run_path, start, to_flags
 
 BUDGETS = ("steps", "denominators", "docs_encoded", "seconds")
 PILOT = 30  # steps that are timed to match seconds
+PATIENCE = 40  # seconds in which a process ends in order: torchrun gives its own 30
 
 
 def expand(arms, grid, *, value_of, control=False):
@@ -130,6 +131,8 @@ def run_jobs(jobs, *, at_once, output):
     GPUs each has devices of its own, as far as there are so many. A job that fails does not stop the others:
     BadInput names it at the end.
     """
+    for job in jobs:  # before the file is emptied that such a process may write to
+        refuse_locked(job.folder)
     output.mkdir(parents=True, exist_ok=True)
     waiting, running, failed = list(enumerate(jobs, 1)), {}, []
     with tqdm(total=sum(job.steps for job in jobs), unit="step", desc=f"{len(jobs)} runs") as bar:
@@ -158,7 +161,10 @@ def run_jobs(jobs, *, at_once, output):
             for _, _, process, _ in running.values():
                 process.terminate()
             for _, _, process, _ in running.values():
-                process.wait()
+                try:
+                    process.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
     if failed:
         job, line = failed[0]
         raise BadInput(
@@ -168,13 +174,15 @@ def run_jobs(jobs, *, at_once, output):
 
 
 def _start(job, slot, at_once, output):
-    env = os.environ | {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+    env = {"TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
     if at_once > 1:  # the cores are shared, unless the user has divided them
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-        if devices := gpus_of(slot, job.processes, env.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()):
+        threads = max(1, (os.cpu_count() or 1) // at_once)
+        env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if devices := gpus_of(slot, job.processes, visible, torch.cuda.device_count()):
             env["CUDA_VISIBLE_DEVICES"] = devices
     with open(output / f"{job.folder.name}.txt", "w", encoding="utf-8") as out:
-        return subprocess.Popen(job.command, stdout=out, stderr=subprocess.STDOUT, env=env)
+        return start(job.command, stdout=out, stderr=subprocess.STDOUT, env=env)
 
 
 def gpus_of(slot, processes, visible, count):

@@ -4,7 +4,6 @@ The settings are rules of our tables (docs/comparison.md, docs/pools.md, docs/mo
 the very run is begun, watched for a few steps and one evaluation, and stopped.
 """
 
-import os
 import pathlib
 import secrets
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 from lib.evaluation import significance
 from lib.files import BadInput, remove
 from lib.negatives.pool import labelled
-from lib.run import Run, run_path, to_flags
+from lib.run import Run, run_path, start, to_flags
 
 STEPS = 30  # that are timed, and the first of them left out
 LOG_EVERY = 5
@@ -100,9 +99,8 @@ def _watch(flags, name, *, until):
     folder, began = run_path(name), time.monotonic()
     flags = flags | {"name": name, "overwrite": True, "eval_every": STEPS, "log_every": LOG_EVERY}
     command = [sys.executable, sys.argv[0], *to_flags(flags)]
-    env = os.environ | {"TQDM_DISABLE": "1"}
     output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+    process = start(command, stdout=output, stderr=subprocess.STDOUT, env={"TQDM_DISABLE": "1"})
     seen, memory, started = [], 0.0, None
     try:
         while time.monotonic() - began < LONGEST:

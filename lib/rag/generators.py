@@ -138,7 +138,7 @@ def open_generator(spec, **options):
     """The generator that `--generator` names; BadInput if there is none. options: of the table's functions."""
     kind, _, name = spec.partition(":")
     if kind not in GENERATORS:
-        raise BadInput(f"--generator {spec}: is none of {', '.join(dict.fromkeys(GENERATORS))}")
+        raise BadInput(f"--generator {kind}: is none of {', '.join(dict.fromkeys(GENERATORS))}")
     if not name and kind != "extractive":
         raise BadInput(f"--generator {spec}: what follows the colon is missing")
     return GENERATORS[kind](spec if kind.startswith("http") else name, **options)

@@ -2,14 +2,18 @@
 
 import html
 import re
+import sys
 import threading
+import traceback
 
 from lib import run
 from lib.data.words import words
 from lib.files import BadInput
 from lib.rag import asking, generators
 
-LONGEST = 2000  # characters of a question that are read
+LONGEST = 2000  # characters of a question
+LARGEST = 1 << 16  # bytes of a request: more than the longest question takes
+WAITING = 20  # questions in the queue
 SHOWN = 800  # characters of a doc
 COMMON = frozenset("what when where which with that this from have does there their about into".split())
 STYLE = """
@@ -78,15 +82,19 @@ def docs_html(found, column, question, only=()):
 def results(ask, names, question):
     """(answer, docs, prompt) as HTML, HTML and text for each retriever, in order.
 
-    What goes wrong on the way to a generator is said on the page: the next question may do better.
+    What goes wrong is for the terminal, where it may name addresses and files; the next question may do better.
     """
-    question = run.one_line(question or "", LONGEST)
-    if not question:
+    if len(question := str(question or "")) > LONGEST:
+        note = f"At most {LONGEST:,} characters of a question are read: shorten it."
+        return [(f'<p class="error">{note}</p>', "", "")] * len(names)
+    if not (question := run.one_line(question, LONGEST)):
         return [('<p class="note">Ask a question.</p>', "", "")] * len(names)
     try:
         found = ask(question)
-    except BadInput as error:
-        return [(f'<p class="error">{safe(run.one_line(error))}</p>', "", "")] * len(names)
+    except Exception as error:
+        print(run.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
+        note = "This question could not be answered; the terminal in which the page was started says why."
+        return [(f'<p class="error">{note}</p>', "", "")] * len(names)
     out = []
     for column, name in enumerate(names):
         one = found[name]
@@ -100,6 +108,23 @@ def results(ask, names, question):
         prompt = run.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
         out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt))
     return out
+
+
+class Small:
+    """An ASGI layer before the page: no uploads, which gradio always takes, and no request beyond LARGEST."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        headers = dict(scope.get("headers", ()))
+        size = headers.get(b"content-length", b"0")
+        too_large = b"transfer-encoding" in headers or not size.isdigit() or int(size) > LARGEST
+        if scope["type"] == "http" and (too_large or "/upload" in scope["path"]):
+            await send({"type": "http.response.start", "status": 413 if too_large else 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"The page takes questions, and no files.\n"})
+        else:
+            await self.app(scope, receive, send)
 
 
 def build(ask, names, *, title, examples):
@@ -135,7 +160,17 @@ def build(ask, names, *, title, examples):
         gr.on([button.click, question.submit], lambda: gr.update(interactive=False), None, button, **quiet).then(
             answer_all, question, outputs, concurrency_limit=1, api_visibility="private"
         ).then(lambda: gr.update(interactive=True), None, button, **quiet)
-    return page
+    return page.queue(max_size=WAITING)
+
+
+def launch(page, **how):
+    """Serve a page of build(); the address. how: of gradio's launch()."""
+    from starlette.middleware import Middleware
+
+    return page.launch(
+        share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, show_error=False, css=STYLE,
+        footer_links=[], enable_monitoring=False, app_kwargs={"middleware": [Middleware(Small)]}, **how,
+    )[1]  # fmt: skip
 
 
 def serve(ask, names, *, title, examples, host, port):
@@ -147,10 +182,7 @@ def serve(ask, names, *, title, examples, host, port):
     page = build(ask, names, title=title, examples=examples)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched for it
     try:
-        _, url, _ = page.launch(
-            server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True,
-            ssr_mode=False, show_error=False, theme=theme, css=STYLE, footer_links=[], enable_monitoring=False,
-        )  # fmt: skip
+        url = launch(page, server_name=host, server_port=port or None, theme=theme)
     except OSError as error:
         raise BadInput(f"--host {host} --port {port}: cannot be listened at ({run.one_line(error, 200)})") from None
     print(f"{title}: open {url} ; Ctrl-C ends it", flush=True)

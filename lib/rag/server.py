@@ -10,6 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from lib import run
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
 from lib.rag.language_model import answer_of
@@ -18,7 +19,17 @@ TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
-KEY = "OPENAI_API_KEY"
+KEY = run.SECRETS[0]
+
+
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """Gives every reply as it is: no redirect is followed, along which urllib would carry the key."""
+
+    def http_response(self, request, response):
+        """The response."""
+        return response
+
+    https_response = http_response
 
 
 class Server:
@@ -33,18 +44,19 @@ class Server:
     def __init__(self, url, *, model=None, context_tokens, answer_tokens, timeout, pause=1.0):
         try:
             parts = urllib.parse.urlsplit(url)
-        except ValueError as error:
-            raise BadInput(f"--generator {url}: no address ({error})") from None
-        if (
-            any(c.isspace() or ord(c) < 32 for c in url)
-            or not parts.hostname
-            or parts.username
-            or parts.query
-            or parts.fragment
-        ):
-            raise BadInput(
-                f"--generator {url}: an address like http://127.0.0.1:8000/v1 is wanted, without a name or key in it"
+            sound = (
+                parts.hostname and parts.port != 0 and not any(c.isspace() or ord(c) < 32 or c in "@?#" for c in url)
             )
+        except ValueError:
+            sound = False
+        if not sound:  # what stands in it may be a password
+            raise BadInput(
+                f"--generator {url.partition(':')[0]}: an address like http://127.0.0.1:8000/v1 is wanted, without a "
+                "name or key in it"
+            )
+        # to a proxy only what is encrypted for the server: a proxy of http would read the key
+        proxies = {kind: proxy for kind, proxy in urllib.request.getproxies().items() if kind == "https"}
+        self._open = urllib.request.build_opener(_AsItIs, urllib.request.ProxyHandler(proxies)).open
         self.url, self.timeout, self.pause = url.rstrip("/"), timeout, pause
         self.context_tokens, self.answer_tokens = context_tokens, answer_tokens
         self.model = model or self._first_model()
@@ -68,8 +80,31 @@ class Server:
 
     def generate(self, pairs):
         """An Answer for each (question, docs)."""
+        return [answer for _, answer in sorted(self.as_they_come(pairs), key=lambda found: found[0])]
+
+    def as_they_come(self, pairs):
+        """(position, Answer) for each (question, docs), as they come.
+
+        If one fails, no more are asked for; what was under way still comes, for it is paid, and then the error.
+        """
+        failed = None
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(lambda pair: self._answer(*pair), pairs))
+            asked = {pool.submit(self._answer, *pair): position for position, pair in enumerate(pairs)}
+            try:
+                for done in concurrent.futures.as_completed(asked):
+                    if done.cancelled():
+                        continue
+                    if done.exception() is None:
+                        yield asked[done], done.result()
+                    else:
+                        failed = failed or done.exception()
+                        for each in asked:
+                            each.cancel()
+            finally:
+                for each in asked:
+                    each.cancel()
+        if failed is not None:
+            raise failed
 
     def _answer(self, question, docs):
         made = self._made(question, docs)
@@ -84,11 +119,10 @@ class Server:
             if not isinstance(reply, str):
                 raise TypeError
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            raise BadInput(
-                f"{self.url}: its reply has no choices[0].message.content: {json.dumps(found)[:200]}"
-            ) from None
+            shown = run.hidden(json.dumps(found))[:200]
+            raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
         return answer_of(
-            reply.encode("utf-8", "replace").decode().strip(),
+            run.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
@@ -100,28 +134,34 @@ class Server:
         """The JSON object of a reply; BadInput when it still fails after TRIES."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY, "").strip():
-            if not key.isascii() or not key.isprintable() or " " in key:
+            if not key.isascii() or not key.isprintable() or set(key) & set(' "\\'):
                 raise BadInput(f"{KEY}: holds characters that no key has; set it again")  # and never show it
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url + path, None if body is None else json.dumps(body).encode(), headers)
+        data = None if body is None else json.dumps(body).encode()
         for tried in range(1, TRIES + 1):
+            # anew each time: one that was sent through a proxy would be sent again without encryption
+            request = urllib.request.Request(self.url + path, data, headers)
             wait = self.pause * 2 ** (tried - 1)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:  # noqa: S310 - http or https
-                    text = reply.read()
-                try:
-                    return json.loads(text)
-                except (ValueError, RecursionError):
-                    problem = f"its reply is not JSON: {text[:80].decode('utf-8', 'replace')!r}"
-            except urllib.error.HTTPError as error:
-                with error:
-                    detail = error.read(300).decode("utf-8", "replace")
-                problem = f"HTTP {error.code} {error.reason}: {detail}"
-                if error.code in (401, 403):
-                    problem += f" (the key is taken from {KEY})"
-                if error.code not in AGAIN:
-                    raise BadInput(f"{self.url}{path}: {problem}") from None
-                wait = retry_after(error.headers.get("Retry-After"), wait)
+                with self._open(request, timeout=self.timeout) as reply:
+                    text = run.hidden(reply.read().decode("utf-8", "replace"))
+                if reply.status // 100 == 2:
+                    try:
+                        return json.loads(text)
+                    except (ValueError, RecursionError):
+                        problem = f"its reply is not JSON: {text[:80]!r}"
+                else:
+                    problem = f"HTTP {reply.status} {run.hidden(reply.reason)}: {text[:300]}"
+                    if reply.status // 100 == 3:
+                        there = run.hidden(host_of(request.full_url, reply.headers.get("Location")))
+                        problem = (
+                            f"HTTP {reply.status}: redirects to {there}, where nothing is sent; give its own address"
+                        )
+                    if reply.status in (401, 403):
+                        problem += f" (the key is taken from {KEY})"
+                    if reply.status not in AGAIN:
+                        break
+                    wait = retry_after(reply.headers.get("Retry-After"), wait)
             except TimeoutError:
                 problem = f"no reply within {self.timeout:g} s (--timeout)"
             except http.client.IncompleteRead:
@@ -131,11 +171,22 @@ class Server:
                 problem = (
                     f"no reply within {self.timeout:g} s (--timeout)"
                     if isinstance(reason, TimeoutError)
-                    else str(reason)
+                    else run.hidden(reason)
                 )
+            except ValueError:  # what stands in it may be a password
+                raise BadInput("https_proxy, in the environment: no address of a proxy") from None
             if tried < TRIES:
                 time.sleep(wait)
-        raise BadInput(f"{self.url}{path}: {problem}; tried {TRIES} times")
+        again = f"; tried {tried} times" if tried > 1 else ""
+        raise BadInput(f"{self.url}{path}: {problem}{again}")
+
+
+def host_of(url, location):
+    """The host that a Location header leads to from a URL."""
+    try:
+        return location and urllib.parse.urlsplit(urllib.parse.urljoin(url, location)).hostname or "no host"
+    except ValueError:
+        return "no host"
 
 
 def retry_after(value, otherwise):

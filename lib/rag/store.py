@@ -8,10 +8,12 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
+from lib import run
 from lib.files import BadInput, check_keys, fingerprint
 from lib.rag.generators import Answer
 
-BLOCK = 32  # questions between two writes
+MADE_BY = ("generators", "language_model", "prompts", "reader", "server")  # the code that an answer depends on
+BLOCK = 32  # questions that a generator is given together
 FIELDS = {
     "text": str,
     "citations": list,
@@ -34,12 +36,21 @@ class Answers:
     A line of JSON each; a line that a kill has cut is left out and asked for again.
     """
 
-    def __init__(self, path, generator):
+    def __init__(self, path, generator, *, changed_code=False):
         self.path, self.generator = pathlib.Path(path), generator
         self._found, self._absent, self.reused = {}, {}, 0
-        head = {"generator": generator.fingerprint}
+        made_by = {path: value for path, value in run.code().items() if path in map("lib/rag/{}.py".format, MADE_BY)}
+        head = {"generator": generator.fingerprint, "code": made_by}
         if self.path.exists() and b"\n" in self.path.read_bytes()[:4096]:
             self._read(head)
+            if changed := run.changes_of_code({"code": self._code}, head):
+                if not changed_code:
+                    raise BadInput(
+                        f"{self.path}: answers of other code ({changed}): --changed_code uses them all the same, "
+                        "--overwrite asks again"
+                    )
+                with open(self.path, "a", encoding="utf-8") as out:
+                    out.write(json.dumps({"code": made_by}) + "\n")
         else:  # there is none, or a kill has cut its first line
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
@@ -54,8 +65,11 @@ class Answers:
                 raise BadInput(f"{self.path}:{number}: not valid JSON; delete the file, or the line") from None
             place = f"{self.path}:{number}"
             if number == 1:
-                if record != head:
+                if not isinstance(record, dict) or record.get("generator") != head["generator"]:
                     raise BadInput(f"{self.path}: answers of another generator or other settings: --overwrite them")
+                self._code = record.get("code", {})
+            elif isinstance(record, dict) and "code" in record:  # used again by other code, which was wanted
+                self._code = record["code"]
             elif isinstance(record, dict) and "absent" in record:
                 check_keys(record, place, key=str, absent=(int, float))
                 self._absent[record["key"]] = record["absent"]
@@ -77,10 +91,9 @@ class Answers:
     def ask(self, pairs, *, desc):
         """An Answer for each (question, docs)."""
         keys = [fingerprint(question, *docs) for question, docs in pairs]
-        self._make(
-            keys, pairs, self._found, self.generator.generate,
-            lambda answer: {"answer": dataclasses.asdict(answer)}, desc,
-        )  # fmt: skip
+        in_order = lambda part: enumerate(self.generator.generate(part))  # noqa: E731
+        make = getattr(self.generator, "as_they_come", in_order)
+        self._make(keys, pairs, self._found, make, lambda answer: {"answer": dataclasses.asdict(answer)}, desc)
         found = [self._found[key] for key in keys]
         for answer, (_, docs) in zip(found, pairs):
             if any(not 1 <= number <= len(docs) for number in answer.citations):
@@ -92,11 +105,12 @@ class Answers:
     def absent(self, pairs, *, desc):
         """(n,) the generator's probability of "no answer" for (question, doc) pairs."""
         keys = [fingerprint(question, doc) for question, doc in pairs]
-        make = lambda part: map(float, self.generator.abstain_probability(part))  # noqa: E731
+        make = lambda part: enumerate(map(float, self.generator.abstain_probability(part)))  # noqa: E731
         self._make(keys, pairs, self._absent, make, lambda value: {"absent": value}, desc)
         return np.array([self._absent[key] for key in keys])
 
     def _make(self, keys, pairs, known, make, record, desc):
+        """Fill `known`, and write each value when it comes: make(pairs) gives (position, value)."""
         new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
         todo = list(new.items())
         with contextlib.ExitStack() as stack:
@@ -104,8 +118,9 @@ class Answers:
             out = stack.enter_context(open(self.path, "a", encoding="utf-8"))
             for begin in range(0, len(todo), BLOCK):
                 part = todo[begin : begin + BLOCK]
-                for (key, _), value in zip(part, make([pair for _, pair in part])):
+                for position, value in make([pair for _, pair in part]):
+                    key = part[position][0]
                     known[key] = value
                     out.write(json.dumps({"key": key} | record(value), ensure_ascii=False) + "\n")
-                out.flush()
-                bar.update(len(part))
+                    out.flush()
+                    bar.update()

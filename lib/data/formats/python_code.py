@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tqdm import tqdm
 
 from lib.files import cache_dir, cached, fingerprint, write_json
+from lib.run import end_with_parent
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are built again
 # import name -> distribution; what is not installed is left out, and the fingerprint says so
@@ -153,7 +154,8 @@ def _records(task):
     jobs = list(_files(task))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # spawn, not fork: a caller may have started threads (torch, tokenizers) that a fork would leave locked
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         parsed = list(
             tqdm(pool.map(_parse, jobs, chunksize=32), total=len(jobs), unit="file", desc="reading Python source")
         )
