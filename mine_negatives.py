@@ -64,9 +64,9 @@ def parse_args():
         "--sampling other than top 100")
     add("--filters", nargs="+", type=filters.parse_filter, default=[], metavar="F",
         help="candidates to drop, as in window:11:100 percpos:0.95 quantile:0.5 near_copy:0.8: "
-        f"{', '.join(filters.FILTERS)} (lib/negatives/filters.py)")
-    add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("top"),
-        help=f"which --depth of those that pass are kept: {sampling.HELP}; default: top")
+        f"{run.usage(filters.FILTERS)} (lib/negatives/filters.py)")
+    add("--sampling", type=sampling.parse_sampling, default=sampling.parse_sampling("top"),
+        help=f"which --depth of those that pass are kept: {run.usage(sampling.SAMPLING)}; default: top")
     add("--negative_docs", metavar="labelled|all|FILE", help="docs that may be negatives: those that are a positive of "
         "some training query; the whole corpus; or docs whose ids stand in a file, one a line; default: labelled, but "
         "all for another split than train and for --audit, which hides labels")
@@ -122,7 +122,7 @@ def parse_args():
     if from_file and args.audit is not None:
         raise BadInput("--audit plants docs that a file mined before cannot hold: leave the source file out")
     judged = args.cross_encoder or from_file  # by a file's teacher scores, once they are there
-    if any(each.function is filters.denoise for each in args.filters) and not judged:
+    if any(each.name == "denoise" for each in args.filters) and not judged:
         raise BadInput("the filter denoise needs --cross_encoder, or a --negatives_file with teacher scores")
     if args.own_teacher and (args.cross_encoder or len(args.sources) > 1 or not SOURCES[args.sources[0]].retriever):
         raise BadInput("--own_teacher is for one source that searches, without --cross_encoder")
@@ -184,7 +184,7 @@ def main():
         mined = [judge.score_candidates(found, collection) for found in mined]
     elif args.own_teacher:
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
-    by_teacher = args.relabel is not None or any(each.function is filters.denoise for each in args.filters)
+    by_teacher = args.relabel is not None or any(each.name == "denoise" for each in args.filters)
     for found in mined if by_teacher else ():
         place = args.negatives_file if SOURCES[found.source].needs_file else f"the source {found.source}"
         if found.teacher is None or np.isnan(found.teacher).all():
@@ -294,7 +294,9 @@ def choose(args, collection, mined):
     for candidates, share in zip(mined, args.shares or [1.0] * len(mined)):
         candidates = filters.apply(candidates, args.filters, collection)
         kept.append(
-            candidates.take(args.sampling.slots(candidates, max(1, round(share * args.depth)), seed=args.seed, epoch=0))
+            candidates.take(
+                sampling.slots(args.sampling, candidates, max(1, round(share * args.depth)), seed=args.seed, epoch=0)
+            )
         )
     return kept
 

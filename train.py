@@ -113,17 +113,23 @@ def parse_args():
     add("--temperature", type=ABOVE_0, default=0.06, help="divides similarities; lower values put more weight on the "
         "hardest negatives")
     add("--learn_temperature", action="store_true", per_arm=False, help="--temperature is only where it starts")
-    add("--guide", metavar="NAME|FOLDER", help="encoder whose scores decide which negatives do not count: those that "
-        "it puts above the positive")
-    parser.add_options(add, loss.OPTIONS)
+    add("--guide", metavar="NAME|FOLDER", help="encoder whose scores --masks guide:X goes by")
+    add("--base", type=run.choice(loss.BASES), default=run.choice(loss.BASES)("infonce"), help="what the loss is at "
+        f"heart: {run.explained(loss.BASES)}")
+    add("--masks", nargs="+", type=run.choice(loss.MASKS), default=[], metavar="M", help="negatives that do not count: "
+        f"{run.explained(loss.MASKS)}")
+    add("--terms", nargs="+", type=run.choice(loss.TERMS), default=[], metavar="T", help="what is added: "
+        f"{run.explained(loss.TERMS)}")
+    add("--dims", nargs="+", type=COUNT, default=[], metavar="D", help="Matryoshka: train these "
+        "prefixes of the vectors too")
     add = parser.group("negatives", per_arm=True)
     add("--in_batch", choices=tuple(IN_BATCH), default="on", help="docs of the other queries in a batch: "
-        + "; ".join(f"{name}, they {text}" for name, text in IN_BATCH.items()))
+        + " ".join(f"{name}: {function.__doc__}" for name, function in IN_BATCH.items()))
     add("--depth", type=run.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
-    add("--sampling", type=sampling.Sampling.parse, default=sampling.Sampling.parse("uniform"),
-        help=f"how each step draws K of them: {sampling.HELP}; default: uniform")
+    add("--sampling", type=sampling.parse_sampling, default=sampling.parse_sampling("uniform"),
+        help=f"how each step draws K of them: {run.usage(sampling.SAMPLING)}; default: uniform")
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
-        help=f"candidates to drop: {', '.join(FILTERS)} (lib/negatives/filters.py)")
+        help=f"candidates to drop: {run.usage(FILTERS)} (lib/negatives/filters.py)")
     add("--candidates", type=run.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
     add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: "
@@ -142,11 +148,6 @@ def parse_args():
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
         "compare with")
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
-    add("--refresh_overlap", type=run.number(float, above=0, most=1), metavar="SHARE", help="mine refresh again only "
-        "when less than this share of the best docs of fixed probe queries is the same; looked at each "
-        "--refresh_every, by default an eighth of an epoch")
-    add("--refresh_lag", type=run.number(int, least=0), default=0, metavar="STEPS", help="mine in the background, "
-        "with the weights of one step for use this many steps later; the result can be repeated")
     add = parser.group("static encoder", only="static")
     add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=run.number(int, least=30, most=10_000_000),
@@ -218,20 +219,18 @@ def check(args, parser):
             if kind == "static"
             else f"--{unused[0]} shapes a new static encoder: leave it out here"
         )
-    if args.triplet_margin is not None:
-        names = ("directions", "hardness_strength", "focal", "label_smoothing", "debias")
-        if unused := [name for name in names if name in given]:
-            raise BadInput(f"--{unused[0]} plays no part with --triplet_margin")
-    if args.debias and args.label_smoothing:
-        raise BadInput("--label_smoothing plays no part with --debias")
+    takes = loss.BASES[args.base.name].takes.split()
+    if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in takes]:
+        raise BadInput(f"--terms {unfit[0]} plays no part with --base {args.base.text}")
+    needs = loss.needs_of(*rows_of_loss(args))
+    if ("guide" in needs) != bool(args.guide):
+        raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     if "pull_rate" in given and not args.pull:
         raise BadInput("--pull_rate needs --pull")
     if args.query_encoder and args.separate_towers:
         raise BadInput("--query_encoder gives queries a tower of their own: leave --separate_towers out")
     if args.pull and args.query_clusters:
         raise BadInput("--pull and --query_clusters exclude each other: pseudo-queries have no cluster")
-    if args.guide_margin and not args.guide:
-        raise BadInput("--guide_margin needs --guide")
     (arm,) = args.negatives
     if args.in_batch == "off" and not all(stage.counts for stage in arm.stages):
         raise BadInput(f"--in_batch off: the arm {arm} names no other negatives for all of the training")
@@ -244,8 +243,17 @@ def check(args, parser):
         raise BadInput(
             f"--negatives {arm}: file:K and --negatives_file F come together: F holds what file:K draws from"
         )
-    if args.distill_weight and not all(from_file):
-        raise BadInput("--distill_weight needs file:K in every stage: it has the teacher's scores")
+    taught = [any(SOURCES[name].teaches for name in stage.counts) for stage in arm.stages]
+    if "teacher" in needs and not all(taught):
+        raise BadInput("--terms margin_mse and kl need file:K in every stage: it has the teacher's scores")
+
+
+def rows_of_loss(args):
+    """(base, masks, terms) as lib.loss takes them: (name, *numbers) each."""
+    base, masks, terms = (
+        [(each.name, *each.numbers) for each in found] for found in ([args.base], args.masks, args.terms)
+    )
+    return base[0], masks, terms
 
 
 def check_parts(args, collection):
@@ -276,19 +284,14 @@ def without_effect(args, given):
     idle = {
         "negative_docs allow_leak": not sources,
         "depth candidates filters sampling positive_score": not any(source.mine for source in sources),
-        "refresh_every refresh_overlap refresh_lag": not any(source.every == "refresh" for source in sources),
+        "refresh_every": not any(source.every == "refresh" for source in sources),
         "mine_index": not any(source.encodes_corpus for source in sources),
         "allow_leak": args.negative_docs in ("labelled", "all"),
         "chunk_size": (args.chunk_size or 0) >= args.batch_size,
         "epochs": bool(args.steps),
-        "temperature learn_temperature": args.triplet_margin is not None and not args.distill_weight,
-        "distill": not args.distill_weight,
-        "distill_temperature": not args.distill_weight or args.distill != "kl",
+        "temperature learn_temperature": args.base.name == "triplet" and not any(t.name == "kl" for t in args.terms),
         "vocab_size": args.init and args.init_vocabulary == "model",
         "init_vocabulary": not args.init,
-        "hardness_of": not args.hardness_strength,
-        "hardness_strength": args.hardness_of == "in_batch" and args.in_batch == "off",
-        "guide_margin_of": not args.guide_margin,
     }
     return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})
 
@@ -315,9 +318,7 @@ def main():
     if not args.plan:
         check_parts(args, collection)
     if args.negatives_file:
-        file_candidates(args.negatives_file, collection, needs_teacher=bool(args.distill_weight))
-    if args.refresh_lag and dist.world() > 1:
-        raise BadInput("--refresh_lag is for one process: a thread of its own cannot wait for the others")
+        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in loss.needs_of(*rows_of_loss(args)))
     if args.plan:
         if several or args.resume or "RANK" in os.environ:
             raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
@@ -492,20 +493,28 @@ def train(args, parser, collection, folder, *, device):
     optimizer = torch.optim.AdamW(groups, lr=peak_lr, fused=device.type != "mps")
     scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
     # ABLATION: another objective is another function of the same tensors
-    loss_fn = functools.partial(loss.contrastive_loss, **{name: getattr(args, name) for name in loss.OPTIONS})
+    base, masks, terms = rows_of_loss(args)
+    loss_fn = functools.partial(loss.contrastive_loss, base=base, masks=masks, terms=terms, dims=args.dims)
+    needs = loss.needs_of(base, masks, terms)
 
     miner_of = functools.partial(
         Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
-        negatives_file=args.negatives_file, needs_teacher=bool(args.distill_weight),
+        negatives_file=args.negatives_file, needs_teacher="teacher" in loss.needs_of(*rows_of_loss(args)),
         mine_index=args.mine_index, miner=args.miner, device=device)  # fmt: skip
     sampler_of = functools.partial(
         NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
         in_batch=args.in_batch,
         config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling, pool,
-                            plan["refresh_every"], args.refresh_overlap, args.refresh_lag))  # fmt: skip
+                            plan["refresh_every"]))  # fmt: skip
     sampler = sampler_of(miner=miner_of())
+    given_by = {  # what a loss may need of a batch, (B, N) each
+        "explicit": lambda batch, positions, step: batch.source > 0,
+        "guide": lambda batch, positions, step: guide.scores(batch),
+        "teacher": sampler.teacher,
+    }
     queue = Queue(sampler.queue_size, encoder.dim, device=device)
-    watch = monitor.Monitor(contrastive=args.distill_weight < 1 and args.triplet_margin is None)
+    follows = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
+    watch = monitor.Monitor(contrastive=base[0] != "triplet" and not follows)
     averages = monitor.Averages(doc_states(own))
     parts = {"encoder": encoder, "averaged": averaged, "optimizer": optimizer, "scaler": scaler, "sampler": sampler}
     parts |= {"miner": sampler.miner, "queue": queue, "clock": clock, "watch": watch, "averages": averages}
@@ -561,12 +570,10 @@ def train(args, parser, collection, folder, *, device):
             tally["docs_encoded"] += len(batch.docs) * (2 if queue.size else 1)
             if encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
                 torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
-            extra = {"temperature": log_temperature.exp(), "guide": guide and guide.scores(batch)}
-            extra["explicit"] = batch.source > 0 if args.hardness_of != "all" else None
-            extra["teacher"] = sampler.teacher(batch, positions) if args.distill_weight else None
+            given = {name: given_by[name](batch, positions, step) for name in needs}
             value, scores, mask = gradients(
-                encoder, embedder, batch, queue, functools.partial(loss_fn, **extra), chunk_size, scaler.scale
-            )
+                encoder, embedder, batch, queue, functools.partial(loss_fn, temperature=log_temperature.exp()), given,
+                chunk_size, scaler.scale)  # fmt: skip
             if not math.isfinite(value):
                 stop_non_finite(log, collection, batch, step, value)
             dist.sum_gradients(trained)  # not the temperature's: each process has all of it
@@ -699,29 +706,28 @@ def derive(args, encoder, order, device):
 
 
 def refresh_every(args, order):
-    """Steps between minings of refresh, or between probes where those decide."""
-    return args.refresh_every or max(1, order.steps_per_epoch // (2 if args.refresh_overlap is None else 8))
+    """Steps between minings of refresh."""
+    return args.refresh_every or max(1, order.steps_per_epoch // 2)
 
 
-def gradients(encoder, embedder, batch, queue, loss_fn, chunk_size, scale):
+def gradients(encoder, embedder, batch, queue, loss_fn, given, chunk_size, scale):
     """Forward and backward of one step; the gradients wait in the parameters.
 
-    loss_fn(q_emb, d_emb, labels, invalid) -> (loss, scores, mask); arrays that are bound to it become tensors.
-    chunk_size caches gradients. Returns the loss as a number, the scores (B, N), and (B, N) bool: what did not
+    loss_fn(q_emb, d_emb, labels, invalid, **given) -> (loss, scores, mask); given: arrays (B, N). chunk_size caches
+    gradients. Returns the loss as a number, the scores (B, N), and (B, N) bool: what did not
     count as a negative.
     """
     device = queue.vectors.device
     labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
     queued = len(batch.queued)
-    arrays = {name: value for name, value in loss_fn.keywords.items() if isinstance(value, np.ndarray)}
-    loss_fn = functools.partial(loss_fn, **{name: torch.from_numpy(x).to(device) for name, x in arrays.items()})
+    given = {name: torch.from_numpy(x).to(device) for name, x in given.items()}
 
     def loss_of(q_own, d_own):
         q_emb = dist.gather(q_own, len(batch.queries))  # (B, D)
         d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
         if queued:
             d_emb = torch.cat([d_emb, queue.vectors[-queued:]])
-        return loss_fn(q_emb, d_emb, labels, invalid)
+        return loss_fn(q_emb, d_emb, labels, invalid, **given)
 
     sides = []
     for kind, rows in (("query", batch.queries), ("doc", batch.docs)):

@@ -103,7 +103,7 @@ class Monitor:
                             f"false negatives from {source}?",
                             f"{recent:.0%} of them stay above the "
                             "positive; look at mine_negatives.py --audit 0.3, try --filters "
-                            "near_copy:0.5 percpos:0.95, --mask_margin 0.1",
+                            "near_copy:0.5 percpos:0.95, --masks margin:0.1",
                         )
                     )
         new = [(name, advice) for name, advice in found if name not in self._raised]
@@ -129,7 +129,7 @@ class Monitor:
         if again := sorted(absent & self._absent):
             raise BadInput(
                 f"--negatives: no doc of {again[0]} stands in the denominator; are all of them "
-                "masked (--mask_margin, --guide), or the docs of other queries anyway?"
+                "masked (--masks), or the docs of other queries anyway?"
             )
         self._absent = absent
 

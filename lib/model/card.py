@@ -90,7 +90,7 @@ def _training(config, summary):
         "train queries": f"{derived['train_queries']:,}",
         "started from": start,
         "negatives": summary["negatives"],
-        "loss": "triplet" if args.get("triplet_margin") is not None else "InfoNCE",
+        "loss": args["base"],
     }
     rows |= {"temperature": args["temperature"], "queries a step": args["batch_size"]}
     rows |= {f"--{name}": _shown(value) for name, value in config["non_default"].items() if name not in TOLD}

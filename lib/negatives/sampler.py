@@ -1,6 +1,5 @@
 """The negative sampler: what is mined when, and which negatives each query of a step gets."""
 
-import concurrent.futures
 import dataclasses
 from typing import NamedTuple
 
@@ -13,15 +12,32 @@ from lib.negatives import filters
 from lib.negatives.candidates import BANDS, Candidates, band_names, drawn_candidates
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import EVERYTHING, Pool
-from lib.negatives.sampling import Sampling
+from lib.negatives.sampling import parse_sampling
+from lib.negatives.sampling import slots as draw_slots
 from lib.negatives.sources import SOURCES
+from lib.run import Choice
 
-IN_BATCH = {
-    "on": "count, but for known positives and their copies",
-    "masked": "count, but for near-copies of a positive too",
-    "off": "do not count: only the negatives that the arm names",
-}
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
+
+
+def none_of_them(collection, batch):
+    """They count, but for known positives and their copies."""
+    return np.zeros(batch.invalid.shape, dtype=bool)
+
+
+def near_copies(collection, batch):
+    """They count, but for near-copies of a positive too."""
+    docs = np.where(batch.source == 0, batch.columns, -1)
+    return near_copies_of_positives(collection, batch.queries, docs, similarity=NEAR_COPY)
+
+
+def all_of_them(collection, batch):
+    """They do not count: only the negatives that the arm names."""
+    return batch.source == 0
+
+
+# which docs of other queries do not count, by what they are and not by a score: a function of Batch -> (B, N) bool
+IN_BATCH = {"on": none_of_them, "masked": near_copies, "off": all_of_them}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +46,10 @@ class MiningConfig:
 
     depth: int = 30  # candidates that a list keeps
     candidates: int = 30  # candidates that are mined, before the filters
-    filters: tuple = ()  # of filters.Filter
-    sampling: Sampling = Sampling("uniform", "uniform")  # how each step draws from a list
+    filters: tuple = ()  # Choices of FILTERS
+    sampling: Choice = parse_sampling("uniform")  # how each step draws from a list
     pool: Pool = EVERYTHING  # docs that may be negatives
-    refresh_every: int = 1  # steps from one mining of refresh to the next, or from probe to probe
-    refresh_overlap: float | None = None  # refresh only when a probe's overlap has fallen below this
-    refresh_lag: int = 0  # steps between the start of a mining in the background and its use
+    refresh_every: int = 1  # steps from one mining of refresh to the next
 
 
 class Label(NamedTuple):
@@ -59,7 +73,6 @@ class MinedList:
     position: np.ndarray  # (n_train,) where each train query stands in the candidates, -1: not mined
     mined_at: int  # step whose weights mined it
     until: int  # first step that it was not mined for
-    probe: np.ndarray | None = None  # the probe's best docs when it was mined
 
     def state_dict(self):
         """All fields, arrays as tensors."""
@@ -68,7 +81,6 @@ class MinedList:
             "position": torch.from_numpy(self.position),
             "mined_at": self.mined_at,
             "until": self.until,
-            "probe": _tensor(self.probe),
         }
 
     @classmethod
@@ -79,30 +91,14 @@ class MinedList:
             state["position"].numpy(),
             state["mined_at"],
             state["until"],
-            _array(state["probe"]),
         )
-
-
-@dataclasses.dataclass
-class Order:
-    """A mining that is under way: the source, when its list is used, and what it is made with."""
-
-    source: str
-    use_at: int
-    mined_at: int
-    positions: np.ndarray
-    until: int
-    probe: np.ndarray | None
-    future: concurrent.futures.Future
 
 
 class NegativeSampler:
     """The negatives of one arm, step by step: which sources are active, when they are mined, who gets what.
 
     `miner` is the caller's. miner.mine(source, positions, count, last) returns Candidates of the train queries
-    at those positions (last: the docs of their last lists, for notes about them); miner.mine_later() returns a
-    future of that, from the encoder as it stands now; miner.probe() returns the best docs of a fixed sample.
-    `upcoming(step, count)` gives the positions that `count` steps visit: refresh mines only for those, so that
+    at those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the positions that `count` steps visit: refresh mines only for those, so that
     refreshing often costs little more than refreshing once, and adore, which mines at each step, only for that
     step's. `only`, if given, are all positions that will ever be asked for.
     """
@@ -115,9 +111,7 @@ class NegativeSampler:
         self.labels = []  # the Label of each code that batches carry, from 1
         self.lists = {}  # source -> MinedList
         self.miner, self._upcoming, self._only = miner, upcoming, only
-        self._checked_at = {}  # source -> step at which it was last decided whether to mine
         self._last = {}  # source that refreshes -> (n_train, C) each query's last list, -1 before its first
-        self._order = None  # the mining in the background
         self._width = max([config.depth, *(count for stage in self.stages for count in stage.counts.values())])
 
     # ------------------------------------------------------------------------------------- questions
@@ -137,78 +131,27 @@ class NegativeSampler:
         """Steps since the weights that mined a source's list; None where none mined it."""
         return step - self.lists[source].mined_at if source in self.lists else None
 
-    def overlap(self, source="refresh"):
-        """Share of the probe's best docs that are the same as when the source was last mined."""
-        return overlap(self.miner.probe(), self.lists[source].probe)
-
     # ---------------------------------------------------------------------------------------- mining
 
     def refresh(self, step):
         """Mine what is due at `step`; returns {source: numbers about its new list}."""
-        reports = {}
-        if self._order and step >= self._order.use_at:
-            order, self._order = self._order, None
-            reports[order.source] = self._take(order, step)
-        for source in self.active(step):
-            if SOURCES[source].mine is None:
-                continue
-            if source not in self.lists or step >= self.lists[source].until:  # the latter: a stage without it
-                reports[source] = self._take(self._mine(source, step, lag=0), step)
-            elif self._is_time(source, step):
-                self._checked_at[source] = step
-                threshold = self.config.refresh_overlap
-                if threshold is not None and self.overlap(source) >= threshold:
-                    continue
-                order = self._mine(source, step, lag=self.config.refresh_lag)
-                if self.config.refresh_lag:
-                    self._order = order
-                else:
-                    reports[source] = self._take(order, step)
-        return reports
+        return {source: self._mine(source, step) for source in self.active(step) if self._is_due(source, step)}
 
-    def _is_time(self, source, step):
-        """Whether a source that has a list may want another one at `step`."""
-        period = {"refresh": self.config.refresh_every, "step": 1}.get(SOURCES[source].every)
-        return (
-            bool(period)
-            and not self._order
-            and step >= self._checked_at[source] + period
-            and step + self.config.refresh_lag < self.steps
-        )
+    def _is_due(self, source, step):
+        """Whether a source mines at `step`: it has no list, or a stage ran without it, or its period is over."""
+        row, mined = SOURCES[source], self.lists.get(source)
+        if row.mine is None:
+            return False
+        period = {"refresh": self.config.refresh_every, "step": 1}.get(row.every)
+        return mined is None or step >= mined.until or bool(period) and step >= mined.mined_at + period
 
-    def _mine(self, source, step, *, lag):
-        """An Order of the candidates of a source, for use `lag` steps later."""
-        self._checked_at[source] = step
-        positions, until = self._positions(source, step, lag)
-        by_overlap = SOURCES[source].every == "refresh" and self.config.refresh_overlap is not None
-        probe = self.miner.probe() if by_overlap else None
+    def _mine(self, source, step):
+        """Mine, filter, and keep the best of the candidates as the source's list; returns numbers about it."""
+        positions, until = self._positions(source, step)
         count = max(self.active(step)[source], self.config.candidates)
         last = self._last[source][positions] if source in self._last else None
-        if lag:
-            future = self.miner.mine_later(source, positions, count, last)
-        else:
-            future = concurrent.futures.Future()
-            future.set_result(self.miner.mine(source, positions, count, last))
-        return Order(source, step + lag, step, positions, until, probe, future)
-
-    def _positions(self, source, step, lag):
-        """(positions of the train queries to mine for, first step that they do not cover)."""
-        every = SOURCES[source].every
-        if every == "stage" or every == "refresh" and self.config.refresh_overlap is not None:
-            fixed = SOURCES[source].fixed or self._only is None
-            return np.arange(len(self.qrels)) if fixed else self._only, self.steps
-        period = self.config.refresh_every if every == "refresh" else 1
-        # a list is in use until the next one is: mined `period` later, or when this one's lag has passed
-        most = max(period, lag) if lag else period + (self.config.refresh_lag if every == "refresh" else 0)
-        count = min(most, self.steps - step - lag)
-        positions = self._upcoming(step + lag, count) if self._only is None else self._only
-        return positions, step + lag + count
-
-    def _take(self, order, step):
-        """Filter candidates, keep the best of them as the source's list; returns numbers about it."""
-        source, positions = order.source, order.positions
-        found = filters.apply(order.future.result(), self.config.filters, self.collection)
-        found = found.trim(max(self.active(step).get(source, 0), self.config.depth))
+        found = filters.apply(self.miner.mine(source, positions, count, last), self.config.filters, self.collection)
+        found = found.trim(max(self.active(step)[source], self.config.depth))
         if not found.count:
             raise BadInput(f"the source {source} has no candidate left: {found.dropped}; loosen --filters")
         report = found.describe() | {"age": self.age(source, step)}
@@ -220,8 +163,16 @@ class NegativeSampler:
             last[positions, : found.docs.shape[1]] = found.docs
         position = np.full(len(self.qrels), -1)
         position[positions] = np.arange(len(positions))
-        self.lists[source] = MinedList(found, position, order.mined_at, order.until, order.probe)
+        self.lists[source] = MinedList(found, position, step, until)
         return report
+
+    def _positions(self, source, step):
+        """(positions of the train queries to mine for, first step that they do not cover)."""
+        row = SOURCES[source]
+        if row.every == "stage":
+            return np.arange(len(self.qrels)) if row.fixed or self._only is None else self._only, self.steps
+        count = min(self.config.refresh_every if row.every == "refresh" else 1, self.steps - step)
+        return self._upcoming(step, count) if self._only is None else self._only, step + count
 
     # -------------------------------------------------------------------------------------- sampling
 
@@ -235,12 +186,7 @@ class NegativeSampler:
             self.sample(positions, step=step, epoch=epoch),
             queue=queue and self.queued(queue, step),
         )
-        if self.in_batch == "on":
-            return batch
-        drop = batch.source == 0  # docs of other queries
-        if self.in_batch == "masked":
-            docs = np.where(drop, batch.columns, -1)
-            drop = near_copies_of_positives(self.collection, batch.queries, docs, similarity=NEAR_COPY)
+        drop = IN_BATCH[self.in_batch](self.collection, batch)  # the positive counts whatever it says
         drop[np.arange(len(drop)), batch.labels] = False
         return dataclasses.replace(batch, invalid=batch.invalid | drop)
 
@@ -255,7 +201,9 @@ class NegativeSampler:
             elif SOURCES[source].mine:
                 mined = self.lists[source]
                 own = mined.candidates.select(mined.position[positions])
-                slots = self.config.sampling.slots(own, count, seed=self.seed, epoch=epoch)
+                slots = draw_slots(
+                    self.config.sampling, own, count, seed=self.seed, epoch=epoch, progress=step / self.steps
+                )
                 drawn |= {self._code(label): docs for label, docs in by_label(own, slots).items()}
         return drawn
 
@@ -270,31 +218,27 @@ class NegativeSampler:
             self.labels.append(label)
         return 1 + self.labels.index(label)
 
-    def teacher(self, batch, positions):
-        """(B, N) teacher scores of the batch's docs from the file's records, nan where it has none."""
-        mined = next(self.lists[name] for name in self.lists if SOURCES[name].needs_file)
-        own = mined.candidates.select(mined.position[positions])
+    def teacher(self, batch, positions, step):
+        """(B, N) teacher scores of the batch's docs, from lists that have them; nan for none."""
         scores = np.full(batch.invalid.shape, np.nan, dtype=np.float32)
-        groups = self.collection.docs.groups[own.docs]  # (B, C)
-        columns = np.minimum(np.searchsorted(batch.docs, groups), len(batch.docs) - 1)
-        rows, slots = np.nonzero((batch.docs[columns] == groups) & (own.docs >= 0))
-        scores[rows, columns[rows, slots]] = own.teacher[rows, slots]
-        scores[np.arange(len(positions)), batch.labels] = own.teacher_positive
+        for source in self.active(step):
+            mined = self.lists.get(source)
+            if mined is None or mined.candidates.teacher is None:
+                continue
+            own = mined.candidates.select(mined.position[positions])
+            groups = self.collection.docs.groups[own.docs]  # (B, C)
+            columns = np.minimum(np.searchsorted(batch.docs, groups), len(batch.docs) - 1)
+            rows, slots = np.nonzero((batch.docs[columns] == groups) & (own.docs >= 0))
+            scores[rows, columns[rows, slots]] = own.teacher[rows, slots]
+            scores[np.arange(len(positions)), batch.labels] = own.teacher_positive
         return scores
 
     # ----------------------------------------------------------------------------------------- state
 
     def state_dict(self):
-        """What a resumed run needs, as tensors and plain values; a mining in the background is awaited."""
-        order = self._order and vars(self._order) | {
-            "positions": torch.from_numpy(self._order.positions),
-            "probe": _tensor(self._order.probe),
-            "future": self._order.future.result().state_dict(),
-        }
+        """What a resumed run needs, as tensors and plain values."""
         return {
             "lists": {source: mined.state_dict() for source, mined in self.lists.items()},
-            "checked_at": dict(self._checked_at),
-            "order": order,
             "last": {source: torch.from_numpy(docs) for source, docs in self._last.items()},
             "labels": [tuple(label) for label in self.labels],
         }
@@ -302,20 +246,8 @@ class NegativeSampler:
     def load_state_dict(self, state):
         """Continue from what state_dict() returned."""
         self.lists = {source: MinedList.from_state_dict(mined) for source, mined in state["lists"].items()}
-        self._checked_at = dict(state["checked_at"])
         self._last = {source: docs.numpy() for source, docs in state["last"].items()}
         self.labels = [Label(*label) for label in state["labels"]]
-        if state["order"]:
-            future = concurrent.futures.Future()
-            future.set_result(Candidates.from_state_dict(state["order"]["future"]))
-            self._order = Order(
-                **state["order"]
-                | {
-                    "positions": state["order"]["positions"].numpy(),
-                    "probe": _array(state["order"]["probe"]),
-                    "future": future,
-                }
-            )
 
 
 def by_label(candidates, slots):
@@ -353,11 +285,3 @@ def overlap(a, b):
     key = np.arange(len(a))[:, None] * (max(a.max(), b.max(initial=0)) + 1)  # a doc of another row is another number
     shared = (np.isin(key + a, (key + b)[b >= 0]) & there).sum(1)
     return float((shared[rows] / counts[rows]).mean())
-
-
-def _tensor(array):
-    return None if array is None else torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _array(tensor):
-    return None if tensor is None else tensor.numpy()

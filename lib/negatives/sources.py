@@ -7,8 +7,6 @@ or, where `fixed`, of all train queries. One that draws is called as draw(collec
 epoch=) and returns doc rows (n, C) of the pool. Neither has to care which docs may not be negatives of a query.
 """
 
-import concurrent.futures
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -16,7 +14,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lib import rng
 from lib.files import BadInput
 from lib.negatives.candidates import random_docs, search_candidates
 from lib.negatives.files import load_candidates
@@ -25,8 +22,6 @@ from lib.search import exact
 from lib.search.approximate import Approximate
 from lib.search.retriever import EXACT_RAM, open_retriever
 from lib.search.sharded import cached_search
-
-PROBE_QUERIES, PROBE_DOCS, PROBE_DEPTH = 200, 2000, 10  # of the fixed sample that shows drift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Source:
     encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
     retriever: str | None = None  # what searches for it in mine_negatives.py: bm25, or what --"run" or --"miner" names
     needs_file: bool = False  # whether its lists stand in --negatives_file
+    teaches: bool = False  # whether its lists have a teacher's scores, at least where that is asked for
     queue: bool = False  # whether its docs come with the vectors that they had
     explicit: bool = True  # whether it adds anything to the batch, and so takes a number
 
@@ -73,29 +69,11 @@ class Miner:
         self._find = Approximate(mine_index) if mine_index else functools.partial(exact.search, device=self.device)
         self.encoded = 0  # docs embedded so far in order to mine
         self.frozen = {}  # source -> vectors of all docs as they were when it began
-        self._background = None  # the thread of mine_later()
 
     def mine(self, source, positions, count, last=None, *, encoder=None):
         """Candidates of a source, those that may be negatives, by the averaged encoder where none is given."""
         found = SOURCES[source].mine(self, positions, count, last, encoder or self.averaged.module)
         return found.admit(self.collection, self.pool, count=count)
-
-    def mine_later(self, source, positions, count, last):
-        """A future of mine() with the weights of this moment, on a thread of its own."""
-        self._background = self._background or concurrent.futures.ThreadPoolExecutor(1)
-        return self._background.submit(
-            self.mine, source, positions, count, last, encoder=copy.deepcopy(self.averaged.module)
-        )
-
-    def probe(self):
-        """(PROBE_QUERIES, PROBE_DEPTH) best docs, out of a fixed sample, for fixed train queries."""
-        queries = self.collection.split("train").queries
-        queries = queries[rng.permutation(len(queries), "probe", 0)[:PROBE_QUERIES]]
-        docs = rng.permutation(len(self.collection.docs), "probe", 1)[:PROBE_DOCS]
-        q_emb, d_emb = (
-            self.embedder.embed(self.averaged.module, kind, rows) for kind, rows in (("query", queries), ("doc", docs))
-        )
-        return exact.search(q_emb, d_emb, PROBE_DEPTH, device=self.device).rows
 
     def search(self, source, positions, count, last, q_emb, d_emb):
         """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (M, D).
@@ -218,5 +196,6 @@ SOURCES = {
         mine=mine_file,
         fixed=True,
         needs_file=True,
+        teaches=True,
     ),
 }
