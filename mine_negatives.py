@@ -33,7 +33,7 @@ from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
-from lib.negatives.formats import distillation, exchange
+from lib.negatives.formats import exchange
 from lib.negatives.pool import describe_pool, open_pool
 from lib.negatives.sources import SOURCES
 from lib.search.retriever import fingerprint_of, open_retriever, parts
@@ -41,7 +41,7 @@ from lib.search.sharded import cached_search
 
 OFFERED = [name for name, row in SOURCES.items() if row.draw or row.retriever or row.needs_file]
 
-FORMATS = ("own", *exchange.FORMATS, *distillation.FORMATS)
+FORMATS = ("own", *exchange.FORMATS)
 
 
 # fmt: off
@@ -251,8 +251,7 @@ def mine(args, source, collection, qrels, pool, count, device):
     if row.needs_file:
         records = None
         if args.negatives_format != "own":
-            theirs = distillation if args.negatives_format in distillation.FORMATS else exchange
-            records = theirs.read(args.negatives_file, args.negatives_format, collection)
+            records = exchange.read(args.negatives_file, args.negatives_format, collection)
         return load_candidates(args.negatives_file, collection, qrels, rows=records), None
     spec = {"run": args.run, "miner": args.miner}.get(row.retriever, row.retriever)
 
@@ -306,12 +305,11 @@ def write(path, args, collection, kept, header, clock, spec):
     records = (record for c in kept for record in records_of(c, collection))
     if args.format == "own":
         count = write_negatives(path, header, records)
-    elif args.format in distillation.FORMATS:
-        count = distillation.write(path, args.format, records, collection, args.split)
-        print(f"the texts that the ids stand for: {path.name}.queries.jsonl, {path.name}.documents.jsonl")
     else:
         count = exchange.write(path, args.format, records, collection, args.split)
         print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")
+        if args.format.startswith("distillation"):
+            print(f"the texts that the ids stand for: {path.name}.queries.jsonl, {path.name}.documents.jsonl")
     figure = path.with_suffix(".png")
     scored = {c.source: (c.scores.ravel(), c.positive) for c in kept if (c.scores == c.scores).any()}
     if scored:

@@ -193,6 +193,7 @@ def test_a_file_for_distillation_is_looked_at_as_it_stands(made, tmp_path):
     positive, wrong = positive_of(collection, qid), next(r["doc_id"] for r in records if r["qid"] == qid)
     line = {"query_id": qid, "document_ids": [positive, wrong, "nowhere"], "scores": [0.5, 0.9, 0.1]}
     path = tmp_path / "file.jsonl"
-    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    lines = [line, line | {"query_id": "nobody"}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
     found = counts(check.look(check.read_any(path, "distillation", collection), collection, "train")[0])
-    assert found["unknown"] == 1 and found["above_positive"] == 1 and "no_score" not in found
+    assert found["unknown"] == 4 and found["above_positive"] == 1 and "no_score" not in found

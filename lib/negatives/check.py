@@ -6,7 +6,7 @@ import numpy as np
 
 from lib.files import BadInput
 from lib.negatives.files import read_negatives
-from lib.negatives.formats import distillation, exchange
+from lib.negatives.formats import exchange
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import held_out, labelled
 
@@ -63,11 +63,15 @@ def read_any(path, format, collection):
             )
             for number, r in records
         ]
-    reader = distillation if format in distillation.FORMATS else exchange
-    return [
-        (number, query, doc, _number(score), _number(best))
-        for number, query, doc, score, best in reader.read_as_it_stands(path, format, collection)
-    ]
+    rows, named_with = (
+        [],
+        {},
+    )  # (query, doc) -> positives of the line that named it: lists are repeated for each positive
+    for line in exchange.lines(path, format, collection):
+        for doc, score in zip(line.negatives, line.scores):
+            if named_with.setdefault((line.query, doc), line.positives) == line.positives:
+                rows.append((line.number, line.query, doc, _number(score), _number(line.best)))
+    return rows
 
 
 def _number(value):

@@ -1,19 +1,26 @@
-"""Negatives files of other systems, written from our records and read back into them."""
+"""Negatives files of other systems, written from our records and read back into them.
 
+Those for distillation, by ids, are as sentence-transformers 6 (resolve_ids) and PyLate (KDProcessing) read them: the
+texts that the ids stand for lie in two files beside them.
+"""
+
+import functools
 import hashlib
 import itertools
 import json
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from lib.data import beir
 from lib.data.beir import shorten
+from lib.data.formats import tables
 from lib.files import BadInput, atomic_path
-from lib.negatives.formats.exchange_formats import TABLE, Doc, Group
+from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, Doc, Group
 
-FIELDS = ("qid", "doc_id", "source", "rank", "score", "positive_score", "teacher_score", "teacher_positive_score")
-FORMATS = {name: row[0] for name, row in TABLE.items()}  # what --format takes: its description
+FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
+FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
 
 
 def lost(format):
@@ -22,7 +29,7 @@ def lost(format):
     `rank` is the place in the query's list: gaps close, and lists of several sources are one. In formats
     without ids, docs of equal text become the first of them, and so do queries, whose lists are joined.
     """
-    return tuple(field for field in FIELDS if field not in TABLE[format][1])
+    return tuple(field for field in FIELDS if field not in TABLE[format].holds)
 
 
 def write(path, format, records, collection, split):
@@ -33,104 +40,117 @@ def write(path, format, records, collection, split):
     must hold are known; our records know one score of the positives, the best one's, so each positive gets
     it. BadInput for ids that the collection or the split lacks, and for known positives among the negatives.
     """
-    to_lines = TABLE[format][2]
-    # an item a line, the first on line 1: numbers of items are numbers of lines, which read() reports
-    begin, between, end = ("[", ",\n", "]\n") if format == "dpr" else ("", "\n", "\n")
-    count = 0
+    lines = itertools.chain.from_iterable(map(TABLE[format].to_lines, _groups(records, collection, split)))
+    put = {"dpr": functools.partial(_put, begin="[", between=",\n", end="]\n"), "distillation-parquet": _put_parquet}
     try:
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
-            out.write(begin)
-            for line in itertools.chain.from_iterable(map(to_lines, _groups(records, collection, split))):
-                line = line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
-                out.write((between if count else "") + line)
-                count += 1
-            out.write(end if count or begin else "")
+        count = put.get(format, _put)(path, lines)
     except BadInput as error:
         raise BadInput(f"{path}: not written: {error}") from None
+    if format.startswith("distillation"):
+        for kind, key, texts in (
+            ("queries", "query_id", collection.queries),
+            ("documents", "document_id", collection.docs),
+        ):
+            rows = ({key: ident, "text": texts.text(row)} for row, ident in enumerate(texts.ids))
+            _put(path.with_name(f"{path.name}.{kind}.jsonl"), rows)
     return count
+
+
+def _put(path, lines, *, begin="", between="\n", end="\n"):
+    """Write lines, objects as JSON, each item of an array on one too: numbers of items are numbers of lines."""
+    count = 0
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+        out.write(begin)
+        for line in lines:
+            line = line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
+            out.write((between if count else "") + line)
+            count += 1
+        out.write(end if count or begin else "")
+    return count
+
+
+def _put_parquet(path, lines):
+    pyarrow, lines = tables.parquet_package(path), list(lines)
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), temporary)
+    return len(lines)
+
+
+class Line(NamedTuple):
+    """A line as it stands: rows of the collection, -1 for what that lacks."""
+
+    number: int  # of the line or, in a JSON array, of the item
+    query: int
+    positives: list
+    negatives: list
+    best: float | None  # score of a positive
+    scores: list  # of the negatives, None where the file has none
+    lacks: str | None  # the first query or doc that the collection lacks, in words
+
+
+def lines(path, format, collection):
+    """Yield the Line of each line, or item of an array; BadInput names what is malformed and refuses nothing else.
+
+    Docs and queries are found by id where the format has ids, else by text. Where positives and negatives stand in
+    one list, what may not be a negative of the query is a positive.
+    """
+    row, tsv = TABLE[format], format.startswith("msmarco")  # a TSV cannot hold the tabs and line ends of our texts
+    find_query = _finder(collection.queries, "query", by_id="qid" in row.holds, squeeze=tsv)
+    find_doc = _finder(collection.docs, "doc", by_id="doc_id" in row.holds, squeeze=tsv)
+    items = tables.parquet_rows if format.endswith("parquet") else beir.read_lines if tsv else _objects
+    for number, item in items(path):
+        try:
+            query, positives, negatives, *scores = row.parse(item)
+        except BadInput as error:
+            raise BadInput(f"{path}:{number}: {error}") from None
+        best, scores = scores or (None, [None] * len(negatives))
+        found = [find_query(query), *map(find_doc, negatives), *map(find_doc, positives or ())]
+        lacks = next((said for _, said in found if said), None)
+        query, *docs = (place for place, _ in found)
+        cut = len(negatives)
+        negatives, beside = docs[:cut], docs[cut:]
+        if positives is None:
+            pair = np.array([max(query, 0)]), np.array([docs], dtype=np.int64)
+            holds = collection.no_negative(*pair)[0] & (query >= 0)
+            best = max((score for score, one in zip(scores, holds) if one), default=None)
+            beside = [doc for doc, one in zip(docs, holds) if one]
+            negatives, scores = ([value for value, one in zip(each, holds) if not one] for each in (docs, scores))
+        yield Line(number, query, beside, negatives, best, scores, lacks)
 
 
 def read(path, format, collection):
     """Yield (line number, record) of another system's file; of a JSON array, (number of the item, record).
 
-    Docs and queries are found by id where the format has ids, else by text. A doc counts once for a query,
-    where it stands first. Fields that the format lacks: source is the format's name, scores None.
-    BadInput names the line of what is malformed, not in the collection, or a positive among the negatives.
+    A doc counts once for a query, where it stands first. Fields that the format lacks: source is the format's name,
+    scores None. BadInput names the line of what is not in the collection, or a positive among the negatives.
     """
-    _, held, _, parse = TABLE[format]
-    tsv = format.startswith("msmarco")  # which cannot hold the tabs and line ends of our texts
-    find_query = _finder(collection.queries, "query", by_id="qid" in held, squeeze=tsv)
-    find_doc = _finder(collection.docs, "doc", by_id="doc_id" in held, squeeze=tsv)
+    names = TAUGHT if TAUGHT[0] in TABLE[format].holds else SCORES
     listed = {}  # query row -> rows of its negatives so far
-    for number, item in beir.read_lines(path) if tsv else _objects(path):
-        try:
-            query, positives, negatives, *scores = parse(item)
-            query, rows = find_query(query), [find_doc(doc) for doc in negatives]
-            _refuse_positives(collection, query, rows, [find_doc(doc) for doc in positives])
-        except BadInput as error:
-            raise BadInput(f"{path}:{number}: {error}") from None
-        best, scores = scores or (None, [None] * len(rows))
-        seen = listed.setdefault(query, set())
-        for row, score in zip(rows, scores):
+    for line in lines(path, format, collection):
+        if said := line.lacks or _positive_among(collection, line.query, line.negatives, line.positives):
+            raise BadInput(f"{path}:{line.number}: {said}")
+        seen = listed.setdefault(line.query, set())
+        for row, score in zip(line.negatives, line.scores):
             if row not in seen:  # queries with several positives name their negatives once for each
                 seen.add(row)
-                yield (
-                    number,
-                    {
-                        "qid": collection.queries.ids[query],
-                        "doc_id": collection.docs.ids[row],
-                        "source": format,
-                        "rank": len(seen),
-                        "score": score,
-                        "positive_score": best,
-                    },
-                )
+                record = {"qid": collection.queries.ids[line.query], "doc_id": collection.docs.ids[row]}
+                record |= {"source": format, "rank": len(seen)} | dict.fromkeys(SCORES)
+                yield line.number, record | dict(zip(names, (score, line.best)))
 
 
-def read_as_it_stands(path, format, collection):
-    """Yield (line, query row, doc row, score, best score) of each negative, -1 for what the collection lacks.
-
-    Unlike read(), nothing is refused but lines that are malformed: for those who look at what a file holds.
-    """
-    _, held, _, parse = TABLE[format]
-    tsv = format.startswith("msmarco")
-    find_query = _finder(collection.queries, "query", by_id="qid" in held, squeeze=tsv)
-    find_doc = _finder(collection.docs, "doc", by_id="doc_id" in held, squeeze=tsv)
-
-    def row(find, value):
-        try:
-            return find(value)
-        except BadInput:
-            return -1
-
-    named_with = {}  # (query, doc) -> the positives of the line that named it: formats repeat lists for each positive
-    for number, item in beir.read_lines(path) if tsv else _objects(path):
-        try:
-            query, positives, negatives, *scores = parse(item)
-        except BadInput as error:
-            raise BadInput(f"{path}:{number}: {error}") from None
-        best, scores = scores or (None, [None] * len(negatives))
-        query, beside = row(find_query, query), tuple(row(find_doc, doc) for doc in positives)
-        for doc, score in zip(negatives, scores):
-            doc = row(find_doc, doc)
-            if named_with.setdefault((query, doc), beside) == beside:
-                yield number, query, doc, score, best
-
-
-def _refuse_positives(collection, query, rows, positives=()):
-    """BadInput if a doc of `rows` is known as relevant to the query, is the query, or is a copy of a positive."""
+def _positive_among(collection, query, rows, positives=()):
+    """What is wrong if a doc of `rows` is known as relevant to the query, is the query, or is a copy of a positive."""
     rows, groups = np.array(rows, dtype=np.int64), collection.docs.groups
     bad = collection.no_negative(np.array([query]), rows[None])[0]
     bad |= np.isin(groups[rows], groups[np.array(positives, dtype=np.int64)])
-    if bad.any():
-        raise BadInput(
-            f"{collection.docs.ids[rows[bad][0]]} is a positive of {collection.queries.ids[query]}, or that query "
-            "itself, and stands among its negatives; delete it there"
-        )
+    return bad.any() and (
+        f"{collection.docs.ids[rows[bad][0]]} is a positive of {collection.queries.ids[query]}, or that query "
+        "itself, and stands among its negatives; delete it there"
+    )
 
 
 def _finder(texts, kind, *, by_id, squeeze=False):
-    """A function from an id, or from a text, to its row in `texts`; squeeze: white space is all alike."""
+    """A function from an id, or a text, to (its row, None) or (-1, what is wrong); squeeze: white space is all alike."""
 
     def digest(text):  # 16 bytes a text, as in Texts; JSON can hold half a surrogate pair
         text = " ".join(text.split()) if squeeze else text
@@ -138,10 +158,8 @@ def _finder(texts, kind, *, by_id, squeeze=False):
 
     def find(value):
         row = rows.get(value if by_id else digest(value))
-        if row is None:
-            hint = "" if by_id else "; texts are wanted as there, title and text with a space between"
-            raise BadInput(f"{kind} {shorten(value)} is not in the collection{hint}")
-        return row
+        hint = "" if by_id else "; texts are wanted as there, title and text with a space between"
+        return (row, None) if row is not None else (-1, f"{kind} {shorten(value)} is not in the collection{hint}")
 
     rows = texts.row_of if by_id else {}
     if not by_id:
@@ -159,14 +177,13 @@ def _groups(records, collection, split):
     qrels, docs, queries = collection.split(split), collection.docs, collection.queries
     find_query, find_doc = _finder(queries, "query", by_id=True), _finder(docs, "doc", by_id=True)
     position = {row: i for i, row in enumerate(qrels.queries.tolist())}
-    gathered = {}  # query row -> {text group: (doc row, score, positive's score)}
+    gathered = {}  # query row -> {text group: (doc row, its four scores)}
     for record in records:
-        query, doc = find_query(record["qid"]), find_doc(record["doc_id"])
-        if query not in position:
-            raise BadInput(
-                f"query {shorten(record['qid'])} is not in the split {split}; name the split that was mined for"
-            )
-        candidate = doc, record["score"], record.get("positive_score")
+        (query, unknown_query), (doc, unknown_doc) = find_query(record["qid"]), find_doc(record["doc_id"])
+        outside = f"query {shorten(record['qid'])} is not in the split {split}; name the split that was mined for"
+        if said := unknown_query or unknown_doc or (outside if query not in position else None):
+            raise BadInput(said)
+        candidate = doc, *(record.get(name) for name in (*SCORES, *TAUGHT))
         gathered.setdefault(query, {}).setdefault(docs.groups[doc], candidate)
 
     def make(row, *scores):
@@ -174,7 +191,8 @@ def _groups(records, collection, split):
         return Doc(docs.ids[row], title, body, docs.text(row), *scores)
 
     for query, found in gathered.items():
-        _refuse_positives(collection, query, [doc for doc, *_ in found.values()])
+        if said := _positive_among(collection, query, [doc for doc, *_ in found.values()]):
+            raise BadInput(said)
         yield Group(
             queries.ids[query],
             queries.text(query),

@@ -4,22 +4,25 @@ import collections
 import functools
 import itertools
 import json
-import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 from lib.data.beir import shorten
 from lib.files import BadInput
 
 GOLD = 1000  # where DPR's own files have no score of a positive they give this one
+SCORES = ("score", "positive_score")
+TAUGHT = ("teacher_score", "teacher_positive_score")
 
 # A query with its docs; positives, negatives: lists of Doc, whose `body` is the text without the title
 Group = collections.namedtuple("Group", "qid text answers positives negatives")
-Doc = collections.namedtuple("Doc", "id title body text score positive_score", defaults=(None, None))
+Doc = collections.namedtuple("Doc", ("id", "title", "body", "text", *SCORES, *TAUGHT), defaults=[None] * 4)
 
 
-def _known_scores(negatives):
+def _known_scores(negatives, names=SCORES):
     """(the positives' score, None where sources, each with a scale of its own, differ; negatives' scores)."""
-    best = {negative.positive_score for negative in negatives}
-    return best.pop() if len(best) == 1 else None, [negative.score for negative in negatives]
+    scores, best = ([getattr(negative, name) for negative in negatives] for name in names)
+    return best[0] if len(set(best)) == 1 else None, scores
 
 
 def _to_tuple(group, positive, negatives):
@@ -99,6 +102,19 @@ def _to_dpr(group):
     }
 
 
+def _to_distillation(group):
+    """A positive first; the scores are a teacher's where all docs of a query have one, else their miner's."""
+    for names in (TAUGHT, SCORES):
+        best, scores = _known_scores(group.negatives, names)
+        if None not in (best, *scores):
+            break
+    else:
+        raise BadInput(f"query {group.qid} has docs without a score, or of several sources: this format is for scores")
+    negatives = [doc.id for doc in group.negatives]
+    for positive in group.positives:
+        yield {"query_id": group.qid, "document_ids": [positive.id, *negatives], "scores": [best, *scores]}
+
+
 def _to_tsv(group, *, query, doc):
     for positive, negative in itertools.product(group.positives, group.negatives):
         fields = (getattr(group, query), getattr(positive, doc), getattr(negative, doc))
@@ -106,8 +122,9 @@ def _to_tsv(group, *, query, doc):
 
 
 # ----------------------------------------------------------------------------------------- from others' files
-# A parser takes the object or text of a line to (query, positives, negatives), by id or by text, and where
-# the format has scores (best score of a positive or None, scores of the negatives or Nones).
+# A parser takes the object or text of a line to (query, positives, negatives), by id or by text, and where the
+# format has scores (best score of a positive or None, scores of the negatives or Nones). Positives of None stand
+# among the negatives: the collection knows which they are.
 
 
 def _get(item, key, kind=str):
@@ -115,7 +132,7 @@ def _get(item, key, kind=str):
     if key not in item:
         raise BadInput(f'no "{key}"; the keys are {", ".join(item) or "none"}')
     value = item[key]
-    if type(value) in (int, float) and math.isfinite(value) if kind is float else isinstance(value, kind):
+    if type(value) in (int, float) and abs(value) < 1e38 if kind is float else isinstance(value, kind):  # nor nan
         return value
     found = shorten(json.dumps(value, ensure_ascii=False))
     if kind is list and isinstance(value, str):
@@ -195,6 +212,11 @@ def _from_dpr(item):
     return _get(item, "question"), positives, negatives, best, scores
 
 
+def _from_distillation(item):
+    docs = _each(item, "document_ids")
+    return _get(item, "query_id"), None, docs, None, _numbers(item, "scores", len(docs), required=True)
+
+
 def _from_tsv(line):
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) != 3:
@@ -204,67 +226,40 @@ def _from_tsv(line):
     return fields[0], [fields[1]], [fields[2]]
 
 
-IDS, SCORED = ("qid", "doc_id", "rank"), ("rank", "score", "positive_score")
-# name: (description, fields of ours that it holds, Group -> lines, line -> what it names)
+class Format(NamedTuple):
+    """A format: what it is, the fields of our records that it holds, Group -> lines, line -> what it names."""
+
+    about: str
+    holds: tuple
+    to_lines: Callable
+    parse: Callable
+
+
+BY_ID, SCORED = ("qid", "doc_id", "rank"), ("rank", *SCORES)
+# fmt: off
 TABLE = {
-    "st-triplet": (
-        "sentence-transformers JSONL: anchor, positive, negative (and scores)",
-        SCORED,
-        _to_triplets,
-        _from_tuple,
-    ),
-    "st-ntuple": (
-        "sentence-transformers JSONL: anchor, positive, negative_1 to negative_n (and scores)",
-        SCORED,
-        _to_ntuples,
-        _from_ntuple,
-    ),
-    "st-pair": (
-        "sentence-transformers JSONL: anchor, positive (a doc), label 1 or 0",
-        ("rank",),
-        _to_pairs,
-        _from_pair,
-    ),
-    "st-list": (
-        "sentence-transformers JSONL: anchor, positive (a list of docs), labels (1 or 0 each)",
-        ("rank",),
-        _to_list,
-        _from_list,
-    ),
-    "flagembedding": (
-        "FlagEmbedding JSONL: query, pos, neg (and pos_scores, neg_scores)",
-        SCORED,
-        _to_flagembedding,
-        _from_flagembedding,
-    ),
-    "tevatron": (
-        "Tevatron's older JSONL: query_id, query, positive_passages, negative_passages",
-        IDS,
-        _to_tevatron,
-        _from_tevatron,
-    ),
-    "tevatron-ids": (
-        "Tevatron JSONL: query_id, query_text, positive_document_ids, negative_document_ids",
-        IDS,
-        _to_tevatron_ids,
-        _from_tevatron_ids,
-    ),
-    "dpr": (
-        "DPR, a JSON array: question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs",
-        ("doc_id", *SCORED),
-        _to_dpr,
-        _from_dpr,
-    ),
-    "msmarco-ids": (
-        "MS MARCO TSV: qid, positive pid, negative pid",
-        IDS,
-        functools.partial(_to_tsv, query="qid", doc="id"),
-        _from_tsv,
-    ),
-    "msmarco-text": (
-        "MS MARCO TSV: texts of query, positive, negative",
-        ("rank",),
-        functools.partial(_to_tsv, query="text", doc="text"),
-        _from_tsv,
-    ),
+    "st-triplet": Format("sentence-transformers JSONL: anchor, positive, negative (and scores)",
+        SCORED, _to_triplets, _from_tuple),
+    "st-ntuple": Format("sentence-transformers JSONL: anchor, positive, negative_1 to negative_n (and scores)",
+        SCORED, _to_ntuples, _from_ntuple),
+    "st-pair": Format("sentence-transformers JSONL: anchor, positive (a doc), label 1 or 0",
+        ("rank",), _to_pairs, _from_pair),
+    "st-list": Format("sentence-transformers JSONL: anchor, positive (a list of docs), labels (1 or 0 each)",
+        ("rank",), _to_list, _from_list),
+    "flagembedding": Format("FlagEmbedding JSONL: query, pos, neg (and pos_scores, neg_scores)",
+        SCORED, _to_flagembedding, _from_flagembedding),
+    "tevatron": Format("Tevatron's older JSONL: query_id, query, positive_passages, negative_passages",
+        BY_ID, _to_tevatron, _from_tevatron),
+    "tevatron-ids": Format("Tevatron JSONL: query_id, query_text, positive_document_ids, negative_document_ids",
+        BY_ID, _to_tevatron_ids, _from_tevatron_ids),
+    "dpr": Format("DPR, a JSON array: question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs",
+        ("doc_id", *SCORED), _to_dpr, _from_dpr),
+    "msmarco-ids": Format("MS MARCO TSV: qid, positive pid, negative pid",
+        BY_ID, functools.partial(_to_tsv, query="qid", doc="id"), _from_tsv),
+    "msmarco-text": Format("MS MARCO TSV: texts of query, positive, negative",
+        ("rank",), functools.partial(_to_tsv, query="text", doc="text"), _from_tsv),
+    "distillation": Format("JSONL with ids: query_id, document_ids, scores; queries and documents in files beside it",
+        (*BY_ID, *TAUGHT), _to_distillation, _from_distillation),
+    "distillation-parquet": Format("the same as Parquet",
+        (*BY_ID, *TAUGHT), _to_distillation, _from_distillation),
 }
