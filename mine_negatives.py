@@ -31,7 +31,7 @@ from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
 from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, check, filters, sampling
-from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
+from lib.negatives.candidates import drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.pool import describe_pool, open_pool
@@ -72,8 +72,6 @@ def parse_args():
         "all for another split than train and for --audit, which hides labels")
     add("--allow_leak", action="store_true", help="use a file that seems to know the labels of dev or test queries "
         "all the same; the file of negatives is marked")
-    add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
-        "compare with")
     add("--cross_encoder", metavar="NAME|FOLDER", help="scores all candidates: for the filter denoise, for "
         "--relabel, and as teacher scores in the file")
     add("--own_teacher", action="store_true", help="the sources' own scores are the teacher scores in the file: "
@@ -218,7 +216,7 @@ def main():
         }
         header |= {
             key: run.plain(getattr(args, key))
-            for key in ("depth", "filters", "sampling", "shares", "positive_score", "cross_encoder", "seed")
+            for key in ("depth", "filters", "sampling", "shares", "cross_encoder", "seed")
         }
         write(path, args, collection, kept, header, clock, spec)
     dist.stop()
@@ -270,9 +268,7 @@ def mine(args, source, collection, qrels, pool, count, device):
                 retriever, collection.queries.view(rows[part]), k, known, pool.rows, desc=f"mining {source}"
             )
 
-        return search_candidates(
-            collection, rows, count, search, source=source, positive=args.positive_score
-        ), retriever
+        return search_candidates(collection, rows, count, search, source=source), retriever
 
     found, retriever = by(args.mine_index)
     if args.mine_index and row.retriever == "run":

@@ -40,7 +40,7 @@ from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
 from lib.negatives.arms import Arm
-from lib.negatives.candidates import POSITIVE, how_many
+from lib.negatives.candidates import how_many
 from lib.negatives.filters import FILTERS, parse_filter
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
@@ -145,8 +145,6 @@ def parse_args():
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
     add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4: what approximate search does to negatives")
-    add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
-        "compare with")
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
     add = parser.group("static encoder", only="static")
     add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
@@ -283,7 +281,7 @@ def without_effect(args, given):
     sources = [SOURCES[name] for name in arm.sources]
     idle = {
         "negative_docs allow_leak": not sources,
-        "depth candidates filters sampling positive_score": not any(source.mine for source in sources),
+        "depth candidates filters sampling": not any(source.mine for source in sources),
         "refresh_every": not any(source.every == "refresh" for source in sources),
         "mine_index": not any(source.encodes_corpus for source in sources),
         "allow_leak": args.negative_docs in ("labelled", "all"),
@@ -498,7 +496,7 @@ def train(args, parser, collection, folder, *, device):
     needs = loss.needs_of(base, masks, terms)
 
     miner_of = functools.partial(
-        Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
+        Miner, embedder, encoder, averaged, pool=pool,
         negatives_file=args.negatives_file, needs_teacher="teacher" in loss.needs_of(*rows_of_loss(args)),
         mine_index=args.mine_index, miner=args.miner, device=device)  # fmt: skip
     sampler_of = functools.partial(

@@ -232,7 +232,7 @@ def test_no_positive_is_ever_mined(tmp_path_factory, world, depth, seed):
     scores = -np.sort(-random.random(found.shape), axis=1).astype(np.float32)
     known = np.where(collection.known_docs(rows) >= 0, 0.5, np.nan).astype(np.float32)
     hits = Hits(scores, found, known)
-    mined = Candidates.from_hits(collection, rows, hits, source="dense", count=depth, positive="max")
+    mined = Candidates.from_hits(collection, rows, hits, source="dense", count=depth)
     known, text = known_by_text(collection), collection.docs.text
     for row, fetched, docs in zip(rows, found, mined.docs):
         positives = known[collection.queries.text(row)]

@@ -12,12 +12,6 @@ from lib.files import BadInput
 from lib.negatives.pool import EVERYTHING, held_out
 
 BANDS = (10, 30, 100)  # ranks at which the bands of the ledger end; the last has no end
-# of several positives' scores (n, P), nan for none
-POSITIVE = {
-    "max": lambda scores: np.fmax.reduce(scores, axis=1),
-    "min": lambda scores: np.fmin.reduce(scores, axis=1),
-    "mean": lambda scores: np.nansum(scores, 1) / np.where(np.isnan(scores).all(1), np.nan, (~np.isnan(scores)).sum(1)),
-}
 NARROW = 16  # positives up to which queries are searched together
 COLUMNS = {"docs": -1, "ranks": 0, "scores": np.nan, "teacher": np.nan, "origin": 0}  # what stands for none
 
@@ -33,7 +27,7 @@ class Candidates:
     queries: np.ndarray  # (n,) query rows
     docs: np.ndarray  # (n, C) int32 doc rows
     scores: np.ndarray | None = None  # (n, C) float32, on the source's own scale; without any, nan
-    positive: np.ndarray | None = None  # (n,) float32: score of the query's positive by the same source, nan for none
+    positive: np.ndarray | None = None  # (n,) float32: score of the query's best positive by the same source
     dropped: dict = dataclasses.field(default_factory=dict)  # reason -> how many fetched docs it removed
     ranks: np.ndarray | None = None  # (n, C) int32: rank in the source's list, from 1; 0 for none; admit() counts them
     origin: np.ndarray | None = None  # (n, C) int16: which of `origins` proposed it
@@ -49,14 +43,14 @@ class Candidates:
                 setattr(self, name, np.full(shape, np.nan, dtype=np.float32))
 
     @classmethod
-    def from_hits(cls, collection, query_rows, hits, *, source, count, positive="max"):
+    def from_hits(cls, collection, query_rows, hits, *, source, count):
         """The first `count` candidates of Hits that fetched `count` + overfetch() docs, or all docs.
 
-        Of hits.known, the scores of Collection.known_docs(), `positive` (max, min, mean) is kept.
+        Of hits.known, the scores of Collection.known_docs(), the best is kept.
         """
         known = collection.known_docs(query_rows) >= 0  # (n, P)
-        reduced = POSITIVE[positive](np.where(known, hits.known, np.nan)).astype(np.float32)
-        return cls(source, query_rows, hits.rows, hits.scores, reduced).admit(collection, count=count)
+        best = np.fmax.reduce(np.where(known, hits.known, np.nan), axis=1).astype(np.float32)
+        return cls(source, query_rows, hits.rows, hits.scores, best).admit(collection, count=count)
 
     def admit(self, collection, pool=EVERYTHING, *, count=None):
         """The first `count` candidates of each list that may be negatives: the gate that every list passes.
@@ -196,7 +190,7 @@ def _to_drop(collection):
     return count_docs(collection, collection.no_negatives)
 
 
-def search_candidates(collection, query_rows, count, search, *, source, positive="max"):
+def search_candidates(collection, query_rows, count, search, *, source):
     """Candidates by search(positions among query_rows, k, known docs of these (n, P)) -> Hits.
 
     Queries are searched in groups of about as many positives: a single one with thousands would widen the rows of all.
@@ -209,7 +203,7 @@ def search_candidates(collection, query_rows, count, search, *, source, positive
     for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
         rows = query_rows[part]
         hits = search(part, count + overfetch(collection, rows), collection.known_docs(rows))
-        parts.append(Candidates.from_hits(collection, rows, hits, source=source, count=count, positive=positive))
+        parts.append(Candidates.from_hits(collection, rows, hits, source=source, count=count))
     found = parts[0] if len(parts) == 1 else Candidates.concatenate(parts)
     return found if len(parts) == 1 else found.select(np.argsort(order, kind="stable"))
 

@@ -44,8 +44,7 @@ class Source:
 class Miner:
     """What sources mine with: the embedder, the encoder in training and the average of it.
 
-    positive: which of several positives' scores candidates are compared with. miner: what the source miner asks, in
-    the words of search.retriever.HELP.
+    miner: what the source miner asks, in the words of search.retriever.HELP.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Miner:
         averaged,
         *,
         pool=EVERYTHING,
-        positive="max",
         negatives_file=None,
         needs_teacher=False,
         mine_index=None,
@@ -64,7 +62,7 @@ class Miner:
     ):
         self.retriever, self.device = miner, device or torch.device("cpu")
         self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
-        self.collection, self.pool, self.positive = embedder.collection, pool, positive
+        self.collection, self.pool = embedder.collection, pool
         self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
         self._find = Approximate(mine_index) if mine_index else functools.partial(exact.search, device=self.device)
         self.encoded = 0  # docs embedded so far in order to mine
@@ -87,7 +85,6 @@ class Miner:
             count,
             lambda part, k, known: self._find(q_emb[part], d_emb, k, known, among=self.pool.rows),
             source=source,
-            positive=self.positive,
         )
         if last is not None and (last >= 0).any():
             still = exact.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
@@ -111,16 +108,16 @@ class Miner:
 
 def mine_bm25(miner, positions, count, last, encoder):
     """BM25's best, of all train queries."""
-    return _best_of("bm25", "bm25", miner.collection, count, miner.positive, miner.pool, miner.device)
+    return _best_of("bm25", "bm25", miner.collection, count, miner.pool, miner.device)
 
 
 def mine_by_miner(miner, positions, count, last, encoder):
     """The best of the retriever that --miner names, of all train queries."""
-    return _best_of(miner.retriever, "miner", miner.collection, count, miner.positive, miner.pool, miner.device)
+    return _best_of(miner.retriever, "miner", miner.collection, count, miner.pool, miner.device)
 
 
 @functools.lru_cache(maxsize=2)
-def _best_of(spec, source, collection, count, positive, pool, device):
+def _best_of(spec, source, collection, count, pool, device):
     rows = collection.split("train").queries
     retriever = open_retriever(spec, collection, device=device, exact_in=EXACT_RAM)
 
@@ -128,7 +125,7 @@ def _best_of(spec, source, collection, count, positive, pool, device):
         view = collection.queries.view(rows[part])
         return cached_search(retriever, view, k, known, pool.rows, desc=f"mining by {spec}")
 
-    return search_candidates(collection, rows, count, search, source=source, positive=positive)
+    return search_candidates(collection, rows, count, search, source=source)
 
 
 def mine_file(miner, positions, count, last, encoder):

@@ -77,12 +77,14 @@ def search(q_emb, d_emb, k, known=None, *, among=None, device=None):
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
 
 
-def pair_scores(q_emb, d_emb, rows, *, block=1024):
-    """(Q, P) inner products of each query with its own docs: rows (Q, P), -1 for none, which gives nan."""
-    scores = np.full(rows.shape, np.nan, dtype=np.float32)
-    for begin in range(0, len(rows), block):
-        part = slice(begin, begin + block)
-        owner, column = np.nonzero(rows[part] >= 0)
-        docs = rows[part][owner, column]
-        scores[begin + owner, column] = np.einsum("nd,nd->n", q_emb[part][owner], d_emb[docs])
+def pair_scores(q_emb, d_emb, rows, *, block=8192):
+    """(Q, P) inner products of each query with its own docs: rows (Q, P), -1 for none, which gives nan.
+
+    d_emb: doc vectors (M, D), or a function that gives those of doc rows; `block` are in memory at a time.
+    """
+    vectors_of = d_emb if callable(d_emb) else d_emb.__getitem__
+    scores, pairs = np.full(rows.shape, np.nan, dtype=np.float32), np.argwhere(rows >= 0)
+    for begin in range(0, len(pairs), block):
+        owner, column = pairs[begin : begin + block].T
+        scores[owner, column] = np.einsum("nd,nd->n", q_emb[owner], vectors_of(rows[owner, column]))
     return scores

@@ -1,5 +1,7 @@
 """FAISS indexes: built from a factory string, written with the record of what they were made from, searched."""
 
+import functools
+
 import faiss
 import numpy as np
 from tqdm import tqdm
@@ -7,7 +9,7 @@ from tqdm import tqdm
 from lib import rng
 from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
-from lib.search.exact import TIES, by_score_and_row, without_zeros
+from lib.search.exact import TIES, by_score_and_row, pair_scores, without_zeros
 from lib.search.hits import Hits
 
 META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
@@ -148,17 +150,9 @@ def search(index, q_emb, k, known=None, among=None):
     how = None if among is None else _only(index, among)
     scores, rows = by_score_and_row(*index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how))
     scores, rows = np.where(rows < 0, np.float32(0), scores)[:, :k], rows[:, :k]
-    rows = without_zeros(q_emb, scores, rows, lambda found: reconstruct(index, found))
-    if known is None:
-        return Hits(scores, rows)
-    extra = np.full(known.shape, np.nan, dtype=np.float32)
-    owner, column = np.nonzero(known >= 0)
-    docs, inverse = np.unique(known[owner, column], return_inverse=True)
-    for begin in range(0, len(owner), BLOCK):
-        part = slice(begin, begin + BLOCK)
-        d_emb = reconstruct(index, docs[inverse[part]])
-        extra[owner[part], column[part]] = np.einsum("nd,nd->n", q_emb[owner[part]], d_emb)
-    return Hits(scores, rows, extra)
+    vectors_of = functools.partial(reconstruct, index)
+    rows = without_zeros(q_emb, scores, rows, vectors_of)
+    return Hits(scores, rows, None if known is None else pair_scores(q_emb, vectors_of, known))
 
 
 def reconstruct(index, rows):

@@ -13,7 +13,7 @@ from lib.data.tokens import tokenize
 from lib.files import cache_dir, cached, fingerprint
 from lib.model.encoder import embed, embed_texts
 from lib.search.approximate import Approximate
-from lib.search.exact import by_score_and_row, top_k
+from lib.search.exact import by_score_and_row, pair_scores, top_k
 from lib.search.hits import Hits
 
 ROWS = 8192  # vectors or queries in a file
@@ -127,7 +127,7 @@ class Sharded:
         k, best = min(k, len(self.vectors) if among is None else len(among)), None
         if self._approximate:
             best = self._approximate.top_k(q_emb, self.vectors, k, among)
-            return Hits(*best, None if known is None else self._scores(q_emb, known))
+            return Hits(*best, None if known is None else pair_scores(q_emb, self.vectors.take, known))
         for begin, d_emb in self.vectors.blocks(self._block):
             inside = np.arange(len(d_emb))
             if among is not None:
@@ -138,7 +138,7 @@ class Sharded:
             scores, rows = top_k(q_emb, d_emb, k, device=self._device)
             rows = np.where(rows < 0, -1, inside[rows] + begin).astype(np.int32)
             best = (scores, rows) if best is None else merge(best, (scores, rows), k)
-        return Hits(*best, None if known is None else self._scores(q_emb, known))
+        return Hits(*best, None if known is None else pair_scores(q_emb, self.vectors.take, known))
 
     def _query_vectors(self, queries):
         """(Q, D): kept where the queries are of a collection, and not where somebody has just typed them."""
@@ -146,16 +146,6 @@ class Sharded:
             return self._embed(queries)
         path = cache_dir("vectors", fingerprint(self._query_key, queries.fingerprint) + ".npz")
         return once(path, lambda: {"vectors": self._embed(queries)})["vectors"]
-
-    def _scores(self, q_emb, known):
-        """(Q, P) inner products with the known docs, nan for none."""
-        there, column = np.nonzero(known >= 0)
-        scores = np.full(known.shape, np.nan, dtype=np.float32)
-        for begin in range(0, len(there), ROWS):
-            part = slice(begin, begin + ROWS)
-            d_emb = self.vectors.take(known[there[part], column[part]])
-            scores[there[part], column[part]] = np.einsum("nd,nd->n", q_emb[there[part]], d_emb)
-        return scores
 
 
 def cached_search(retriever, queries, k, known=None, among=None, *, desc="searching"):

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from lib.search import faiss_index
-from lib.search.exact import top_k
+from lib.search.exact import pair_scores, top_k
 from lib.search.sharded import merge
 
 K = 10  # docs whose recall is tuned
@@ -97,11 +97,7 @@ def _measure(index, vectors, q_emb, exact_scores, key, odd, k):
     clock = time.perf_counter()
     _, rows = index.search(q_emb, k)
     batch = len(q_emb) / (time.perf_counter() - clock)
-    found = np.full(rows.shape, -np.inf, dtype=np.float32)  # exact scores of what was found
-    i, j = np.nonzero(rows >= 0)
-    docs, inverse = np.unique(rows[i, j], return_inverse=True)
-    if len(docs):
-        found[i, j] = np.einsum("nd,nd->n", q_emb[i], vectors.take(docs)[inverse])
+    found = np.where(rows < 0, -np.inf, pair_scores(q_emb, vectors.take, rows))  # exact scores of what was found
     times = []
     for query in q_emb[odd][:SINGLE]:
         clock = time.perf_counter()

@@ -7,7 +7,7 @@
     python tests/bench/mine_vs_sentence_transformers.py --ours_only   # without the peer
 
 Both sides get the same vectors, texts and options, embed nothing, and mine for the train queries: 10
-negatives of the best 100, --positive_score min as the peer has it. Each runs in a process of its own, in
+negatives of the best 100, compared with the least of several positives' scores as the peer has it. Each runs in a process of its own, in
 turn; the medians count. The peer is measured with both of its searches, its results as n-tuples: of its
 formats the fastest.
 
@@ -21,6 +21,7 @@ one, and why the others differ. A query counts once, for the first of the reason
 has is taken from its labelled lists, for n-tuples leave out each query with fewer negatives than wanted.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -46,7 +47,7 @@ from lib.model.encoder import embed, load_encoder  # noqa: E402
 from lib.negatives import filters  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
-from lib.negatives.sampling import Sampling  # noqa: E402
+from lib.negatives.sampling import parse_sampling, slots  # noqa: E402
 from lib.run import COUNT, SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
@@ -311,7 +312,7 @@ def ours(case, args, work):
     inputs = run.peak_rss_mb()
     wanted = [filters.parse_filter(text) for text in options_of(args)[case][0]]
     begin = time.perf_counter()
-    found = mine(collection, q_emb, d_emb, positive_score="min")
+    found = mine(collection, q_emb, d_emb, least=True)
     found = choose(filters.apply(found, wanted, collection))
     seconds, peak = time.perf_counter() - begin, run.peak_rss_mb()
     write_negatives(work / "ours.jsonl", {}, records_of(found, collection))
@@ -320,16 +321,21 @@ def ours(case, args, work):
     return {"seconds": seconds, "file_seconds": file_seconds, "inputs_mb": inputs, "peak_mb": peak}
 
 
-def mine(collection, q_emb, d_emb, *, positive_score, count=CANDIDATES, spare=0):
-    """`count` Candidates of each train query, out of a search that fetches `spare` docs more than that wants."""
+def mine(collection, q_emb, d_emb, *, least=False, count=CANDIDATES, spare=0):
+    """`count` Candidates of each train query, out of a search that fetches `spare` docs more than that wants.
+
+    least: the least of several positives' scores is kept, not the best.
+    """
     rows = collection.split("train").queries
     hits = exact.search(q_emb, d_emb, count + overfetch(collection) + spare, collection.known_docs(rows))
-    return Candidates.from_hits(collection, rows, hits, source="dense", count=count, positive=positive_score)
+    found = Candidates.from_hits(collection, rows, hits, source="dense", count=count)
+    of_positives = np.where(collection.known_docs(rows) >= 0, hits.known, np.nan)
+    return dataclasses.replace(found, positive=np.fmin.reduce(of_positives, axis=1)) if least else found
 
 
 def choose(candidates):
     """The best DEPTH of each list, as mine_negatives.py takes them."""
-    return candidates.take(Sampling.parse("top").slots(candidates, DEPTH, seed=0, epoch=0))
+    return candidates.take(slots(parse_sampling("top"), candidates, DEPTH, seed=0, epoch=0))
 
 
 def peer(search, case, args, work):
@@ -417,11 +423,11 @@ def explain(args, work):
     collection, (q_emb, d_emb) = load(args, work), load_vectors(work)
     groups, qrels = collection.docs.groups, collection.split("train")
     most = int(max(np.bincount(np.repeat(np.arange(len(qrels)), np.diff(qrels.indptr))[qrels.grades >= 1])))
-    candidates = mine(collection, q_emb, d_emb, positive_score="min")
-    by_max = mine(collection, q_emb, d_emb, positive_score="max")
+    candidates = mine(collection, q_emb, d_emb, least=True)
+    by_max = mine(collection, q_emb, d_emb)
     # ranks far enough down, with room for the copies among them
     extent = CANDIDATES + most
-    deep = mine(collection, q_emb, d_emb, positive_score="min", count=extent, spare=extent)
+    deep = mine(collection, q_emb, d_emb, least=True, count=extent, spare=extent)
     known = [set(docs[docs >= 0].tolist()) for docs in collection.known_docs(qrels.queries)]
     given = [set(groups[qrels.positives(i)].tolist()) for i in range(len(qrels))]
     scores = exact.pair_scores(q_emb, d_emb, pad(given))  # (n, P)
@@ -536,7 +542,7 @@ def print_agreement(found):
             print(f"{name}: {text}")
     print(
         "short: fewer than wanted; the peer's n-tuples leave those queries out. max = min: the share of "
-        "queries with the same set under our default --positive_score max; same, max: that agrees with the peer"
+        "queries with the same set compared with the best positive, as we do; same, max: that agrees with the peer"
     )
 
 
