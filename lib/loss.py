@@ -249,14 +249,14 @@ def needs_of(base, masks, terms):
 def contrastive_loss(
     q_emb, d_emb, labels, invalid, *, temperature, base=INFO_NCE, masks=(), terms=(), dims=(), similarity=dot, **given
 ):
-    """InfoNCE or another base with masks and terms over one score matrix -> (loss, scores, mask).
+    """InfoNCE or another base, with masks and terms, over one score matrix -> (loss, scores, mask).
 
     q_emb (B, D), d_emb (N, D) -> a scalar; the similarities (B, N), detached; and (B, N) bool: which docs did not
     count as negatives, `invalid` among them. temperature divides the similarities; a tensor that requires a gradient
-    is learned. base (name, *numbers) and lists of such masks and terms are rows of BASES, MASKS, TERMS; what
-    needs_of() names of them, (B, N) each, is among `given`. dims: Matryoshka (Kusupati et al. 2022), the mean of the loss over these prefixes of the vectors, normalised
-    anew. Scores and softmax are float32 or better whatever the autocast: in half precision a gap below 1e-3 would
-    vanish.
+    is learned. base (name, *numbers) and lists of such masks and terms are rows of BASES, MASKS and TERMS; what
+    needs_of() names of them, (B, N) each, is among `given`. dims: Matryoshka (Kusupati et al. 2022), the mean of the
+    loss over these prefixes of the vectors, normalised anew. Scores and softmax are float32 or better whatever the
+    autocast: in half precision a gap below 1e-3 would vanish.
     """
     with torch.autocast(q_emb.device.type, enabled=False):
         q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))

@@ -97,10 +97,11 @@ class MinedList:
 class NegativeSampler:
     """The negatives of one arm, step by step: which sources are active, when they are mined, who gets what.
 
-    `miner` is the caller's. miner.mine(source, positions, count, last) returns Candidates of the train queries
-    at those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the positions that `count` steps visit: refresh mines only for those, so that
-    refreshing often costs little more than refreshing once, and adore, which mines at each step, only for that
-    step's. `only`, if given, are all positions that will ever be asked for.
+    `miner` is the caller's: miner.mine(source, positions, count, last) returns Candidates of the train queries at
+    those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the
+    positions that `count` steps visit: refresh mines only for those, so that refreshing often costs little more than
+    refreshing once, and adore, which mines at each step, only for that step's. `only`, if given, are all positions
+    that will ever be asked for.
     """
 
     def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, only=None, in_batch="on"):
