@@ -150,15 +150,16 @@ def _end_bars():
         bar.close()
 
 
-def hidden(text):
-    """`text` without what is secret: the values of SECRETS, and name and password in addresses."""
+def hidden(text, *, shortest=8):
+    """`text` without what is secret: the values of SECRETS, and name and password in addresses.
+
+    What is shorter stands for a key where a server wants none, such as `test`, and is a word like any other.
+    """
     text = str(text)
-    for key in filter(None, (os.environ.get(name, "").strip() for name in SECRETS)):
-        if len(key) < 8:  # none, x: no secret inside a word
-            text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", text)
-        else:  # the host of an address loses its capitals
-            text = re.sub(re.escape(key), "***", text, flags=re.IGNORECASE)
-    return re.sub(r'(?<=://)[^/\s"]*@', "***@", text)
+    for key in (os.environ.get(name, "").strip() for name in SECRETS):
+        if len(key) >= shortest:  # in the host of an address without its capitals, in JSON perhaps as a\/b
+            text = re.sub(re.escape(key).replace("/", r"\\?/"), "***", text, flags=re.IGNORECASE)
+    return re.sub(r'(:\\?/\\?/)[^/\s"]*@', r"\1***@", text)
 
 
 def printable(text):
@@ -547,8 +548,14 @@ def recorded(folder):
 
 def record(args, parser, *, derived, inputs):
     """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
+
+    def shown(value):
+        if isinstance(value, list):
+            return [shown(each) for each in value]
+        return hidden(value) if isinstance(value, str) else value
+
     arguments, changed = (
-        {name: json.loads(hidden(json.dumps(plain(value)))) for name, value in values.items()}
+        {name: shown(plain(value)) for name, value in values.items()}
         for values in (vars(args), non_default(args, parser))
     )
     return {
