@@ -122,8 +122,8 @@ def end_with_parent(pid=None):
 
     That is `pid`, or who start() says that it is, also where torchrun stands between the two, and torchrun.
     """
-    parents = [int(each) for each in (pid, os.environ.get(PARENT), "RANK" in os.environ and os.getppid()) if each]
-    if parents:
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.getppid()
+    if parents := [int(each) for each in (pid, os.environ.get(PARENT), torchrun) if each]:
         threading.Thread(target=_watch, args=(parents,), daemon=True).start()
 
 
