@@ -123,8 +123,8 @@ def end_with_parent(pid=None):
 
     That is `pid`, or who start() says that it is, also where torchrun stands between the two, and torchrun.
     """
-    parents = [int(each) for each in (pid, os.environ.get(PARENT), "RANK" in os.environ and os.getppid()) if each]
-    if parents:
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.getppid()
+    if parents := [int(each) for each in (pid, os.environ.get(PARENT), torchrun) if each]:
         threading.Thread(target=_watch, args=(parents,), daemon=True).start()
 
 
@@ -151,15 +151,16 @@ def _end_bars():
         bar.close()
 
 
-def hidden(text):
-    """`text` without what is secret: the values of SECRETS, and name and password in addresses."""
+def hidden(text, *, shortest=8):
+    """`text` without what is secret: the values of SECRETS, and name and password in addresses.
+
+    What is shorter stands for a key where a server wants none, such as `test`, and is a word like any other.
+    """
     text = str(text)
-    for key in filter(None, (os.environ.get(name, "").strip() for name in SECRETS)):
-        if len(key) < 8:  # none, x: no secret inside a word
-            text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", text)
-        else:  # the host of an address loses its capitals
-            text = re.sub(re.escape(key), "***", text, flags=re.IGNORECASE)
-    return re.sub(r'(?<=://)[^/\s"]*@', "***@", text)
+    for key in (os.environ.get(name, "").strip() for name in SECRETS):
+        if len(key) >= shortest:  # in the host of an address without its capitals, in JSON perhaps as a\/b
+            text = re.sub(re.escape(key).replace("/", r"\\?/"), "***", text, flags=re.IGNORECASE)
+    return re.sub(r'(:\\?/\\?/)[^/\s"]*@', r"\1***@", text)
 
 
 def printable(text):
@@ -578,8 +579,14 @@ def recorded(folder):
 
 def record(args, parser, *, derived, inputs):
     """config.json: arguments, derived numbers, fingerprints of inputs, versions, source, command line."""
+
+    def shown(value):
+        if isinstance(value, list):
+            return [shown(each) for each in value]
+        return hidden(value) if isinstance(value, str) else value
+
     arguments, changed = (
-        {name: json.loads(hidden(json.dumps(plain(value)))) for name, value in values.items()}
+        {name: shown(plain(value)) for name, value in values.items()}
         for values in (vars(args), non_default(args, parser))
     )
     return {

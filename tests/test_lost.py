@@ -289,8 +289,8 @@ def test_a_comparison_leaves_the_output_of_a_run_at_work_alone(tmp_path):
     assert (output / "in_batch-s0.txt").read_text() == "step 1"
 
 
-@pytest.mark.parametrize("key", ["sk-Secret-of-this-test", "hush"])
-def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys, key):
+def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys):
+    key = "sk-Secret-of-this-test"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     parser = run.Parser("doc")
     parser.add_argument("--data")
@@ -307,5 +307,6 @@ def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys, key):
     with pytest.raises(SystemExit):
         run.cli(main)
     told = "".join(capsys.readouterr())
-    assert key not in told and key[:9] not in told.replace("train", "") and "me:pass" not in told
-    assert told.count("https://***@host/***") == 3 and "hushed" in run.hidden("hushed none")
+    assert key[:5] not in told and "me:pass" not in told and told.count("https://***@host/***") == 3
+    monkeypatch.setenv("OPENAI_API_KEY", "test")  # what a server is given that wants none
+    assert run.hidden("test mrr@10") == "test mrr@10"
