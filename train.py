@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import dist, loss, rng, run
+from lib import cli, dist, loss, process, rng, run
+from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.data import batches, readers
 from lib.data import check as check_data
 from lib.data.collection import load_collection
@@ -46,7 +47,6 @@ from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unl
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
-from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.search import retriever
 from lib.search.approximate import Approximate
 
@@ -58,7 +58,7 @@ OF_ONE_COMMAND = "name overwrite resume changed_code config control".split()  # 
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
         "each batch of one of them; ids become NAME/ID")
@@ -70,9 +70,9 @@ def parse_args():
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
         type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
-    add("--seeds", "--seed", nargs="+", type=run.SEED, default=[0], metavar="S", help="random seed(s) of initial "
+    add("--seeds", "--seed", nargs="+", type=cli.SEED, default=[0], metavar="S", help="random seed(s) of initial "
         "weights, query order and sampled negatives")
-    add("--seed_shift", type=run.SEED, default=0, per_arm=True, help="added to every seed")
+    add("--seed_shift", type=cli.SEED, default=0, per_arm=True, help="added to every seed")
     add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults here")
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
@@ -114,23 +114,23 @@ def parse_args():
         "hardest negatives")
     add("--learn_temperature", action="store_true", per_arm=False, help="--temperature is only where it starts")
     add("--guide", metavar="NAME|FOLDER", help="encoder whose scores --masks guide:X goes by")
-    add("--base", type=run.choice(loss.BASES), default=run.choice(loss.BASES)("infonce"), help="what the loss is at "
-        f"heart: {run.explained(loss.BASES)}")
-    add("--masks", nargs="+", type=run.choice(loss.MASKS), default=[], metavar="M", help="negatives that do not count: "
-        f"{run.explained(loss.MASKS)}")
-    add("--terms", nargs="+", type=run.choice(loss.TERMS), default=[], metavar="T", help="what is added: "
-        f"{run.explained(loss.TERMS)}")
+    add("--base", type=cli.choice(loss.BASES), default=cli.choice(loss.BASES)("infonce"), help="what the loss is at "
+        f"heart: {cli.explained(loss.BASES)}")
+    add("--masks", nargs="+", type=cli.choice(loss.MASKS), default=[], metavar="M", help="negatives that do not count: "
+        f"{cli.explained(loss.MASKS)}")
+    add("--terms", nargs="+", type=cli.choice(loss.TERMS), default=[], metavar="T", help="what is added: "
+        f"{cli.explained(loss.TERMS)}")
     add("--dims", nargs="+", type=COUNT, default=[], metavar="D", help="Matryoshka: train these "
         "prefixes of the vectors too")
     add = parser.group("negatives", per_arm=True)
     add("--in_batch", choices=tuple(IN_BATCH), default="on", help="docs of the other queries in a batch: "
         + " ".join(f"{name}: {function.__doc__}" for name, function in IN_BATCH.items()))
-    add("--depth", type=run.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
+    add("--depth", type=cli.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
     add("--sampling", type=sampling.parse_sampling, default=sampling.parse_sampling("uniform"),
-        help=f"how each step draws K of them: {run.usage(sampling.SAMPLING)}; default: uniform")
+        help=f"how each step draws K of them: {cli.usage(sampling.SAMPLING)}; default: uniform")
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
-        help=f"candidates to drop: {run.usage(FILTERS)} (lib/negatives/filters.py)")
-    add("--candidates", type=run.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
+        help=f"candidates to drop: {cli.usage(FILTERS)} (lib/negatives/filters.py)")
+    add("--candidates", type=cli.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100")
     add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: "
         "positives of training queries (default), the whole corpus, or docs whose ids stand in a file, one a line")
@@ -149,8 +149,8 @@ def parse_args():
         "compare with")
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
     add = parser.group("static encoder", only="static")
-    add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
-    add("--vocab_size", type=run.number(int, least=30, most=10_000_000),
+    add("--dim", type=cli.DIM, default=768, metavar="D", help="length of the vectors")
+    add("--vocab_size", type=cli.number(int, least=30, most=10_000_000),
         default=16_000, help="WordPiece tokens, learned from the training side")
     add("--init", metavar="NAME|FOLDER", help="a model that embeds these tokens, for vectors to start from instead of "
         "random ones; --dim of their principal components are kept")
@@ -168,7 +168,7 @@ def parse_args():
     add("--doc_prefix", help="text put before each doc")
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
-    add("--projection", type=run.DIM, metavar="D", help="add a linear layer to D dimensions")
+    add("--projection", type=cli.DIM, metavar="D", help="add a linear layer to D dimensions")
     add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
@@ -211,7 +211,7 @@ def of_arm(args, arm):
 
 def check(args, parser):
     """BadInput if the arguments of a run do not make sense together."""
-    given = run.non_default(args, parser)
+    given = cli.non_default(args, parser)
     kind, other = ("static", "transformer") if args.encoder == "static" else ("transformer", "static")
     if unused := [name for name in parser.flags(only=other) if name in given]:
         raise BadInput(
@@ -299,7 +299,7 @@ def without_effect(args, given):
 def main():
     args, parser = parse_args()
     several = len(args.negatives) * len(args.seeds) > 1 or bool(args.tune)
-    given = run.non_default(args, parser)
+    given = cli.non_default(args, parser)
     if not several and (unused := [name for name in ("jobs", "processes", "budget") if name in given]):
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
     if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
@@ -348,7 +348,7 @@ def compare(args, parser, collection, name):
     )
     order = functools.partial(order_of, collection=collection, seed=0)
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
-    flags = {flag: value for flag, value in run.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
+    flags = {flag: value for flag, value in cli.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
     flags |= {"resume": args.resume}
 
     def job(arm, seed, steps, own_name=None, **changes):
@@ -359,7 +359,7 @@ def compare(args, parser, collection, name):
     def run_all(title, jobs):
         left = [each for each in jobs if not (each.folder / "summary.json").exists()]
         counts = {"runs": len(jobs), "finished before": len(jobs) - len(left)}
-        run.print_header(f"{title} on {collection.name} -> {folder}", args, parser, counts)
+        cli.print_header(f"{title} on {collection.name} -> {folder}", args, parser, counts)
         experiment.run_jobs(left, at_once=args.jobs, output=folder / "output")
 
     def dev_of(arm):
@@ -395,21 +395,21 @@ def compare(args, parser, collection, name):
     table = report.of_comparison(folder, measure=args.select)
     print(
         f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
-        f"\nnext    python evaluate.py --compare {run.quoted(folder)}     # tables and figures again"
-        f"\n        python build_index.py --run {run.quoted(jobs[-1].folder)}"
+        f"\nnext    python evaluate.py --compare {cli.quoted(folder)}     # tables and figures again"
+        f"\n        python build_index.py --run {cli.quoted(jobs[-1].folder)}"
     )
 
 
 def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run, and print its command."""
-    given = {name: value for name, value in run.non_default(args, parser).items() if name != "plan"}
+    given = {name: value for name, value in cli.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
     advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static",
                            batch_size=given.get("batch_size"))  # fmt: skip
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
-    flags["name"] = args.name or f"{collection.name}-{comparison.slug(run.plain(flags['negatives'])[0])}"
-    args = parser.parse_args(run.to_flags(flags))
+    flags["name"] = args.name or f"{collection.name}-{comparison.slug(cli.plain(flags['negatives'])[0])}"
+    args = parser.parse_args(cli.to_flags(flags))
     args.data, (arm,) = given.get("data", "python"), args.negatives
     args = of_arm(args, arm)
     check_parts(args, collection)
@@ -422,7 +422,7 @@ def show_plan(args, parser, collection):
         "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
     }
     cost = plan.measure(flags | {"steps": steps, "epochs": None})
-    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *run.to_flags(flags)]))
+    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *cli.to_flags(flags)]))
 
 
 def train(args, parser, collection, folder, *, device):
@@ -447,7 +447,7 @@ def train(args, parser, collection, folder, *, device):
     pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
     order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=len(qrels) - n)
     plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
-    overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
+    overrides = {name: cli.plain(value) for name, value in arm.overrides.items()}
     config = run.record(
         args,
         parser,
@@ -459,7 +459,7 @@ def train(args, parser, collection, folder, *, device):
         config=config,
     )  # fmt: skip
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
-    run.print_header(
+    cli.print_header(
         f"{arm} on {collection.name}, seed {seed} -> {folder}",
         args,
         parser,
@@ -470,7 +470,7 @@ def train(args, parser, collection, folder, *, device):
         print(
             f"note: {plan['steps']} steps are few: a small collection wants more --epochs, and a start (--init MODEL)"
         )
-    for name in without_effect(args, run.non_default(args, parser)):
+    for name in without_effect(args, cli.non_default(args, parser)):
         print(f"note: --{name} changes nothing in this run")
 
     # the model, what trains it, and what chooses its negatives
@@ -665,7 +665,7 @@ def train(args, parser, collection, folder, *, device):
         with plots.optional(folder):
             plots.of_run(folder / "plots", log.read_log(), points, measure=args.select, title=title, query=query)
     print(f"{report.of_run(summary, args.select)}\n\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json")
-    print(f"next    python build_index.py --run {run.quoted(folder)}")
+    print(f"next    python build_index.py --run {cli.quoted(folder)}")
 
 
 def order_of(args, *, collection, seed, clusters=None, pulled=0):
@@ -806,4 +806,4 @@ def stop_non_finite(log, collection, batch, step, value):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -2,7 +2,7 @@
 
 Letters: B queries, N docs, D dimensions, N' columns with those that terms add. Every doc is scored against every query;
 `invalid` (B, N) is True where a doc must not count as a negative of a query; `labels` (B,) is the column of each
-query's positive. A row of a table names its numbers with their limits (words of run.number()); what is written as
+query's positive. A row of a table names its numbers with their limits (words of cli.number()); what is written as
 name:number is one of them, as in --terms spread:1 hardness:3.
 """
 

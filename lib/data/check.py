@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from lib import run
+from lib import cli, process
 from lib.data import beir, readers
 from lib.data.beir import SPLITS
 from lib.data.collection import load_collection
@@ -127,7 +127,7 @@ def draw(path, collection):
 
 def main():
     """Print what is wrong, what is odd and what is worth knowing of one collection."""
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
@@ -144,12 +144,12 @@ def main():
         except BadInput as error:
             wrong.append(str(error))
     for message in wrong[:SHOWN]:
-        print(f"wrong   {run.one_line(message, 300)}")
+        print(f"wrong   {process.one_line(message, 300)}")
     if len(wrong) > SHOWN:
         print(f"wrong   ... and {len(wrong) - SHOWN:,} more (--out FOLDER writes all of them)")
     found = numbers(collection) if collection else {}
     for note in collection.notes if collection else ():
-        print(f"odd     {run.one_line(note, 300)}")
+        print(f"odd     {process.one_line(note, 300)}")
     for what, ids in odd.items():
         some = ", ".join(ids[:5]) + " ..." * (len(ids) > 5)
         print(f"{'wrong' if LEAK in what else 'odd':8}{what}: {len(ids):,} ({some})")
@@ -169,4 +169,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from lib.cli import to_flags
 from lib.files import BadInput, read_json, remove, write_json
 from lib.negatives.sources import SOURCES
-from lib.run import refuse_locked, run_path, start, to_flags
+from lib.process import start
+from lib.run import refuse_locked, run_path
 
 BUDGETS = ("steps", "denominators", "docs_encoded", "seconds")
 PILOT = 30  # steps that are timed to match seconds

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lib.cli import Choice
 from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
@@ -15,7 +16,6 @@ from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as draw_slots
 from lib.negatives.sources import SOURCES
-from lib.run import Choice
 
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from lib import run
+from lib import process
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
 from lib.rag.language_model import answer_of
@@ -20,10 +20,10 @@ TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
-KEY = run.SECRETS[0]
+KEY = process.SECRETS[0]
 
 
-_hidden = functools.partial(run.hidden, shortest=1)  # in what is no answer, where every word counts
+_hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -126,7 +126,7 @@ class Server:
             shown = _hidden(json.dumps(found))[:200]
             raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
         return answer_of(
-            run.hidden(reply.encode("utf-8", "replace").decode().strip()),
+            process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
