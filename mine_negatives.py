@@ -35,6 +35,7 @@ from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overf
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.formats import distillation, exchange
 from lib.negatives.pool import describe_pool, open_pool
+from lib.negatives.sampler import overlap
 from lib.negatives.sources import SOURCES
 from lib.search.retriever import fingerprint_of, open_retriever, parts
 from lib.search.sharded import cached_search
@@ -277,15 +278,9 @@ def mine(args, source, collection, qrels, pool, count, device):
 
     found, retriever = by(args.mine_index)
     if args.mine_index and row.retriever == "run":
-        same = overlap(found.docs, by(None)[0].docs)
+        same = overlap(by(None)[0].docs, found.docs) or 0.0
         print(f"--mine_index {args.mine_index} finds {same:.1%} of the {count} docs that exact search lists")
     return found, retriever
-
-
-def overlap(docs, exact_docs):
-    """Mean share of each query's exact list (n, C) that its other list (n, C') has as well."""
-    both = [len(np.intersect1d(a[a >= 0], b[b >= 0])) / max(1, (b >= 0).sum()) for a, b in zip(docs, exact_docs)]
-    return float(np.mean(both))
 
 
 def choose(args, collection, mined):
