@@ -12,12 +12,14 @@ from lib.files import BadInput
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows a script's docstring as it stands and completes no abbreviation.
 
-    A mistake raises BadInput. Flags know whether an arm of a comparison may change them (`per_arm`) and
-    whether they are for one kind of encoder only (`only`).
+    A mistake raises BadInput. Flags know whether an arm of a comparison may change them (`per_arm`), for which kind of
+    encoder they are (`only`), which other flag they need and exclude (`needs`, `excludes`), and when they change
+    nothing (`idle_when`, a function of what idle() is given).
     """
 
     def __init__(self, doc):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._modes = {}
 
     def error(self, message):
         """BadInput instead of argparse's usage text: `--batch_size 0: must be above 0`."""
@@ -39,11 +41,36 @@ class Parser(argparse.ArgumentParser):
         """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
         group = self.add_argument_group(title)
 
-        def add(*names, per_arm=per_arm, **options):
+        def add(*names, per_arm=per_arm, needs=None, excludes=None, idle_when=None, **options):
             action = group.add_argument(*names, **options)
-            action.per_arm, action.only = per_arm, only
+            action.per_arm, action.only, action.idle_when = per_arm, only, idle_when
+            action.needs, action.excludes = needs, excludes
 
         return add
+
+    def mode(self, name, others):
+        """Beside the flag `name` only these others, separated by spaces, play a part."""
+        self._modes[name] = {name, *others.split()}
+
+    def check(self, args, *, only=None):
+        """BadInput if flags that were given do not go together, or are for another kind of encoder than `only`."""
+        given = non_default(args, self)
+        for name in self._modes.keys() & given.keys():
+            if unused := given.keys() - self._modes[name]:
+                raise BadInput(f"--{min(unused)} plays no part with --{name}")
+        for action in (action for action in self._actions if action.dest in given):
+            name, kind = action.dest, getattr(action, "only", None)
+            if only and kind not in (None, only):
+                raise BadInput(f"--{name} is for a {kind} encoder, and this is a {only} one: leave it out")
+            if (other := getattr(action, "needs", None)) and not getattr(args, other):
+                raise BadInput(f"--{name} needs --{other}")
+            if (other := getattr(action, "excludes", None)) and other in given:
+                raise BadInput(f"--{name} and --{other} exclude each other")
+
+    def idle(self, *facts):
+        """The flags given in facts[0], the arguments, that change nothing: their idle_when(*facts) holds."""
+        rules = {action.dest: getattr(action, "idle_when", None) for action in self._actions}
+        return sorted(name for name in non_default(facts[0], self) if rules[name] and rules[name](*facts))
 
     def flags(self, **wanted):
         """{name: action} of the flags with these attributes: flags(per_arm=True), flags(only="static")."""

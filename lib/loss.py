@@ -246,6 +246,12 @@ def needs_of(base, masks, terms):
     return {need for row in rows for need in row.needs}
 
 
+def contrasts(base, terms):
+    """Whether InfoNCE is in the loss, so that its value says whether something is learned."""
+    taught = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
+    return base[0] != "triplet" and not taught
+
+
 def contrastive_loss(
     q_emb, d_emb, labels, invalid, *, temperature, base=INFO_NCE, masks=(), terms=(), dims=(), similarity=dot, **given
 ):

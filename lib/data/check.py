@@ -52,6 +52,21 @@ def problems_of_lines(folder):
 LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
 
 
+def check_parts(collection, *, batch_size):
+    """BadInput if one of several collections is smaller than a batch; a warning if one's train is another's test."""
+    joined = list(collection.parts)
+    counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
+    if joined and counts.min() < batch_size:
+        name = joined[int(counts.argmin())]
+        raise BadInput(
+            f"--data: {name} has {counts.min():,} train queries, fewer than --batch_size {batch_size}, and a batch "
+            "is of one collection"
+        )
+    for what, ids in leaks(collection).items() if joined else ():
+        if LEAK in what:
+            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): the collections were split apart")
+
+
 def leaks(collection):
     """{what: [ids]}: queries of dev and test that training knows something of; texts but for case and punctuation."""
     found = collections.defaultdict(list)

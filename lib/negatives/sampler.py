@@ -121,13 +121,6 @@ class NegativeSampler:
         """{source: K} of the stage that `step` belongs to."""
         return self.stages[max(i for i, start in enumerate(self.starts) if step >= start)].counts
 
-    @property
-    def queue_size(self):
-        """The largest N of a queue, 0 without one."""
-        return max(
-            (count for stage in self.stages for name, count in stage.counts.items() if SOURCES[name].queue), default=0
-        )
-
     def age(self, source, step):
         """Steps since the weights that mined a source's list; None where none mined it."""
         return step - self.lists[source].mined_at if source in self.lists else None
