@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from lib import rng, run
+from lib import cli, process, rng
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path, write_text
@@ -51,11 +51,11 @@ def pools_of(collection, draw):
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
-    add("--share", type=run.SHARE, default=0.3, help="of the train queries")
-    add("--draw", type=run.SEED, default=0, help="which of the draws of that share")
+    add("--share", type=cli.SHARE, default=0.3, help="of the train queries")
+    add("--draw", type=cli.SEED, default=0, help="which of the draws of that share")
     add("--out", required=True, help="folder to write")
     args = parser.parse_args()
     whole = load_collection(args.data)
@@ -71,8 +71,8 @@ def main():
         write_text(path, "".join(f"{collection.docs.ids[row]}\n" for row in rows))
         arms.append(f'"refresh:4 negative_docs={path}"')
         print(f"{name}: {len(rows):,} docs")
-    print(f"next    python train.py --data {run.quoted(args.out)} --allow_leak --seeds 0 1 2 3 4 --negatives", *arms)
+    print(f"next    python train.py --data {cli.quoted(args.out)} --allow_leak --seeds 0 1 2 3 4 --negatives", *arms)
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

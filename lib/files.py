@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -13,6 +12,7 @@ import secrets
 import shutil
 import zipfile
 
+import filelock
 import numpy as np
 
 
@@ -212,11 +212,7 @@ def _try(read, path):
 def _alone(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: each makes the entry, the last one stays
-            pass
+    with filelock.FileLock(lock, is_singleton=False):
         try:
             yield
         finally:

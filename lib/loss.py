@@ -2,7 +2,7 @@
 
 Letters: B queries, N docs, D dimensions, N' columns with those that terms add. Every doc is scored against every query;
 `invalid` (B, N) is True where a doc must not count as a negative of a query; `labels` (B,) is the column of each
-query's positive. A row of a table names its numbers with their limits (words of run.number()); what is written as
+query's positive. A row of a table names its numbers with their limits (words of cli.number()); what is written as
 name:number is one of them, as in --terms spread:1 hardness:3.
 """
 
@@ -246,17 +246,23 @@ def needs_of(base, masks, terms):
     return {need for row in rows for need in row.needs}
 
 
+def contrasts(base, terms):
+    """Whether InfoNCE is in the loss, so that its value says whether something is learned."""
+    taught = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
+    return base[0] != "triplet" and not taught
+
+
 def contrastive_loss(
     q_emb, d_emb, labels, invalid, *, temperature, base=INFO_NCE, masks=(), terms=(), dims=(), similarity=dot, **given
 ):
-    """InfoNCE or another base with masks and terms over one score matrix -> (loss, scores, mask).
+    """InfoNCE or another base, with masks and terms, over one score matrix -> (loss, scores, mask).
 
     q_emb (B, D), d_emb (N, D) -> a scalar; the similarities (B, N), detached; and (B, N) bool: which docs did not
     count as negatives, `invalid` among them. temperature divides the similarities; a tensor that requires a gradient
-    is learned. base (name, *numbers) and lists of such masks and terms are rows of BASES, MASKS, TERMS; what
-    needs_of() names of them, (B, N) each, is among `given`. dims: Matryoshka (Kusupati et al. 2022), the mean of the loss over these prefixes of the vectors, normalised
-    anew. Scores and softmax are float32 or better whatever the autocast: in half precision a gap below 1e-3 would
-    vanish.
+    is learned. base (name, *numbers) and lists of such masks and terms are rows of BASES, MASKS and TERMS; what
+    needs_of() names of them, (B, N) each, is among `given`. dims: Matryoshka (Kusupati et al. 2022), the mean of the
+    loss over these prefixes of the vectors, normalised anew. Scores and softmax are float32 or better whatever the
+    autocast: in half precision a gap below 1e-3 would vanish.
     """
     with torch.autocast(q_emb.device.type, enabled=False):
         q_emb, d_emb = (x if x.dtype == torch.float64 else x.float() for x in (q_emb, d_emb))

@@ -377,12 +377,13 @@ ECHO = json.dumps({"error": SECRET, "url": f"http://me:word@host/?{SECRET}"}).en
     "reply",
     [
         (404, {}, ECHO),
+        (404, {}, ECHO.replace(b"/", b"\\/")),
         (404, {}, b"x" * 290 + SECRET.encode()),  # cut within the key, what is left of it is shown no more
         (200, {}, b"x" * 70 + SECRET.encode()),
         (200, {}, ECHO),
         (500, {"Retry-After": "0"}, ECHO),
     ],
-    ids=["body", "cut body", "cut reply", "odd reply", "tried again"],
+    ids=["body", "escaped body", "cut body", "cut reply", "odd reply", "tried again"],
 )
 def test_a_key_that_a_server_echoes_is_in_no_error(server, monkeypatch, reply):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
@@ -391,6 +392,16 @@ def test_a_key_that_a_server_echoes_is_in_no_error(server, monkeypatch, reply):
     with pytest.raises(BadInput) as error:
         generator.generate(PAIRS[:1])
     assert SECRET[:5] not in str(error.value) and "word" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["0", "true", "test"])
+def test_a_key_where_none_is_wanted_changes_no_answer(server, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    Replies.script = [said(f"{key} is what it says [1]"), (404, {}, f"no key: {key}".encode())]
+    generator = open_server(server)
+    assert generator.generate(PAIRS[:1])[0].text == f"{key} is what it says [1]"
+    with pytest.raises(BadInput, match=r"no key: \*\*\*"):
+        generator.generate(PAIRS[:1])
 
 
 def test_a_key_that_a_server_echoes_is_in_no_answer(server, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, TINY, call
 from test_comparison import in_this_process
 
-from lib import loss, run
+from lib import cli, loss, process
 from lib.data.collection import load_collection
 from lib.evaluation import experiment, measures
 from lib.files import read_json
@@ -53,7 +53,7 @@ def here(desk, script, *flags, code=0):
         patch.chdir(desk)
         patch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
         try:
-            run.cli(importlib.import_module(script.removesuffix(".py")).main)
+            process.cli(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as stopped:
             assert stopped.code == code, out.getvalue()
         else:
@@ -852,7 +852,7 @@ def parser_of(monkeypatch):
 
     def make(script):
         with monkeypatch.context() as patch, pytest.raises(Made) as made:
-            patch.setattr(run.Parser, "parse_args", parse_args)
+            patch.setattr(cli.Parser, "parse_args", parse_args)
             importlib.import_module(script.removesuffix(".py")).parse_args()
         return made.value.args[0]
 

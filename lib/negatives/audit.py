@@ -5,18 +5,21 @@ gets an edited copy of it planted in the corpus instead. Mining does not know, s
 as a negative is a false one, for certain.
 """
 
+import dataclasses
 import html
 import json
+import os
 import re
 import shutil
 
 import numpy as np
 
-from lib import run
+from lib import process
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.files import BadInput, cache_dir, cached, fingerprint, write_text
+from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, write_json, write_text
 from lib.negatives.candidates import BANDS, band_names
+from lib.negatives.filters import apply
 from lib.rng import uniform
 
 EDITED = 0.15  # share of the words that a planted copy lacks
@@ -90,6 +93,33 @@ def edited(text, *key):
     words = text.split()
     kept = [word for word, u in zip(words, uniform("edit", *key, np.arange(len(words)))) if u >= EDITED]
     return " ".join(kept or words[:1])
+
+
+def relabel(folder, collection, split, mined, limit):
+    """Write a collection in which candidates that the teacher scores above `limit` are positives of their queries.
+
+    Returns the collection, the candidates without them, and how many there are.
+    """
+    grades = {name: collection.qrels_dict(name) for name in collection.qrels}
+    count = 0
+    for candidates in mined:
+        i, j = ((candidates.teacher > limit) & (candidates.docs >= 0)).nonzero()
+        for row, doc in zip(candidates.queries[i], candidates.docs[i, j]):
+            of_query = grades[split][collection.queries.ids[row]]
+            count += of_query.get(collection.docs.ids[doc], 0) < 1
+            of_query[collection.docs.ids[doc]] = 1
+    with atomic_path(folder) as temporary:
+        (temporary / "qrels").mkdir(parents=True)
+        for texts, name in ((collection.docs, "corpus.jsonl"), (collection.queries, "queries.jsonl")):
+            os.symlink(texts.path.resolve(), temporary / name)
+        for name, judged in grades.items():
+            beir.write_qrels(temporary / "qrels" / f"{name}.tsv", judged)
+    relabelled, left = load_collection(str(folder), quiet=True), []
+    for candidates in mined:
+        positive = relabelled.known_positive(candidates.queries, candidates.docs)
+        kept = candidates.keep((candidates.docs >= 0) & ~positive)
+        left.append(dataclasses.replace(kept, dropped=kept.dropped | {"relabelled": int(positive.sum())}))
+    return relabelled, left, count
 
 
 # ------------------------------------------------------------------------------------------------- estimates
@@ -176,6 +206,31 @@ def bands(candidates, found, *, share):
 # --------------------------------------------------------------------------------------------------- reports
 
 
+def report(path, collection, mined, hidden, *, filters, share, title):
+    """Write the audit of each source before, between and behind the filters as .md and .json; (its rows, its table).
+
+    mined: Candidates of each source, hidden: what hide() hid of the share.
+    """
+    rows, pages = [], []
+    for candidates in mined:
+        first = None
+        for each in (None, *filters):
+            candidates = apply(candidates, [each], collection) if each else candidates
+            found = is_hidden(candidates, hidden, collection.docs.groups)
+            after = each.text if each else "none"
+            row = estimate(candidates, found, share=share, before=first)
+            first = first or row
+            rows.append((candidates.source, after, "all", row))
+        rows += [(candidates.source, after, band, row) for band, row in bands(candidates, found, share=share)]
+        pages.append(page(candidates, found, collection))
+    text = f"{table(rows)}\n{NOTE}"
+    write_text(path, f"# Audit of false negatives: {title}\n\n{text}" + "".join(pages))
+    named = [{"source": source, "after": after, "ranks": ranks} | row for source, after, ranks, row in rows]
+    about = {"collection_fingerprint": collection.fingerprint, "share": share, "hidden": len(hidden)}
+    write_json(path.with_suffix(".json"), about | {"rows": named})
+    return rows, text
+
+
 def table(rows):
     """The audit as a Markdown table. rows: [(source, filter, ranks, estimate())]."""
     head = [
@@ -238,5 +293,5 @@ def page(candidates, found, collection, *, count=30):
 
 def _short(text, limit=300):
     """A text for a page of Markdown, cut and without effect: it may hold markup, scripts and images."""
-    text = run.one_line(text, limit)
+    text = process.one_line(text, limit)
     return html.escape(re.sub(r"([*\[\]!])", r"\\\1", text).replace("`", "'"), quote=False)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.files import BadInput
+from lib.files import BadInput, write_json, write_text
 from lib.negatives.files import read_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.near_copies import near_copies_of_positives
@@ -144,6 +144,14 @@ def parse_limit(text):
     if name not in FINDINGS or not equals or not 0 <= most <= 1:
         raise BadInput(f"{text}: a limit is one of {', '.join(FINDINGS)}, an = and a share from 0 to 1")
     return name, most
+
+
+def report(folder, found, path):
+    """Write check.md and check.json of a look at the file `path` to a folder; returns the Markdown."""
+    text = to_table(found, path)
+    write_text(folder / "check.md", text)
+    write_json(folder / "check.json", {name: one._asdict() | {"share": one.share} for name, one in found.items()})
+    return text
 
 
 def to_table(found, path):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lib.cli import Choice
 from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
@@ -15,7 +16,6 @@ from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as draw_slots
 from lib.negatives.sources import SOURCES
-from lib.run import Choice
 
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 
@@ -97,10 +97,11 @@ class MinedList:
 class NegativeSampler:
     """The negatives of one arm, step by step: which sources are active, when they are mined, who gets what.
 
-    `miner` is the caller's. miner.mine(source, positions, count, last) returns Candidates of the train queries
-    at those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the positions that `count` steps visit: refresh mines only for those, so that
-    refreshing often costs little more than refreshing once, and adore, which mines at each step, only for that
-    step's. `only`, if given, are all positions that will ever be asked for.
+    `miner` is the caller's: miner.mine(source, positions, count, last) returns Candidates of the train queries at
+    those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the
+    positions that `count` steps visit: refresh mines only for those, so that refreshing often costs little more than
+    refreshing once, and adore, which mines at each step, only for that step's. `only`, if given, are all positions
+    that will ever be asked for.
     """
 
     def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, only=None, in_batch="on"):
@@ -119,13 +120,6 @@ class NegativeSampler:
     def active(self, step):
         """{source: K} of the stage that `step` belongs to."""
         return self.stages[max(i for i, start in enumerate(self.starts) if step >= start)].counts
-
-    @property
-    def queue_size(self):
-        """The largest N of a queue, 0 without one."""
-        return max(
-            (count for stage in self.stages for name, count in stage.counts.items() if SOURCES[name].queue), default=0
-        )
 
     def age(self, source, step):
         """Steps since the weights that mined a source's list; None where none mined it."""

@@ -1,22 +1,27 @@
 """Sources: where negatives come from. A new source is a function and a row of SOURCES.
 
-A function that mines is called as mine(miner, positions, count, last, encoder): the Miner, positions of train
-queries, candidates wanted for each, the docs of their last lists (n, C) or None, and the encoder to mine with. It
-returns Candidates(source, query rows, doc rows (n, C), -1 for none), with scores where it has some, of these queries
-or, where `fixed`, of all train queries. One that draws is called as draw(collection, query_rows, count, pool=, seed=,
-epoch=) and returns doc rows (n, C) of the pool. Neither has to care which docs may not be negatives of a query.
+A function that mines is called as mine(miner, positions, count, last, encoder): the Miner, positions among the rows
+miner.queries, candidates wanted for each, the docs of their last lists (n, C) or None, and the encoder to mine with,
+None where there is none. It returns Candidates(source, query rows, doc rows (n, C), -1 for none), with scores where it
+has some, of these queries or, where `fixed`, of all. One that draws is called as draw(collection, query_rows, count,
+pool=, seed=, epoch=) and returns doc rows (n, C) of the pool. Neither has to care which docs may not be negatives of a
+query. train.py and mine_negatives.py know every source of the table.
 """
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from lib.files import BadInput
+from lib.model.embedder import Embedder
+from lib.model.encoder import load_to_encode
 from lib.negatives.candidates import random_docs, search_candidates
 from lib.negatives.files import load_candidates
+from lib.negatives.formats import exchange
 from lib.negatives.pool import EVERYTHING
 from lib.search import exact
 from lib.search.approximate import Approximate
@@ -34,7 +39,7 @@ class Source:
     every: str = "stage"  # when it mines: as a stage begins, or again each "refresh" or "step"
     fixed: bool = False  # whether its lists are the same whatever the encoder: mined for all, once
     encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
-    retriever: str | None = None  # what searches for it in mine_negatives.py: bm25, or what --"run" or --"miner" names
+    searches: bool = False  # whether an encoder that is trained already proposes its search's best, as dense does
     needs_file: bool = False  # whether its lists stand in --negatives_file
     teaches: bool = False  # whether its lists have a teacher's scores, at least where that is asked for
     queue: bool = False  # whether its docs come with the vectors that they had
@@ -42,46 +47,92 @@ class Source:
 
 
 class Miner:
-    """What sources mine with: the embedder, the encoder in training and the average of it.
+    """What sources mine with: a collection and its pool; in training the embedder, the encoder and the average of it.
 
-    miner: what the source miner asks, in the words of search.retriever.HELP.
+    Where nothing is trained, `run` is the folder whose encoder mines. miner: what the source miner asks, in the words
+    of search.retriever.HELP. queries: the rows that are mined for.
     """
 
     def __init__(
         self,
-        embedder,
-        encoder,
-        averaged,
+        embedder=None,
+        encoder=None,
+        averaged=None,
         *,
+        collection=None,
+        split="train",
+        run=None,
         pool=EVERYTHING,
         negatives_file=None,
+        negatives_format="own",
         needs_teacher=False,
         mine_index=None,
         miner=None,
         device=None,
+        precision="fp32",
+        max_ram=EXACT_RAM,
     ):
-        self.retriever, self.device = miner, device or torch.device("cpu")
-        self.embedder, self.encoder, self.averaged = embedder, encoder, averaged
-        self.collection, self.pool = embedder.collection, pool
-        self.negatives_file, self.needs_teacher = negatives_file, needs_teacher
+        self.run, self.miner, self.device, self.averaged = run, miner, device or torch.device("cpu"), averaged
+        if embedder:
+            self.embedder, self.encoder = embedder, encoder
+        self.collection, self.pool, self.split = collection or embedder.collection, pool, split
+        self.queries = self.collection.split(split).queries
+        self.file, self.needs_teacher = (negatives_file, negatives_format), needs_teacher
+        self.mine_index, self.precision, self.max_ram = mine_index, precision, max_ram
         self._find = Approximate(mine_index) if mine_index else functools.partial(exact.search, device=self.device)
         self.encoded = 0  # docs embedded so far in order to mine
         self.frozen = {}  # source -> vectors of all docs as they were when it began
 
+    @functools.cached_property
+    def encoder(self):
+        """The encoder in training, or that of a run."""
+        if not self.run:
+            raise BadInput("this source mines with an encoder: --run R names the run that has one")
+        return load_to_encode(pathlib.Path(self.run) / "encoder", self.device, self.precision)
+
+    @functools.cached_property
+    def embedder(self):
+        """Vectors of the collection by that encoder."""
+        return Embedder(self.collection, self.encoder)
+
     def mine(self, source, positions, count, last=None, *, encoder=None):
         """Candidates of a source, those that may be negatives, by the averaged encoder where none is given."""
-        found = SOURCES[source].mine(self, positions, count, last, encoder or self.averaged.module)
+        row = SOURCES[source]
+        if row.searches and self.run:  # whose vectors are made and searched file by file, and kept
+            found = self.propose(self.run, source, count, mine_index=self.mine_index)
+        else:
+            if not encoder and not row.fixed:
+                encoder = self.averaged.module if self.averaged else self.encoder if self.run else None
+            found = row.mine(self, positions, count, last, encoder)
+        if not np.isin(found.queries, self.queries).all():
+            raise BadInput(f"the source {source} proposes for other queries than those of {self.split}")
         return found.admit(self.collection, self.pool, count=count)
+
+    def propose(self, spec, source, count, *, mine_index=None):
+        """Candidates for all queries by the retriever that `spec` names."""
+        retriever = open_retriever(
+            spec,
+            self.collection,
+            device=self.device,
+            exact_in=self.max_ram,
+            precision=self.precision,
+            mine_index=mine_index,
+        )
+
+        def search(part, k, known):
+            view = self.collection.queries.view(self.queries[part])
+            return cached_search(retriever, view, k, known, self.pool.rows, desc=f"mining {source}")
+
+        return search_candidates(self.collection, self.queries, count, search, source=source)
 
     def search(self, source, positions, count, last, q_emb, d_emb):
         """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (M, D).
 
         Notes the share of the last lists' docs that still outscores the positive.
         """
-        rows = self.collection.split("train").queries[positions]
         found = search_candidates(
             self.collection,
-            rows,
+            self.queries[positions],
             count,
             lambda part, k, known: self._find(q_emb[part], d_emb, k, known, among=self.pool.rows),
             source=source,
@@ -92,8 +143,8 @@ class Miner:
         return found
 
     def embed_queries(self, encoder, positions):
-        """(n, D) vectors of the train queries at `positions`."""
-        return self.embedder.embed(encoder, "query", self.collection.split("train").queries[positions])
+        """(n, D) vectors of the queries at `positions`."""
+        return self.embedder.embed(encoder, "query", self.queries[positions])
 
     def state_dict(self):
         """The frozen docs, if there are any, and the count of docs embedded."""
@@ -107,38 +158,28 @@ class Miner:
 
 
 def mine_bm25(miner, positions, count, last, encoder):
-    """BM25's best, of all train queries."""
-    return _best_of("bm25", "bm25", miner.collection, count, miner.pool, miner.device)
+    """BM25's best, of all queries."""
+    return miner.propose("bm25", "bm25", count)
 
 
 def mine_by_miner(miner, positions, count, last, encoder):
-    """The best of the retriever that --miner names, of all train queries."""
-    return _best_of(miner.retriever, "miner", miner.collection, count, miner.pool, miner.device)
-
-
-@functools.lru_cache(maxsize=2)
-def _best_of(spec, source, collection, count, pool, device):
-    rows = collection.split("train").queries
-    retriever = open_retriever(spec, collection, device=device, exact_in=EXACT_RAM)
-
-    def search(part, k, known):
-        view = collection.queries.view(rows[part])
-        return cached_search(retriever, view, k, known, pool.rows, desc=f"mining by {spec}")
-
-    return search_candidates(collection, rows, count, search, source=source)
+    """The best of the retriever that --miner names, of all queries."""
+    return miner.propose(miner.miner, "miner", count)
 
 
 def mine_file(miner, positions, count, last, encoder):
-    """What stands in the negatives file, of all train queries."""
-    return file_candidates(miner.negatives_file, miner.collection, needs_teacher=miner.needs_teacher)
+    """What stands in the negatives file, of all queries."""
+    path, format = miner.file
+    return file_candidates(path, miner.collection, needs_teacher=miner.needs_teacher, split=miner.split, format=format)
 
 
 @functools.lru_cache(maxsize=1)
-def file_candidates(path, collection, *, needs_teacher):
+def file_candidates(path, collection, *, needs_teacher, split="train", format="own"):
     """The candidates of --negatives_file."""
-    found = load_candidates(path, collection, collection.split("train"))
+    rows = None if format == "own" else exchange.read(path, format, collection)
+    found = load_candidates(path, collection, collection.split(split), rows=rows)
     if needs_teacher and np.isnan(found.teacher).all():
-        raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
+        raise BadInput(f"{path}: no record has a teacher_score, which --terms margin_mse and kl need")
     return found
 
 
@@ -161,12 +202,12 @@ def mine_adore(miner, positions, count, last, encoder):
 SOURCES = {
     "in_batch": Source("none", explicit=False),
     "random": Source("K docs drawn from the corpus", draw=random_docs),
-    "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True, retriever="bm25"),
+    "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True),
     "dense": Source(
         "K of the model's own best --depth, mined once, when the stage begins",
         mine=mine_dense,
         encodes_corpus=True,
-        retriever="run",
+        searches=True,
     ),
     "refresh": Source(
         "the same, mined again every --refresh_every steps, for the queries that come next",
@@ -185,7 +226,6 @@ SOURCES = {
         "K of the best --depth of --miner: BM25, a run, any model, or vectors from files; mined once",
         mine=mine_by_miner,
         fixed=True,
-        retriever="miner",
     ),
     "queue": Source("the N most recent docs, with the vectors that the averaged encoder gave them", queue=True),
     "file": Source(

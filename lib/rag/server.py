@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import email.utils
+import functools
 import http.client
 import json
 import os
@@ -10,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from lib import run
+from lib import process
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
 from lib.rag.language_model import answer_of
@@ -19,7 +20,10 @@ TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
-KEY = run.SECRETS[0]
+KEY = process.SECRETS[0]
+
+
+_hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -119,10 +123,10 @@ class Server:
             if not isinstance(reply, str):
                 raise TypeError
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            shown = run.hidden(json.dumps(found))[:200]
+            shown = _hidden(json.dumps(found))[:200]
             raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
         return answer_of(
-            run.hidden(reply.encode("utf-8", "replace").decode().strip()),
+            process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
@@ -144,16 +148,16 @@ class Server:
             wait = self.pause * 2 ** (tried - 1)
             try:
                 with self._open(request, timeout=self.timeout) as reply:
-                    text = run.hidden(reply.read().decode("utf-8", "replace"))
+                    text = reply.read().decode("utf-8", "replace")
                 if reply.status // 100 == 2:
                     try:
                         return json.loads(text)
                     except (ValueError, RecursionError):
-                        problem = f"its reply is not JSON: {text[:80]!r}"
+                        problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:
-                    problem = f"HTTP {reply.status} {run.hidden(reply.reason)}: {text[:300]}"
+                    problem = f"HTTP {reply.status} {_hidden(reply.reason)}: {_hidden(text)[:300]}"
                     if reply.status // 100 == 3:
-                        there = run.hidden(host_of(request.full_url, reply.headers.get("Location")))
+                        there = _hidden(host_of(request.full_url, reply.headers.get("Location")))
                         problem = (
                             f"HTTP {reply.status}: redirects to {there}, where nothing is sent; give its own address"
                         )
@@ -171,7 +175,7 @@ class Server:
                 problem = (
                     f"no reply within {self.timeout:g} s (--timeout)"
                     if isinstance(reason, TimeoutError)
-                    else run.hidden(reason)
+                    else _hidden(reason)
                 )
             except ValueError:  # what stands in it may be a password
                 raise BadInput("https_proxy, in the environment: no address of a proxy") from None

@@ -15,17 +15,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from lib import run
+from lib import cli, process
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path
 from lib.rng import uniform
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
-    add("--parts", type=run.number(int, least=2, most=100), default=3, help="how many parts")
+    add("--parts", type=cli.number(int, least=2, most=100), default=3, help="how many parts")
     add(
         "--by",
         default="title",
@@ -68,4 +68,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run  # noqa: E402
+from lib import cli, process  # noqa: E402
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.files import BadInput, atomic_path  # noqa: E402
 
@@ -24,10 +24,10 @@ WORDS = 60  # most of a doc
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("source", help="Translation-en.xz of a Debian release")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--docs", type=run.COUNT, default=20_000, help="packages to take, by a hash of their names")
+    parser.add_argument("--docs", type=cli.COUNT, default=20_000, help="packages to take, by a hash of their names")
     return parser.parse_args()
 
 
@@ -80,4 +80,4 @@ def digest(*key):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -7,9 +7,9 @@
     python tests/bench/mine_vs_sentence_transformers.py --ours_only   # without the peer
 
 Both sides get the same vectors, texts and options, embed nothing, and mine for the train queries: 10
-negatives of the best 100, compared with the least of several positives' scores as the peer has it. Each runs in a process of its own, in
-turn; the medians count. The peer is measured with both of its searches, its results as n-tuples: of its
-formats the fastest.
+negatives of the best 100, compared with the least of several positives' scores as the peer has it. Each
+runs in a process of its own, in turn; the medians count. The peer is measured with both of its searches, its
+results as n-tuples: of its formats the fastest.
 
 ours     vectors in memory -> rows of docs; "+ file" writes them as JSONL besides
 peer     texts and dataset in memory before the clock starts -> a dataset of texts
@@ -38,7 +38,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run  # noqa: E402
+from lib import cli, process, run  # noqa: E402
+from lib.cli import COUNT
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import tokenize  # noqa: E402
@@ -48,7 +49,7 @@ from lib.negatives import filters  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
 from lib.negatives.sampling import parse_sampling, slots  # noqa: E402
-from lib.run import COUNT, SEED  # noqa: E402
+from lib.run import SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 DEPTH, CANDIDATES = 10, 100  # negatives of a query, and the best docs from which they are taken
@@ -59,14 +60,14 @@ WORDS = 60  # of a synthetic doc
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--data", help="collection, as in train.py; default: a synthetic one")
     add("--encoder", metavar="FOLDER", help="whose vectors: a run's encoder or a sentence-transformers model")
     add("--docs", type=COUNT, default=20_000, help="size of the synthetic corpus; a query for every 10")
     add("--dim", type=COUNT, default=128, help="of the synthetic vectors")
     add("--seed", type=SEED, default=0, help="of the synthetic collection")
-    add("--max_score", type=run.number(float), default=0.5, help="limit of that option")
+    add("--max_score", type=cli.number(float), default=0.5, help="limit of that option")
     add("--range_min", type=COUNT, default=10, help="best candidates to skip")
     add("--options", nargs="+", choices=OPTIONS, default=OPTIONS, metavar="OPTION", help=f"any of {', '.join(OPTIONS)}")
     add("--peers", nargs="+", choices=PEERS, default=PEERS, help="searches of the peer")
@@ -547,4 +548,4 @@ def print_agreement(found):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

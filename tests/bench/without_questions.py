@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run
+from lib import cli, process
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.data.formats.tables import split_by_hash
@@ -22,7 +22,7 @@ from lib.files import BadInput, atomic_path
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
     add("--kind", required=True, choices=KINDS, help="how queries are made")
@@ -49,4 +49,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

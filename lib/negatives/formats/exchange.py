@@ -150,7 +150,7 @@ def _positive_among(collection, query, rows, positives=()):
 
 
 def _finder(texts, kind, *, by_id, squeeze=False):
-    """A function from an id, or a text, to (its row, None) or (-1, what is wrong); squeeze: white space is all alike."""
+    """A function from an id, or a text, to (its row, None) or (-1, what is wrong). squeeze: white space is alike."""
 
     def digest(text):  # 16 bytes a text, as in Texts; JSON can hold half a surrogate pair
         text = " ".join(text.split()) if squeeze else text
