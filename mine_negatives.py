@@ -31,7 +31,7 @@ from lib.evaluation import diagnostics, plots
 from lib.files import BadInput
 from lib.model.encoder import PRECISIONS, pick_device
 from lib.negatives import audit, check, filters, sampling
-from lib.negatives.candidates import drawn_candidates, how_many, overfetch, table
+from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table
 from lib.negatives.files import records_of, write_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.pool import describe_pool, open_pool
@@ -40,7 +40,6 @@ from lib.negatives.sources import SOURCES, Miner
 from lib.search.retriever import fingerprint_of, parts
 
 OFFERED = [name for name, row in SOURCES.items() if row.draw or row.mine]
-
 FORMATS = ("own", *exchange.FORMATS)
 
 
@@ -135,8 +134,9 @@ def check_sources(args):
 
 def judged_by(args):
     """What goes by the scores of a cross-encoder, in words; None if nothing does."""
-    denoise = any(each.name == "denoise" for each in args.filters)
-    return "the filter denoise" if denoise else "--relabel" if args.relabel is not None else None
+    if any(each.name == "denoise" for each in args.filters):
+        return "the filter denoise"
+    return "--relabel" if args.relabel is not None else None
 
 
 def main():
@@ -144,13 +144,13 @@ def main():
     if args.check:
         return check_file(args)
     device = dist.start(pick_device(args.device))
-    trained, clock, hidden = pathlib.Path(args.run) if args.run else None, run.Clock(), None
+    clock, trained, hidden = run.Clock(), args.run and pathlib.Path(args.run), None
     with dist.main_first():
         # a relabelled copy has the splits that train.py would cut off, or test would be of what was relabelled
         cut = SPLITS[1:] if args.relabel is not None else ()
         spec, collection = collection_of(args.data, trained, cut=cut, strict=args.strict)
         name = collection.name
-        if args.audit is not None:
+        if args.audit:
             collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
     folder = trained if trained and not args.name else run.run_path(args.name or f"{name}-mined")
     stem, ending = f"{name}-{args.split}-{'+'.join(args.sources)}", "jsonl" if args.format == "own" else args.format
@@ -160,19 +160,16 @@ def main():
     default = "labelled" if args.split == "train" and hidden is None else "all"
     pool = open_pool(args.negative_docs or default, collection, allow_leak=args.allow_leak)
     count = how_many(args.depth, args.candidates, thinned=bool(args.filters) or args.sampling.name != "top")
-    cli.print_header(
-        f"{'auditing' if hidden is not None else 'mining'} {', '.join(args.sources)} for "
-        f"{len(collection.split(args.split))} {args.split} queries of {collection.name} ({len(collection.docs)} docs)",
-        args,
-        parser,
-        {"candidates": count, "overfetch": overfetch(collection), "pool": describe_pool(pool, collection)}
-        | ({} if hidden is None else {"hidden": len(hidden)}),
+    title = f"{'mining' if hidden is None else 'auditing'} {', '.join(args.sources)} for"
+    title += (
+        f" {len(collection.split(args.split))} {args.split} queries of {collection.name} ({len(collection.docs)} docs)"
     )
+    derived = {"candidates": count, "overfetch": overfetch(collection), "pool": describe_pool(pool, collection)}
+    cli.print_header(title, args, parser, derived | ({} if hidden is None else {"hidden": len(hidden)}))
     mined = teach(args, mine(args, collection, pool, count, device), collection, device)
     if dist.is_main() and hidden is not None:
         title = f"{collection.name}, {args.split}: {len(hidden)} hidden positives"
-        how = {"filters": args.filters, "share": args.audit, "title": title}
-        rows, text = audit.report(path, collection, mined, hidden, **how)
+        rows, text = audit.report(path, collection, mined, hidden, args.filters, share=args.audit, title=title)
         with plots.optional(path.with_suffix(".png")):
             plots.audit(path.with_suffix(".png"), rows, title=title)
         print(f"\n{text}\nwrote   {path}, .json and .png: read the examples in the .md")
@@ -217,8 +214,9 @@ def mine(args, collection, pool, count, device):
         max_ram=args.max_ram * 1e9,
     )  # fmt: skip
     miner, mined = miner_of(mine_index=args.mine_index), []
+    everybody = np.arange(len(miner.queries))
     for name in args.sources:
-        row, everybody = SOURCES[name], np.arange(len(miner.queries))
+        row = SOURCES[name]
         if row.draw:
             found = drawn_candidates(name, row.draw, collection, miner.queries, count, pool=pool, seed=args.seed)
         else:
@@ -241,14 +239,7 @@ def teach(args, mined, collection, device):
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
     for found in mined if judged_by(args) else ():
         place = args.negatives_file if SOURCES[found.source].needs_file else f"the source {found.source}"
-        if found.teacher is None or np.isnan(found.teacher).all():
-            raise BadInput(f"{place}: has no teacher scores, which denoise and --relabel go by")
-        low, high = np.nanmin(found.teacher), np.nanmax(found.teacher)
-        if low < 0 or high > 1:
-            raise BadInput(
-                f"{place}: teacher scores from {low:.3g} to {high:.3g}, and denoise and --relabel want those of a "
-                "cross-encoder, from 0 to 1"
-            )
+        filters.check_teacher(found, place)
     return mined
 
 
@@ -260,7 +251,7 @@ def choose(args, collection, mined):
         wanted = max(1, round(share * args.depth))
         kept.append(candidates.take(sampling.slots(args.sampling, candidates, wanted, seed=args.seed, epoch=0)))
     if not any(c.count for c in kept) and args.relabel is None:
-        raise BadInput(f"no candidate is left: {'; '.join(f'{c.source}: {c.reasons}' for c in kept)}")
+        raise BadInput(f"no candidate is left: {'; '.join(f'{c.source}: {reasons(c)}' for c in kept)}")
     return kept
 
 
@@ -268,22 +259,21 @@ def write(path, args, collection, kept, pool, count, clock, spec):
     """Write the file, its header where it has one, and its figure; print the table and what comes next."""
     records = (record for c in kept for record in records_of(c, collection))
     if args.format == "own":
-        by_run, by_miner = any(SOURCES[c.source].encodes_corpus for c in kept), args.miner
+        by_run = any(SOURCES[c.source].encodes_corpus for c in kept)
         header = {
             "collection": collection.name,
             "collection_fingerprint": collection.fingerprint,
             "split": args.split,
             "sources": {c.source: c.describe() for c in kept},
             "encoder_fingerprint": fingerprint_of(args.run) if by_run else None,
-            **({"miner_fingerprint": fingerprint_of(by_miner)} if by_miner else {}),
+            **({"miner_fingerprint": fingerprint_of(args.miner)} if args.miner else {}),
             "candidates": count,
             "records": sum(c.count for c in kept),
             "pool": describe_pool(pool, collection),
             "versions": run.versions(),
         }
         names = ("depth", "filters", "sampling", "shares", "cross_encoder", "seed")
-        header |= {name: cli.plain(getattr(args, name)) for name in names}
-        number = write_negatives(path, header, records)
+        number = write_negatives(path, header | {name: cli.plain(getattr(args, name)) for name in names}, records)
     else:
         number = exchange.write(path, args.format, records, collection, args.split)
         print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")
@@ -298,8 +288,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
         shares = diagnostics.near_copies(candidates, collection)
         if found := [f"{share:.1%} of a {name}" for name, share in shares.items() if share]:
             print(f"near-copies among {candidates.source}'s: {', '.join(found)} (--filters near_copy:0.5)")
-    drawn = f" and {path.with_suffix('.png').name}" if scored else ""
-    what = "candidates" if args.format == "own" else "lines"
+    drawn, what = f" and {path.stem}.png" if scored else "", "candidates" if args.format == "own" else "lines"
     print(f"\nwrote   {path} ({number:,} {what}, {clock.total():.1f} s){drawn}")
     if args.format == "own" and number:
         data_flag = "" if spec == "python" else f" --data {cli.quoted(spec)}"

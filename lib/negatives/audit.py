@@ -206,7 +206,7 @@ def bands(candidates, found, *, share):
 # --------------------------------------------------------------------------------------------------- reports
 
 
-def report(path, collection, mined, hidden, *, filters, share, title):
+def report(path, collection, mined, hidden, filters, *, share, title):
     """Write the audit of each source before, between and behind the filters as .md and .json; (its rows, its table).
 
     mined: Candidates of each source, hidden: what hide() hid of the share.

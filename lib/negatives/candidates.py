@@ -139,11 +139,6 @@ class Candidates:
         """How many candidates there are in all lists."""
         return int((self.docs >= 0).sum())
 
-    @property
-    def reasons(self):
-        """Why candidates were dropped, and how many, in words."""
-        return ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items() if count) or "-"
-
     def describe(self):
         """What came of a mining, as plain numbers for logs and headers."""
         lengths = (self.docs >= 0).sum(1)
@@ -175,6 +170,11 @@ class Candidates:
         )
 
 
+def reasons(candidates):
+    """Why candidates were dropped, and how many, in words."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in candidates.dropped.items() if count) or "-"
+
+
 def table(mined):
     """A line for each source: yield, scores, and what was dropped and why."""
     lines = [f"{'source':8}{'queries':>9}{'candidates':>12}{'shortest':>10}{'mean score':>12}{'positive':>10}"
@@ -186,7 +186,7 @@ def table(mined):
         lines.append(
             f"{candidates.source:8}{found['queries']:>9,}{found['candidates']:>12,}{found['shortest_list']:>10}"
             + "".join(f"{'-' if x is None else f'{x:.3f}':>{width}}" for x, width in ((mean, 12), (positive, 10)))
-            + f"{above:>12}   {candidates.reasons}"
+            + f"{above:>12}   {reasons(candidates)}"
         )
     short = sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined)
     said = "positive = mean score of the known positive; above pos. = share of candidates that outscore it"

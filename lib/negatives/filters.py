@@ -79,6 +79,18 @@ def denoise(candidates, collection, limit):
     return candidates.teacher > limit
 
 
+def check_teacher(candidates, place):
+    """BadInput if candidates have no scores of a cross-encoder, from 0 to 1, which denoising and relabelling go by."""
+    if candidates.teacher is None or np.isnan(candidates.teacher).all():
+        raise BadInput(f"{place}: has no teacher scores, which denoise and --relabel go by")
+    low, high = np.nanmin(candidates.teacher), np.nanmax(candidates.teacher)
+    if low < 0 or high > 1:
+        raise BadInput(
+            f"{place}: teacher scores from {low:.3g} to {high:.3g}, and denoise and --relabel want those of a "
+            "cross-encoder, from 0 to 1"
+        )
+
+
 class Filter(NamedTuple):
     """A filter: its function, its numbers {letter: limits}, and which scores of the miner it reads."""
 
