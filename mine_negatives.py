@@ -39,13 +39,12 @@ from lib.negatives.sampler import overlap
 from lib.negatives.sources import SOURCES, Miner
 from lib.search.retriever import fingerprint_of, parts
 
-OFFERED = [name for name, row in SOURCES.items() if row.draw or row.mine]
 FORMATS = ("own", *exchange.FORMATS)
 
 
 # fmt: off
 def parse_args():
-    parser = cli.Parser(__doc__)
+    parser, offered = cli.Parser(__doc__), [name for name, row in SOURCES.items() if row.draw or row.mine]
     add = parser.group("what")
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
@@ -53,8 +52,8 @@ def parse_args():
     add("--run", help="run folder whose encoder mines; needed for the source dense")
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner asks: any retriever, as in "
         "evaluate.py --retriever, but no two of them joined")
-    add("--sources", nargs="+", choices=OFFERED, metavar="SOURCE",
-        help=f"any of {', '.join(OFFERED)}; default: dense with --run, miner with --miner, else bm25")
+    add("--sources", nargs="+", choices=offered, metavar="SOURCE",
+        help=f"any of {', '.join(offered)}; default: dense with --run, miner with --miner, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
     add("--negatives_format", choices=FORMATS, default="own", help="of --negatives_file")
     add("--shares", nargs="+", type=cli.ABOVE_0, help="share of --depth for each source; default: --depth of each")
@@ -218,13 +217,12 @@ def mine(args, collection, pool, count, device):
     for name in args.sources:
         row = SOURCES[name]
         if row.draw:
-            found = drawn_candidates(name, row.draw, collection, miner.queries, count, pool=pool, seed=args.seed)
+            mined.append(drawn_candidates(name, row.draw, collection, miner.queries, count, pool=pool, seed=args.seed))
         else:
-            found = miner.mine(name, everybody, None if row.needs_file else count)
+            mined.append(miner.mine(name, everybody, None if row.needs_file else count))
         if args.mine_index and row.encodes_corpus:
-            same = overlap(miner_of().mine(name, everybody, count).docs, found.docs) or 0.0
+            same = overlap(miner_of().mine(name, everybody, count).docs, mined[-1].docs) or 0.0
             print(f"--mine_index {args.mine_index} finds {same:.1%} of the {count} docs that exact search lists")
-        mined.append(found)
     return mined
 
 

@@ -14,6 +14,7 @@ from lib.files import BadInput, read_json
 from lib.model import encoder as model
 from lib.model.pooling import POOLINGS
 from lib.negatives.candidates import Candidates, overfetch
+from lib.negatives.files import read_negatives
 from lib.negatives.filters import FILTERS
 from lib.negatives.pool import held_out
 from lib.negatives.sampler import NegativeSampler
@@ -86,6 +87,39 @@ def test_a_source(train, monkeypatch, source):
     mined = [(line["step"], line["mined"]) for line in log["mining"] if line["mined"] == "longest"]
     wanted = [] if source.draw else [0, 2] if source.every == "refresh" else [0]
     assert mined == [(step, "longest") for step in wanted]
+
+
+def mine_nearest(miner, positions, count, last, encoder):
+    """The encoder's own best, by whatever encoder there is."""
+    q_emb, d_emb = miner.embed_queries(encoder, positions), miner.embedder.embed_docs(encoder)
+    return miner.search("nearest", positions, count, last, q_emb, d_emb)
+
+
+def test_a_source_mines_without_training(train, launch, refused, desk, monkeypatch, capsys):
+    for name, row in (
+        ("longest", Source("K of the longest docs", mine=mine_longest)),
+        ("first", Source("the first K docs", draw=draw_first)),
+        ("nearest", Source("K of the encoder's best", mine=mine_nearest, every="refresh")),
+    ):
+        monkeypatch.setitem(SOURCES, name, row)
+    train("--negatives", "in_batch")
+
+    def mine(sources, *flags):
+        flags = ("--data", "tiny", "--depth", 4, "--name", "offline", "--overwrite", *flags)
+        assert launch("mine_negatives.py", "--sources", *sources, *flags, cwd=desk) == 0
+        _, rows = read_negatives(desk / f"runs/offline/negatives/tiny-train-{'+'.join(sources)}.jsonl")
+        return [(record["qid"], record["doc_id"], record["score"]) for _, record in rows]
+
+    lengths = {len(text) for text in load_collection(TINY).docs.texts()}
+    assert {score for *_, score in mine(["longest"])} <= lengths and mine(["first"])
+    run_flags = ("--run", "runs/extended", "--negative_docs", "all")
+    by_function, by_search = (mine([name], *run_flags) for name in ("nearest", "dense"))
+    assert [found[:2] for found in by_function] == [found[:2] for found in by_search]
+    flags = ("--data", "tiny", "--overwrite", "--name", "offline")
+    capsys.readouterr()
+    assert "--run R" in refused("mine_negatives.py", *flags, "--sources", "nearest", cwd=desk)
+    said = refused("mine_negatives.py", *flags, "--sources", "longest", "--split", "dev", cwd=desk)
+    assert "the source longest proposes for other queries than those of dev" in said
 
 
 @pytest.fixture(scope="module")
