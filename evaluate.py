@@ -11,7 +11,7 @@
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
 writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
-checks itself: identities between measures, a second evaluation, what ties and missing judgements leave open.
+says what ties and missing judgements leave open, and whether a baseline is void.
 """
 
 import pathlib

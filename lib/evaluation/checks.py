@@ -1,16 +1,12 @@
-"""Checks of an evaluation by itself: identities that must hold, what ties and missing judgements leave open."""
+"""What an evaluation says of itself: what ties and missing judgements leave open, tables by a field; run files."""
 
 import math
 
 import ir_measures
 import numpy as np
-from ir_measures import RR, P, R, Success, nDCG
 
 from lib.evaluation import measures
 from lib.files import BadInput
-
-CHECKED = [RR, RR @ 1, P @ 1, Success @ 1, R @ 1, R @ 5, R @ 10, R @ 100, nDCG @ 10]
-CLOSE = 1e-6
 
 
 def parse_measures(text):
@@ -41,36 +37,6 @@ def check_rankings(rankings):
         for doc_id, score in docs.items():
             if not math.isfinite(score):
                 raise BadInput(f"the score of doc {doc_id} for query {qid} is {score}: no order follows from that")
-
-
-def check_identities(values, rankings, qrels):
-    """BadInput, naming the query and what does not hold, if an evaluation contradicts itself.
-
-    values: measures.per_query() of these rankings. MRR@1 = P@1 = Success@1, recall rises with k, measures lie between
-    0 and 1, the queries are the judged ones, and a second evaluation, in another order, gives the same.
-    """
-    judged = {qid for qid, grades in qrels.items() if max(grades.values()) >= 1}
-    if values.keys() != judged:
-        odd = sorted(values.keys() ^ judged)[0]
-        raise BadInput(f"{len(values)} queries were evaluated and {len(judged)} are judged; one is {odd}")
-    backwards = {qid: dict(reversed(rankings[qid].items())) for qid in reversed(rankings)}
-    found = per_query(CHECKED, backwards, qrels)
-    for qid, again in found.items():
-        own = values[qid]
-        first = own["mrr@10"] == 1.0
-        claims = {
-            "MRR@1 = P@1 = Success@1": again["P@1"] == again["Success@1"] == float(first),
-            "recall rises with k": again["R@1"] <= again["R@5"] <= again["R@10"] <= again["R@100"],
-            "0 <= measure <= 1": all(0 <= value <= 1 + CLOSE for value in (*own.values(), *again.values())),
-            "a second evaluation gives the same": all(
-                abs(own[name] - again[other]) < CLOSE
-                for name, other in (("ndcg@10", "nDCG@10"), ("recall@10", "R@10"), ("recall@100", "R@100"))
-            ),
-            "MRR@10 is 1 / rank of the first": abs(own["mrr@10"] - (again["RR"] if again["RR"] >= 0.1 else 0)) < CLOSE,
-        }
-        for claim, holds in claims.items():
-            if not holds:
-                raise BadInput(f"the evaluation contradicts itself at query {qid}: {claim} does not hold")
 
 
 def tie_interval(rankings, qrels):
