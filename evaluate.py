@@ -35,9 +35,9 @@ from lib.evaluation import (
     significance,
 )
 from lib.files import BadInput, write_json
-from lib.model.encoder import embed_texts, load_to_encode, pick_device
+from lib.model.encoder import embed_texts, pick_device
 from lib.search import exact, faiss_index, tune
-from lib.search.retriever import run_of
+from lib.search.retriever import fingerprint_of, run_of
 from lib.search.sharded import Sharded
 
 # flags of train.py by which a model is read otherwise than its own files say, so that --forgetting cannot open it
@@ -194,17 +194,16 @@ def evaluate(args, parser, spec, data, *, header):
 def by_mteb(args):
     """What mteb says of a run's encoder, printed and written beside the run's evaluations."""
     folder = pathlib.Path(args.run)
-    encoder = load_to_encode(folder / "encoder", pick_device(args.device))
     tasks = [task for task in args.mteb if task != "own"]
     if "own" in args.mteb:
         for data in args.data or [None]:
             _, collection = collection_of(data, folder, cut=SPLITS[1:], strict=args.strict)
             tasks.append(mteb_bridge.as_task(collection, args.split))
-    found = dict(mteb_bridge.evaluate(encoder, folder.name, tasks))
+    found = dict(mteb_bridge.evaluate(folder / "encoder", tasks, device=pick_device(args.device)))
     for task, values in found.items():
         print(f"{task}: " + "  ".join(f"{name} {values[name]:.5f}" for name in mteb_bridge.SHOWN if name in values))
     path = folder / "eval" / "mteb.json"
-    write_json(path, {"revision": encoder.fingerprint, "tasks": found})
+    write_json(path, {"revision": fingerprint_of(folder), "tasks": found})
     print(f"\nwrote   {path}")
 
 

@@ -33,7 +33,7 @@ def test_mteb_measures_what_evaluate_measures_and_tells_encoders_apart(tiny, tmp
         retriever = open_retriever(tmp_path / str(seed), tiny, device=torch.device("cpu"))
         rankings, _ = retrieval.search_split(retriever, tiny, "test", 100, self_match="keep")
         own = measures.mean(measures.per_query(rankings, tiny.qrels_dict("test")))
-        ((_, theirs),) = mteb_bridge.evaluate(retriever.encoder, "R", [task])
+        ((_, theirs),) = mteb_bridge.evaluate(tmp_path / str(seed), [task], device="cpu")
         assert theirs["ndcg_at_10"] == pytest.approx(own["ndcg@10"], abs=6e-6)  # mteb rounds to 5 digits
         found.append(theirs["ndcg_at_10"])
     assert found[0] != found[1]

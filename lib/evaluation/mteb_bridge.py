@@ -1,15 +1,8 @@
-"""mteb, where it is installed: an encoder as one of its models, a collection as one of its tasks.
-
-Its cache knows a model by name and revision. A folder has no revision, so that a second encoder would be given the
-results of the first; the revision here is the fingerprint of the encoder's files.
-"""
+"""mteb, where it is installed: a collection as one of its tasks, a saved encoder measured on tasks."""
 
 import pathlib
 
-import torch
-
 from lib.files import BadInput
-from lib.model.encoder import embed_texts
 
 SHOWN = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_100")  # of what mteb measures
 
@@ -21,32 +14,6 @@ def _mteb():
     except ImportError:
         raise BadInput("--mteb needs the package mteb: pip install mteb") from None
     return mteb
-
-
-def as_model(encoder, name):
-    """An encoder as a model that mteb.evaluate() takes."""
-    mteb = _mteb()
-
-    class Model:
-        def __init__(self):
-            empty = {"name": f"hardneg/{name}", "revision": encoder.fingerprint}
-            self.mteb_model_meta = mteb.models.ModelMeta.create_empty(overwrites=empty)
-
-        def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-            """(n, D) vectors of all texts of a DataLoader, as queries or as docs."""
-            texts = [text for batch in inputs for text in batch["text"]]
-            kind = "query" if getattr(prompt_type, "value", prompt_type) == "query" else "doc"
-            return embed_texts(encoder, texts, kind, desc=f"embedding for {task_metadata.name}")
-
-        def similarity(self, a, b):
-            """Inner products: vectors that are compared by cosine have length 1 already."""
-            return torch.as_tensor(a) @ torch.as_tensor(b).T
-
-        def similarity_pairwise(self, a, b):
-            """Inner products, row by row."""
-            return (torch.as_tensor(a) * torch.as_tensor(b)).sum(-1)
-
-    return Model()
 
 
 def as_task(collection, split):
@@ -91,15 +58,19 @@ def as_task(collection, split):
     return Task()
 
 
-def evaluate(encoder, name, tasks, *, cache=None):
-    """[(task, {measure: value})] of mteb for an encoder; tasks are names of mteb's, or tasks."""
+def evaluate(folder, tasks, *, device):
+    """[(task, {measure: value})] of mteb for the encoder saved in a folder; tasks are names of mteb's, or as_task()."""
     mteb = _mteb()
+    from sentence_transformers import SentenceTransformer
+
     named = [task for task in tasks if isinstance(task, str)]
     try:
         wanted = [*(mteb.get_tasks(tasks=named) if named else []), *(t for t in tasks if not isinstance(t, str))]
-    except KeyError as error:
+        model = SentenceTransformer(str(folder), device=str(device))
+    except (KeyError, ValueError) as error:
         raise BadInput(f"--mteb: {str(error)[:200]}") from None
-    results = mteb.evaluate(as_model(encoder, name), wanted, cache=cache, overwrite_strategy="always")
+    # no cache: mteb knows a result by the name of the model and a revision, and a folder has none
+    results = mteb.evaluate(model, wanted, cache=None, overwrite_strategy="always")
     return [
         (found.task_name, {k: v for k, v in scores[0].items() if isinstance(v, float)})
         for found in results.task_results
