@@ -25,7 +25,7 @@ from lib.data.collection import collection_of
 from lib.evaluation import comparison, measures, plots, retrieval
 from lib.files import BadInput, atomic_path, remove, write_json, write_text
 from lib.model.encoder import pick_device
-from lib.rag import answers, asking, generators, scoring, store, summary
+from lib.rag import answers, asking, generators, prompts, scoring, store, summary
 from lib.search.retriever import run_of
 
 REFERENCES = ("gold", "random", "closed_book", "uncited")  # contexts that are asked besides, by default
@@ -228,7 +228,7 @@ def show(args, found):
         if args.show_prompt and one.docs:
             text = run.printable(one.answer.prompt) if one.answer.prompt else f"{args.generator[0]} is sent no prompt"
             print(f"\n--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---")
-        text = generators.NOTHING if one.answer.abstained else one.answer.text
+        text = prompts.NOTHING if one.answer.abstained else one.answer.text
         print(f"\n{textwrap.fill(run.printable(text), 100)}" + (" ..." if one.answer.cut else ""))
         if one.answer.unknown:
             print(f"(it cites {', '.join(f'[{n}]' for n in one.answer.unknown)}, which is no doc)")

@@ -1,4 +1,4 @@
-"""Files: atomic writes, JSON, the cache, fingerprints; and the error that a user's mistake raises."""
+"""Files: atomic writes, JSON, Markdown tables, the cache, fingerprints; and the error of a user's mistake."""
 
 import argparse
 import contextlib
@@ -97,6 +97,12 @@ def write_text(path, text):
 def write_json(path, value):
     """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def markdown(head, rows):
+    """A table of texts in Markdown; rows that are short end in empty cells."""
+    rows = [["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, *rows])
 
 
 def _finite(value):

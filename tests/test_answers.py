@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.rag import answers, prompts
-from lib.rag.generators import Answer
+from lib.rag.prompts import Answer
 from lib.rag.split import Ranked, context, four_contexts, shapley
 
 # ------------------------------------------------------------------------------------------------ measures

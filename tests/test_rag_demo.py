@@ -17,7 +17,8 @@ from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
 from lib.rag import page, scoring
 from lib.rag.asking import Doc, Found
-from lib.rag.generators import Answer, Extractive
+from lib.rag.generators import Extractive
+from lib.rag.prompts import Answer
 from lib.search.bm25 import BM25
 
 GOLD = {"q01": ["forty minutes"], "q02": "ten minutes"}

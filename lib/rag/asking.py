@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from lib.data.beir import metadata_of
-from lib.rag.generators import Answer
+from lib.rag.prompts import Answer
 from lib.rag.scoring import readable
 
 

@@ -14,7 +14,6 @@ import urllib.request
 from lib import run
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
-from lib.rag.language_model import answer_of
 
 TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
@@ -125,7 +124,7 @@ class Server:
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             shown = _hidden(json.dumps(found))[:200]
             raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
-        return answer_of(
+        return prompts.answer_of(
             run.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
