@@ -212,12 +212,9 @@ def score(args, parser):
                 "retrievers": len(part),
             })  # fmt: skip
         known = store.Answers(target / f"answers-{number}.jsonl", generator, changed_code=args.changed_code)
-        if known.reused:
-            print(f"   {known.reused:,} answers of before are used again")
         asked = evaluate.Part(questions, known, args.docs, contexts, args.measure, args.distraction)
-        for pooled, more in zip((systems, references), asked.all_values(found)):
+        for pooled, more in zip((systems, references), asked.values(found, target / f"questions-{number}.jsonl")):
             evaluate.extend(pooled, more)
-        asked.write(target / f"questions-{number}.jsonl")
     text = evaluate.finish(target, systems, references, measure=args.measure, head=head)
     print(f"\n{text}\nwrote   {target}/: metrics.json, answers.md, questions-*.jsonl, answers-*.jsonl, figures")
 

@@ -15,7 +15,7 @@ from lib import run
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.rag import page, scoring
+from lib.rag import answers, page, scoring
 from lib.rag.asking import Doc, Found
 from lib.rag.generators import Extractive
 from lib.rag.prompts import Answer
@@ -220,6 +220,33 @@ def test_parts_of_a_collection_are_pooled(launch, desk, arms, capsys):
     result = read_json(desk / "runs/both/answers/gold-test-extractive/metrics.json")
     single = len(load_collection(str(desk / "gold")).split("test"))
     assert result["first"] == "bm25:2" and all(row["questions"] == 2 * single for row in result["arms"])
+
+
+def test_a_metric_and_a_context_from_outside(launch, desk, monkeypatch):
+    """A function and a row each: in metrics.json, in the tables, and the metric is tested and split."""
+
+    def words(one):
+        """How many words an answer has."""
+        return len(one.answer.text.split())
+
+    def best_alone(best, **_):
+        """The best doc alone."""
+        return [rows[:1] for rows in best]
+
+    monkeypatch.setitem(answers.METRICS, "words", answers.Metric(words, "words of the answer", "{:.2f}", tested=True))
+    monkeypatch.setitem(scoring.CONTEXTS, "first", scoring.Context(best_alone, of_retriever=True))
+    flags = ("--run", "runs/R", "runs/S", "--name", "outside", "--contexts", "first", "--measure", "words")
+    assert launch("rag_demo.py", "--eval", *flags, cwd=desk) == 0
+    target = desk / "runs/outside/answers/gold-test-extractive"
+    first, second = read_json(target / "metrics.json")["arms"]
+    counts = [len(line["answer"].split()) for line in lines_of(target / "questions-0.jsonl") if line["arm"] == "runs/R"]
+    assert first["means"]["words"] == [pytest.approx(np.mean(counts))] and len(first["means"]["first f1"]) == 1
+    gain = second["means"]["words"][0] - first["means"]["words"][0]
+    assert second["against_first"]["difference"] == pytest.approx(gain)
+    assert second["split"]["gain"]["difference"] == pytest.approx(gain)
+    text = (target / "answers.md").read_text(encoding="utf-8")
+    assert "| words of the answer |" in text and f"| {np.mean(counts):.2f} |" in text
+    assert "| arm | best first | first |" in text
 
 
 def test_two_equal_runs_differ_by_nothing(launch, desk):

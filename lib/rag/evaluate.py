@@ -73,7 +73,7 @@ class Part:
     def __post_init__(self):
         self.docs, self.records = scoring.Docs(self.questions.collection.docs), []
 
-    def ask(self, context, *, desc, seed=0, best=None, given=None):
+    def _ask(self, context, *, desc, seed=0, best=None, given=None):
         """(records, Answers) of a row of CONTEXTS: best, given: the docs of a retriever and the Answers to them."""
         rows = scoring.CONTEXTS[context].function(questions=self.questions, k=self.k, seed=seed, best=best, given=given)
         return self._read(rows, desc)
@@ -82,7 +82,7 @@ class Part:
         given = scoring.answered(self.store, self.questions, self.docs, rows, desc=desc)
         return scoring.records(self.questions, self.docs, rows, given), given
 
-    def values(self, arm, seed, retrieved, base):
+    def _values(self, arm, seed, retrieved, base):
         """{value: (n,) array} of what one retriever found; base: the Retrieved that its gain is over, if any."""
         best = retrieved.best(self.k)
         found, given = self._read(best, arm)
@@ -90,7 +90,7 @@ class Part:
         for context in self.contexts:
             if not scoring.CONTEXTS[context].of_retriever:
                 continue
-            again, other = self.ask(context, desc=f"{arm}, {context}", seed=seed, best=best, given=given)
+            again, other = self._ask(context, desc=f"{arm}, {context}", seed=seed, best=best, given=given)
             if context == "uncited":
                 for record, a, b in zip(found, given, other):
                     differ = answers.squad(answers.bare(a.text)) != answers.squad(answers.bare(b.text))
@@ -108,25 +108,30 @@ class Part:
         self.records += [{"arm": arm, "seed": seed, "context": "retrieved"} | record for record in found]
         return values
 
-    def all_values(self, found):
-        """({(arm, seed): values}, {context: values}) of {(arm, seed): Retrieved}, the arm to compare with first."""
+    def values(self, found, path):
+        """({(arm, seed): values}, {context: values}) of {(arm, seed): Retrieved}, the arm to compare with first.
+
+        Each question's own go to the file questions.jsonl at `path`.
+        """
+        if self.store.reused:
+            print(f"   {self.store.reused:,} answers of before are used again")
         first = next(arm for arm, _ in found)
         base = {seed: retrieved for (arm, seed), retrieved in found.items() if arm == first}
         systems, references = {}, {}
         for (arm, seed), retrieved in found.items():
             over = None if arm == first else base.get(seed, next(iter(base.values())))
-            values = systems[arm, seed] = self.values(arm, seed, retrieved, over)
+            values = systems[arm, seed] = self._values(arm, seed, retrieved, over)
             mean = float(np.mean(values[self.measure]))
             print(f"   {arm}, seed {seed}: nDCG@10 {values['ndcg@10'].mean():.4f}  {self.measure.upper()} {mean:.4f}")
         for context in self.contexts:
             if not scoring.CONTEXTS[context].of_retriever:
-                known, _ = self.ask(context, desc=context)
+                known, _ = self._ask(context, desc=context)
                 self.records += [{"arm": "", "seed": 0, "context": context} | record for record in known]
                 references[context] = scoring.arrays(known)
+        self._write(path)
         return systems, references
 
-    def write(self, path):
-        """questions.jsonl: a line for each question, arm and seed."""
+    def _write(self, path):
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
             for record in self.records:
                 clean = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in record.items()}

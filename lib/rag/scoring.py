@@ -161,7 +161,7 @@ def shuffled(questions, best, seed, **_):
 class Context(NamedTuple):
     """A row of CONTEXTS."""
 
-    function: Callable  # (questions, k, seed, best, given) -> [doc rows of each question]; see Part.ask()
+    function: Callable  # (questions, k, seed, best, given) -> [doc rows of each question]; see evaluate.Part
     of_retriever: bool = False  # whether it is made of the docs that a retriever has found
 
     @property
