@@ -17,7 +17,7 @@ from lib.negatives.files import load_candidates, write_negatives
 from lib.negatives.filters import parse_filter
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import Label, MiningConfig, NegativeSampler, overlap
-from lib.negatives.sampling import Sampling
+from lib.negatives.sampling import parse_sampling
 
 SHIFT = 3  # by how many docs the made-up lists of one step's weights lie behind those of the step before
 
@@ -216,7 +216,7 @@ def test_random_draws_avoid_positives_and_change_with_the_epoch(tiny):
 
 def test_lists_are_filtered_and_cut_to_the_depth(tiny):
     window = (parse_filter("window:4:9"),)
-    made, order, miner = make_sampler("bm25:3", tiny, candidates=12, filters=window, sampling=Sampling.parse("top"))
+    made, order, miner = make_sampler("bm25:3", tiny, candidates=12, filters=window, sampling=parse_sampling("top"))
     report = made.refresh(0)["bm25"]
     assert miner.calls[0].count == 12
     assert report["dropped"]["window:4:9"] == 36 * 6 and report["candidates"] == 36 * 3

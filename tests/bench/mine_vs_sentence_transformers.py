@@ -47,7 +47,8 @@ from lib.model.encoder import embed, load_encoder  # noqa: E402
 from lib.negatives import filters  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
-from lib.negatives.sampling import Sampling  # noqa: E402
+from lib.negatives.sampling import parse_sampling  # noqa: E402
+from lib.negatives.sampling import slots as slots_of_sampling  # noqa: E402
 from lib.run import SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
@@ -330,7 +331,7 @@ def mine(collection, q_emb, d_emb, *, positive_score, count=CANDIDATES, spare=0)
 
 def choose(candidates):
     """The best DEPTH of each list, as mine_negatives.py takes them."""
-    return candidates.take(Sampling.parse("top").slots(candidates, DEPTH, seed=0, epoch=0))
+    return candidates.take(slots_of_sampling(parse_sampling("top"), candidates, DEPTH, seed=0, epoch=0))
 
 
 def peer(search, case, args, work):
