@@ -214,14 +214,16 @@ def write(folder, path, said, rows):
                 f"{judged[question][0]}; a question can be in one split only"
             )
         if cell("doc") and answers:  # a short answer and the doc that holds it
-            known = queries[question]["metadata"].setdefault("answers", [])
-            known += [answer for answer in answers if answer not in known]
+            queries[question]["metadata"].setdefault("answers", {}).update(dict.fromkeys(answers))
         title = " ".join(cell("title"))
         for text in texts:
             doc = docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})
             judged[question][1][doc["_id"]] = 1
     if not queries:
         raise BadInput(f"{path}: no row with a question and an answer")
+    for query in queries.values():
+        if held := query["metadata"].get("answers"):
+            query["metadata"]["answers"] = list(held)
     for what, numbers in dropped.items():
         some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
         tqdm.write(f"note: {path}: rows {what}, left out: {len(numbers):,} (lines {some})")
