@@ -10,15 +10,13 @@ the test split; of a split with a small file, that one is taken. Topics are matc
 is called.
 """
 
-import gzip
 import pathlib
 import re
-import zlib
 
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, unpacked, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 WANTED = {
@@ -102,13 +100,10 @@ def _by_split(paths, root):
 
 def _lines(path):
     """(number, line) of a text file, perhaps compressed, blank lines left out."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, beir.decode_line(line, path=path, number=number)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(f"{path}: cannot be unpacked ({error})") from None
+    with unpacked(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, beir.decode_line(line, path=path, number=number)
 
 
 def _kind(path):
