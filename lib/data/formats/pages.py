@@ -120,27 +120,36 @@ KINDS = {
 
 
 def files_in(folder):
-    """The files of KINDS below a folder, in order of their names; hidden ones are left out."""
-    found = []
+    """(the files of KINDS below a folder, links that are not followed), in order of their names, hidden ones left out.
+
+    A link is followed to a file in the same folder only: what lies elsewhere is not the folder's to give away, and
+    folders that hold one another have no end.
+    """
+    found, links, root = [], [], pathlib.Path(os.path.realpath(folder))
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            pathlib.Path(base) / n for n in sorted(names) if pathlib.Path(n).suffix.lower() in KINDS and n[0] != "."
-        ]
-    return sorted(path for path in found if path.is_file())
+        for path in (pathlib.Path(base) / name for name in [*folders, *names] if not name.startswith(".")):
+            kind = path.suffix.lower() in KINDS
+            inside = path.is_file() and pathlib.Path(os.path.realpath(path)).is_relative_to(root)
+            if path.is_symlink() and not inside and (kind or not path.is_file()):
+                links.append(path)
+            elif kind and inside:
+                found.append(path)
+    return sorted(found), sorted(links)
 
 
 def build(folder):
     """(name, folder in BEIR layout) of a folder of files; BadInput if there is nothing to read."""
     root = pathlib.Path(folder).resolve()
-    files = files_in(root)
+    files, links = files_in(root)
     if not files:
         raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
     contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
-    key = fingerprint(contents, RECIPE, WORDS, OVERLAP)
+    left_out = [str(path.relative_to(root)).encode("utf-8", "replace").decode() for path in links]
+    key = fingerprint(contents, left_out, RECIPE, WORDS, OVERLAP)
 
     def make(target):
-        docs, dropped = [], {}
+        docs, dropped = [], {"links to what is not a file of this folder": left_out} if left_out else {}
         for path in tqdm(files, unit="file", desc=f"reading {root.name}", delay=2):
             docs += _docs(path, path.relative_to(root), dropped)
         if not docs:
