@@ -5,6 +5,7 @@ import email.utils
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -19,6 +20,7 @@ AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
 KEY = "OPENAI_API_KEY"
+MOST_BYTES = 4_000_000  # of a reply
 
 
 class Server:
@@ -107,16 +109,13 @@ class Server:
         for tried in range(1, TRIES + 1):
             wait = self.pause * 2 ** (tried - 1)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:  # noqa: S310 - http or https
-                    text = reply.read()
+                text = within(self.timeout, self._reply, request)
                 try:
                     return json.loads(text)
                 except (ValueError, RecursionError):
                     problem = f"its reply is not JSON: {text[:80].decode('utf-8', 'replace')!r}"
             except urllib.error.HTTPError as error:
-                with error:
-                    detail = error.read(300).decode("utf-8", "replace")
-                problem = f"HTTP {error.code} {error.reason}: {detail}"
+                problem = f"HTTP {error.code} {error.reason}: {error.detail}"
                 if error.code in (401, 403):
                     problem += f" (the key is taken from {KEY})"
                 if error.code not in AGAIN:
@@ -136,6 +135,49 @@ class Server:
             if tried < TRIES:
                 time.sleep(wait)
         raise BadInput(f"{self.url}{path}: {problem}; tried {TRIES} times")
+
+    def _reply(self, request):
+        """The bytes of a reply, or the HTTPError with what the server says of it."""
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as reply:  # noqa: S310 - http or https
+                return read(reply, MOST_BYTES, self.timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                error.detail = error.read(300).decode("utf-8", "replace")
+            raise
+
+
+def within(seconds, function, *arguments):
+    """What function(*arguments) returns or raises; TimeoutError if that takes longer, and nobody waits for it then.
+
+    The time of a socket is that of one read: a server that sends byte by byte, or a header that has no end, never
+    exceeds it.
+    """
+    found = concurrent.futures.Future()
+
+    def work():
+        try:
+            found.set_result(function(*arguments))
+        except BaseException as error:  # raised where the result is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return found.result(seconds)
+
+
+def read(reply, most, seconds):
+    """The bytes of a reply; BadInput if they are more than `most`, TimeoutError if they take longer than `seconds`."""
+    parts, size, end = [], 0, time.monotonic() + seconds
+    while part := reply.read1(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise BadInput(f"{reply.url}: its reply is longer than {most:,} bytes: that is no answer")
+        if time.monotonic() > end:
+            raise TimeoutError
+    if reply.length:
+        raise http.client.IncompleteRead(b"", reply.length)
+    return b"".join(parts)
 
 
 def retry_after(value, otherwise):
