@@ -89,7 +89,8 @@ def parse_args():
         "negatives in denominators, docs encoded, or seconds with mining (timed by a short pilot)")
     add("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time, each a process of its own; the cores are "
         "divided among them, GPUs are given one each")
-    add("--processes", type=COUNT, default=1, metavar="N", help="torchrun processes for each run")
+    add("--processes", type=run.number(int, least=1, most=1024), default=1, metavar="N",
+        help="torchrun processes for each run")
     add = parser.group("optimisation")
     add("--batch_size", type=COUNT, default=128, metavar="B", help="queries per step over all processes; their "
         "positives are each other's negatives")
@@ -97,7 +98,7 @@ def parse_args():
         "of N found by k-means of the untrained encoder's query vectors")
     add("--chunk_size", type=COUNT, metavar="C", help="texts whose activations are kept at once; below --batch_size "
         "it caches gradients: the same result in less memory, for one more forward pass")
-    add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries")
+    add("--epochs", type=run.number(float, above=0, most=1e6), default=3.0, help="passes over the training queries")
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
         "to 0; default: 3e-5 for transformers, .0045 times the square root of --batch_size for static ones")
@@ -128,8 +129,8 @@ def parse_args():
     add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
         "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
         '{"doc_id": ..., "query": ...} a line')
-    add("--pull_rate", type=ABOVE_0, default=0.25, metavar="SHARE", help="with --pull: this share of --batch_size is "
-        "added to each batch as such queries")
+    add("--pull_rate", type=run.number(float, above=0, most=100), default=0.25, metavar="SHARE",
+        help="with --pull: this share of --batch_size is added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked")
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
@@ -142,8 +143,8 @@ def parse_args():
     add("--refresh_overlap", type=run.number(float, above=0, most=1), metavar="SHARE", help="mine refresh again only "
         "when less than this share of the best docs of fixed probe queries is the same; looked at each "
         "--refresh_every, by default an eighth of an epoch")
-    add("--refresh_lag", type=run.number(int, least=0), default=0, metavar="STEPS", help="mine in the background, "
-        "with the weights of one step for use this many steps later; the result can be repeated")
+    add("--refresh_lag", type=run.number(int, least=0, most=1_000_000), default=0, metavar="STEPS", help="mine in the "
+        "background, with the weights of one step for use this many steps later; the result can be repeated")
     add = parser.group("static encoder", only="static")
     add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
     add("--vocab_size", type=run.number(int, least=30, most=10_000_000),

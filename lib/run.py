@@ -243,6 +243,7 @@ COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps
 DIM = number(int, least=1, most=1 << 16)
 DEPTH = number(int, least=1, most=1_000_000)
 ABOVE_0 = number(float, above=0)
+GIGABYTES = number(float, above=0, most=1e6)
 AT_LEAST_0 = number(float, least=0)
 BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
 SHARE = number(float, least=0, most=1)
