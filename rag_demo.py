@@ -50,7 +50,8 @@ def parse_args():
     add("--model", help="name of the model at the server; default: its first")
     add("--context_tokens", type=cli.COUNT, default=2000, metavar="N", help="tokens of docs in a prompt, at most")
     add("--answer_tokens", type=cli.COUNT, default=64, metavar="N", help="tokens that a language model may write")
-    add("--timeout", type=cli.ABOVE_0, default=60.0, metavar="S", help="seconds to wait for a server's reply")
+    add("--timeout", type=cli.number(float, above=0, most=86_400), default=60.0, metavar="S", help="seconds to wait "
+        "for a server's whole reply")
     add("--show_prompt", action="store_true", help="print exactly what is sent to the model")
     add = parser.group("a page in the browser")
     add("--web", action="store_true", help="serve the page; two runs stand side by side")

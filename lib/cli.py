@@ -124,6 +124,7 @@ DEPTH = number(int, least=1, most=1_000_000)
 ABOVE_0 = number(float, above=0)
 AT_LEAST_0 = number(float, least=0)
 BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
+GIGABYTES = number(float, above=0, most=1e6)
 SHARE = number(float, least=0, most=1)
 SEED = number(int, least=0, below=1 << 53)
 

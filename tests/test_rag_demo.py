@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -16,9 +17,10 @@ from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
 from lib.rag import page, scoring
-from lib.rag.asking import Doc, Found
+from lib.rag.asking import Doc, Found, ask
 from lib.rag.generators import Answer, Extractive
 from lib.search.bm25 import BM25
+from lib.search.hits import Hits
 
 GOLD = {"q01": ["forty minutes"], "q02": "ten minutes"}
 
@@ -511,3 +513,15 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("evaluate.py", *flags, cwd=desk) == 0
     printed = capsys.readouterr().out
     assert "wrote   runs/reader/" in printed and "wrote   runs/judge/" in printed
+
+
+@pytest.mark.parametrize("docstring", [7, 1.5, True, ["a"], {"a": 1}, "", None])
+def test_a_docstring_that_is_no_text_is_none(docstring):
+    record = {"_id": "d", "text": "the text", "metadata": {"docstring": docstring, "name": 7, "file": [], "line": None}}
+    assert scoring.readable(record, "the text") == "the text"
+    collection = types.SimpleNamespace(
+        docs=types.SimpleNamespace(record=lambda row: record, text=lambda row: "the text", ids=["d"])
+    )
+    retriever = types.SimpleNamespace(search=lambda questions, k: Hits(np.ones((1, 1)), np.zeros((1, 1), dtype=int)))
+    found = ask("which text?", retriever, Extractive(), collection, 1)
+    assert found.answer.text == "the text [1]." and found.docs[0].place == "7  ([]:None)"

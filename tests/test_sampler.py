@@ -244,6 +244,23 @@ def test_filters_that_leave_nothing_are_refused(tiny):
         made.refresh(0)
 
 
+def test_lists_take_no_more_memory_than_the_docs_there_are(tiny):
+    made, _, _ = make_sampler("refresh:1", tiny, depth=1_000_000_000)
+    made.refresh(0)
+    assert made._last["refresh"].shape == (len(tiny.split("train")), len(tiny.docs))
+
+
+def test_no_filter_is_blamed_where_none_has_dropped_anything(tiny, monkeypatch):
+    nothing = Candidates.keep
+    for filters in ((), (parse_filter("max_score:1e9"),)):
+        made, _, _ = make_sampler("bm25:2", tiny, filters=filters)
+        with monkeypatch.context() as patch:
+            patch.setattr(Candidates, "trim", lambda self, depth: nothing(self, self.docs < -1))
+            with pytest.raises(BadInput, match="source bm25 has no candidate left.*nothing but positives") as error:
+                made.refresh(0)
+        assert "--filters" not in str(error.value)
+
+
 # ---------------------------------------------------------------------------------------------------- refresh
 
 

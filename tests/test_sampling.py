@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_filters import candidates_of, mined, settings
 
+from lib.cli import Choice
 from lib.files import BadInput
 from lib.negatives.candidates import drawn_candidates, random_docs
 from lib.negatives.sampling import parse_sampling
@@ -118,7 +119,7 @@ def test_wrong_ways_of_sampling_are_refused(text):
 
 def test_ways_of_sampling_keep_their_numbers():
     assert [parse_sampling(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
-    assert parse_sampling("softmax:2") == Sampling("softmax:2", "softmax", (2.0,))
+    assert parse_sampling("softmax:2") == Choice("softmax:2", "softmax", (2.0,))
 
 
 @pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])

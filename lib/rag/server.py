@@ -6,6 +6,7 @@ import functools
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -21,6 +22,7 @@ AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
 KEY = process.SECRETS[0]
+MOST_BYTES = 4_000_000  # of a reply
 
 
 _hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
@@ -147,25 +149,22 @@ class Server:
             request = urllib.request.Request(self.url + path, data, headers)
             wait = self.pause * 2 ** (tried - 1)
             try:
-                with self._open(request, timeout=self.timeout) as reply:
-                    text = reply.read().decode("utf-8", "replace")
-                if reply.status // 100 == 2:
+                status, reason, headers, text = within(self.timeout, self._reply, request)
+                if status // 100 == 2:
                     try:
                         return json.loads(text)
                     except (ValueError, RecursionError):
                         problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:
-                    problem = f"HTTP {reply.status} {_hidden(reply.reason)}: {_hidden(text)[:300]}"
-                    if reply.status // 100 == 3:
-                        there = _hidden(host_of(request.full_url, reply.headers.get("Location")))
-                        problem = (
-                            f"HTTP {reply.status}: redirects to {there}, where nothing is sent; give its own address"
-                        )
-                    if reply.status in (401, 403):
+                    problem = f"HTTP {status} {_hidden(reason)}: {_hidden(text)[:300]}"
+                    if status // 100 == 3:
+                        there = _hidden(host_of(request.full_url, headers.get("Location")))
+                        problem = f"HTTP {status}: redirects to {there}, where nothing is sent; give its own address"
+                    if status in (401, 403):
                         problem += f" (the key is taken from {KEY})"
-                    if reply.status not in AGAIN:
+                    if status not in AGAIN:
                         break
-                    wait = retry_after(reply.headers.get("Retry-After"), wait)
+                    wait = retry_after(headers.get("Retry-After"), wait)
             except TimeoutError:
                 problem = f"no reply within {self.timeout:g} s (--timeout)"
             except http.client.IncompleteRead:
@@ -191,6 +190,45 @@ def host_of(url, location):
         return location and urllib.parse.urlsplit(urllib.parse.urljoin(url, location)).hostname or "no host"
     except ValueError:
         return "no host"
+
+    def _reply(self, request):
+        """(status, reason, headers, text) of a reply."""
+        with self._open(request, timeout=self.timeout) as reply:
+            text = read(reply, MOST_BYTES, self.timeout).decode("utf-8", "replace")
+            return reply.status, reply.reason, reply.headers, text
+
+
+def within(seconds, function, *arguments):
+    """What function(*arguments) returns or raises; TimeoutError if that takes longer, and nobody waits for it then.
+
+    The time of a socket is that of one read: a server that sends byte by byte, or a header that has no end, never
+    exceeds it.
+    """
+    found = concurrent.futures.Future()
+
+    def work():
+        try:
+            found.set_result(function(*arguments))
+        except BaseException as error:  # raised where the result is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return found.result(seconds)
+
+
+def read(reply, most, seconds):
+    """The bytes of a reply; BadInput if they are more than `most`, TimeoutError if they take longer than `seconds`."""
+    parts, size, end = [], 0, time.monotonic() + seconds
+    while part := reply.read1(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise BadInput(f"{reply.url}: its reply is longer than {most:,} bytes: that is no answer")
+        if time.monotonic() > end:
+            raise TimeoutError
+    if reply.length:
+        raise http.client.IncompleteRead(b"", reply.length)
+    return b"".join(parts)
 
 
 def retry_after(value, otherwise):

@@ -38,7 +38,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process, run  # noqa: E402
-from lib.cli import COUNT
+from lib.cli import (
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import tokenize  # noqa: E402
@@ -49,7 +52,6 @@ from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
 from lib.negatives.sampling import parse_sampling  # noqa: E402
 from lib.negatives.sampling import slots as slots_of_sampling  # noqa: E402
-from lib.run import SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 DEPTH, CANDIDATES = 10, 100  # negatives of a query, and the best docs from which they are taken
