@@ -60,7 +60,7 @@ def parse_args():
     add = parser.group("scoring")
     add("--eval", action="store_true", help="answer the questions of a split and score the answers")
     add("--compare", nargs="+", default=[], metavar="FOLDER", help="comparisons by train.py whose arms and seeds are "
-        "scored; several with the same arms are read as parts of one collection (tests/bench/cross_fit.py)")
+        "scored; several with the same arms are read as parts of one collection (experiments/cross_fit.py)")
     add("--against", metavar="ARM", help="the arm that others are compared with; default: the first")
     add("--split", choices=SPLITS, default="test", help="whose questions")
     add("--questions", type=cli.COUNT, metavar="N", help="ask only N of them, the same ones whatever retrieves")

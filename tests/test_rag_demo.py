@@ -468,9 +468,9 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     def bench(script, *flags):
         monkeypatch.chdir(desk)
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+        runpy.run_path(str(ROOT / script))["main"]()
 
-    bench("cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
+    bench("experiments/cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
     parts = [load_collection(str(desk / f"parts/gold-{part}")) for part in range(2)]
     tested = [{qid for qid in part.qrels_dict("test")} for part in parts]
     assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == len(parts[0].queries)
@@ -481,7 +481,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
             sides.append({part.docs.record(part.docs.row_of[doc])["title"] for doc in best})
         assert not sides[0] & sides[1]
     small = ("--encoder", bert, "--length", 48, "--batch_size", 4)
-    bench("train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
+    bench("experiments/train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
     flags = (
         "--eval",
         "--run",
@@ -497,7 +497,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("rag_demo.py", *flags, "--name", "read", cwd=desk) == 0
     result = read_json(desk / "runs/read/answers/gold-test-qa_reader/metrics.json")
     assert 0 <= result["arms"][0]["means"]["distracting effect"][0] <= 1
-    bench("train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
+    bench("experiments/train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
     flags = (
         "--retriever",
         "bm25",

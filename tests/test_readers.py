@@ -330,5 +330,5 @@ def test_the_csv_of_the_readme_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.setattr(
         sys, "argv", ["table_of", "--data", str(folder), "--rows", "12", "--out", str(tmp_path / "f.csv")]
     )
-    runpy.run_path(str(ROOT / "tests/bench/table_of.py"))["main"]()
+    runpy.run_path(str(ROOT / "experiments/table_of.py"))["main"]()
     assert 8 <= len(load_collection(str(tmp_path / "f.csv")).queries) <= 12  # questions that repeat are one

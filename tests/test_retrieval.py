@@ -221,7 +221,7 @@ def bench(monkeypatch, desk, script, *flags):
     """Run a script of tests/bench in this process, from the desk."""
     monkeypatch.chdir(desk)
     monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-    runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+    runpy.run_path(str(ROOT / script))["main"]()
 
 
 def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
@@ -246,7 +246,7 @@ def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
         "bm25:1",
     )
     assert launch("train.py", *flags, "--name", "C/bm25-1-s0", cwd=desk) == 0
-    bench(monkeypatch, desk, "dev_pool.py", "--comparison", "runs/C", "--data", "tiny", "--pools", 20)
+    bench(monkeypatch, desk, "tests/bench/dev_pool.py", "--comparison", "runs/C", "--data", "tiny", "--pools", 20)
     assert "Kendall's tau of the arms" in capsys.readouterr().out
 
 
