@@ -16,7 +16,7 @@ import pathlib
 import faiss
 import numpy as np
 
-from lib import rng, run
+from lib import cli, process, rng, run
 from lib.data import readers
 from lib.data.collection import collection_of
 from lib.data.tokens import tokenize
@@ -31,7 +31,7 @@ QUERIES = 1000  # that an index is tuned on, and as many that are kept aside
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--run", required=True, help="run folder of train.py")
     add("--data", help=f"{readers.HELP}; default: the run's own")
@@ -43,11 +43,11 @@ def parse_args():
     add = parser.group("index")
     add("--index", default="auto", metavar="auto|STRING", help="a string of faiss.index_factory(), such as Flat, "
         "HNSW32, IVF1024,SQ8 or PQ64x4fs,RFlat; auto decides by the numbers below")
-    add("--target_recall", type=run.number(float, above=0, most=1), default=0.95, metavar="SHARE", help=f"of the "
+    add("--target_recall", type=cli.number(float, above=0, most=1), default=0.95, metavar="SHARE", help=f"of the "
         f"{tune.K} best docs, for queries of the collection: the fastest setting that finds as many is kept")
-    add("--expected_queries", type=run.COUNT, default=100_000, metavar="N", help="that the index will answer one at "
+    add("--expected_queries", type=cli.COUNT, default=100_000, metavar="N", help="that the index will answer one at "
         "a time: whether building anything but a flat index pays back")
-    add("--max_ram", type=run.ABOVE_0, default=4.0, metavar="GB", help="memory that the index may take")
+    add("--max_ram", type=cli.GIGABYTES, default=4.0, metavar="GB", help="memory that the index may take")
     return parser.parse_args(), parser
 
 
@@ -59,10 +59,12 @@ def main():
     folder, device = pathlib.Path(args.run), pick_device(args.device)
     spec, collection = collection_of(args.data, folder, strict=args.strict)
     encoder = load_to_encode(folder / "encoder", device, args.precision)
+    if args.index != "auto":
+        faiss_index.empty_index(encoder.dim, args.index)  # a string that names none is refused before docs are embedded
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
-    run.print_header(
+    cli.print_header(
         f"indexing {collection.name} with {folder}/encoder -> {target}",
         args,
         parser,
@@ -137,11 +139,11 @@ def main():
             "a larger index (more bits, RFlat behind it, a higher M) finds more"
         )
     size = (target / "index.faiss").stat().st_size / 1e6
-    data_flag = f" --data {run.quoted(spec)}" if args.data else ""
+    data_flag = f" --data {cli.quoted(spec)}" if args.data else ""
     print(
         f"\nwrote   {target}/: index.faiss ({size:,.1f} MB, built in {build_s:.1f} s), meta.json, "
         f"curve.json, curve.png ({clock.total():.1f} s)"
-        f"\nnext    python evaluate.py --run {run.quoted(folder)}{data_flag}"
+        f"\nnext    python evaluate.py --run {cli.quoted(folder)}{data_flag}"
     )
 
 
@@ -197,4 +199,4 @@ def compare_with_fp32(narrow, exact_encoder, collection, tokens, *, name, querie
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -19,7 +19,7 @@ import re
 
 import numpy as np
 
-from lib import run
+from lib import cli, process, run
 from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
@@ -47,7 +47,7 @@ READ_OTHERWISE = ("query_encoder", "pooling", "projection", "query_prefix", "doc
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what is measured")
     add("--run", help="run folder whose encoder and index are measured: short for --retriever runs/R")
     retrieval.add_flags(add)
@@ -55,7 +55,7 @@ def parse_args():
     add("--data", nargs="+", default=[], help=f"one or several: {readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")
-    add("--depth", type=run.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
+    add("--depth", type=cli.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
         "recall@100 needs 100")
     add("--self_match", choices=measures.SELF_MATCH, help=f"{measures.SELF_MATCH_HELP}; default: that of the run, "
         "else drop")
@@ -80,7 +80,7 @@ def parse_args():
     add = parser.group("both")
     add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
     args = parser.parse_args()
-    given = run.non_default(args, parser)
+    given = cli.non_default(args, parser)
     if args.compare:
         if unused := given.keys() - {"compare", "measure", "against", "name"}:
             raise BadInput(f"--{min(unused)} plays no part with --compare")
@@ -141,7 +141,7 @@ def evaluate(args, parser, spec, data, *, header):
         raise BadInput(f"{target} exists: --overwrite it")
     if header:
         counts = {"queries": len(qrels), "docs": len(collection.docs)}
-        run.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
+        cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
     clock = run.Clock()
     trained = folder and run.recorded(folder)["args"].get("self_match")
     self_match = args.self_match or trained or "drop"
@@ -243,7 +243,7 @@ def print_result(args, spec, result):
         print(f"\n   {result['by']['field']:32}{'queries':>9}{args.measure:>10}   95 % interval")
         for row in result["by"]["rows"]:
             print(
-                f"   {run.one_line(row['value'], 30):32}{row['queries']:>9,}{row['mean']:>10.4f}   "
+                f"   {process.one_line(row['value'], 30):32}{row['queries']:>9,}{row['mean']:>10.4f}   "
                 f"{row['low']:.4f} to {row['high']:.4f}"
             )
     if "error_split" in result:
@@ -317,22 +317,22 @@ def split_errors(args, collection, retriever):
 
 def next_step(row):
     """What one would do now."""
-    flag = f" --data {run.quoted(row['data'])}" if row["data"] else ""
+    flag = f" --data {cli.quoted(row['data'])}" if row["data"] else ""
     home = row["home"]
     if not row["trained"]:
         print(
-            f"next    python evaluate.py --compare runs/R {run.quoted(home)}     # R: a run that was measured on "
+            f"next    python evaluate.py --compare runs/R {cli.quoted(home)}     # R: a run that was measured on "
             f"{row['collection']}-{row['split']}"
         )
     else:
-        question = run.quoted(run.one_line(row["qid"], 200))
+        question = cli.quoted(process.one_line(row["qid"], 200))
         recorded = run.recorded(row["trained"])["args"].get("data", "python")
-        bm25_flag = flag or ("" if recorded == "python" else f" --data {run.quoted(recorded)}")
-        bm25 = run.quoted(f"runs/{row['collection']}-bm25")
+        bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
+        bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
         print(
-            f"next    python rag_demo.py --run {run.quoted(row['trained'])}{flag} {question}\n"
+            f"next    python rag_demo.py --run {cli.quoted(row['trained'])}{flag} {question}\n"
             f"        python evaluate.py --retriever bm25{bm25_flag} && "
-            f"python evaluate.py --compare {run.quoted(home)} {bm25}"
+            f"python evaluate.py --compare {cli.quoted(home)} {bm25}"
         )
 
 
@@ -350,4 +350,4 @@ def compare(args):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -23,7 +23,7 @@ import sys
 
 import numpy as np
 
-from lib import dist, run
+from lib import cli, dist, process, run
 from lib.data import beir, readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of, load_collection
@@ -35,6 +35,7 @@ from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overf
 from lib.negatives.files import load_candidates, records_of, write_negatives
 from lib.negatives.formats import distillation, exchange
 from lib.negatives.pool import describe_pool, open_pool
+from lib.negatives.sampler import overlap
 from lib.negatives.sources import SOURCES
 from lib.search.retriever import fingerprint_of, open_retriever, parts
 from lib.search.sharded import cached_search
@@ -46,7 +47,7 @@ FORMATS = ("own", *exchange.FORMATS, *distillation.FORMATS)
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
@@ -58,15 +59,15 @@ def parse_args():
         help=f"any of {', '.join(OFFERED)}; default: dense with --run, miner with --miner, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
     add("--negatives_format", choices=FORMATS, default="own", help="of --negatives_file")
-    add("--shares", nargs="+", type=run.ABOVE_0, help="share of --depth for each source; default: --depth of each")
-    add("--depth", type=run.DEPTH, default=30, help="candidates to keep for each query")
-    add("--candidates", type=run.DEPTH, help="candidates to mine before filtering; default: --depth, with filters or a "
+    add("--shares", nargs="+", type=cli.ABOVE_0, help="share of --depth for each source; default: --depth of each")
+    add("--depth", type=cli.DEPTH, default=30, help="candidates to keep for each query")
+    add("--candidates", type=cli.DEPTH, help="candidates to mine before filtering; default: --depth, with filters or a "
         "--sampling other than top 100")
     add("--filters", nargs="+", type=filters.parse_filter, default=[], metavar="F",
         help="candidates to drop, as in window:11:100 percpos:0.95 quantile:0.5 near_copy:0.8: "
-        f"{run.usage(filters.FILTERS)} (lib/negatives/filters.py)")
+        f"{cli.usage(filters.FILTERS)} (lib/negatives/filters.py)")
     add("--sampling", type=sampling.parse_sampling, default=sampling.parse_sampling("top"),
-        help=f"which --depth of those that pass are kept: {run.usage(sampling.SAMPLING)}; default: top")
+        help=f"which --depth of those that pass are kept: {cli.usage(sampling.SAMPLING)}; default: top")
     add("--negative_docs", metavar="labelled|all|FILE", help="docs that may be negatives: those that are a positive of "
         "some training query; the whole corpus; or docs whose ids stand in a file, one a line; default: labelled, but "
         "all for another split than train and for --audit, which hides labels")
@@ -78,9 +79,9 @@ def parse_args():
         "--relabel, and as teacher scores in the file")
     add("--own_teacher", action="store_true", help="the sources' own scores are the teacher scores in the file: "
         "to distil the model that mines")
-    add("--relabel", type=run.SHARE, metavar="X", help="candidates that --cross_encoder scores above this become "
+    add("--relabel", type=cli.SHARE, metavar="X", help="candidates that --cross_encoder scores above this become "
         "positives in a new copy of the collection, written beside the file")
-    add("--audit", type=run.number(float, above=0, most=1), metavar="SHARE", help="hide a positive of this share of "
+    add("--audit", type=cli.number(float, above=0, most=1), metavar="SHARE", help="hide a positive of this share of "
         "the queries and see how many come back as negatives, by source, rank and filter; writes the audit, no "
         "negatives")
     add("--format", choices=FORMATS, default="own", help="of the file; own keeps it all")
@@ -90,16 +91,16 @@ def parse_args():
         "instead of mining: known positives and copies of them, duplicates, docs of dev and test, and more")
     add("--limits", nargs="+", type=check.parse_limit, default=[], metavar="FINDING=SHARE", help="of --check: exit "
         f"code 1 if more is found; FINDING is one of {', '.join(check.FINDINGS)}")
-    add("--max_ram", type=run.ABOVE_0, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
+    add("--max_ram", type=cli.GIGABYTES, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
     add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
-    add("--seed", type=run.SEED, default=0, help="decides what is drawn and hidden")
+    add("--seed", type=cli.SEED, default=0, help="decides what is drawn and hidden")
     add("--name", help="folder below runs/ to write to; default: the folder of --run, else COLLECTION-mined")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     args = parser.parse_args()
     if args.check:
-        given = run.non_default(args, parser)
+        given = cli.non_default(args, parser)
         if unused := given.keys() - {"check", "limits", "negatives_format", "data", "strict", "split", "run", "name"}:
             raise BadInput(f"--{min(unused)} plays no part with --check")
         return args, parser
@@ -161,7 +162,7 @@ def main():
     pool = open_pool(args.negative_docs or default, collection, allow_leak=args.allow_leak)
     clock = run.Clock()
     count = how_many(args.depth, args.candidates, thinned=bool(args.filters) or args.sampling.name != "top")
-    run.print_header(
+    cli.print_header(
         f"{'auditing' if hidden is not None else 'mining'} {', '.join(args.sources)} for {len(qrels)} "
         f"{args.split} queries of {collection.name} ({len(collection.docs)} docs)",
         args,
@@ -217,7 +218,7 @@ def main():
             "versions": run.versions(),
         }
         header |= {
-            key: run.plain(getattr(args, key))
+            key: cli.plain(getattr(args, key))
             for key in ("depth", "filters", "sampling", "shares", "positive_score", "cross_encoder", "seed")
         }
         write(path, args, collection, kept, header, clock, spec)
@@ -277,15 +278,9 @@ def mine(args, source, collection, qrels, pool, count, device):
 
     found, retriever = by(args.mine_index)
     if args.mine_index and row.retriever == "run":
-        same = overlap(found.docs, by(None)[0].docs)
+        same = overlap(by(None)[0].docs, found.docs) or 0.0
         print(f"--mine_index {args.mine_index} finds {same:.1%} of the {count} docs that exact search lists")
     return found, retriever
-
-
-def overlap(docs, exact_docs):
-    """Mean share of each query's exact list (n, C) that its other list (n, C') has as well."""
-    both = [len(np.intersect1d(a[a >= 0], b[b >= 0])) / max(1, (b >= 0).sum()) for a, b in zip(docs, exact_docs)]
-    return float(np.mean(both))
 
 
 def choose(args, collection, mined):
@@ -318,7 +313,7 @@ def write(path, args, collection, kept, header, clock, spec):
         with plots.optional(figure):
             plots.score_histogram(figure, scored, title=f"{collection.name}, {args.split}")
     print_table(kept, collection)
-    data_flag = "" if spec == "python" else f" --data {run.quoted(spec)}"
+    data_flag = "" if spec == "python" else f" --data {cli.quoted(spec)}"
     drawn = f" and {figure.name}" if scored else ""
     print(
         f"\nwrote   {path} ({count:,} {'candidates' if args.format == 'own' else 'lines'}, "
@@ -326,8 +321,8 @@ def write(path, args, collection, kept, header, clock, spec):
     )
     if args.format == "own" and count:
         print(
-            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {run.quoted(path)} "
-            f"--name {run.quoted(f'{collection.name}-mined-negatives')}"
+            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {cli.quoted(path)} "
+            f"--name {cli.quoted(f'{collection.name}-mined-negatives')}"
         )
 
 
@@ -427,4 +422,4 @@ def print_table(mined, collection):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

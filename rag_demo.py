@@ -12,7 +12,7 @@ python rag_demo.py --eval --compare runs/ABLATION                   # all arms a
 import pathlib
 import sys
 
-from lib import run
+from lib import cli, process
 from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
@@ -34,7 +34,7 @@ OF_SEARCH = ("rerank", "rerank_depth", "fusion", "normalise", "weight", "data")
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     add = parser.group("what searches")
     add("--run", nargs="+", default=[], metavar="R", help="run folder whose encoder and index are asked: short for "
@@ -43,27 +43,28 @@ def parse_args():
     add("--data", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
-    add("--docs", type=run.number(int, least=1, most=1000), default=5, help="docs to read for a question")
+    add("--docs", type=cli.number(int, least=1, most=1000), default=5, help="docs to read for a question")
     add("--build", action="store_true", help="build the run's index of the collection first, where there is none")
     add = parser.group("what answers")
     add("--generator", nargs="+", default=["extractive"], metavar="G", help=generators.HELP + "; several: one for each "
         "folder of --compare")
     add("--model", help="name of the model at the server; default: its first")
-    add("--context_tokens", type=run.COUNT, default=2000, metavar="N", help="tokens of docs in a prompt, at most")
-    add("--answer_tokens", type=run.COUNT, default=64, metavar="N", help="tokens that a language model may write")
-    add("--timeout", type=run.ABOVE_0, default=60.0, metavar="S", help="seconds to wait for a server's reply")
+    add("--context_tokens", type=cli.COUNT, default=2000, metavar="N", help="tokens of docs in a prompt, at most")
+    add("--answer_tokens", type=cli.COUNT, default=64, metavar="N", help="tokens that a language model may write")
+    add("--timeout", type=cli.number(float, above=0, most=86_400), default=60.0, metavar="S", help="seconds to wait "
+        "for a server's whole reply")
     add("--show_prompt", action="store_true", help="print exactly what is sent to the model")
     add = parser.group("a page in the browser")
     add("--web", action="store_true", help="serve the page; two runs stand side by side")
     add("--host", default="127.0.0.1", help="address to listen at; the default is seen from this machine only")
-    add("--port", type=run.number(int, least=0, most=65535), default=7860, help="to listen at; 0: any that is free")
+    add("--port", type=cli.number(int, least=0, most=65535), default=7860, help="to listen at; 0: any that is free")
     add = parser.group("scoring")
     add("--eval", action="store_true", help="answer the questions of a split and score the answers")
     add("--compare", nargs="+", default=[], metavar="FOLDER", help="comparisons by train.py whose arms and seeds are "
-        "scored; several with the same arms are read as parts of one collection (tests/bench/cross_fit.py)")
+        "scored; several with the same arms are read as parts of one collection (experiments/cross_fit.py)")
     add("--against", metavar="ARM", help="the arm that others are compared with; default: the first")
     add("--split", choices=SPLITS, default="test", help="whose questions")
-    add("--questions", type=run.COUNT, metavar="N", help="ask only N of them, the same ones whatever retrieves")
+    add("--questions", type=cli.COUNT, metavar="N", help="ask only N of them, the same ones whatever retrieves")
     add("--contexts", nargs="*", choices=tuple(CONTEXTS), metavar="C", help="what else is read: "
         + "; ".join(f"{name}: {context.about}" for name, context in CONTEXTS.items())
         + f"; default: {' '.join(REFERENCES)}")
@@ -78,7 +79,7 @@ def parse_args():
         "code that makes them has changed since, which the file of answers then records")
     args = parser.parse_args()
     take_question(args)
-    check(args, run.non_default(args, parser))
+    check(args, cli.non_default(args, parser))
     return args, parser
 
 
@@ -176,8 +177,8 @@ def offer_index(folder, data, collection, *, build):
         build = input(f"{folder} has no index of {collection.name}. Build it now? [y/N] ").strip().lower() == "y"
     if build:
         script = pathlib.Path(__file__).resolve().with_name("build_index.py")
-        if run.start([sys.executable, str(script), *command[1:]]).wait():
-            raise BadInput(f"python {' '.join(map(run.quoted, command))} failed")
+        if process.start([sys.executable, str(script), *command[1:]]).wait():
+            raise BadInput(f"python {' '.join(map(cli.quoted, command))} failed")
     else:
         print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one")
 
@@ -207,7 +208,7 @@ def score(args, parser):
             evaluate.begin(target, overwrite=args.overwrite)
             head = {"data": collection.name, "split": args.split, "gold_answers": questions.gold_from,
                     "docs": args.docs, "generator": args.generator, "contexts": contexts}  # fmt: skip
-            run.print_header(f"answers to {collection.name}, {args.split}", args, parser, {
+            cli.print_header(f"answers to {collection.name}, {args.split}", args, parser, {
                 "questions": len(questions), "docs": len(collection.docs), "gold answers": questions.gold_from,
                 "retrievers": len(part),
             })  # fmt: skip
@@ -220,4 +221,4 @@ def score(args, parser):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -14,7 +14,6 @@ same number of steps; each run is a process of its own.
 
 import argparse
 import functools
-import itertools
 import math
 import os
 import shlex
@@ -24,16 +23,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import dist, loss, rng, run
+from lib import cli, dist, loss, process, rng, run
+from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.data import batches, readers
 from lib.data import check as check_data
 from lib.data.collection import load_collection
 from lib.data.made_queries import KINDS
 from lib.data.pseudo_queries import add_pseudo_queries
-from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, plots, report
+from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
+from lib.evaluation.training import Evaluator, Training
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json
-from lib.model import card, pooling
 from lib.model import encoder as model
+from lib.model import pooling
 from lib.model.distil import token_vectors, vocabulary_of
 from lib.model.dropout import use_cpu_dropout
 from lib.model.embedder import Embedder, Guide
@@ -46,38 +47,36 @@ from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unl
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
 from lib.negatives.sources import SOURCES, Miner, file_candidates
-from lib.run import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
-from lib.search import retriever
 from lib.search.approximate import Approximate
+from lib.search.retriever import fingerprint_of
 
 FEW_STEPS = 50  # below which a run says so
 # flags that say which runs there are, not what a run does
-OF_A_COMPARISON = "negatives seeds name overwrite resume jobs processes control grid tune budget config".split()
+OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config".split()
 OF_ONE_COMMAND = "name overwrite resume changed_code config control".split()  # which no recorded run hands on
 
 
 # fmt: off
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
         "each batch of one of them; ids become NAME/ID")
-    add("--data_shares", nargs="+", type=ABOVE_0, metavar="X", help="with several collections, the share of each in "
-        "the batches; default: by their train queries")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a model "
         "to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
         type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
-    add("--seeds", "--seed", nargs="+", type=run.SEED, default=[0], metavar="S", help="random seed(s) of initial "
+    add("--seeds", "--seed", nargs="+", type=cli.SEED, default=[0], metavar="S", help="random seed(s) of initial "
         "weights, query order and sampled negatives")
-    add("--seed_shift", type=run.SEED, default=0, per_arm=True, help="added to every seed")
+    add("--seed_shift", type=cli.SEED, default=0, per_arm=True, help="added to every seed")
     add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults here")
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
-    add("--changed_code", action="store_true", help="with --resume: although the code or a version is another than "
+    add("--changed_code", action="store_true", needs="resume",
+        help="with --resume: although the code or a version is another than "
         "when the run began, which config.json then records")
     add("--plan", action="store_true", help="print which settings are advised for this collection and why, what the "
         "run would cost, by beginning it, and the least difference that its test queries can show; then stop")
@@ -92,15 +91,17 @@ def parse_args():
         "negatives in denominators, docs encoded, or seconds with mining (timed by a short pilot)")
     add("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time, each a process of its own; the cores are "
         "divided among them, GPUs are given one each")
-    add("--processes", type=COUNT, default=1, metavar="N", help="torchrun processes for each run")
     add = parser.group("optimisation")
     add("--batch_size", type=COUNT, default=128, metavar="B", help="queries per step over all processes; their "
         "positives are each other's negatives")
-    add("--query_clusters", type=COUNT, metavar="N", per_arm=True, help="batches of queries of one cluster each, out "
+    add("--query_clusters", type=COUNT, metavar="N", per_arm=True, excludes="pull",
+        help="batches of queries of one cluster each, out "
         "of N found by k-means of the untrained encoder's query vectors")
     add("--chunk_size", type=COUNT, metavar="C", help="texts whose activations are kept at once; below --batch_size "
-        "it caches gradients: the same result in less memory, for one more forward pass")
-    add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries")
+        "it caches gradients: the same result in less memory, for one more forward pass",
+        idle_when=lambda args, sources: args.chunk_size >= args.batch_size)
+    add("--epochs", type=cli.number(float, above=0, most=1e6), default=3.0, help="passes over the training queries",
+        idle_when=lambda args, sources: bool(args.steps))
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
         "to 0; default: 3e-5 for transformers, .0045 times the square root of --batch_size for static ones")
@@ -111,53 +112,67 @@ def parse_args():
         "and saved; 0: the weights as they are")
     add = parser.group("loss", per_arm=True)
     add("--temperature", type=ABOVE_0, default=0.06, help="divides similarities; lower values put more weight on the "
-        "hardest negatives")
-    add("--learn_temperature", action="store_true", per_arm=False, help="--temperature is only where it starts")
+        "hardest negatives",
+        idle_when=lambda args, sources: no_softmax(args))
+    add("--learn_temperature", action="store_true", per_arm=False, help="--temperature is only where it starts",
+        idle_when=lambda args, sources: no_softmax(args))
     add("--guide", metavar="NAME|FOLDER", help="encoder whose scores --masks guide:X goes by")
-    add("--base", type=run.choice(loss.BASES), default=run.choice(loss.BASES)("infonce"), help="what the loss is at "
-        f"heart: {run.explained(loss.BASES)}")
-    add("--masks", nargs="+", type=run.choice(loss.MASKS), default=[], metavar="M", help="negatives that do not count: "
-        f"{run.explained(loss.MASKS)}")
-    add("--terms", nargs="+", type=run.choice(loss.TERMS), default=[], metavar="T", help="what is added: "
-        f"{run.explained(loss.TERMS)}")
+    add("--base", type=cli.choice(loss.BASES), default=cli.choice(loss.BASES)("infonce"), help="what the loss is at "
+        f"heart: {cli.explained(loss.BASES)}")
+    add("--masks", nargs="+", type=cli.choice(loss.MASKS), default=[], metavar="M", help="negatives that do not count: "
+        f"{cli.explained(loss.MASKS)}")
+    add("--terms", nargs="+", type=cli.choice(loss.TERMS), default=[], metavar="T", help="what is added: "
+        f"{cli.explained(loss.TERMS)}")
     add("--dims", nargs="+", type=COUNT, default=[], metavar="D", help="Matryoshka: train these "
         "prefixes of the vectors too")
     add = parser.group("negatives", per_arm=True)
     add("--in_batch", choices=tuple(IN_BATCH), default="on", help="docs of the other queries in a batch: "
         + " ".join(f"{name}: {function.__doc__}" for name, function in IN_BATCH.items()))
-    add("--depth", type=run.DEPTH, default=12, help="candidates that stay in a query's list, the best ones")
+    add("--depth", type=cli.DEPTH, default=12, help="candidates that stay in a query's list, the best ones",
+        idle_when=lambda args, sources: no_list(sources))
     add("--sampling", type=sampling.parse_sampling, default=sampling.parse_sampling("uniform"),
-        help=f"how each step draws K of them: {run.usage(sampling.SAMPLING)}; default: uniform")
+        help=f"how each step draws K of them: {cli.usage(sampling.SAMPLING)}; default: uniform",
+        idle_when=lambda args, sources: no_list(sources))
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
-        help=f"candidates to drop: {run.usage(FILTERS)} (lib/negatives/filters.py)")
-    add("--candidates", type=run.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
-        "with filters 100")
+        help=f"candidates to drop: {cli.usage(FILTERS)} (lib/negatives/filters.py)",
+        idle_when=lambda args, sources: no_list(sources))
+    add("--candidates", type=cli.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
+        "with filters 100",
+        idle_when=lambda args, sources: no_list(sources))
     add("--negative_docs", default="labelled", metavar="labelled|all|FILE", help="docs that may be negatives: "
-        "positives of training queries (default), the whole corpus, or docs whose ids stand in a file, one a line")
+        "positives of training queries (default), the whole corpus, or docs whose ids stand in a file, one a line",
+        idle_when=lambda args, sources: not sources)
     add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
         "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
         '{"doc_id": ..., "query": ...} a line')
-    add("--pull_rate", type=ABOVE_0, default=0.25, metavar="SHARE", help="with --pull: this share of --batch_size is "
-        "added to each batch as such queries")
+    add("--pull_rate", type=cli.number(float, above=0, most=100), default=0.25, metavar="SHARE", needs="pull",
+        help="with --pull: this share of --batch_size is added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
-        "test queries all the same; the results are marked")
+        "test queries all the same; the results are marked",
+        idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
     add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
-        "IVF64,Flat:nprobe=4: what approximate search does to negatives")
+        "IVF64,Flat:nprobe=4: what approximate search does to negatives",
+        idle_when=lambda args, sources: not any(row.encodes_corpus for row in sources))
     add("--positive_score", choices=POSITIVE, default="max", help="which of several positives' scores the filters "
-        "compare with")
-    add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch")
+        "compare with",
+        idle_when=lambda args, sources: no_list(sources))
+    add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch",
+        idle_when=lambda args, sources: not any(row.every == "refresh" for row in sources))
     add = parser.group("static encoder", only="static")
-    add("--dim", type=run.DIM, default=768, metavar="D", help="length of the vectors")
-    add("--vocab_size", type=run.number(int, least=30, most=10_000_000),
-        default=16_000, help="WordPiece tokens, learned from the training side")
+    add("--dim", type=cli.DIM, default=768, metavar="D", help="length of the vectors")
+    add("--vocab_size", type=cli.number(int, least=30, most=10_000_000),
+        default=16_000, help="WordPiece tokens, learned from the training side",
+        idle_when=lambda args, sources: args.init and args.init_vocabulary == "model")
     add("--init", metavar="NAME|FOLDER", help="a model that embeds these tokens, for vectors to start from instead of "
         "random ones; --dim of their principal components are kept")
     add("--init_vocabulary", choices=("model", "collection"), default="model", help="whose tokens: those of --init, or "
-        "--vocab_size that are learned from the collection")
+        "--vocab_size that are learned from the collection",
+        idle_when=lambda args, sources: not args.init)
     add = parser.group("transformer (defaults come from the model's own files)", only="transformer")
-    add("--query_encoder", metavar="NAME|FOLDER", help="another model for queries, as with DPR: --encoder is the docs'")
+    add("--query_encoder", metavar="NAME|FOLDER", excludes="separate_towers",
+        help="another model for queries, as with DPR: --encoder is the docs'")
     add("--pooling", type=pooling.checked, help=f"how token vectors become one: {', '.join(pooling.POOLINGS)}, or "
         "several joined by +; default: the model's own, else mean")
     add("--append_eos", action="store_true", help="end each text with the end-of-sequence token, if the tokenizer does "
@@ -168,7 +183,7 @@ def parse_args():
     add("--doc_prefix", help="text put before each doc")
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
-    add("--projection", type=run.DIM, metavar="D", help="add a linear layer to D dimensions")
+    add("--projection", type=cli.DIM, metavar="D", help="add a linear layer to D dimensions")
     add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
@@ -211,208 +226,113 @@ def of_arm(args, arm):
 
 def check(args, parser):
     """BadInput if the arguments of a run do not make sense together."""
-    given = run.non_default(args, parser)
-    kind, other = ("static", "transformer") if args.encoder == "static" else ("transformer", "static")
-    if unused := [name for name in parser.flags(only=other) if name in given]:
-        raise BadInput(
-            f"--{unused[0]} is for a {other} encoder, not for --encoder {args.encoder}: leave it out"
-            if kind == "static"
-            else f"--{unused[0]} shapes a new static encoder: leave it out here"
-        )
-    takes = loss.BASES[args.base.name].takes.split()
-    if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in takes]:
+    parser.check(args, only="static" if args.encoder == "static" else "transformer")
+    base, masks, terms = loss_of(args)
+    if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in loss.BASES[base[0]].takes.split()]:
         raise BadInput(f"--terms {unfit[0]} plays no part with --base {args.base.text}")
-    needs = loss.needs_of(*rows_of_loss(args))
+    needs = loss.needs_of(base, masks, terms)
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
-    if "pull_rate" in given and not args.pull:
-        raise BadInput("--pull_rate needs --pull")
-    if args.query_encoder and args.separate_towers:
-        raise BadInput("--query_encoder gives queries a tower of their own: leave --separate_towers out")
-    if args.pull and args.query_clusters:
-        raise BadInput("--pull and --query_clusters exclude each other: pseudo-queries have no cluster")
     (arm,) = args.negatives
-    if args.in_batch == "off" and not all(stage.counts for stage in arm.stages):
-        raise BadInput(f"--in_batch off: the arm {arm} names no other negatives for all of the training")
-    from_file = [any(SOURCES[name].needs_file for name in stage.counts) for stage in arm.stages]
-    if ("miner" in arm.sources) != bool(args.miner):
-        raise BadInput(f"--negatives {arm}: miner:K and --miner M come together: M is what is asked")
-    if args.miner and retriever.parts(args.miner):
-        raise BadInput(f"--miner {args.miner}: two retrievers joined by + have no scores for positives; name one")
-    if any(from_file) and not args.negatives_file:
-        raise BadInput(
-            f"--negatives {arm}: file:K and --negatives_file F come together: F holds what file:K draws from"
-        )
-    taught = [any(SOURCES[name].teaches for name in stage.counts) for stage in arm.stages]
-    if "teacher" in needs and not all(taught):
-        raise BadInput("--terms margin_mse and kl need file:K in every stage: it has the teacher's scores")
+    arm.check(in_batch=args.in_batch, miner=args.miner, negatives_file=args.negatives_file, teacher="teacher" in needs)
 
 
-def rows_of_loss(args):
+def loss_of(args):
     """(base, masks, terms) as lib.loss takes them: (name, *numbers) each."""
-    base, masks, terms = (
-        [(each.name, *each.numbers) for each in found] for found in ([args.base], args.masks, args.terms)
-    )
-    return base[0], masks, terms
+    rows = [[(each.name, *each.numbers) for each in found] for found in ([args.base], args.masks, args.terms)]
+    return rows[0][0], rows[1], rows[2]
 
 
-def check_parts(args, collection):
-    """BadInput if the collections that are trained on together, or their shares, do not fit the arguments."""
-    joined = list(collection.parts)
-    if args.data_shares and not joined:
-        raise BadInput("--data_shares is for several collections, and --data names one")
-    if args.data_shares and len(args.data_shares) != len(joined):
-        raise BadInput(f"--data_shares: {len(args.data_shares)} numbers, and --data names {len(joined)} collections")
-    counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
-    if joined and counts.min() < args.batch_size:
-        name = joined[int(counts.argmin())]
-        raise BadInput(
-            f"--data: {name} has {counts.min():,} train queries, fewer than --batch_size {args.batch_size}, and a "
-            "batch is of one collection"
-        )
-    if joined and any(of_arm(args, arm).query_clusters for arm in args.negatives):
-        raise BadInput("--query_clusters is for one collection: of several, each batch is of one already")
-    for what, ids in check_data.leaks(collection).items() if joined else ():  # one's train may be another's test
-        if check_data.LEAK in what:
-            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): the collections were split apart")
+def no_list(sources):
+    """Whether none of the arm's sources draws from lists."""
+    return not any(row.mine for row in sources)
 
 
-def without_effect(args, given):
-    """The flags among those `given` that change nothing in this run: they are for what its arm does not do."""
-    (arm,) = args.negatives
-    sources = [SOURCES[name] for name in arm.sources]
-    idle = {
-        "negative_docs allow_leak": not sources,
-        "depth candidates filters sampling positive_score": not any(source.mine for source in sources),
-        "refresh_every": not any(source.every == "refresh" for source in sources),
-        "mine_index": not any(source.encodes_corpus for source in sources),
-        "allow_leak": args.negative_docs in ("labelled", "all"),
-        "chunk_size": (args.chunk_size or 0) >= args.batch_size,
-        "epochs": bool(args.steps),
-        "temperature learn_temperature": args.base.name == "triplet" and not any(t.name == "kl" for t in args.terms),
-        "vocab_size": args.init and args.init_vocabulary == "model",
-        "init_vocabulary": not args.init,
-    }
-    return sorted({name for names, holds in idle.items() if holds for name in names.split() if name in given})
+def no_softmax(args):
+    """Whether nothing in the loss is divided by the temperature."""
+    return args.base.name == "triplet" and not any(term.name == "kl" for term in args.terms)
 
 
 def main():
     args, parser = parse_args()
     several = len(args.negatives) * len(args.seeds) > 1 or bool(args.tune)
-    given = run.non_default(args, parser)
-    if not several and (unused := [name for name in ("jobs", "processes", "budget") if name in given]):
+    given = cli.non_default(args, parser)
+    if not several and (unused := [name for name in ("jobs", "budget") if name in given]):
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
     if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
         raise BadInput("--negatives or --seeds name the same run twice")
     if args.negatives_file and not any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources):
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
-    if args.changed_code and not args.resume:
-        raise BadInput("--changed_code needs --resume: what begins anew has no other code to differ from")
     if several and "RANK" in os.environ:
-        raise BadInput("a comparison starts its own processes: python train.py --processes N, without torchrun")
+        raise BadInput("a comparison starts its own processes: python train.py --jobs N, without torchrun")
+    if args.plan and (several or args.resume or "RANK" in os.environ):
+        raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
     device = dist.start(model.pick_device(args.device))
     with dist.main_first():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
-    if not args.plan:
-        check_parts(args, collection)
     if args.negatives_file:
-        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in loss.needs_of(*rows_of_loss(args)))
+        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in loss.needs_of(*loss_of(args)))
     if args.plan:
-        if several or args.resume or "RANK" in os.environ:
-            raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
-        show_plan(args, parser, collection)
-    elif several:
-        compare(args, parser, collection, args.name or f"{collection.name}-ablation")
-    else:
-        (arm,), (seed,) = args.negatives, args.seeds
-        folder = run.run_path(args.name or f"{collection.name}-{comparison.slug(arm.text)}-s{seed}")
-        train(of_arm(args, arm), parser, collection, folder, device=device)
-        dist.stop()
+        return show_plan(args, parser, collection)
+    check_data.check_parts(collection, batch_size=args.batch_size)
+    if collection.parts and any(of_arm(args, arm).query_clusters for arm in args.negatives):
+        raise BadInput("--query_clusters is for one collection: of several, each batch is of one already")
+    if several:
+        return compare(args, parser, collection, args.name or f"{collection.name}-ablation")
+    (arm,), (seed,) = args.negatives, args.seeds
+    folder = run.run_path(args.name or f"{collection.name}-{comparison.slug(arm.text)}-s{seed}")
+    train(of_arm(args, arm), parser, collection, folder, device=device)
+    dist.stop()
 
 
 def compare(args, parser, collection, name):
     """Train every arm with every seed, but for what is finished; then tables and figures of all."""
-    folder = run.run_path(name)
     plain = args.negatives[:-1] if args.control else args.negatives
-    tried = {arm: experiment.expand([arm], args.tune, value_of=parser.value_of) for arm in plain}
-    for arm in itertools.chain(*tried.values()):
+    tried = {arm: experiment.expand([arm], args.tune, value_of=parser.value_of) for arm in plain if args.tune}
+    for arm in (setting for settings in tried.values() for setting in settings):
         check(of_arm(args, arm), parser)
-    run.Run.create(
-        folder,
-        overwrite=args.overwrite,
-        resume=args.resume,
-        changed_code=args.changed_code,
-        config=run.record(args, parser, derived={}, inputs=inputs(args, collection)),
-    )
-    order = functools.partial(order_of, collection=collection, seed=0)
+    folder, order = run.run_path(name), functools.partial(order_of, collection=collection, seed=0)
+    config = run.record(args, parser, derived={}, inputs=inputs(args, collection))
+    run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, config=config)
+    flags = {flag: value for flag, value in cli.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
-    flags = {flag: value for flag, value in run.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
-    flags |= {"resume": args.resume}
-
-    def job(arm, seed, steps, own_name=None, **changes):
-        own_name = own_name or comparison.run_folder(folder, arm.text, seed).name
-        own_flags = flags | {"steps": steps} | changes
-        return experiment.job(arm, seed, f"{name}/{own_name}", own_flags, steps=steps or full, processes=args.processes)
-
-    def run_all(title, jobs):
-        left = [each for each in jobs if not (each.folder / "summary.json").exists()]
-        counts = {"runs": len(jobs), "finished before": len(jobs) - len(left)}
-        run.print_header(f"{title} on {collection.name} -> {folder}", args, parser, counts)
-        experiment.run_jobs(left, at_once=args.jobs, output=folder / "output")
-
-    def dev_of(arm):
-        path = comparison.run_folder(folder, arm.text, args.seeds[0])
-        return run.read_json(path / "summary.json")["dev"][args.select]
-
-    arms, settings = args.negatives, list(itertools.chain(*tried.values()))
-    if args.tune:
-        run_all(f"{len(settings)} settings", [job(arm, args.seeds[0], args.steps) for arm in settings])
-        chosen = [max(own, key=dev_of) for own in tried.values()]
-        chosen += [experiment.control_of(chosen[0])] if args.control else []
-        scores = {arm.text: {each.text: dev_of(each) for each in own} for arm, own in tried.items()}
-        write_json(folder / comparison.TUNING, {"chosen": [arm.text for arm in chosen], "tried": scores})
-        arms = list(dict.fromkeys([*chosen, *arms]))
-    steps = dict.fromkeys(arms, args.steps)
-    if args.budget != "steps":
-        short = {"eval_every": None, "overwrite": True, "resume": False, "changed_code": False}
-        steps = experiment.decide_steps(
-            folder / "matched_steps.json",
-            arms,
-            budget=args.budget,
-            steps=full,
-            batch_size=lambda arm: order(of_arm(args, arm)).batch_size,
-            docs=len(collection.docs),
-            refresh_every=lambda arm: refresh_every(of_arm(args, arm), order(args)),
-            pilot=lambda arm: experiment.pilot(
-                job(arm, args.seeds[0], experiment.PILOT, "pilot", **short), folder / "output"
-            ),
-        )
-    jobs = [job(arm, seed, steps[arm]) for arm in arms for seed in args.seeds]
-    run_all(f"{len(arms)} arms x {len(args.seeds)} seeds", jobs)
+    runs = experiment.Runs(name, folder, flags | {"resume": args.resume}, args.seeds, args.jobs, args.steps, full)
+    runs.announce = lambda title, counts: cli.print_header(title, args, parser, counts)
+    arms = runs.tune(tried, measure=args.select, control=args.control) if tried else []
+    arms = list(dict.fromkeys([*arms, *args.negatives]))
+    steps = runs.steps_of(
+        arms,
+        args.budget,
+        batch_size=lambda arm: order(of_arm(args, arm)).batch_size,
+        docs=len(collection.docs),
+        refresh_every=lambda arm: refresh_every(of_arm(args, arm), order(args)),
+    )
+    runs.train(f"{len(arms)} arms x {len(args.seeds)} seeds on {collection.name}", arms, steps)
+    last = comparison.run_folder(folder, arms[-1].text, args.seeds[-1])
     write_json(folder / "queries.json", diagnostics.query_features(collection, "test"))
-    table = report.of_comparison(folder, measure=args.select)
     print(
-        f"\n{table}\nwrote   {folder}/ablation.json, .md, plots/ and one folder a run"
-        f"\nnext    python evaluate.py --compare {run.quoted(folder)}     # tables and figures again"
-        f"\n        python build_index.py --run {run.quoted(jobs[-1].folder)}"
+        f"\n{report.of_comparison(folder, measure=args.select)}\n"
+        f"wrote   {folder}/ablation.json, .md, plots/ and one folder a run\n"
+        f"next    python evaluate.py --compare {cli.quoted(folder)}     # tables and figures again\n"
+        f"        python build_index.py --run {cli.quoted(last)}"
     )
 
 
 def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run, and print its command."""
-    given = {name: value for name, value in run.non_default(args, parser).items() if name != "plan"}
+    given = {name: value for name, value in cli.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
     advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static",
                            batch_size=given.get("batch_size"))  # fmt: skip
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
-    flags["name"] = args.name or f"{collection.name}-{comparison.slug(run.plain(flags['negatives'])[0])}"
-    args = parser.parse_args(run.to_flags(flags))
+    flags["name"] = args.name or f"{collection.name}-{comparison.slug(cli.plain(flags['negatives'])[0])}"
+    args = parser.parse_args(cli.to_flags(flags))
     args.data, (arm,) = given.get("data", "python"), args.negatives
     args = of_arm(args, arm)
-    check_parts(args, collection)
+    check_data.check_parts(collection, batch_size=args.batch_size)
     order = order_of(args, collection=collection, seed=0)
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
     mined = [SOURCES[name].every for name in arm.sources if SOURCES[name].mine]
@@ -422,13 +342,105 @@ def show_plan(args, parser, collection):
         "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
     }
     cost = plan.measure(flags | {"steps": steps, "epochs": None})
-    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *run.to_flags(flags)]))
+    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *cli.to_flags(flags)]))
+
+
+# ----------------------------------------------------------------------------------------------- one training
 
 
 def train(args, parser, collection, folder, *, device):
     """One training run, from initial weights to the test split: everything it leaves is in `folder`."""
     if args.resume and (folder / "summary.json").exists():
         return print(f"{folder} is finished: nothing to do")
+    t = set_up(args, parser, collection, folder, device=device)
+    begin = t.resume() if args.resume else 0
+    with t.clock("evaluate"):
+        if begin == 0:
+            t.start()
+        bm25 = t.evaluator.bm25()
+    t.encoder.train()
+    bar = tqdm(total=t.steps, initial=begin, unit="step", desc="training")
+    for step in range(begin, t.steps):
+        with t.clock("mine"):
+            mined = t.sampler.refresh(step)
+        t.log_mining(step, mined, bar)
+        with t.clock("train"):
+            positions = t.order.positions(step)
+            batch = t.sampler.batch(positions, step=step, epoch=t.order.epoch(step), queue=t.queue)
+            if t.encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
+                torch.manual_seed(rng.stream("dropout", t.seed, step, dist.rank()))
+            given = {need: array_of(batch, positions, step) for need, array_of in t.given_by.items()}
+            value, scores, mask = gradients(t, batch, given, chunk_size=args.chunk_size)
+            if not math.isfinite(value):
+                monitor.stop_non_finite(t.log, t.collection, batch, step, value)
+            optimise(t, learning_rate(step, t.steps, args.warmup), max_grad_norm=args.max_grad_norm)
+            if t.queue.size:
+                t.queue.push(batch.docs, t.embedder.embed(t.averaged.module, "doc", batch.docs))
+            t.note(batch, value, scores, mask)
+        bar.update()
+        if step % args.log_every == 0 or step + 1 == t.steps:
+            t.log_step(step, len(positions), bar)
+        if (step + 1) % t.plan["eval_every"] == 0 or step + 1 == t.steps:
+            t.evaluate(step + 1, bar)
+    bar.close()
+    summary = t.finish(bm25)
+    print(
+        f"{report.of_run(summary, args.select)}\n\n"
+        f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\n"
+        f"next    python build_index.py --run {cli.quoted(folder)}"
+    )
+
+
+def gradients(t, batch, given, *, chunk_size):
+    """Forward and backward of one step; the gradients wait in the parameters.
+
+    given: what the loss needs besides, arrays (B, N). Returns the loss as a number, the scores (B, N), and (B, N)
+    bool: what did not count as a negative.
+    """
+    labels, invalid = (torch.from_numpy(x).to(t.device) for x in (batch.labels, batch.invalid))
+    given = {name: torch.from_numpy(x).to(t.device) for name, x in given.items()}
+    queued = len(batch.queued)
+
+    def loss_of(q_own, d_own):
+        q_emb = dist.gather(q_own, len(batch.queries))  # (B, D)
+        d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
+        if queued:
+            d_emb = torch.cat([d_emb, t.queue.vectors[-queued:]])
+        return t.loss_fn(q_emb, d_emb, labels, invalid, temperature=t.temperature.exp(), **given)
+
+    cached, sides = t.plan["cached_gradients"], []
+    for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
+        rows = rows[dist.own(len(rows))]
+        size = chunk_size if cached else max(1, len(rows))
+        sides.append([t.embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
+    both = getattr(t.encoder, "both", None)
+    value, scores, mask = loss.backward(t.encoder, sides, loss_of, cached=cached, both=both, scale=t.scaler.scale)
+    return value.item(), scores, mask
+
+
+def optimise(t, share, *, max_grad_norm):
+    """One step of the optimizer at a share of the peak learning rate, and of the averaged weights."""
+    trained = t.optimizer.param_groups[0]["params"]  # not the temperature: each process has all of its gradient
+    dist.sum_gradients(trained)
+    for group in t.optimizer.param_groups:
+        group["lr"] = t.plan["peak_lr"] * share
+    if max_grad_norm:
+        t.scaler.unscale_(t.optimizer)
+        torch.nn.utils.clip_grad_norm_(trained, max_grad_norm)
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    t.optimizer.zero_grad(set_to_none=True)
+    t.averaged.update_parameters(t.encoder)
+
+
+def learning_rate(step, steps, warmup):
+    """Share of the peak: a linear rise over `warmup` of the steps, then linear to 0."""
+    rise = warmup * steps
+    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / (steps - rise))
+
+
+def set_up(args, parser, collection, folder, *, device):
+    """The Training of these arguments, its run folder begun."""
     (arm,), (label,) = args.negatives, args.seeds
     clock, seed, own = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
@@ -443,40 +455,28 @@ def train(args, parser, collection, folder, *, device):
         if dist.world() > 1:
             raise BadInput("--mine_index is for one process: indexes that several build would differ")
         Approximate(args.mine_index).check(encoder.dim)
-    qrels, n = collection.split("train"), len(own.split("train"))
     pool = open_pool(args.negative_docs, own, allow_leak=args.allow_leak)
-    order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=len(qrels) - n)
-    plan = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
-    overrides = {name: run.plain(value) for name, value in arm.overrides.items()}
-    config = run.record(
-        args,
-        parser,
-        derived=plan | {"arm": arm.text, "base": arm.base, "overrides": overrides, "seed": label},
-        inputs=inputs(args, own),
-    )
+    pulled = len(collection.split("train")) - len(own.split("train"))
+    order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=pulled)
+    derived = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
+    of_arm = {"arm": arm.text, "base": arm.base, "seed": label}
+    of_arm |= {"overrides": {name: cli.plain(value) for name, value in arm.overrides.items()}}
+    config = run.record(args, parser, derived=derived | of_arm, inputs=inputs(args, own))
     log = run.Run.create(
         folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, writes=dist.is_main(),
         config=config,
     )  # fmt: skip
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
-    run.print_header(
-        f"{arm} on {collection.name}, seed {seed} -> {folder}",
-        args,
-        parser,
-        plan | {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)},
-    )
-    print(f"   {advise(plan['pool'])}")
-    if plan["steps"] < FEW_STEPS:
-        print(
-            f"note: {plan['steps']} steps are few: a small collection wants more --epochs, and a start (--init MODEL)"
-        )
-    for name in without_effect(args, run.non_default(args, parser)):
+    more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
+    cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
+    print(f"   {advise(derived['pool'])}")
+    if derived["steps"] < FEW_STEPS:
+        print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
+    for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
         print(f"note: --{name} changes nothing in this run")
 
     # the model, what trains it, and what chooses its negatives
-    steps, peak_lr, dtype = plan["steps"], plan["peak_lr"], model.PRECISIONS[plan["precision"]]
-    chunk_size = args.chunk_size if plan["cached_gradients"] else None
-    encoder.set_device(device, dtype)
+    encoder.set_device(device, model.PRECISIONS[derived["precision"]])
     averaged = model.averaged_twin(encoder, args.ema)
     if args.compile:
         encoder.compile_backbone()
@@ -484,198 +484,58 @@ def train(args, parser, collection, folder, *, device):
         use_cpu_dropout(encoder)
     if args.gradient_checkpointing:
         encoder.checkpoint_activations()
-    guide = Guide(collection, args.guide, device, dtype) if args.guide else None
-    log_temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
-    trained = [p for p in encoder.parameters() if p.requires_grad]
-    groups = [{"params": trained, "weight_decay": args.weight_decay}]
+    temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
+    groups = [{"params": [p for p in encoder.parameters() if p.requires_grad], "weight_decay": args.weight_decay}]
     if args.learn_temperature:
-        groups.append({"params": [log_temperature], "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, lr=peak_lr, fused=device.type != "mps")
-    scaler = torch.amp.GradScaler(device.type, enabled=plan["precision"] == "fp16")
+        groups.append({"params": [temperature], "weight_decay": 0.0})
+    base, masks, terms = loss_of(args)
     # ABLATION: another objective is another function of the same tensors
-    base, masks, terms = rows_of_loss(args)
     loss_fn = functools.partial(loss.contrastive_loss, base=base, masks=masks, terms=terms, dims=args.dims)
     needs = loss.needs_of(base, masks, terms)
-
     miner_of = functools.partial(
-        Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score,
-        negatives_file=args.negatives_file, needs_teacher="teacher" in loss.needs_of(*rows_of_loss(args)),
-        mine_index=args.mine_index, miner=args.miner, device=device)  # fmt: skip
-    sampler_of = functools.partial(
-        NegativeSampler, arm, steps=steps, seed=seed, collection=collection, upcoming=order.upcoming,
-        in_batch=args.in_batch,
-        config=MiningConfig(args.depth, plan["candidates"], tuple(args.filters), args.sampling, pool,
-                            plan["refresh_every"]))  # fmt: skip
-    sampler = sampler_of(miner=miner_of())
-    given_by = {  # what a loss may need of a batch, (B, N) each
+        Miner, embedder, encoder, averaged, pool=pool, positive=args.positive_score, mine_index=args.mine_index,
+        negatives_file=args.negatives_file, needs_teacher="teacher" in needs, miner=args.miner, device=device,
+    )  # fmt: skip
+    mining = MiningConfig(args.depth, derived["candidates"], tuple(args.filters), args.sampling, pool,
+                          derived["refresh_every"])  # fmt: skip
+
+    def sampler_of(only=None):
+        return NegativeSampler(
+            arm, steps=derived["steps"], config=mining, seed=seed, collection=collection, miner=miner_of(),
+            upcoming=order.upcoming, only=only, in_batch=args.in_batch)  # fmt: skip
+
+    guide = Guide(collection, args.guide, device, encoder.dtype) if args.guide else None
+    t = Training(
+        collection, log, config, clock, device, encoder, averaged, embedder, order, sampler_of,
+        Queue(arm.queued, encoder.dim, device=device), loss_fn, {}, temperature,
+        torch.optim.AdamW(groups, lr=derived["peak_lr"], fused=device.type != "mps"),
+        torch.amp.GradScaler(device.type, enabled=derived["precision"] == "fp16"),
+        Evaluator(embedder, own, self_match=args.self_match, dev_docs=args.dev_docs, untrained=not args.no_untrained),
+        monitor.Monitor(contrastive=loss.contrasts(base, terms)),
+        monitor.Averages(doc_states(own)),
+        args.select,
+    )  # fmt: skip
+    # ABLATION: what a loss may need of a batch, (B, N) each
+    makers = {
         "explicit": lambda batch, positions, step: batch.source > 0,
         "guide": lambda batch, positions, step: guide.scores(batch),
-        "teacher": sampler.teacher,
+        "teacher": t.sampler.teacher,
     }
-    queue = Queue(sampler.queue_size, encoder.dim, device=device)
-    follows = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
-    watch = monitor.Monitor(contrastive=base[0] != "triplet" and not follows)
-    averages = monitor.Averages(doc_states(own))
-    parts = {"encoder": encoder, "averaged": averaged, "optimizer": optimizer, "scaler": scaler, "sampler": sampler}
-    parts |= {"miner": sampler.miner, "queue": queue, "clock": clock, "watch": watch, "averages": averages}
-    begin, best, tally = 0, {"score": -math.inf}, {"denominators": 0, "docs_encoded": 0}
-    if args.resume and (state := log.load_state(parts)):
-        begin, best, tally = state["step"], state["best"], state["tally"]
-        log_temperature.data.fill_(state["log_temperature"])
+    t.given_by = {need: makers[need] for need in sorted(needs)}
+    return t
 
-    ranked, measure = (
-        functools.partial(function, embedder, self_match=args.self_match)
-        for function in (diagnostics.ranked, diagnostics.evaluate)
-    )
-    with clock("evaluate"):
-        if begin == 0:
-            fresh = miner_of()
-            bm25_dev = [diagnostics.bm25_hits(own, "dev", self_match=args.self_match)] if args.dev_docs else []
-            if not args.no_untrained:
-                hits = {split: ranked(encoder, split, shared=True) for split in ("dev", "test")}
-                best["untrained"] = {split: measures.mean(measures.score(own, split, hits[split])) for split in hits}
-            if args.dev_docs:
-                found = bm25_dev + ([] if args.no_untrained else [hits["dev"]])
-                best["dev_docs"] = diagnostics.dev_pool(own, args.dev_docs, found).tolist()
-            if args.dev_docs and not args.no_untrained:
-                best["untrained"]["dev"] = measures.mean(measure(encoder, "dev", docs=np.array(best["dev_docs"])))
-            if not args.no_untrained:
-                log.log("evaluation", {"step": 0, "dev": best["untrained"]["dev"]})
-            forecast = diagnostics.forecast(
-                embedder, encoder, lambda only: sampler_of(miner=fresh, only=only), order, temperature=args.temperature
-            )
-            log.log("forecast", {"step": 0, "forecast": forecast})
-        dev_docs = np.array(best["dev_docs"]) if args.dev_docs else None
-        bm25_hits = {
-            split: diagnostics.bm25_hits(own, split, self_match=args.self_match, docs=docs)
-            for split, docs in (("dev", dev_docs), ("test", None))
-        }
-        bm25 = {split: measures.mean(measures.score(own, split, hits)) for split, hits in bm25_hits.items()}
-        if (nothing := measures.nothing_found(bm25_hits["test"])) > measures.VOID:
-            print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")
 
-    encoder.train()
-    bar = tqdm(total=steps, initial=begin, unit="step", desc="training")
-    for step in range(begin, steps):
-        with clock("mine"):
-            for name, numbers in sampler.refresh(step).items():
-                if SOURCES[name].every != "step":  # a line for each step would drown the others
-                    log.log("mining", {"step": step, "mined": name} | numbers)
-                    log.log("mining", {"step": step, "mined": name, "seconds": clock.total()}, file="timing.jsonl")
-                    bar.write(monitor.mining_line(step, name, numbers))
-        with clock("train"):
-            epoch, positions = order.epoch(step), order.positions(step)
-            batch = sampler.batch(positions, step=step, epoch=epoch, queue=queue)
-            tally["denominators"] += int((~batch.invalid).sum()) / len(positions) - 1
-            tally["docs_encoded"] += len(batch.docs) * (2 if queue.size else 1)
-            if encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
-                torch.manual_seed(rng.stream("dropout", seed, step, dist.rank()))
-            given = {name: given_by[name](batch, positions, step) for name in needs}
-            value, scores, mask = gradients(
-                encoder, embedder, batch, queue, functools.partial(loss_fn, temperature=log_temperature.exp()), given,
-                chunk_size, scaler.scale)  # fmt: skip
-            if not math.isfinite(value):
-                stop_non_finite(log, collection, batch, step, value)
-            dist.sum_gradients(trained)  # not the temperature's: each process has all of it
-            for group in optimizer.param_groups:
-                group["lr"] = peak_lr * learning_rate(step, steps, args.warmup)
-            if args.max_grad_norm:
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(trained, args.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            averaged.update_parameters(encoder)
-            if queue.size:
-                queue.push(batch.docs, embedder.embed(averaged.module, "doc", batch.docs))
-            temperature = log_temperature.exp().item()
-            averages.add(value, scores, mask, batch, sampler.labels, temperature=temperature)
-        bar.update()
-        if step % args.log_every == 0 or step + 1 == steps:
-            stats = averages.take()
-            watch.check_sources(stats["ledger"], sampler.labels, sampler.active(step), queued=len(batch.queued))
-            for row in stats["ledger"]:
-                row["age"] = sampler.age(row["source"], step)
-            state = {"step": step, "epoch": epoch, "loss": stats["loss"], "lr": optimizer.param_groups[0]["lr"]}
-            log.log("step", state | {"temperature": temperature} | stats)
-            for warning in watch.check(step, steps, stats):
-                log.log("warning", {"step": step} | warning)
-                bar.write(f"warning: {warning['warning']}: {warning['advice']}")
-            rate = (step + 1) * len(positions) / clock.spent["train"]
-            timing = {"seconds": clock.total(), "spent": clock.spent}
-            log.log("step", {"step": step, "queries_per_s": rate} | timing, file="timing.jsonl")
-            bar.write(monitor.step_line(step, stats, rate))
-        if (step + 1) % plan["eval_every"] == 0 or step + 1 == steps:
-            with clock("evaluate"):
-                dev = measures.mean(measure(averaged.module, "dev", docs=dev_docs))
-            log.log("evaluation", {"step": step + 1, "dev": dev})
-            seconds = clock.spent["train"] + clock.spent["mine"]
-            timing = {"dev_seconds": seconds, "seconds": clock.total(), "spent": clock.spent}
-            log.log("evaluation", {"step": step + 1} | timing, file="timing.jsonl")
-            better = dev[args.select] > best["score"]
-            verdict = "  best, saved" if better else ""
-            bar.write(f"step {step + 1:>5}  dev {args.select} {dev[args.select]:.4f}{verdict}")
-            if better:
-                best |= {"score": dev[args.select], "step": step + 1, "dev": dev}
-                if dist.is_main():
-                    model.save_encoder(averaged.module, folder / "encoder")
-            state = {"step": step + 1, "best": best, "tally": tally, "log_temperature": log_temperature.item()}
-            log.save_state(parts, state)
-    bar.close()
-    dist.barrier()  # the encoder that process 0 saved is there for all
-
-    # test, with the checkpoint that dev chose
-    chosen = model.load_encoder(folder / "encoder").set_device(device, dtype)
-    last = order.positions(steps - 1)[:1]
-    with clock("evaluate"):
-        per_query = measure(chosen, "test")
-        geometry = diagnostics.geometry(embedder, chosen, "dev")
-        drawn = sampler.sample(last, step=steps - 1, epoch=order.epoch(steps - 1))
-        names = [of_code.name for of_code in sampler.labels]
-        points = diagnostics.neighbourhood(embedder, chosen, int(last[0]), drawn, names)
-    untrained = best.get("untrained")
-    for warning in watch.check_end(
-        rank=geometry["effective_rank"],
-        dim=encoder.dim,
-        dev=best["score"],
-        untrained=untrained and untrained["dev"][args.select],
-    ):
-        log.log("warning", {"step": steps} | warning)
-        print(f"warning: {warning['warning']}: {warning['advice']}")
-    summary = {"name": folder.name, "data": args.data, "encoder": args.encoder, "negatives": arm.text, "seed": label}
-    summary |= {"steps": steps, "best_step": best["step"], "wall_s": round(clock.total(), 1)}
-    summary |= {f"{name}_s": round(clock.spent[name], 1) for name in ("train", "mine", "evaluate")}
-    summary |= {"queries_per_s": round(steps * order.batch_size / clock.spent["train"], 1)}
-    summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": best["dev"], "test": measures.mean(per_query)}
-    summary |= {"denominators": round(tally["denominators"]), "geometry": geometry}
-    copies = {source: diagnostics.near_copies(mined.candidates, collection) for source, mined in sampler.lists.items()}
-    for name in ("positive", "query"):
-        of_name = "near_copies" if name == "positive" else "near_copies_of_the_query"
-        summary |= {of_name: {source: shares[name] for source, shares in copies.items()}}
-    summary |= {"docs_encoded": tally["docs_encoded"] + sampler.miner.encoded}
-    summary |= {"pool": plan["pool"], "bm25": bm25["test"], "bm25_dev": bm25["dev"]}
-    if untrained:
-        summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
-    if dist.is_main():
-        measures.write_per_query(folder / "eval" / f"{collection.name}-test" / "per_query.jsonl", per_query)
-        write_json(folder / "map.json", points)
-        card.write_card(folder / "encoder", chosen, {"config": config, "summary": summary})
-        log.finish(summary)
-        title, query = f"{arm} on {collection.name}, seed {seed}", collection.queries.text(qrels.queries[last[0]])
-        with plots.optional(folder):
-            plots.of_run(folder / "plots", log.read_log(), points, measure=args.select, title=title, query=query)
-    print(f"{report.of_run(summary, args.select)}\n\nwrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json")
-    print(f"next    python build_index.py --run {run.quoted(folder)}")
+# ------------------------------------------------------------------------------- what follows from the arguments
 
 
 def order_of(args, *, collection, seed, clusters=None, pulled=0):
     """The QueryOrder of a run over a collection's train queries and, behind them, `pulled` pseudo-queries."""
     queries = collection.split("train").queries
-    n, parts = len(queries), collection.part_of(queries) if collection.parts else None
-    per_step = max(1, round(args.pull_rate * min(args.batch_size, n))) if args.pull else 0
+    parts = collection.part_of(queries) if collection.parts else None
+    per_step = max(1, round(args.pull_rate * min(args.batch_size, len(queries)))) if args.pull else 0
     return batches.QueryOrder(
-        n, batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step), parts=parts,
-        shares=args.data_shares)  # fmt: skip
+        len(queries), batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step), parts=parts
+    )
 
 
 def derive(args, encoder, order, device):
@@ -710,36 +570,6 @@ def refresh_every(args, order):
     return args.refresh_every or max(1, order.steps_per_epoch // 2)
 
 
-def gradients(encoder, embedder, batch, queue, loss_fn, given, chunk_size, scale):
-    """Forward and backward of one step; the gradients wait in the parameters.
-
-    loss_fn(q_emb, d_emb, labels, invalid, **given) -> (loss, scores, mask); given: arrays (B, N). chunk_size caches
-    gradients. Returns the loss as a number, the scores (B, N), and (B, N) bool: what did not
-    count as a negative.
-    """
-    device = queue.vectors.device
-    labels, invalid = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid))
-    queued = len(batch.queued)
-    given = {name: torch.from_numpy(x).to(device) for name, x in given.items()}
-
-    def loss_of(q_own, d_own):
-        q_emb = dist.gather(q_own, len(batch.queries))  # (B, D)
-        d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
-        if queued:
-            d_emb = torch.cat([d_emb, queue.vectors[-queued:]])
-        return loss_fn(q_emb, d_emb, labels, invalid, **given)
-
-    sides = []
-    for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
-        rows = rows[dist.own(len(rows))]
-        size = chunk_size or max(1, len(rows))
-        sides.append([embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
-    value, scores, mask = loss.backward(
-        encoder, sides, loss_of, cached=bool(chunk_size), both=getattr(encoder, "both", None), scale=scale
-    )
-    return value.item(), scores, mask
-
-
 def make_encoder(args, collection, *, seed):
     """The encoder to train: a new static one, or the one that --encoder names."""
     if args.encoder == "static":
@@ -767,43 +597,14 @@ def default_lr(args, kind):
     return round((1.4e-3 if args.init else 4.5e-3) * args.batch_size**0.5, 4) if kind == "static" else 3e-5
 
 
-def learning_rate(step, steps, warmup):
-    """Share of the peak: a linear rise over `warmup` of the steps, then linear to 0."""
-    rise = warmup * steps
-    return min(1.0, (step + 1) / rise if rise else 1.0, (steps - step) / (steps - rise))
-
-
-# --------------------------------------------------------------------------------------------------- reports
-
-
 def inputs(args, collection):
     """What went in, by content: a run is resumed on the same only."""
     judgements = {split: collection.judgements(split) for split in collection.qrels if split != "train"}
     found = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
-    if args.negatives_file:
-        found["negatives_file"] = fingerprint_file(args.negatives_file)
-    if args.miner:
-        found["miner"] = retriever.fingerprint_of(args.miner)
-    if args.init:
-        found["init"] = model.fingerprint_folder(model.local_folder(args.init))
-    if args.guide:
-        found["guide"] = model.fingerprint_folder(model.local_folder(args.guide))
-    return found
-
-
-def stop_non_finite(log, collection, batch, step, value):
-    """End the run, leaving the batch that broke it for inspection."""
-    path = log.path / "non_finite_batch.json"
-    if log.writes:
-        qids, doc_ids = (
-            [collection.queries.ids[row] for row in batch.queries],
-            [collection.docs.ids[row] for row in batch.docs],
-        )
-        write_json(path, {"step": step, "qids": qids, "doc_ids": doc_ids})
-    raise BadInput(
-        f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; the batch is in {path}"
-    )
+    by = {"negatives_file": fingerprint_file, "miner": fingerprint_of, "init": model.fingerprint_of_model}
+    by |= {"guide": model.fingerprint_of_model}
+    return found | {name: of(getattr(args, name)) for name, of in by.items() if getattr(args, name)}
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -16,10 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from lib import rng, run
+from lib import cli, process, rng
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.files import BadInput, atomic_path, write_text
+from lib.files import atomic_path, write_text
 from lib.negatives.pool import doc_states
 
 
@@ -36,26 +36,26 @@ def drawn(collection, share, draw):
 
 
 def pools_of(collection, draw):
-    """{name: doc rows}: the labelled docs, with more of either kind, and the corpus without the held-out ones."""
+    """{name: doc rows}: the labelled docs, with equally many of either kind, and the corpus without the held-out ones."""
     unlabelled, held_out = (np.flatnonzero(found) for found in doc_states(collection).values())
     others = np.setdiff1d(unlabelled, held_out)
-    if len(others) < len(held_out):
-        raise BadInput(f"{len(others):,} other docs without a label are fewer than the {len(held_out):,} held-out ones")
-    as_many = others[np.argsort(rng.uniform("others", draw, others))[: len(held_out)]]
+    count = min(len(others), len(held_out))
+    some = {kind: rows[np.argsort(rng.uniform(kind, draw, rows))[:count]]
+            for kind, rows in (("others", others), ("held out", held_out))}  # fmt: skip
     labelled = np.setdiff1d(np.arange(len(collection.docs)), unlabelled)
     return {
-        "labelled-and-others": np.union1d(labelled, as_many),
-        "labelled-and-held-out": np.union1d(labelled, held_out),
+        "labelled-and-others": np.union1d(labelled, some["others"]),
+        "labelled-and-held-out": np.union1d(labelled, some["held out"]),
         "all-but-held-out": np.union1d(labelled, others),
     }
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
-    add("--share", type=run.SHARE, default=0.3, help="of the train queries")
-    add("--draw", type=run.SEED, default=0, help="which of the draws of that share")
+    add("--share", type=cli.SHARE, default=0.3, help="of the train queries")
+    add("--draw", type=cli.SEED, default=0, help="which of the draws of that share")
     add("--out", required=True, help="folder to write")
     args = parser.parse_args()
     whole = load_collection(args.data)
@@ -71,8 +71,8 @@ def main():
         write_text(path, "".join(f"{collection.docs.ids[row]}\n" for row in rows))
         arms.append(f'"refresh:4 negative_docs={path}"')
         print(f"{name}: {len(rows):,} docs")
-    print(f"next    python train.py --data {run.quoted(args.out)} --allow_leak --seeds 0 1 2 3 4 --negatives", *arms)
+    print(f"next    python train.py --data {cli.quoted(args.out)} --allow_leak --seeds 0 1 2 3 4 --negatives", *arms)
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

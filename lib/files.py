@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
-import fcntl
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,7 +13,9 @@ import re
 import secrets
 import shutil
 import zipfile
+import zlib
 
+import filelock
 import numpy as np
 
 
@@ -25,6 +28,8 @@ class BadInput(argparse.ArgumentTypeError, ValueError):
 
 
 FULL = 1 << 16  # bytes that must fit for a disk to have room
+# a compressed file may unpack to so many times its size, and to so many bytes in any case: texts give 3 to 20 times
+MOST_RATIO, MOST_UNPACKED = 200, 500_000_000
 
 
 @contextlib.contextmanager
@@ -129,6 +134,49 @@ def reading(path, what=""):
         raise BadInput(f"{path}: cannot be read{what} ({type(error).__name__}: {error})") from None
 
 
+class _Unpacked(io.RawIOBase):
+    """The bytes of a .gz file, as many as may be."""
+
+    def __init__(self, path):
+        self._file, self._path = gzip.open(path), path
+        self._left = self._most = max(MOST_UNPACKED, MOST_RATIO * os.stat(path).st_size)
+
+    def readable(self):
+        """Yes."""
+        return True
+
+    def readinto(self, block):
+        """Fill the block; how many bytes it now holds."""
+        count = self._file.readinto(block)
+        self._left -= count
+        if self._left < 0:
+            raise unpacks_to_too_much(self._path, self._most)
+        return count
+
+    def close(self):
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def unpacks_to_too_much(path, most):
+    """The BadInput for a compressed file that holds more than `most` bytes."""
+    return BadInput(
+        f"{path}: unpacks to more than {most:,} bytes, which is more than {MOST_RATIO} times its size: no text does; "
+        "unpack it yourself if it is right"
+    )
+
+
+@contextlib.contextmanager
+def unpacked(path):
+    """Yield a .gz file to read from, unpacked; BadInput if it is broken, or unpacks to more than texts ever do."""
+    try:
+        with io.BufferedReader(_Unpacked(path)) as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path}: cannot be unpacked ({error})") from None
+
+
 def parse_json(text):
     """The value of a JSON text; ValueError if it is broken or nested too deeply."""
     try:
@@ -218,11 +266,7 @@ def _try(read, path):
 def _alone(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: each makes the entry, the last one stays
-            pass
+    with filelock.FileLock(lock, is_singleton=False):
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 Letters: B queries, N docs, D dimensions, N' columns with those that terms add. Every doc is scored against every query;
 `invalid` (B, N) is True where a doc must not count as a negative of a query; `labels` (B,) is the column of each
-query's positive. A row of a table names its numbers with their limits (words of run.number()); what is written as
+query's positive. A row of a table names its numbers with their limits (words of cli.number()); what is written as
 name:number is one of them, as in --terms spread:1 hardness:3.
 """
 
@@ -244,6 +244,12 @@ def needs_of(base, masks, terms):
     """What of a batch the loss needs besides the vectors: of explicit, guide, teacher."""
     rows = [BASES[base[0]], *(MASKS[name] for name, *_ in masks), *(TERMS[name] for name, *_ in terms)]
     return {need for row in rows for need in row.needs}
+
+
+def contrasts(base, terms):
+    """Whether InfoNCE is in the loss, so that its value says whether something is learned."""
+    taught = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
+    return base[0] != "triplet" and not taught
 
 
 def contrastive_loss(

@@ -1,41 +1,28 @@
-"""The command line, run folders and their logs, configuration records, the clock."""
+"""Run folders: their logs, locks, what they record and what may continue them; the clock."""
 
-import argparse
 import contextlib
-import dataclasses
-import errno
-import fcntl
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
-import re
-import resource
-import select
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
 
+import filelock
 import torch
-from tqdm import tqdm
 
 from lib import files
+from lib.cli import non_default, plain, to_flags
 from lib.files import BadInput, atomic_path, check_keys, read_json, reading, remove, remove_temporaries, write_json
+from lib.process import at_end, hidden
 
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
-               errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}  # fmt: skip
 RECORDED = {"args": dict, "derived": dict, "inputs": dict}  # what config.json of a run holds, besides
-NO_MEMORY = "allocate memory"  # in what torch raises where there is not enough
 LOCK = ".lock"  # in a run's folder while a process writes there
-SECRETS = ("OPENAI_API_KEY", "HF_TOKEN")  # variables of the environment whose values are never shown
-PARENT = "HARDNEG_PARENT"  # the variable that holds the process that this one ends with
 LOGS = ("metrics.jsonl", "timing.jsonl")
-_LOCKS, _SET_ASIDE = {}, []  # folder -> the open lock; runs whose predecessor is set aside
+_LOCKS = {}  # folder -> its lock
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch",
@@ -53,339 +40,6 @@ PACKAGES = (
     "safetensors",
     "huggingface-hub",
 )
-
-
-def cli(main):
-    """Run `main()`; a user's mistake ends in one line and exit code 2, a signal in 128 and its number."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_Output, streams)
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for ending in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(ending) is signal.SIG_DFL:  # nohup ignores one of them, and is right
-                handlers[ending] = signal.signal(ending, _stop)
-    try:
-        end_with_parent()
-        main()
-    except BadInput as error:
-        _end_bars()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written to: the user's to mend, not ours
-        if error.errno not in OF_THE_DISK:
-            raise
-        _end_bars()
-        place = error.filename or "the disk"
-        print(f"error: {one_line(place)}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and NO_MEMORY not in str(error):
-            raise
-        _end_bars()
-        print(f"error: out of memory ({one_line(error, 200)}): take smaller sizes", file=sys.stderr)
-        sys.exit(2)
-    except (KeyboardInterrupt, Stopped) as error:
-        _end_bars()
-        print("interrupted: what was reported as written is whole; train.py continues with --resume", file=sys.stderr)
-        sys.exit(128 + (error.args[0] if isinstance(error, Stopped) else signal.SIGINT))
-    finally:
-        for run in _SET_ASIDE:
-            run.put_back()
-        for folder, file in _LOCKS.items():
-            (folder / LOCK).unlink(missing_ok=True)
-            file.close()
-        _SET_ASIDE.clear()
-        _LOCKS.clear()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        sys.stdout, sys.stderr = streams
-        for ending, handler in handlers.items():
-            signal.signal(ending, handler)
-
-
-class Stopped(BaseException):
-    """A signal asks this process to end: what is open is closed, as with an interrupt."""
-
-
-def _stop(number, _):
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.SIG_IGN)  # once is enough: what is being closed is not disturbed
-    raise Stopped(number)
-
-
-def start(command, *, env=(), **how):
-    """A process of ours that ends with this one, however this one ends; how: of subprocess.Popen."""
-    return subprocess.Popen(command, env=os.environ | dict(env) | {PARENT: str(os.getpid())}, **how)
-
-
-def end_with_parent(pid=None):
-    """End this process, at once, when the one that started it has ended; what is on the disk is whole at any moment.
-
-    That is `pid`, or who start() says that it is, also where torchrun stands between the two, and torchrun.
-    """
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.getppid()
-    if parents := [int(each) for each in (pid, os.environ.get(PARENT), torchrun) if each]:
-        threading.Thread(target=_watch, args=(parents,), daemon=True).start()
-
-
-def _watch(parents):
-    try:
-        ends = select.poll()
-        for pid in parents:
-            ends.register(os.pidfd_open(pid))
-        ends.poll()
-    except ProcessLookupError:
-        pass
-    except (OSError, AttributeError):  # a system without pidfd_open
-        with contextlib.suppress(ProcessLookupError):
-            while True:
-                for pid in parents:
-                    os.kill(pid, 0)
-                time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _end_bars():
-    """Leave the line of a progress bar: what is printed next begins a line of its own."""
-    for bar in list(getattr(tqdm, "_instances", ())):
-        bar.close()
-
-
-def hidden(text, *, shortest=8):
-    """`text` without what is secret: the values of SECRETS, and name and password in addresses.
-
-    What is shorter stands for a key where a server wants none, such as `test`, and is a word like any other.
-    """
-    text = str(text)
-    for key in (os.environ.get(name, "").strip() for name in SECRETS):
-        if len(key) >= shortest:  # in the host of an address without its capitals, in JSON perhaps as a\/b
-            text = re.sub(re.escape(key).replace("/", r"\\?/"), "***", text, flags=re.IGNORECASE)
-    return re.sub(r'(:\\?/\\?/)[^/\s"]*@', r"\1***@", text)
-
-
-def printable(text):
-    """hidden(), without what a terminal would obey: docs, ids and names may hold escape sequences."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in hidden(text))
-
-
-def one_line(text, most=2000):
-    """printable(), on one line and not endless: messages quote what files hold."""
-    line = " ".join(printable(text).split())
-    return line if len(line) <= most else f"{line[:most]} ..."
-
-
-def quoted(path):
-    """A path or name for a shell: what is printed as the next command can be pasted."""
-    return shlex.quote(str(path))
-
-
-class _Output:
-    """A stream that outlives its reader: a training does not end because `| head` has left."""
-
-    def __init__(self, stream):
-        self._stream = stream
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def write(self, text):
-        """Write, without secrets, or do nothing where nobody reads."""
-        text = hidden(text)
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            return self._leave()
-        except UnicodeEncodeError:  # a terminal that is not UTF-8
-            return self._stream.write(text.encode(self._stream.encoding, "replace").decode(self._stream.encoding))
-
-    def flush(self):
-        """Flush, or do nothing where nobody reads."""
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._leave()
-
-    def _leave(self):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-
-# --------------------------------------------------------------------------------------------- command line
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that shows a script's docstring as it stands and completes no abbreviation.
-
-    A mistake raises BadInput. Flags know whether an arm of a comparison may change them (`per_arm`) and
-    whether they are for one kind of encoder only (`only`).
-    """
-
-    def __init__(self, doc):
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-    def error(self, message):
-        """BadInput instead of argparse's usage text: `--batch_size 0: must be above 0`."""
-        message = re.sub(r"^argument (--\w+)(/--\w+)*: (?=invalid|expected)", r"\1: ", message)
-        raise BadInput(re.sub(r"^argument (--\w+)(/--\w+)*: ", r"\1 ", message))
-
-    def parse_args(self, *args, **kwargs):
-        """The arguments; BadInput for a text that is empty and may not be, or that no file can be called by."""
-        found = super().parse_args(*args, **kwargs)
-        for name, value in vars(found).items():
-            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-            if "" in texts and value != self.get_default(name) and not name.endswith("prefix"):
-                raise BadInput(f"--{name}: is empty; leave it out or give it a value")
-            if any("\0" in text or any("\ud800" <= c <= "\udfff" for c in text) for text in texts):
-                raise BadInput(f"--{name} {texts[0]!r}: holds a NUL or bytes that are not UTF-8")
-        return found
-
-    def group(self, title, *, per_arm=False, only=None):
-        """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
-        group = self.add_argument_group(title)
-
-        def add(*names, per_arm=per_arm, **options):
-            action = group.add_argument(*names, **options)
-            action.per_arm, action.only = per_arm, only
-
-        return add
-
-    def flags(self, **wanted):
-        """{name: action} of the flags with these attributes: flags(per_arm=True), flags(only="static")."""
-        return {
-            action.dest: action
-            for action in self._actions
-            if all(getattr(action, name, None) == value for name, value in wanted.items())
-        }
-
-    def value_of(self, name, text):
-        """The value of a flag that an arm may change, checked by the flag's own type; lists have commas."""
-        allowed = self.flags(per_arm=True)
-        if name not in allowed or not text:
-            raise BadInput(f"{name}={text} is no flag=value of an arm; it may change {', '.join(allowed)}")
-        if not allowed[name].nargs:
-            return getattr(self.parse_args([f"--{name}={text}"]), name)
-        values = text.split(",")
-        if odd := [value for value in values if value.startswith("-")]:  # would be read as a flag
-            raise BadInput(f"--{name} {odd[0]}: a value of a list does not begin with -")
-        return getattr(self.parse_args([f"--{name}", *values]), name)
-
-
-def number(kind, *, above=-math.inf, least=-math.inf, below=math.inf, most=math.inf):
-    """A type for argparse: a finite int or float within limits."""
-    noun = {int: "a whole number", float: "a number"}[kind]
-
-    def convert(text):
-        try:
-            value = kind(text)
-            finite = math.isfinite(value)
-        except (ValueError, OverflowError):
-            finite = False
-        if not finite:
-            raise BadInput(f"{text}: must be {noun}")
-        for fits, limit in (
-            (value > above, f"above {above:g}"),
-            (value >= least, f"at least {least:g}"),
-            (value < below, f"below {below:g}"),
-            (value <= most, f"at most {most:g}"),
-        ):
-            if not fits:
-                raise BadInput(f"{text}: must be {limit}")
-        return value
-
-    return convert
-
-
-COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps
-DIM = number(int, least=1, most=1 << 16)
-DEPTH = number(int, least=1, most=1_000_000)
-ABOVE_0 = number(float, above=0)
-AT_LEAST_0 = number(float, least=0)
-BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
-SHARE = number(float, least=0, most=1)
-SEED = number(int, least=0, below=1 << 53)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A row of a table with its numbers; `text` is how it was written, as in percpos:0.95."""
-
-    text: str
-    name: str
-    numbers: tuple
-
-
-def choice(table):
-    """A type for argparse: name:number:number -> a Choice among the rows of a table.
-
-    A row has `numbers` {letter: limits of number(), with int as the `kind` of whole ones and maybe a `default`}.
-    """
-
-    def convert(text):
-        name, *given = text.split(":")
-        if name not in table:
-            raise BadInput(f"{text}: {name!r} is none of {usage(table)}")
-        wanted = table[name].numbers
-        values = [limits.get("default") for limits in wanted.values()]
-        if len(given) > len(wanted) or None in values[len(given) :]:
-            raise BadInput(f"{text}: write {':'.join([name, *wanted])}, with a number for each letter")
-        for i, (number_text, limits) in enumerate(zip(given, wanted.values())):
-            limits = {key: limit for key, limit in limits.items() if key not in ("kind", "default")}
-            try:
-                values[i] = number(list(wanted.values())[i].get("kind", float), **limits)(number_text)
-            except BadInput as error:
-                raise BadInput(f"{text}: {error}") from None
-        return Choice(text, name, tuple(values))
-
-    return convert
-
-
-def usage(table):
-    """The names of a table's rows with letters for their numbers, as in simans:A:B, uniform."""
-    return ", ".join(":".join([name, *row.numbers]) for name, row in table.items())
-
-
-def explained(table):
-    """usage() with what each row does, from the docstrings of their functions."""
-    about = {name: " ".join(row.function.__doc__.split()).rstrip(".") for name, row in table.items()}
-    return "; ".join(f"{':'.join([name, *row.numbers])}, {about[name]}" for name, row in table.items())
-
-
-def plain(value):
-    """A flag's value as JSON holds it: what was parsed from a text becomes that text again."""
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return getattr(value, "text", value)
-
-
-def non_default(args, parser):
-    """{name: value} of the flags that differ from the parser's defaults: what a reader of a run wants first."""
-    return {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
-
-
-def to_flags(values):
-    """A command line that gives these {name: value}: --name=value, --name value value, or --name alone."""
-    flags = []
-    for name, value in values.items():
-        value = plain(value)
-        if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)] if value else []
-        elif value is True:
-            flags.append(f"--{name}")
-        elif value is not None and value is not False:
-            flags.append(f"--{name}={value}")
-    return flags
-
-
-def print_header(title, args, parser, derived):
-    """Print what was asked for that is not the default, and the numbers that follow from it."""
-    print(f"== {title}")
-    for name, value in non_default(args, parser).items():
-        value = plain(value)
-        print(f"   --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    for name, value in derived.items():
-        print(f"   {name} = {value}")
-
-
-# ---------------------------------------------------------------------------------------------- run folders
 
 
 class Run:
@@ -449,7 +103,7 @@ class Run:
         os.replace(self.path, self._aside)
         self.path.mkdir()
         lock(self.path)
-        _SET_ASIDE.append(self)
+        at_end(self.put_back)
 
     def put_back(self):
         """Bring back what was set aside, unless what took its place has a checkpoint; nothing without either."""
@@ -531,24 +185,30 @@ def lock(folder):
     The lock is the kernel's: it goes with the process, however that ends.
     """
     if folder in _LOCKS:
-        _LOCKS.pop(folder).close()
+        _LOCKS.pop(folder).release()
+    else:
+        at_end(lambda: _unlock(folder))
     _LOCKS[folder] = _locked(folder)
+
+
+def _unlock(folder):
+    if held := _LOCKS.pop(folder, None):
+        (folder / LOCK).unlink(missing_ok=True)
+        held.release()
 
 
 def refuse_locked(folder):
     """BadInput if another process is writing to a run's folder; there may be no such folder."""
     if (folder / LOCK).exists():
-        _locked(folder).close()
+        _locked(folder).release()
 
 
 def _locked(folder):
-    file = open(folder / LOCK, "w")
+    held = filelock.FileLock(folder / LOCK, timeout=0, is_singleton=False, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        return held.acquire().lock
+    except filelock.Timeout:
         raise BadInput(f"{folder}: another process is writing there; wait for it, or choose another --name") from None
-    return file
 
 
 def refuse_changes(then, now, path):
@@ -655,7 +315,11 @@ def source_state():
 
 
 def peak_rss_mb():
-    """The largest resident size that this process has had, in MB."""
+    """The largest resident size that this process has had, in MB; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux KiB
 

@@ -18,7 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from lib import rng, run  # noqa: E402
+from lib import process, rng  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.words import words as words_of  # noqa: E402
 from lib.files import write_json  # noqa: E402
@@ -190,7 +190,7 @@ def launch(monkeypatch):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
         try:
-            run.cli(importlib.import_module(script.removesuffix(".py")).main)
+            process.cli(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as stopped:
             return stopped.code
         return 0

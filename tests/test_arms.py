@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib import run
+from lib import cli
 from lib.files import BadInput
 from lib.negatives.arms import Arm, Stage
 
@@ -71,11 +71,11 @@ def test_sources_of_an_arm_in_order_of_first_use():
 @pytest.fixture
 def parser():
     """A command line with flags that an arm may change, and one that it may not."""
-    made = run.Parser("test")
+    made = cli.Parser("test")
     add = made.group("of an arm", per_arm=True)
-    add("--lr", type=run.ABOVE_0, default=0.1, help="a number")
-    add("--dims", nargs="+", type=run.COUNT, default=[], help="a list")
-    made.group("of all")("--steps", type=run.COUNT, help="not for an arm")
+    add("--lr", type=cli.ABOVE_0, default=0.1, help="a number")
+    add("--dims", nargs="+", type=cli.COUNT, default=[], help="a list")
+    made.group("of all")("--steps", type=cli.COUNT, help="not for an arm")
     return made
 
 

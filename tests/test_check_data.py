@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import write_collection
 
-from lib import run
+from lib import process
 from lib.data import check
 from lib.files import read_json
 
@@ -18,7 +18,7 @@ def look(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["check", *map(str, flags)])
         code = 0
         try:
-            run.cli(check.main)
+            process.cli(check.main)
         except SystemExit as stopped:
             code = stopped.code
         return code, capsys.readouterr().out

@@ -10,7 +10,7 @@ from conftest import ROOT, TINY
 
 import evaluate
 import train
-from lib import run
+from lib import process, run
 from lib.data.collection import load_collection
 from lib.data.tokens import tokenize
 from lib.evaluation import comparison, experiment, measures
@@ -37,7 +37,7 @@ def start(script, desk, *flags, code=0, run_jobs=in_this_process):
         patch.setattr(experiment, "run_jobs", run_jobs)
         patch.setattr(sys, "argv", [str(ROOT / f"{script.__name__}.py"), *map(str, flags)])
         try:
-            run.cli(script.main)
+            process.cli(script.main)
         except SystemExit as stopped:
             assert stopped.code == code
         else:

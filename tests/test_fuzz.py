@@ -15,7 +15,7 @@ import hypothesis.strategies as st
 import pytest
 from conftest import ROOT, TINY, make_encoder
 
-from lib import run
+from lib import process, run
 from lib.data.collection import load_collection
 from lib.model import encoder as model
 
@@ -107,7 +107,7 @@ def started(folder, script, *flags):
         patch.chdir(folder)
         patch.setattr(sys, "argv", [str(ROOT / f"{script}.py"), *map(str, flags)])
         try:
-            run.cli(__import__(script).main)
+            process.cli(__import__(script).main)
         except SystemExit as stopped:
             return stopped.code
         return 0
@@ -320,7 +320,7 @@ def flags_of(script):
 def test_flags_are_read_or_refused(script, examples=None):
     """Every flag with odd values: a value, or BadInput in one line; argparse never ends the process."""
     parse, seen = flags_of(script), {"read": 0, "refused": 0}
-    found = __import__("lib.run", fromlist=["run"]).Parser
+    found = __import__("lib.cli", fromlist=["cli"]).Parser
     parsers = []
     with pytest.MonkeyPatch.context() as patch:
         real = found.parse_args
@@ -343,7 +343,7 @@ def test_flags_are_read_or_refused(script, examples=None):
                 seen["read"] += 1
             except run.BadInput as error:
                 seen["refused"] += 1
-                assert len(run.one_line(error).splitlines()) == 1
+                assert len(process.one_line(error).splitlines()) == 1
 
     once()
     print(script, seen)

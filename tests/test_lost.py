@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 
 import train
-from lib import run
+from lib import cli, process, run
 from lib.evaluation import experiment, plots
 from lib.files import BadInput, atomic_path, read_json
 
@@ -113,7 +113,7 @@ def test_what_overwrite_replaces_stays_until_there_is_a_checkpoint(finished, kil
             run.Run.create(finished, overwrite=False, config=config(lr=3))
     else:
         with pytest.raises(SystemExit):
-            run.cli(fail)
+            process.cli(fail)
     assert contents(finished) == before and [p.name for p in finished.parent.iterdir()] == ["r"]
 
 
@@ -129,7 +129,7 @@ def test_finished_runs_of_a_comparison_are_not_undone(finished):
     inner = run.Run.create(finished / "in_batch-s0", overwrite=False, config=config(lr=2))
     inner.finish({"done": True})
     with pytest.raises(SystemExit) as stopped:  # and then it is interrupted
-        run.cli(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        process.cli(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert stopped.value.code == 130
     assert (finished / "in_batch-s0/summary.json").exists() and [p.name for p in finished.parent.iterdir()] == ["r"]
 
@@ -177,7 +177,7 @@ def refused_in(desk, *flags):
         patch.chdir(desk)
         patch.setattr(sys, "argv", ["train.py", *map(str, FLAGS), *map(str, flags)])
         with pytest.raises(SystemExit) as stopped:
-            run.cli(train.main)
+            process.cli(train.main)
     assert stopped.value.code == 2 and not (desk / "runs/refused").exists()
 
 
@@ -194,14 +194,14 @@ def test_errors_are_one_line_without_escape_sequences(capsys):
         raise BadInput("doc \x1b[31mred\x07\nsecond line " + "x" * 9999)
 
     with pytest.raises(SystemExit):
-        run.cli(fail)
+        process.cli(fail)
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "\x1b" not in message and "\x07" not in message and len(message) < 2100
 
 
 @pytest.mark.parametrize("name", ["demo;touch x", "a b", "$HOME", "it's"])
 def test_what_is_printed_as_the_next_command_can_be_pasted(name):
-    done = subprocess.run(f"printf %s {run.quoted(name)}", shell=True, capture_output=True, text=True)
+    done = subprocess.run(f"printf %s {cli.quoted(name)}", shell=True, capture_output=True, text=True)
     assert done.stdout == name
 
 
@@ -211,7 +211,7 @@ def test_what_the_disk_refuses_is_one_line(capsys, number):
         raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "runs/x/state.pt")
 
     with pytest.raises(SystemExit) as stopped:
-        run.cli(fail)
+        process.cli(fail)
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.startswith("error: runs/x/state.pt: ") and message.count("\n") == 1
 
@@ -249,7 +249,7 @@ def main():
     with atomic_path("it") as path:
         {write}
 
-run.cli(main)
+process.cli(main)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -292,21 +292,21 @@ def test_a_comparison_leaves_the_output_of_a_run_at_work_alone(tmp_path):
 def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys):
     key = "sk-Secret-of-this-test"
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    parser = run.Parser("doc")
+    parser = cli.Parser("doc")
     parser.add_argument("--data")
     flags = ["--data", f"https://me:pass@host/{key}"]
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
 
     def main():
         args = parser.parse_args(flags)
-        run.print_header("title", args, parser, {"key": key})
+        cli.print_header("title", args, parser, {"key": key})
         print(json.dumps(run.record(args, parser, derived={}, inputs={})["args"]))
         print(run.record(args, parser, derived={}, inputs={})["argv"])
         raise BadInput("x" * (2000 - len(key) // 2) + f" {key}")  # where a long message is cut
 
     with pytest.raises(SystemExit):
-        run.cli(main)
+        process.cli(main)
     told = "".join(capsys.readouterr())
     assert key[:5] not in told and "me:pass" not in told and told.count("https://***@host/***") == 3
     monkeypatch.setenv("OPENAI_API_KEY", "test")  # what a server is given that wants none
-    assert run.hidden("test mrr@10") == "test mrr@10"
+    assert process.hidden("test mrr@10") == "test mrr@10"

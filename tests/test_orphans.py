@@ -12,15 +12,15 @@ import pytest
 from conftest import ROOT, TINY
 
 from lib.files import read_json
-from lib.run import PARENT
+from lib.process import PARENT
 
 CHILD = """
 import pathlib, sys, time
-from lib import run
+from lib import process
 def main():
     pathlib.Path(sys.argv[1]).touch()
     time.sleep(300)
-run.cli(main)
+process.cli(main)
 """
 BETWEEN = "import subprocess, sys; subprocess.run(sys.argv[1:])"  # as torchrun stands between us and a worker
 COMPARISON = """
@@ -28,10 +28,10 @@ import sys, time
 from lib import run
 def main():
     child = [sys.executable, "-c", {child!r}]
-    own = run.start([*child, "own"])
-    run.start([sys.executable, "-c", {between!r}, *child, "below"])
+    own = process.start([*child, "own"])
+    process.start([sys.executable, "-c", {between!r}, *child, "below"])
     own.wait()
-run.cli(main)
+process.cli(main)
 """
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -16,10 +17,11 @@ from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
 from lib.rag import answers, page, scoring
-from lib.rag.asking import Doc, Found
+from lib.rag.asking import Doc, Found, ask
 from lib.rag.generators import Extractive
 from lib.rag.prompts import Answer
 from lib.search.bm25 import BM25
+from lib.search.hits import Hits
 
 GOLD = {"q01": ["forty minutes"], "q02": "ten minutes"}
 
@@ -494,9 +496,9 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     def bench(script, *flags):
         monkeypatch.chdir(desk)
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+        runpy.run_path(str(ROOT / script))["main"]()
 
-    bench("cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
+    bench("experiments/cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
     parts = [load_collection(str(desk / f"parts/gold-{part}")) for part in range(2)]
     tested = [{qid for qid in part.qrels_dict("test")} for part in parts]
     assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == len(parts[0].queries)
@@ -507,7 +509,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
             sides.append({part.docs.record(part.docs.row_of[doc])["title"] for doc in best})
         assert not sides[0] & sides[1]
     small = ("--encoder", bert, "--length", 48, "--batch_size", 4)
-    bench("train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
+    bench("experiments/train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
     flags = (
         "--eval",
         "--run",
@@ -523,7 +525,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("rag_demo.py", *flags, "--name", "read", cwd=desk) == 0
     result = read_json(desk / "runs/read/answers/gold-test-qa_reader/metrics.json")
     assert 0 <= result["arms"][0]["means"]["distracting effect"][0] <= 1
-    bench("train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
+    bench("experiments/train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
     flags = (
         "--retriever",
         "bm25",
@@ -539,3 +541,15 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("evaluate.py", *flags, cwd=desk) == 0
     printed = capsys.readouterr().out
     assert "wrote   runs/reader/" in printed and "wrote   runs/judge/" in printed
+
+
+@pytest.mark.parametrize("docstring", [7, 1.5, True, ["a"], {"a": 1}, "", None])
+def test_a_docstring_that_is_no_text_is_none(docstring):
+    record = {"_id": "d", "text": "the text", "metadata": {"docstring": docstring, "name": 7, "file": [], "line": None}}
+    assert scoring.readable(record, "the text") == "the text"
+    collection = types.SimpleNamespace(
+        docs=types.SimpleNamespace(record=lambda row: record, text=lambda row: "the text", ids=["d"])
+    )
+    retriever = types.SimpleNamespace(search=lambda questions, k: Hits(np.ones((1, 1)), np.zeros((1, 1), dtype=int)))
+    found = ask("which text?", retriever, Extractive(), collection, 1)
+    assert found.answer.text == "the text [1]." and found.docs[0].place == "7  ([]:None)"

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from lib import files, run
+from lib import cli, files, process, run
 from lib.files import BadInput, read_json
 from lib.run import Run
 
@@ -174,8 +174,8 @@ def make_parser():
 def test_non_default(argv, wanted, capsys):
     parser = make_parser()
     args = parser.parse_args(argv)
-    assert run.non_default(args, parser) == wanted
-    run.print_header("title", args, parser, {"steps": 7})
+    assert cli.non_default(args, parser) == wanted
+    cli.print_header("title", args, parser, {"steps": 7})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "== title" and printed[-1].split() == ["steps", "=", "7"] and len(printed) == 2 + len(wanted)
 
@@ -199,7 +199,7 @@ def test_exit_codes(error, code, message, capsys):
         raise error
 
     with pytest.raises(SystemExit) as stopped:
-        run.cli(fail)
+        process.cli(fail)
     assert stopped.value.code == code and capsys.readouterr().err.startswith(message)
 
 
@@ -208,8 +208,8 @@ def test_programmers_errors_keep_their_traceback():
         raise IndexError("programmer")
 
     with pytest.raises(IndexError):
-        run.cli(fail)
-    run.cli(lambda: None)
+        process.cli(fail)
+    process.cli(lambda: None)
 
 
 def test_the_clock_adds_up_by_name():
@@ -258,7 +258,7 @@ WHOLE, NUMBER = "must be a whole number", "must be a number"
 )
 def test_a_number_outside_its_limits_is_refused(kind, limits, text, message):
     with pytest.raises(BadInput) as refused:
-        run.number(kind, **limits)(text)
+        cli.number(kind, **limits)(text)
     assert str(refused.value) == f"{text}: {message}"
 
 
@@ -277,19 +277,19 @@ def test_a_number_outside_its_limits_is_refused(kind, limits, text, message):
     ],
 )
 def test_a_number_within_its_limits_is_taken(kind, limits, text, wanted):
-    found = run.number(kind, **limits)(text)
+    found = cli.number(kind, **limits)(text)
     assert found == wanted and type(found) is kind
 
 
 @pytest.mark.parametrize(
     "convert, taken, refused",
     [
-        (run.COUNT, ["1", str(2**53 - 1)], ["0", "-1", "2.5", str(2**53)]),
-        (run.SEED, ["0", str(2**53 - 1)], ["-1", str(2**53)]),
-        (run.ABOVE_0, ["1e-9", "1e9"], ["0", "-1", "inf"]),
-        (run.AT_LEAST_0, ["0", "1e9"], ["-1e-9", "nan"]),
-        (run.BELOW_1, ["0", "0.999"], ["1", "-0.1"]),
-        (run.SHARE, ["0", "1"], ["1.1", "-0.1"]),
+        (cli.COUNT, ["1", str(2**53 - 1)], ["0", "-1", "2.5", str(2**53)]),
+        (cli.SEED, ["0", str(2**53 - 1)], ["-1", str(2**53)]),
+        (cli.ABOVE_0, ["1e-9", "1e9"], ["0", "-1", "inf"]),
+        (cli.AT_LEAST_0, ["0", "1e9"], ["-1e-9", "nan"]),
+        (cli.BELOW_1, ["0", "0.999"], ["1", "-0.1"]),
+        (cli.SHARE, ["0", "1"], ["1.1", "-0.1"]),
     ],
 )
 def test_kinds_of_numbers(convert, taken, refused):
@@ -314,20 +314,20 @@ class Text:
 @pytest.fixture
 def parser():
     """A command line with every kind of flag."""
-    made = run.Parser("test")
+    made = cli.Parser("test")
     add = made.group("one")
-    add("--batch_size", "--b", type=run.COUNT, default=8, help="a count")
-    add("--ema", type=run.BELOW_1, default=0.5, help="a share")
-    add("--margin", type=run.number(float), help="any number")
+    add("--batch_size", "--b", type=cli.COUNT, default=8, help="a count")
+    add("--ema", type=cli.BELOW_1, default=0.5, help="a share")
+    add("--margin", type=cli.number(float), help="any number")
     add("--names", nargs="+", default=[], help="a list")
     add("--prefix", help="a text")
     add("--fast", action="store_true", help="a switch")
     add("--arms", nargs="+", type=Text, default=[Text("a:1")], help="parsed texts")
     add("--kind", type=Text, default=Text("plain"), help="a parsed text")
     add = made.group("two", per_arm=True, only="static")
-    add("--lr", type=run.ABOVE_0, default=0.1, help="an arm's")
-    add("--dims", nargs="+", type=run.COUNT, default=[], help="an arm's list")
-    add("--steps", type=run.COUNT, per_arm=False, help="of such an encoder, but no arm's")
+    add("--lr", type=cli.ABOVE_0, default=0.1, help="an arm's")
+    add("--dims", nargs="+", type=cli.COUNT, default=[], help="an arm's list")
+    add("--steps", type=cli.COUNT, per_arm=False, help="of such an encoder, but no arm's")
     return made
 
 
@@ -372,9 +372,9 @@ def test_a_wrong_flag_is_one_line(parser, flags, message):
 )
 def test_arguments_become_the_flags_that_give_them(parser, flags):
     args = parser.parse_args(flags)
-    changed = run.non_default(args, parser)
+    changed = cli.non_default(args, parser)
     for values in (changed, vars(args)):
-        assert parser.parse_args(run.to_flags(values)) == args
+        assert parser.parse_args(cli.to_flags(values)) == args
     assert set(changed) == {flag.lstrip("-").partition("=")[0] for flag in flags if flag.startswith("--")}
 
 
@@ -394,7 +394,7 @@ def test_the_value_of_an_arms_flag_is_checked_by_its_type(parser):
 
 @pytest.mark.parametrize("text", ["-x", "--help", "--lr", "a=b", "a,b"])
 def test_the_text_of_an_arms_flag_is_never_read_as_a_flag(text):
-    parser = run.Parser("test")
+    parser = cli.Parser("test")
     parser.group("text", per_arm=True)("--guide", help="a text")
     assert parser.value_of("guide", text) == text
 
@@ -421,7 +421,7 @@ def test_what_is_no_value_of_an_arms_flag_is_refused(parser, name, text, message
 
 
 def test_a_table_of_options_becomes_flags():
-    parser = run.Parser("test")
+    parser = cli.Parser("test")
     parser.add_options(
         parser.group("loss"),
         {

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, TINY, call
 from test_comparison import in_this_process
 
-from lib import loss, run
+from lib import cli, loss, process
 from lib.data.collection import load_collection
 from lib.evaluation import experiment, measures
 from lib.files import read_json
@@ -53,7 +53,7 @@ def here(desk, script, *flags, code=0):
         patch.chdir(desk)
         patch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
         try:
-            run.cli(importlib.import_module(script.removesuffix(".py")).main)
+            process.cli(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as stopped:
             assert stopped.code == code, out.getvalue()
         else:
@@ -739,6 +739,13 @@ BAD = [
     ("train.py", ["--data", "tiny", "--jobs", "0"], ["--jobs 0"]),
     ("train.py", ["--data", "tiny", "--jobs", "2"], ["--jobs", "single run"]),
     ("train.py", ["--data", "tiny", "--processes", "0"], ["--processes 0"]),
+    ("train.py", ["--data", "tiny", "--pull", "title", "--pull_rate", "1e9"], ["--pull_rate 1e9: must be at most 100"]),
+    ("train.py", ["--data", "tiny", "--processes", "1000000"], ["--processes 1000000: must be at most 1024"]),
+    ("train.py", ["--data", "tiny", "--epochs", "1e300"], ["--epochs 1e300: must be at most 1e+06"]),
+    ("train.py", ["--data", "tiny", "--refresh_lag", f"1{'0' * 30}"], ["must be at most 1e+06"]),
+    ("mine_negatives.py", ["--data", "tiny", "--max_ram", "1e300"], ["--max_ram 1e300: must be at most 1e+06"]),
+    ("build_index.py", ["--run", "runs/R", "--max_ram", "1e300"], ["--max_ram 1e300: must be at most 1e+06"]),
+    ("rag_demo.py", ["--run", "runs/R", "--timeout", "1e300"], ["--timeout 1e300: must be at most 86400"]),
     ("train.py", ["--data", "tiny", "--budget", "money"], ["--budget", "money", "docs_encoded"]),
     ("train.py", ["--data", "tiny", "--select", "mrr"], ["--select", "mrr@10"]),
     ("train.py", ["--data", "tiny", "--grid", "batch_size=4,8"], ["batch_size=4", "flag=value"]),
@@ -852,7 +859,7 @@ def parser_of(monkeypatch):
 
     def make(script):
         with monkeypatch.context() as patch, pytest.raises(Made) as made:
-            patch.setattr(run.Parser, "parse_args", parse_args)
+            patch.setattr(cli.Parser, "parse_args", parse_args)
             importlib.import_module(script.removesuffix(".py")).parse_args()
         return made.value.args[0]
 

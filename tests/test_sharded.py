@@ -12,7 +12,7 @@ import pytest
 import torch.distributed.run
 from conftest import ROOT
 
-from lib import dist, run
+from lib import dist, process
 from lib.files import fingerprint
 from lib.model import encoder as model
 from lib.search import exact, sharded
@@ -315,7 +315,7 @@ if __name__ == "__main__":
     from mine_negatives import main
 
     sharded.ROWS = ROWS
-    run.cli(main)
+    process.cli(main)
 
 
 def test_a_file_of_vectors_that_cannot_be_read_is_made_again(tmp_path):

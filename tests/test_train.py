@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, TINY
 
 import train as script
-from lib import dist, run
+from lib import cli, dist, process, run
 from lib.evaluation import plots
 from lib.files import BadInput, read_json
 
@@ -53,7 +53,7 @@ def start(desk, name, *flags, steps=6, code=0):
         patch.chdir(desk)
         patch.setattr(sys, "argv", ["train.py", *map(str, flags)])
         try:
-            run.cli(script.main)
+            process.cli(script.main)
             found = 0
         except SystemExit as stopped:
             found = stopped.code
@@ -162,11 +162,11 @@ def be_a_pair(ports):
     """What the process that pair() starts does: it forks, so that both have imported at once."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=be_one_of_two, args=(rank, ports), daemon=True) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return int(any(process.exitcode for process in processes))
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    return int(any(one.exitcode for one in processes))
 
 
 def be_one_of_two(rank, ports):
@@ -179,7 +179,7 @@ def be_one_of_two(rank, ports):
         flags = (*SMALL, *STATIC, *ARM, "--steps", steps, "--name", name)
         sys.argv = ["train.py", *map(str, flags)]
         with unrendered():
-            found = first_gradients(lambda: run.cli(script.main), stop=name == "broken")  # weights would part
+            found = first_gradients(lambda: process.cli(script.main), stop=name == "broken")  # weights would part
             torch.save(found, pathlib.Path(f"{name}-{rank}.pt"))
 
 
@@ -365,8 +365,8 @@ def test_an_arm_changes_its_own_flags_alone(parsed):
         "bm25:2 directions=doc_to_query,query_to_query dims=8,16 sampling=simans:1:0",
     )
     assert (first.temperature, first.directions, first.refresh_lag) == (0.1, [], 0)
-    assert run.plain(first.filters) == ["window:2:9"]
-    assert (second.temperature, run.plain(second.filters)) == (0.03, ["percpos:.95", "near_copy:.8"])
+    assert cli.plain(first.filters) == ["window:2:9"]
+    assert (second.temperature, cli.plain(second.filters)) == (0.03, ["percpos:.95", "near_copy:.8"])
     assert (second.refresh_lag, second.mask_margin) == (3, -0.5)
     assert (third.temperature, third.dims) == (0.1, [8, 16])
     assert third.directions == ["doc_to_query", "query_to_query"]
@@ -406,7 +406,7 @@ def test_wrong_flags_of_an_arm_are_refused(parsed, arm, wanted):
 def test_a_grid_gives_each_arm_every_value(parsed):
     flags = ("--negatives", "in_batch", "refresh:4 lr=.1", "--temperature", 0.5)
     arms = parsed(*flags, "--grid", "temperature=.01,.1", "filters=percpos:.9,window:2:9", "--control")
-    found = [(arm.negatives[0].text, arm.temperature, run.plain(arm.filters), arm.lr, arm.seed_shift) for arm in arms]
+    found = [(arm.negatives[0].text, arm.temperature, cli.plain(arm.filters), arm.lr, arm.seed_shift) for arm in arms]
     wanted = [
         (f"{arm} temperature={t} filters={f}", float(t), [f], lr, 0)
         for arm, lr in (("in_batch", None), ("refresh:4 lr=.1", 0.1))

@@ -39,19 +39,17 @@ class QueryOrder:
     An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
     epoch. With clusters (n,), a number for each query, the queries of a batch are of one cluster or, where
     one ends, of two (topic-aware sampling; Hofstätter et al. 2021). With parts (n,), those of a batch are of one part,
-    and an epoch has batches of each in proportion to its size, or to `shares`. pulled = (count, of each step): so many
+    and an epoch has batches of each in proportion to its size. pulled = (count, of each step): so many
     pseudo-queries stand behind the n queries of the split, and each step has some of them besides its own.
     """
 
-    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0), parts=None, shares=None):
+    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0), parts=None):
         self.n, self.seed, self.clusters, self.parts = n, seed, clusters, parts
         self._real = min(batch_size, n)
         self.pulled, self.pulled_per_step = pulled
         self.batch_size = self._real + self.pulled_per_step  # queries of a step
         sizes = [n] if parts is None else np.bincount(parts).tolist()
         full = [size // self._real for size in sizes]  # batches of each part
-        if shares:
-            full = [max(1, round(sum(full) * share / sum(shares))) for share in shares]
         self.batches_of_part, self.steps_per_epoch = full, sum(full)
         self._again = functools.lru_cache(maxsize=4)(lambda time: rng.permutation(self.pulled, "pulled", seed, time))
         self._permutation = functools.lru_cache(maxsize=4)(

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from lib import run
+from lib import cli, process
 from lib.data import beir, readers
 from lib.data.beir import SPLITS
 from lib.data.collection import load_collection
@@ -50,6 +50,21 @@ def problems_of_lines(folder):
 
 
 LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
+
+
+def check_parts(collection, *, batch_size):
+    """BadInput if one of several collections is smaller than a batch; a warning if one's train is another's test."""
+    joined = list(collection.parts)
+    counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
+    if joined and counts.min() < batch_size:
+        name = joined[int(counts.argmin())]
+        raise BadInput(
+            f"--data: {name} has {counts.min():,} train queries, fewer than --batch_size {batch_size}, and a batch "
+            "is of one collection"
+        )
+    for what, ids in leaks(collection).items() if joined else ():
+        if LEAK in what:
+            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): the collections were split apart")
 
 
 def leaks(collection):
@@ -127,7 +142,7 @@ def draw(path, collection):
 
 def main():
     """Print what is wrong, what is odd and what is worth knowing of one collection."""
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
@@ -144,12 +159,12 @@ def main():
         except BadInput as error:
             wrong.append(str(error))
     for message in wrong[:SHOWN]:
-        print(f"wrong   {run.one_line(message, 300)}")
+        print(f"wrong   {process.one_line(message, 300)}")
     if len(wrong) > SHOWN:
         print(f"wrong   ... and {len(wrong) - SHOWN:,} more (--out FOLDER writes all of them)")
     found = numbers(collection) if collection else {}
     for note in collection.notes if collection else ():
-        print(f"odd     {run.one_line(note, 300)}")
+        print(f"odd     {process.one_line(note, 300)}")
     for what, ids in odd.items():
         some = ", ".join(ids[:5]) + " ..." * (len(ids) > 5)
         print(f"{'wrong' if LEAK in what else 'odd':8}{what}: {len(ids):,} ({some})")
@@ -169,4 +184,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

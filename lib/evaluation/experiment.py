@@ -1,5 +1,6 @@
 """A comparison as a list of runs: arms and grids, what each may cost, a process for every run."""
 
+import dataclasses
 import itertools
 import math
 import os
@@ -7,18 +8,22 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from lib.cli import to_flags
+from lib.evaluation import comparison
 from lib.files import BadInput, read_json, remove, write_json
 from lib.negatives.sources import SOURCES
-from lib.run import refuse_locked, run_path, start, to_flags
+from lib.process import start
+from lib.run import refuse_locked, run_path
 
 BUDGETS = ("steps", "denominators", "docs_encoded", "seconds")
 PILOT = 30  # steps that are timed to match seconds
-PATIENCE = 40  # seconds in which a process ends in order: torchrun gives its own 30
+PATIENCE = 40  # seconds in which a process ends in order
 
 
 def expand(arms, grid, *, value_of, control=False):
@@ -41,17 +46,73 @@ def control_of(arm):
     return arm.changed(seed_shift=(1000, "1000"))
 
 
-def decide_steps(path, arms, **costs):
-    """{arm: steps}, kept at `path`: seconds are not measured again when a comparison continues.
+@dataclasses.dataclass
+class Runs:
+    """The runs of a comparison: arms with every seed, a process each, all with the same flags but their own."""
 
-    costs: the arguments of matched_steps().
-    """
-    known = read_json(path) if path.exists() else {}
-    if unknown := [arm for arm in arms if arm.text not in known]:
-        others = [arm for arm in unknown if arm != arms[0]]
-        known |= {arm.text: steps for arm, steps in matched_steps([arms[0], *others], **costs).items()}
-    write_json(path, known)
-    return {arm: known[arm.text] for arm in arms}
+    name: str  # below runs/
+    folder: pathlib.Path
+    flags: dict  # of every run
+    seeds: list
+    at_once: int  # processes
+    steps: int | None  # that every run takes, if that was asked for
+    full: int  # the steps of a run where nothing else decides
+    announce: Callable = print  # (title, {name: number}), before runs begin
+
+    def job(self, arm, seed, steps, own_name=None, **changes):
+        """The Job of one run: this very script with the arm, the seed and a name."""
+        own_name = own_name or comparison.run_folder(self.folder, arm.text, seed).name
+        name = f"{self.name}/{own_name}"
+        own = self.flags | {"steps": steps} | changes | {"negatives": [arm], "seeds": [seed], "name": name}
+        return Job(f"{arm}, seed {seed}", run_path(name), [sys.executable, sys.argv[0], *to_flags(own)],
+                   steps or self.full)  # fmt: skip
+
+    def run(self, title, jobs):
+        """Run what is not finished of these jobs."""
+        left = [each for each in jobs if not (each.folder / "summary.json").exists()]
+        self.announce(f"{title} -> {self.folder}", {"runs": len(jobs), "finished before": len(jobs) - len(left)})
+        run_jobs(left, at_once=self.at_once, output=self.folder / "output")
+
+    def train(self, title, arms, steps):
+        """Train every arm with every seed; steps {arm: its number or None}."""
+        self.run(title, [self.job(arm, seed, steps[arm]) for arm in arms for seed in self.seeds])
+
+    def tune(self, tried, *, measure, control):
+        """The arms at those of their settings that are best on dev with the first seed; tried {arm: its settings}."""
+        settings, seed = list(itertools.chain(*tried.values())), self.seeds[0]
+        self.run(f"{len(settings)} settings", [self.job(arm, seed, self.steps) for arm in settings])
+        places = {arm: comparison.run_folder(self.folder, arm.text, seed) / "summary.json" for arm in settings}
+        dev = {arm: read_json(place)["dev"][measure] for arm, place in places.items()}
+        chosen = [max(own, key=dev.get) for own in tried.values()]
+        chosen += [control_of(chosen[0])] if control else []
+        scores = {arm.text: {each.text: dev[each] for each in own} for arm, own in tried.items()}
+        write_json(self.folder / comparison.TUNING, {"chosen": [arm.text for arm in chosen], "tried": scores})
+        return chosen
+
+    def steps_of(self, arms, budget, **costs):
+        """{arm: steps} at an equal budget, None where nothing was asked for; costs: of matched_steps().
+
+        They are kept: seconds are not measured again when a comparison continues.
+        """
+        if budget == "steps":
+            return dict.fromkeys(arms, self.steps)
+        path = self.folder / "matched_steps.json"
+        known = read_json(path) if path.exists() else {}
+        if unknown := [arm for arm in arms if arm.text not in known]:
+            others = [arm for arm in unknown if arm != arms[0]]
+            found = matched_steps([arms[0], *others], budget=budget, steps=self.full, pilot=self.pilot, **costs)
+            known |= {arm.text: steps for arm, steps in found.items()}
+        write_json(path, known)
+        return {arm: known[arm.text] for arm in arms}
+
+    def pilot(self, arm):
+        """The summary of a short run, which leaves nothing behind."""
+        short = {"eval_every": None, "overwrite": True, "resume": False, "changed_code": False}
+        timed = self.job(arm, self.seeds[0], PILOT, "pilot", **short)
+        run_jobs([timed], at_once=1, output=self.folder / "output")
+        summary = read_json(timed.folder / "summary.json")
+        remove(timed.folder)
+        return summary
 
 
 def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot):
@@ -100,28 +161,6 @@ class Job(NamedTuple):
     folder: pathlib.Path  # the run's
     command: list
     steps: int  # that it will take
-    processes: int = 1  # under torchrun
-
-
-def job(arm, seed, name, flags, *, steps, processes=1):
-    """The Job of one run: this very script with `flags`, and an arm, a seed and a name, under torchrun where it
-    is to be parallel."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--"]
-    command = [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        sys.argv[0],
-        *to_flags(flags | {"negatives": [arm], "seeds": [seed], "name": name}),
-    ]
-    return Job(f"{arm}, seed {seed}", run_path(name), command, steps, processes)
-
-
-def pilot(timed, output):
-    """The summary of a short run, which leaves nothing behind."""
-    run_jobs([timed], at_once=1, output=output)
-    summary = read_json(timed.folder / "summary.json")
-    remove(timed.folder)
-    return summary
 
 
 def run_jobs(jobs, *, at_once, output):
@@ -179,19 +218,18 @@ def _start(job, slot, at_once, output):
         threads = max(1, (os.cpu_count() or 1) // at_once)
         env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if devices := gpus_of(slot, job.processes, visible, torch.cuda.device_count()):
+        if devices := gpu_of(slot, visible, torch.cuda.device_count()):
             env["CUDA_VISIBLE_DEVICES"] = devices
     with open(output / f"{job.folder.name}.txt", "w", encoding="utf-8") as out:
         return start(job.command, stdout=out, stderr=subprocess.STDOUT, env=env)
 
 
-def gpus_of(slot, processes, visible, count):
-    """CUDA_VISIBLE_DEVICES of a job's `processes`, one each, out of those that are visible; None where one is all."""
+def gpu_of(slot, visible, count):
+    """CUDA_VISIBLE_DEVICES of a job: one of those that are visible; None where there is only one."""
     if count < 2:
         return None
     every = visible.split(",") if visible else list(map(str, range(count)))
-    own = [every[(slot * processes + i) % len(every)] for i in range(processes)]
-    return ",".join(dict.fromkeys(own)) if len(set(own)) == processes else None
+    return every[slot % len(every)]
 
 
 def _outcome(job, code):

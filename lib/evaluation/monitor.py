@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from lib.files import BadInput
+from lib.files import BadInput, write_json
 from lib.negatives.sources import SOURCES
 
 SETTLED = 0.3  # share of the steps after which warnings begin: at first everything looks wrong
@@ -249,3 +249,17 @@ def as_one(rows):
     for key in (key for key in rows[0] if key not in (*total, "source", "ranks", "age")):
         total[key] = sum(row[key] * row["negatives"] for row in rows) / (negatives or 1.0)
     return total
+
+
+def stop_non_finite(log, collection, batch, step, value):
+    """End the run, leaving the batch that broke it for inspection."""
+    path = log.path / "non_finite_batch.json"
+    if log.writes:
+        qids, doc_ids = (
+            [collection.queries.ids[row] for row in batch.queries],
+            [collection.docs.ids[row] for row in batch.docs],
+        )
+        write_json(path, {"step": step, "qids": qids, "doc_ids": doc_ids})
+    raise BadInput(
+        f"loss is {value} at step {step}: try a lower --lr or a higher --temperature; the batch is in {path}"
+    )

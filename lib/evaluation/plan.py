@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.cli import to_flags
 from lib.evaluation import significance
 from lib.files import BadInput, remove
 from lib.negatives.pool import labelled
-from lib.run import Run, run_path, start, to_flags
+from lib.process import start
+from lib.run import Run, run_path
 
 STEPS = 30  # that are timed, and the first of them left out
 LOG_EVERY = 5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib import run
+from lib import cli
 from lib.data.beir import metadata_of
 from lib.evaluation import checks, measures
 from lib.files import BadInput
@@ -20,9 +20,9 @@ def add_flags(add):
     add("--fusion", choices=fusion.FUSIONS, help="how A+B mixes: convex, a weighted sum of normalised "
         "scores (default), or rrf, reciprocal ranks")  # fmt: skip
     add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")
-    add("--weight", type=run.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
+    add("--weight", type=cli.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
     add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
-    add("--rerank_depth", type=run.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
+    add("--rerank_depth", type=cli.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
 def open_with(args, spec, collection, *, device):

@@ -127,6 +127,11 @@ def fingerprint_folder(folder):
     return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
 
 
+def fingerprint_of_model(source):
+    """fingerprint_folder() of a folder or hub name."""
+    return fingerprint_folder(local_folder(source))
+
+
 def describe(encoder):
     """What a reader of a run should know of the model: {name: value}."""
     if encoder.kind == "static":

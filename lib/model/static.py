@@ -75,6 +75,7 @@ class StaticEncoder(nn.Module):
     """
 
     kind = "static"
+    dtype = None  # of autocast
     block_tokens = 1 << 15  # embed() takes 8 times as many tokens per call: enough to keep all cores busy
 
     def __init__(self, tokenizer, *, dim, rows=None):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lib.files import BadInput
 from lib.negatives.sources import SOURCES
+from lib.search.retriever import parts
 
 MOST = 1_000_000  # negatives of one source: more would not fit into memory
 
@@ -77,6 +78,27 @@ class Arm:
     def sources(self):
         """The explicit sources, in order of first use."""
         return list(dict.fromkeys(name for stage in self.stages for name in stage.counts))
+
+    @property
+    def queued(self):
+        """The largest number of docs that a queue holds, 0 without one."""
+        counts = [(name, count) for stage in self.stages for name, count in stage.counts.items()]
+        return max((count for name, count in counts if SOURCES[name].queue), default=0)
+
+    def check(self, *, in_batch, miner, negatives_file, teacher):
+        """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
+        if in_batch == "off" and not all(stage.counts for stage in self.stages):
+            raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
+        if ("miner" in self.sources) != bool(miner):
+            raise BadInput(f"--negatives {self}: miner:K and --miner M come together: M is what is asked")
+        if miner and parts(miner):
+            raise BadInput(f"--miner {miner}: two retrievers joined by + have no scores for positives; name one")
+        if any(SOURCES[name].needs_file for name in self.sources) and not negatives_file:
+            raise BadInput(
+                f"--negatives {self}: file:K and --negatives_file F come together: F holds what file:K draws from"
+            )
+        if teacher and not all(any(SOURCES[name].teaches for name in stage.counts) for stage in self.stages):
+            raise BadInput("--terms margin_mse and kl need file:K in every stage: it has the teacher's scores")
 
     @property
     def explicit(self):

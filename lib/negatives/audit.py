@@ -12,7 +12,7 @@ import shutil
 
 import numpy as np
 
-from lib import run
+from lib import process
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.files import BadInput, cache_dir, cached, fingerprint, write_text
@@ -238,5 +238,5 @@ def page(candidates, found, collection, *, count=30):
 
 def _short(text, limit=300):
     """A text for a page of Markdown, cut and without effect: it may hold markup, scripts and images."""
-    text = run.one_line(text, limit)
+    text = process.one_line(text, limit)
     return html.escape(re.sub(r"([*\[\]!])", r"\\\1", text).replace("`", "'"), quote=False)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.cli import choice
 from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
 from lib.negatives.near_copies import near_copies_of_positives
-from lib.run import choice
 
 
 def window(candidates, collection, first, last):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.cli import choice
 from lib.files import BadInput
 from lib.rng import uniform
-from lib.run import choice
 
 
 def simans(candidates, progress, a, b):

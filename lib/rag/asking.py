@@ -4,7 +4,7 @@ import textwrap
 import time
 from typing import NamedTuple
 
-from lib import run
+from lib import process
 from lib.data.beir import metadata_of
 from lib.files import BadInput
 from lib.rag.prompts import NOTHING, Answer
@@ -65,18 +65,18 @@ def show(found, *, sent_to=None):
         others = [other for key, other in found.items() if key != name]
         marked = only_here(one, others[0]) if others else set()
         if others:
-            print(f"\n== {run.printable(name)}")
+            print(f"\n== {process.printable(name)}")
         for doc in one.docs:
             mark = "  (only here)" if doc.number in marked else ""
-            print(run.printable(f"\n[{doc.number}] {doc.score:.3f}  {doc.ident}  {doc.place}{mark}"))
-            print(textwrap.indent(textwrap.shorten(run.printable(doc.text), 240, placeholder=" ..."), "    "))
+            print(process.printable(f"\n[{doc.number}] {doc.score:.3f}  {doc.ident}  {doc.place}{mark}"))
+            print(textwrap.indent(textwrap.shorten(process.printable(doc.text), 240, placeholder=" ..."), "    "))
         if not one.docs:
             print("nothing found: no word of the question is known to the encoder")
         if sent_to and one.docs:
-            text = run.printable(one.answer.prompt) if one.answer.prompt else f"{sent_to} is sent no prompt"
+            text = process.printable(one.answer.prompt) if one.answer.prompt else f"{sent_to} is sent no prompt"
             print(f"\n--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---")
         text = NOTHING if one.answer.abstained else one.answer.text
-        print(f"\n{textwrap.fill(run.printable(text), 100)}" + (" ..." if one.answer.cut else ""))
+        print(f"\n{textwrap.fill(process.printable(text), 100)}" + (" ..." if one.answer.cut else ""))
         if one.answer.unknown:
             print(f"(it cites {', '.join(f'[{n}]' for n in one.answer.unknown)}, which is no doc)")
         print()
@@ -94,4 +94,4 @@ def converse(answer):
         try:
             answer(question)
         except BadInput as error:  # a server that is gone may come back: the next question can be asked
-            print(f"error: {run.one_line(error)}")
+            print(f"error: {process.one_line(error)}")

@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 
-from lib import run
+from lib import process
 from lib.data.words import words
 from lib.files import BadInput
 from lib.rag import asking, prompts
@@ -34,7 +34,7 @@ footer { display: none !important; }
 
 def safe(text):
     """A text as HTML shows it, whatever it holds: no markup of its own, nothing that a terminal or page would obey."""
-    return html.escape(run.printable(text), quote=True)
+    return html.escape(process.printable(text), quote=True)
 
 
 def marked(text, question):
@@ -87,12 +87,12 @@ def results(ask, names, question):
     if len(question := str(question or "")) > LONGEST:
         note = f"At most {LONGEST:,} characters of a question are read: shorten it."
         return [(f'<p class="error">{note}</p>', "", "")] * len(names)
-    if not (question := run.one_line(question, LONGEST)):
+    if not (question := process.one_line(question, LONGEST)):
         return [('<p class="note">Ask a question.</p>', "", "")] * len(names)
     try:
         found = ask(question)
     except Exception as error:
-        print(run.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
+        print(process.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
         note = "This question could not be answered; the terminal in which the page was started says why."
         return [(f'<p class="error">{note}</p>', "", "")] * len(names)
     out = []
@@ -105,7 +105,7 @@ def results(ask, names, question):
             f'<p class="note">docs in {one.search_ms:.0f} ms, answer in {answer.ms:.0f} ms, '
             f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written</p>"
         )
-        prompt = run.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
+        prompt = process.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
         out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt))
     return out
 
@@ -139,7 +139,7 @@ def build(ask, names, *, title, examples):
             )
             button = gr.Button("Ask", variant="primary", scale=1, elem_id="ask")
         if examples:
-            gr.Examples([run.one_line(each, 200) for each in examples], question, label="Examples")
+            gr.Examples([process.one_line(each, 200) for each in examples], question, label="Examples")
         outputs = []
         with gr.Row():
             for column, name in enumerate(names):
@@ -184,7 +184,7 @@ def serve(ask, names, *, title, examples, host, port):
     try:
         url = launch(page, server_name=host, server_port=port or None, theme=theme)
     except OSError as error:
-        raise BadInput(f"--host {host} --port {port}: cannot be listened at ({run.one_line(error, 200)})") from None
+        raise BadInput(f"--host {host} --port {port}: cannot be listened at ({process.one_line(error, 200)})") from None
     print(f"{title}: open {url} ; Ctrl-C ends it", flush=True)
     try:
         threading.Event().wait()

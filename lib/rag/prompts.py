@@ -87,7 +87,8 @@ def citations(text, docs):
 
 def bare(text):
     """An answer without its citations: what is compared with the gold answers."""
-    return " ".join(re.sub(r"\s*\[[\d,\s]{1,40}\]", "", text).split())
+    # from the beginning of white space only: tried at each space of a run, it would read the run again and again
+    return " ".join(re.sub(r"(?<!\s)\s*\[[\d,\s]{1,40}\]", "", text).split())
 
 
 def abstains(text):

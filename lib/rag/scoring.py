@@ -76,7 +76,8 @@ class Docs:
 
 def readable(record, text):
     """What of a doc is read: what a function is for stands in its docstring, the doc itself is code."""
-    return metadata_of(record).get("docstring") or text
+    found = metadata_of(record).get("docstring")
+    return found if isinstance(found, str) and found else text  # other people's metadata hold anything
 
 
 @dataclasses.dataclass(frozen=True)

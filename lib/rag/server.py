@@ -7,11 +7,12 @@ import http.client
 import json
 import os
 import re
+import threading
 import time
 import urllib.parse
 import urllib.request
 
-from lib import run
+from lib import process
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
 
@@ -19,10 +20,11 @@ TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
-KEY = run.SECRETS[0]
+KEY = process.SECRETS[0]
+MOST_BYTES = 4_000_000  # of a reply
 
 
-_hidden = functools.partial(run.hidden, shortest=1)  # in what is no answer, where every word counts
+_hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -115,7 +117,7 @@ class Server:
             shown = _hidden(json.dumps(found))[:200]
             raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
         return prompts.answer_of(
-            run.hidden(reply.encode("utf-8", "replace").decode().strip()),
+            process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
@@ -136,8 +138,7 @@ class Server:
             request = urllib.request.Request(self.url + path, data, headers)
             wait = self.pause * 2 ** (tried - 1)
             try:
-                with self._open(request, timeout=self.timeout) as reply:
-                    text = reply.read().decode("utf-8", "replace")
+                reply, text = within(self.timeout, self._reply, request)
             except (http.client.HTTPException, OSError) as error:  # URLError, an OSError, holds what was raised
                 reason = getattr(error, "reason", error)
                 problem = (
@@ -147,6 +148,8 @@ class Server:
                     if isinstance(reason, http.client.IncompleteRead)
                     else _hidden(reason)
                 )
+            except BadInput:
+                raise
             except ValueError:  # what stands in it may be a password
                 raise BadInput("https_proxy, in the environment: no address of a proxy") from None
             else:
@@ -164,6 +167,39 @@ class Server:
                 time.sleep(wait)
         again = f"; tried {tried} times" if tried > 1 else ""
         raise BadInput(f"{self.url}{path}: {problem}{again}")
+
+    def _reply(self, request):
+        """(the reply, its text); BadInput if it is longer than MOST_BYTES."""
+        parts, size, end = [], 0, time.monotonic() + self.timeout
+        with self._open(request, timeout=self.timeout) as reply:
+            while part := reply.read1(1 << 16):
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise BadInput(f"{reply.url}: its reply is longer than {MOST_BYTES:,} bytes: that is no answer")
+                if time.monotonic() > end:  # nobody waits for it any more
+                    raise TimeoutError
+            if reply.length:
+                raise http.client.IncompleteRead(b"", reply.length)
+        return reply, b"".join(parts).decode("utf-8", "replace")
+
+
+def within(seconds, function, *arguments):
+    """What function(*arguments) returns or raises; TimeoutError if that takes longer, and nobody waits for it then.
+
+    The time of a socket is that of one read: a server that sends byte by byte, or a header that has no end, never
+    exceeds it.
+    """
+    found = concurrent.futures.Future()
+
+    def work():
+        try:
+            found.set_result(function(*arguments))
+        except BaseException as error:  # raised where the result is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return found.result(seconds)
 
 
 def _refusal(request, reply, text):

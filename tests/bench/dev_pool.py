@@ -16,7 +16,7 @@ from scipy import stats
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lib import run  # noqa: E402
+from lib import cli, process, run  # noqa: E402
 from lib.data.collection import collection_of  # noqa: E402
 from lib.evaluation import diagnostics, measures  # noqa: E402
 from lib.files import write_json  # noqa: E402
@@ -25,11 +25,11 @@ from lib.model.encoder import load_to_encode, pick_device  # noqa: E402
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--comparison", required=True, help="folder of a comparison by train.py")
     add("--data", help="its collection, where config.json names another place")
-    add("--pools", type=run.COUNT, nargs="+", default=[500, 1000, 3000], help="docs of each pool")
+    add("--pools", type=cli.COUNT, nargs="+", default=[500, 1000, 3000], help="docs of each pool")
     add("--measure", choices=measures.MEASURES, default="mrr@10", help="what is compared")
     add("--out", help="write the numbers to this JSON file")
     return parser.parse_args()
@@ -68,4 +68,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

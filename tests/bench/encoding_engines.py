@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run  # noqa: E402
+from lib import cli, process  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import Tokens  # noqa: E402
 from lib.files import BadInput  # noqa: E402
@@ -89,12 +89,12 @@ def openvino_encoders(args, tokens):
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--model", required=True, help="folder of a transformer")
     add("--data", required=True, help="the collection whose docs are encoded")
-    add("--docs", type=run.COUNT, default=200, help="how many, spread over the corpus")
-    add("--repeats", type=run.COUNT, default=3, help="times that each engine encodes all of them")
+    add("--docs", type=cli.COUNT, default=200, help="how many, spread over the corpus")
+    add("--repeats", type=cli.COUNT, default=3, help="times that each engine encodes all of them")
     args = parser.parse_args()
     collection = load_collection(args.data)
     texts = collection.docs.texts(np.linspace(0, len(collection.docs) - 1, args.docs).astype(int))
@@ -120,4 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

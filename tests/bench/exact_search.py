@@ -26,10 +26,13 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run  # noqa: E402
+from lib import cli, process  # noqa: E402
+from lib.cli import (
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.files import BadInput  # noqa: E402
 from lib.model.encoder import pick_device  # noqa: E402
-from lib.run import COUNT, SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 FAISS_BLOCK = 4096, 1024  # queries and docs in a product of faiss as it comes
@@ -39,7 +42,7 @@ REST = 0.3  # seconds until the threads of the last library, which wait busily f
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--docs", type=COUNT, default=100_000, help="vectors to search")
     add("--queries", type=COUNT, default=4096, help="vectors to search for")
@@ -149,4 +152,4 @@ def overlap(a, b):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -22,7 +22,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lib import run  # noqa: E402
+from lib import cli, process, run  # noqa: E402
 from lib.data.collection import collection_of  # noqa: E402
 from lib.model.encoder import embed_texts, load_to_encode, pick_device  # noqa: E402
 from lib.search import faiss_index, tune  # noqa: E402
@@ -30,15 +30,15 @@ from lib.search.sharded import Sharded, ShardedVectors  # noqa: E402
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--run", required=True, help="run folder of train.py")
     add("--data", help="its collection, where config.json names another place")
-    add("--vectors", type=run.COUNT, default=1_000_000, help="how many")
-    add("--noise", type=run.AT_LEAST_0, default=0.5, help="length of the noise in lengths of the vector")
+    add("--vectors", type=cli.COUNT, default=1_000_000, help="how many")
+    add("--noise", type=cli.AT_LEAST_0, default=0.5, help="length of the noise in lengths of the vector")
     add("--index", default="HNSW32_SQ8", help="a string of faiss.index_factory()")
-    add("--target_recall", type=run.number(float, above=0, most=1), default=0.95, help="of the 10 best")
-    add("--queries", type=run.COUNT, default=1000, help="real queries, half of them kept aside")
+    add("--target_recall", type=cli.number(float, above=0, most=1), default=0.95, help="of the 10 best")
+    add("--queries", type=cli.COUNT, default=1000, help="real queries, half of them kept aside")
     add("--folder", help="where the vectors and the index lie; default: a temporary folder")
     add("--part", choices=("index", "exact"), help="used by the script itself")
     add("--out", help="write the numbers to this JSON file")
@@ -134,4 +134,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -13,18 +13,18 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from lib import run  # noqa: E402
+from lib import cli, process  # noqa: E402
 from lib.data.collection import collection_of  # noqa: E402
 from lib.model.encoder import pick_device  # noqa: E402
 from lib.search.retriever import open_retriever  # noqa: E402
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("what")
     add("--run", required=True, help="run folder of train.py, with an index or without")
     add("--data", help="its collection, where config.json names another place")
-    add("--queries", type=run.COUNT, default=500, help="test queries that are asked")
+    add("--queries", type=cli.COUNT, default=500, help="test queries that are asked")
     return parser.parse_args()
 
 
@@ -45,4 +45,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -16,7 +16,7 @@ from scipy import special
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run
+from lib import cli, process
 from lib.evaluation import significance
 
 OF_ARM, OF_RUN = 0.15, 0.187  # standard deviations of a query's value
@@ -91,12 +91,12 @@ def power(arms, seeds, *, comparisons, rng, **how):
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
-    add("--comparisons", type=run.COUNT, default=2000, help="simulated for each row")
-    add("--arms", type=run.COUNT, nargs="+", default=[2, 4, 10])
-    add("--seeds", type=run.COUNT, nargs="+", default=[2, 3, 5])
-    add("--queries", type=run.COUNT, default=1500)
+    add("--comparisons", type=cli.COUNT, default=2000, help="simulated for each row")
+    add("--arms", type=cli.COUNT, nargs="+", default=[2, 4, 10])
+    add("--seeds", type=cli.COUNT, nargs="+", default=[2, 3, 5])
+    add("--queries", type=cli.COUNT, default=1500)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     print(
@@ -116,4 +116,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

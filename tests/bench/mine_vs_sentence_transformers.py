@@ -37,7 +37,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run  # noqa: E402
+from lib import cli, process, run  # noqa: E402
+from lib.cli import (
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import tokenize  # noqa: E402
@@ -46,8 +50,8 @@ from lib.model.encoder import embed, load_encoder  # noqa: E402
 from lib.negatives import filters  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
-from lib.negatives.sampling import Sampling  # noqa: E402
-from lib.run import COUNT, SEED  # noqa: E402
+from lib.negatives.sampling import parse_sampling  # noqa: E402
+from lib.negatives.sampling import slots as slots_of_sampling  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 DEPTH, CANDIDATES = 10, 100  # negatives of a query, and the best docs from which they are taken
@@ -58,14 +62,14 @@ WORDS = 60  # of a synthetic doc
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--data", help="collection, as in train.py; default: a synthetic one")
     add("--encoder", metavar="FOLDER", help="whose vectors: a run's encoder or a sentence-transformers model")
     add("--docs", type=COUNT, default=20_000, help="size of the synthetic corpus; a query for every 10")
     add("--dim", type=COUNT, default=128, help="of the synthetic vectors")
     add("--seed", type=SEED, default=0, help="of the synthetic collection")
-    add("--max_score", type=run.number(float), default=0.5, help="limit of that option")
+    add("--max_score", type=cli.number(float), default=0.5, help="limit of that option")
     add("--range_min", type=COUNT, default=10, help="best candidates to skip")
     add("--options", nargs="+", choices=OPTIONS, default=OPTIONS, metavar="OPTION", help=f"any of {', '.join(OPTIONS)}")
     add("--peers", nargs="+", choices=PEERS, default=PEERS, help="searches of the peer")
@@ -329,7 +333,7 @@ def mine(collection, q_emb, d_emb, *, positive_score, count=CANDIDATES, spare=0)
 
 def choose(candidates):
     """The best DEPTH of each list, as mine_negatives.py takes them."""
-    return candidates.take(Sampling.parse("top").slots(candidates, DEPTH, seed=0, epoch=0))
+    return candidates.take(slots_of_sampling(parse_sampling("top"), candidates, DEPTH, seed=0, epoch=0))
 
 
 def peer(search, case, args, work):
@@ -541,4 +545,4 @@ def print_agreement(found):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

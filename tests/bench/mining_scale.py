@@ -31,12 +31,16 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import rng, run  # noqa: E402
+from lib import cli, process, rng, run  # noqa: E402
+from lib.cli import (
+    ABOVE_0,
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.data.collection import Collection, Qrels  # noqa: E402
 from lib.data.texts import TextView  # noqa: E402
 from lib.files import BadInput, cache_dir, fingerprint  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
-from lib.run import ABOVE_0, COUNT, SEED  # noqa: E402
 from lib.search.sharded import ROWS, Sharded, cached_search, make  # noqa: E402
 
 STAGES = ("vectors", "hits", "negatives")  # folders of a size, in the order in which they are made
@@ -45,7 +49,7 @@ NOISE = 0.5  # length of what is added to a positive's unit vector
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--docs", nargs="+", type=COUNT, default=[10_000, 100_000, 1_000_000], help="sizes of the corpus")
     add("--dim", type=COUNT, default=128, help="of the vectors")
@@ -353,4 +357,4 @@ def draw(path, rows, args):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import run
+from lib import cli, process
 from lib.files import BadInput, atomic_path, read_json
 
 COLOURS = {"ours": "#1b4965", "peer": "#c1666b", "run": "#5b8e7d", "point": "#7a7a7a"}
@@ -67,7 +67,7 @@ def draw(path, points, measure):
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     parser.add_argument("files", nargs="*", help="JSON files of static_vs_sentence_transformers.py --out")
     add("--runs", nargs="+", default=[], metavar="RUN", help="run folders of train.py")
@@ -89,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

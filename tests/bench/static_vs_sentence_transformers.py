@@ -37,7 +37,11 @@ from torch.optim.lr_scheduler import LambdaLR
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import train  # noqa: E402
-from lib import loss, run  # noqa: E402
+from lib import cli, loss, process, run  # noqa: E402
+from lib.cli import (
+    ABOVE_0,
+    COUNT,  # noqa: E402
+)
 from lib.data.batches import QueryOrder, draw_positives, make_batch  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
@@ -46,7 +50,6 @@ from lib.files import BadInput, write_json  # noqa: E402
 from lib.model.embedder import Embedder  # noqa: E402
 from lib.model.encoder import averaged_twin, load_encoder, save_encoder  # noqa: E402
 from lib.negatives.sources import Miner  # noqa: E402
-from lib.run import ABOVE_0, COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("train", "encode", "mine")
@@ -58,7 +61,7 @@ COMPARED = 1000  # records whose negatives are compared
 
 def parse_args():
     """Our own flags, and train.py's arguments: its defaults but for what is given here."""
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     for name in OF_TRAIN:
         add(f"--{name}", metavar="X", help="as in train.py, with its default")
@@ -77,7 +80,7 @@ def parse_args():
     add("--out", metavar="F", help="JSON file for the table, settings and versions")
     own = parser.parse_args()
     given = {name: getattr(own, name) for name in OF_TRAIN}
-    command = [sys.argv[0], "--negatives", "in_batch", *run.to_flags(given)]
+    command = [sys.argv[0], "--negatives", "in_batch", *cli.to_flags(given)]
     with mock.patch.object(sys, "argv", command):
         args, _ = train.parse_args()
     return own, train.of_arm(args, *args.negatives)
@@ -425,4 +428,4 @@ def print_table(rows):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -36,7 +36,11 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from lib import loss, run  # noqa: E402
+from lib import cli, loss, process, run  # noqa: E402
+from lib.cli import (
+    BELOW_1,
+    COUNT,  # noqa: E402
+)
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
@@ -46,7 +50,6 @@ from lib.model.dropout import use_cpu_dropout  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
 from lib.model.transformer import quantize  # noqa: E402
-from lib.run import BELOW_1, COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("encode", "train", "gradcache")
@@ -55,7 +58,7 @@ BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, 
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, help="folder of a sentence-transformers model, or bert-base")
     add("--data", required=True, help="folder in BEIR layout")
@@ -376,4 +379,4 @@ def peer_step(args, queries, docs):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

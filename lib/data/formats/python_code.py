@@ -24,7 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tqdm import tqdm
 
 from lib.files import cache_dir, cached, fingerprint, write_json
-from lib.run import end_with_parent
+from lib.process import end_with_parent
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are built again
 # import name -> distribution; what is not installed is left out, and the fingerprint says so

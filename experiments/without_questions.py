@@ -1,6 +1,6 @@
 """Hide a collection's train and dev questions and make others from its docs: what is a folder without questions worth?
 
-python tests/bench/without_questions.py --data medquad --kind dropped --out hidden/medquad-dropped
+python experiments/without_questions.py --data medquad --kind dropped --out hidden/medquad-dropped
 python train.py --data hidden/medquad-dropped --negatives in_batch refresh:4 --seeds 0 1 2
 
 Every doc gets one query of the kind, nine tenths of them to train on and a tenth for dev; the test questions are the
@@ -11,9 +11,9 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from lib import run
+from lib import cli, process
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.data.formats.tables import split_by_hash
@@ -22,7 +22,7 @@ from lib.files import BadInput, atomic_path
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
     add("--kind", required=True, choices=KINDS, help="how queries are made")
@@ -49,4 +49,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

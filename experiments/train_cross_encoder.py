@@ -1,6 +1,6 @@
 """Train a cross-encoder for --rerank and --cross_encoder on the train splits of collections.
 
-    python tests/bench/train_cross_encoder.py --encoder MODEL --data medquad python --retriever runs/M runs/R \\
+    python experiments/train_cross_encoder.py --encoder MODEL --data medquad python --retriever runs/M runs/R \\
         --out runs/judge
 
 Each train query is read together with a positive and with --negatives docs that a retriever ranks high; the loss is
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import transformers
 from tqdm import tqdm
 
-from lib import run
+from lib import cli, process
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path
 from lib.model.encoder import local_folder, pick_device
@@ -31,17 +31,17 @@ CANDIDATES = 30  # best docs of which the negatives are drawn
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--encoder", required=True, help="folder or hub name of the transformer to start from")
     add("--data", nargs="+", required=True, help="collections whose train splits are used")
     add("--retriever", nargs="+", default=["bm25"], help="what finds the negatives: one, or one for each collection")
-    add("--queries", type=run.COUNT, default=1500, help="train queries of each collection")
-    add("--negatives", type=run.COUNT, default=3, help="docs read beside the positive")
-    add("--batch_size", type=run.COUNT, default=8, help="queries a step")
-    add("--length", type=run.COUNT, default=160, help="tokens of a pair")
-    add("--lr", type=run.ABOVE_0, default=5e-5, help="learning rate at its highest")
-    add("--seed", type=run.SEED, default=0, help="of the order, the draws and the new layer")
+    add("--queries", type=cli.COUNT, default=1500, help="train queries of each collection")
+    add("--negatives", type=cli.COUNT, default=3, help="docs read beside the positive")
+    add("--batch_size", type=cli.COUNT, default=8, help="queries a step")
+    add("--length", type=cli.COUNT, default=160, help="tokens of a pair")
+    add("--lr", type=cli.ABOVE_0, default=5e-5, help="learning rate at its highest")
+    add("--seed", type=cli.SEED, default=0, help="of the order, the draws and the new layer")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--out", required=True, help="folder to write")
     args = parser.parse_args()
@@ -108,8 +108,8 @@ def main():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     print(f"wrote   {args.out}/  ({len(examples):,} queries, {time.perf_counter() - begin:.0f} s)")
-    print(f"next    python evaluate.py --run runs/R --rerank {run.quoted(args.out)} --rerank_depth 20")
+    print(f"next    python evaluate.py --run runs/R --rerank {cli.quoted(args.out)} --rerank_depth 20")
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -1,6 +1,6 @@
 """Train a question-answering model that points at spans, for `rag_demo.py --generator qa:FOLDER`.
 
-    python tests/bench/train_reader.py --encoder MODEL --data parts/xquad-0 --out runs/reader-0
+    python experiments/train_reader.py --encoder MODEL --data parts/xquad-0 --out runs/reader-0
 
 Each train question is read with its positive doc, where its first gold answer (`metadata.answers`) stands, and with
 --negatives docs that BM25 ranks high and that hold no gold answer: there the model learns to point at [CLS], which
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import transformers
 from tqdm import tqdm
 
-from lib import run
+from lib import cli, process
 from lib.data.beir import metadata_of
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path
@@ -30,16 +30,16 @@ from lib.search.bm25 import BM25
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--encoder", required=True, help="folder or hub name of the transformer to start from")
     add("--data", required=True, help="the collection; its train split is used")
-    add("--negatives", type=run.number(int, least=0, most=20), default=1, help="docs without the answer, a question")
-    add("--epochs", type=run.COUNT, default=3, help="passes over the questions")
-    add("--batch_size", type=run.COUNT, default=12, help="pairs of question and doc a step")
-    add("--length", type=run.COUNT, default=256, help="tokens of a pair")
-    add("--lr", type=run.ABOVE_0, default=2e-4, help="learning rate at its highest")
-    add("--seed", type=run.SEED, default=0, help="of the order, the draws and the new layer")
+    add("--negatives", type=cli.number(int, least=0, most=20), default=1, help="docs without the answer, a question")
+    add("--epochs", type=cli.COUNT, default=3, help="passes over the questions")
+    add("--batch_size", type=cli.COUNT, default=12, help="pairs of question and doc a step")
+    add("--length", type=cli.COUNT, default=256, help="tokens of a pair")
+    add("--lr", type=cli.ABOVE_0, default=2e-4, help="learning rate at its highest")
+    add("--seed", type=cli.SEED, default=0, help="of the order, the draws and the new layer")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--out", required=True, help="folder to write")
     return parser.parse_args()
@@ -132,10 +132,10 @@ def main():
         f"{time.perf_counter() - begin:.0f} s)"
     )
     print(
-        f"next    python rag_demo.py --eval --run runs/R --data {run.quoted(args.data)} "
-        f"--generator qa:{run.quoted(args.out)}"
+        f"next    python rag_demo.py --eval --run runs/R --data {cli.quoted(args.data)} "
+        f"--generator qa:{cli.quoted(args.out)}"
     )
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

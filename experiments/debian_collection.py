@@ -1,7 +1,7 @@
 """Make a collection of short docs from Debian's package descriptions, a quarter of them without any query.
 
     curl -LO http://deb.debian.org/debian/dists/bookworm/main/i18n/Translation-en.xz
-    python tests/bench/debian_collection.py Translation-en.xz debian
+    python experiments/debian_collection.py Translation-en.xz debian
     python train.py --data debian --negatives in_batch refresh:4 --seeds 0 1 2 --jobs 2
 
 The query is a package's one-line description, the doc its longer one (at most 60 words, without the line). It was
@@ -14,9 +14,9 @@ import lzma
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from lib import run  # noqa: E402
+from lib import cli, process  # noqa: E402
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.files import BadInput, atomic_path  # noqa: E402
 
@@ -24,10 +24,10 @@ WORDS = 60  # most of a doc
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("source", help="Translation-en.xz of a Debian release")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--docs", type=run.COUNT, default=20_000, help="packages to take, by a hash of their names")
+    parser.add_argument("--docs", type=cli.COUNT, default=20_000, help="packages to take, by a hash of their names")
     return parser.parse_args()
 
 
@@ -80,4 +80,4 @@ def digest(*key):
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -1,6 +1,6 @@
 """Cut a collection into parts that are trained on and tested in turn: for one too small to set a test side apart.
 
-    python tests/bench/cross_fit.py --data xquad-en --parts 3 --by title --out parts/xquad
+    python experiments/cross_fit.py --data xquad-en --parts 3 --by title --out parts/xquad
 
 writes parts/xquad-0, -1 and -2: the whole corpus each, with one third of the questions as test and the rest as train.
 Questions fall together by a field of their (best) positive doc, so that no article is asked about on both sides. Every
@@ -11,21 +11,21 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lib import run
+from lib import cli, process
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path
 from lib.rng import uniform
 
 
 def parse_args():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection")
-    add("--parts", type=run.number(int, least=2, most=100), default=3, help="how many parts")
+    add("--parts", type=cli.number(int, least=2, most=100), default=3, help="how many parts")
     add(
         "--by",
         default="title",
@@ -68,4 +68,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -1,24 +1,24 @@
 """Write questions and answers of a collection as a CSV, as somebody's own data would be: for the numbers in README.md.
 
-python tests/bench/table_of.py --data medquad --rows 200 --out faq.csv
+python experiments/table_of.py --data medquad --rows 200 --out faq.csv
 """
 
 import csv
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from lib import run
+from lib import cli, process
 from lib.data.collection import load_collection
 from lib.files import atomic_path
 
 
 def main():
-    parser = run.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.group("flags")
     add("--data", required=True, help="the collection; the first queries of its train split are taken")
-    add("--rows", type=run.COUNT, default=200, help="how many")
+    add("--rows", type=cli.COUNT, default=200, help="how many")
     add("--out", required=True, help="the CSV to write")
     args = parser.parse_args()
     collection = load_collection(args.data)
@@ -32,4 +32,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run.cli(main)
+    process.cli(main)

@@ -1,0 +1,221 @@
+"""One training: what it works with, what it measures, logs and keeps on the way, and what it leaves at its end."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lib import dist, run
+from lib.data.batches import QueryOrder
+from lib.evaluation import diagnostics, measures, monitor, plots
+from lib.evaluation.monitor import Averages, Monitor
+from lib.files import write_json
+from lib.model import card
+from lib.model.embedder import Embedder
+from lib.model.encoder import load_encoder, save_encoder
+from lib.negatives.queue import Queue
+from lib.negatives.sources import SOURCES
+
+
+class Evaluator:
+    """Measures an encoder in training: as it starts, on dev, on test; and BM25 beside it.
+
+    dev_docs: how many docs stand for the corpus on dev, None for all of it; untrained: whether the start is measured.
+    """
+
+    def __init__(self, embedder, collection, *, self_match, dev_docs=None, untrained=True):
+        self.embedder, self.collection, self.self_match = embedder, collection, self_match
+        self._dev_docs, self._untrained, self._among = dev_docs, untrained, None
+
+    def search_among(self, rows):
+        """Search dev among these doc rows, None for all, from now on."""
+        self._among = None if rows is None else np.array(rows)
+
+    def start(self, encoder):
+        """{"untrained": {split: measures}, "dev_docs": rows that dev is searched among}, each if it is wanted."""
+        found, hits = {}, {}
+        if self._untrained:
+            of = functools.partial(diagnostics.ranked, self.embedder, encoder, self_match=self.self_match, shared=True)
+            hits = {split: of(split) for split in ("dev", "test")}
+            values = {split: measures.score(self.collection, split, hits[split]) for split in hits}
+            found["untrained"] = {split: measures.mean(of_split) for split, of_split in values.items()}
+        if self._dev_docs:
+            best = [self._bm25_hits("dev"), *([hits["dev"]] if self._untrained else [])]
+            found["dev_docs"] = diagnostics.dev_pool(self.collection, self._dev_docs, best).tolist()
+            self.search_among(found["dev_docs"])
+            if self._untrained:
+                found["untrained"]["dev"] = self.dev(encoder)
+        return found
+
+    def bm25(self):
+        """{split: measures} of BM25; says so if it finds nothing for many queries."""
+        hits = {"dev": self._bm25_hits("dev", docs=self._among), "test": self._bm25_hits("test")}
+        if (nothing := measures.nothing_found(hits["test"])) > measures.VOID:
+            print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")
+        return {split: measures.mean(measures.score(self.collection, split, of)) for split, of in hits.items()}
+
+    def _bm25_hits(self, split, docs=None):
+        return diagnostics.bm25_hits(self.collection, split, self_match=self.self_match, docs=docs)
+
+    def dev(self, encoder):
+        """{measure: mean} on dev."""
+        of = {"self_match": self.self_match, "docs": self._among}
+        return measures.mean(diagnostics.evaluate(self.embedder, encoder, "dev", **of))
+
+    def test(self, encoder):
+        """{qid: {measure: value}} on test."""
+        return diagnostics.evaluate(self.embedder, encoder, "test", self_match=self.self_match)
+
+
+@dataclasses.dataclass
+class Training:
+    """What a run works with, set up once."""
+
+    collection: object  # with the pseudo-queries of --pull
+    log: run.Run
+    config: dict  # what config.json records
+    clock: run.Clock
+    device: torch.device
+    encoder: torch.nn.Module  # in training
+    averaged: torch.nn.Module  # an average of its weights, in `module`: mines, is evaluated and saved
+    embedder: Embedder
+    order: QueryOrder  # which queries a step visits
+    sampler_of: Callable  # () -> a NegativeSampler with lists of its own
+    queue: Queue
+    loss_fn: Callable  # contrastive_loss() with all but the temperature and what it needs of a batch
+    given_by: dict  # {what it needs of a batch: function of (batch, positions, step) -> (B, N) array}
+    temperature: torch.Tensor  # its logarithm
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    evaluator: Evaluator
+    watch: Monitor
+    averages: Averages  # statistics since the last line of the log
+    select: str  # the measure that chooses the checkpoint
+
+    def __post_init__(self):
+        self.plan, self.seed, self.sampler = self.config["derived"], self.order.seed, self.sampler_of()
+        self.steps, self.folder = self.plan["steps"], self.log.path
+        self.best, self.tally = {"score": -math.inf}, {"denominators": 0, "docs_encoded": 0}
+        names = "encoder averaged optimizer scaler sampler queue clock watch averages".split()
+        self.parts = {name: getattr(self, name) for name in names} | {"miner": self.sampler.miner}
+
+    def resume(self):
+        """Go on from the last checkpoint, if there is one; the step to go on with."""
+        if not (state := self.log.load_state(self.parts)):
+            return 0
+        self.best, self.tally = state["best"], state["tally"]
+        self.temperature.data.fill_(state["log_temperature"])
+        self.evaluator.search_among(self.best.get("dev_docs"))
+        return state["step"]
+
+    def start(self):
+        """Measure and log the encoder as it is, and what it says of the arm's negatives."""
+        self.best |= self.evaluator.start(self.encoder)
+        if "untrained" in self.best:
+            self.log.log("evaluation", {"step": 0, "dev": self.best["untrained"]["dev"]})
+        temperature = self.config["args"]["temperature"]
+        told = diagnostics.forecast(self.embedder, self.encoder, self.sampler_of, self.order, temperature=temperature)
+        self.log.log("forecast", {"step": 0, "forecast": told})
+
+    def note(self, batch, value, scores, mask):
+        """Note what a step cost and taught."""
+        self.tally["denominators"] += int((~batch.invalid).sum()) / len(batch.queries) - 1
+        self.tally["docs_encoded"] += len(batch.docs) * (2 if self.queue.size else 1)
+        temperature = self.temperature.exp().item()
+        self.averages.add(value, scores, mask, batch, self.sampler.labels, temperature=temperature)
+
+    def log_mining(self, step, mined, bar):
+        """A line for each list that was mined at a step."""
+        for name, numbers in mined.items():
+            if SOURCES[name].every != "step":  # a line for each step would drown the others
+                at = {"step": step, "mined": name}
+                self.log.log("mining", at | numbers)
+                self.log.log("mining", at | {"seconds": self.clock.total()}, file="timing.jsonl")
+                bar.write(monitor.mining_line(step, name, numbers))
+
+    def log_step(self, step, queries, bar):
+        """A line with the averages since the last one, and the warnings that follow from them."""
+        stats, active = self.averages.take(), self.sampler.active(step)
+        self.watch.check_sources(stats["ledger"], self.sampler.labels, active, queued=len(self.queue.docs))
+        for row in stats["ledger"]:
+            row["age"] = self.sampler.age(row["source"], step)
+        state = {"step": step, "epoch": self.order.epoch(step), "loss": stats["loss"]}
+        state |= {"lr": self.optimizer.param_groups[0]["lr"], "temperature": self.temperature.exp().item()}
+        self.log.log("step", state | stats)
+        for warning in self.watch.check(step, self.steps, stats):
+            self.log.log("warning", {"step": step} | warning)
+            bar.write(f"warning: {warning['warning']}: {warning['advice']}")
+        rate = (step + 1) * queries / self.clock.spent["train"]
+        timing = {"seconds": self.clock.total(), "spent": self.clock.spent}
+        self.log.log("step", {"step": step, "queries_per_s": rate} | timing, file="timing.jsonl")
+        bar.write(monitor.step_line(step, stats, rate))
+
+    def evaluate(self, step, bar):
+        """Measure dev, keep the encoder if it is the best so far, and write a checkpoint."""
+        with self.clock("evaluate"):
+            dev = self.evaluator.dev(self.averaged.module)
+        self.log.log("evaluation", {"step": step, "dev": dev})
+        spent = self.clock.spent
+        timing = {"step": step, "dev_seconds": spent["train"] + spent["mine"], "seconds": self.clock.total()}
+        self.log.log("evaluation", timing | {"spent": spent}, file="timing.jsonl")
+        better = dev[self.select] > self.best["score"]
+        bar.write(f"step {step:>5}  dev {self.select} {dev[self.select]:.4f}{'  best, saved' if better else ''}")
+        if better:
+            self.best |= {"score": dev[self.select], "step": step, "dev": dev}
+            if dist.is_main():
+                save_encoder(self.averaged.module, self.folder / "encoder")
+        values = {"step": step, "best": self.best, "tally": self.tally}
+        self.log.save_state(self.parts, values | {"log_temperature": self.temperature.item()})
+
+    def finish(self, bm25):
+        """Measure test with the checkpoint that dev chose, and leave what a run leaves; its summary."""
+        dist.barrier()  # the encoder that process 0 saved is there for all
+        last = self.order.positions(self.steps - 1)[:1]
+        chosen = load_encoder(self.folder / "encoder").set_device(self.device, self.encoder.dtype)
+        with self.clock("evaluate"):
+            per_query = self.evaluator.test(chosen)
+            geometry = diagnostics.geometry(self.embedder, chosen, "dev")
+            drawn = self.sampler.sample(last, step=self.steps - 1, epoch=self.order.epoch(self.steps - 1))
+            names = [of_code.name for of_code in self.sampler.labels]
+            points = diagnostics.neighbourhood(self.embedder, chosen, int(last[0]), drawn, names)
+        untrained = self.best["untrained"]["dev"][self.select] if "untrained" in self.best else None
+        ends = {"rank": geometry["effective_rank"], "dim": self.encoder.dim, "dev": self.best["score"]}
+        for warning in self.watch.check_end(**ends, untrained=untrained):
+            self.log.log("warning", {"step": self.steps} | warning)
+            print(f"warning: {warning['warning']}: {warning['advice']}")
+        summary = self.summarise(bm25, measures.mean(per_query), geometry)
+        if dist.is_main():
+            evaluation = f"{self.config['inputs']['collection']}-test"
+            measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
+            write_json(self.folder / "map.json", points)
+            card.write_card(self.folder / "encoder", chosen, {"config": self.config, "summary": summary})
+            self.log.finish(summary)
+            title = f"{summary['negatives']} on {self.collection.name}, seed {self.seed}"
+            query = self.collection.queries.text(self.collection.split("train").queries[last[0]])
+            with plots.optional(self.folder):
+                log = self.log.read_log()
+                plots.of_run(self.folder / "plots", log, points, measure=self.select, title=title, query=query)
+        return summary
+
+    def summarise(self, bm25, test, geometry):
+        """What summary.json holds."""
+        args, spent = self.config["args"], self.clock.spent
+        summary = {"name": self.folder.name, "data": args["data"], "encoder": args["encoder"]}
+        summary |= {"negatives": self.plan["arm"], "seed": self.plan["seed"], "steps": self.steps}
+        summary |= {"best_step": self.best["step"], "wall_s": round(self.clock.total(), 1)}
+        summary |= {f"{name}_s": round(spent[name], 1) for name in ("train", "mine", "evaluate")}
+        summary |= {"queries_per_s": round(self.steps * self.order.batch_size / spent["train"], 1)}
+        summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": self.best["dev"], "test": test}
+        summary |= {"denominators": round(self.tally["denominators"]), "geometry": geometry}
+        lists = {source: mined.candidates for source, mined in self.sampler.lists.items()}
+        copies = {source: diagnostics.near_copies(found, self.collection) for source, found in lists.items()}
+        for of, key in (("positive", "near_copies"), ("query", "near_copies_of_the_query")):
+            summary[key] = {source: shares[of] for source, shares in copies.items()}
+        summary |= {"docs_encoded": self.tally["docs_encoded"] + self.sampler.miner.encoded, "pool": self.plan["pool"]}
+        summary |= {"bm25": bm25["test"], "bm25_dev": bm25["dev"]}
+        if untrained := self.best.get("untrained"):
+            summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
+        return summary
