@@ -25,11 +25,7 @@ from lib.rag.scoring import CONTEXTS, Questions, Retrieved
 from lib.search.retriever import run_of
 
 REFERENCES = ("gold", "random", "closed_book", "uncited")  # contexts that are asked besides, by default
-# flags of one of the script's two programs, which answers a question or, with --eval, scores the answers to many
-ASKING = ("question", "web", "host", "port", "show_prompt", "build")
-SCORING = ("against", "split", "questions", "contexts", "distraction", "measure", "self_match", "name", "overwrite",
-           "changed_code")  # fmt: skip
-OF_SEARCH = ("rerank", "rerank_depth", "fusion", "normalise", "weight", "data")
+OF_SEARCH = ("rerank", "rerank_depth", "fusion", "normalise", "weight")
 
 
 # fmt: off
@@ -40,11 +36,12 @@ def parse_args():
     add("--run", nargs="+", default=[], metavar="R", help="run folder whose encoder and index are asked: short for "
         "--retriever runs/R; two of them are shown side by side")
     retrieval.add_flags(add)
-    add("--data", help=f"{readers.HELP}; default: the run's own")
+    add("--data", excludes="compare", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--docs", type=cli.number(int, least=1, most=1000), default=5, help="docs to read for a question")
-    add("--build", action="store_true", help="build the run's index of the collection first, where there is none")
+    add("--build", action="store_true", needs="run", excludes="eval",
+        help="build the run's index of the collection first, where there is none")
     add = parser.group("what answers")
     add("--generator", nargs="+", default=["extractive"], metavar="G", help=generators.HELP + "; several: one for each "
         "folder of --compare")
@@ -53,16 +50,16 @@ def parse_args():
     add("--answer_tokens", type=cli.COUNT, default=64, metavar="N", help="tokens that a language model may write")
     add("--timeout", type=cli.number(float, above=0, most=86_400), default=60.0, metavar="S", help="seconds to wait "
         "for a server's whole reply")
-    add("--show_prompt", action="store_true", help="print exactly what is sent to the model")
+    add("--show_prompt", action="store_true", excludes="eval", help="print exactly what is sent to the model")
     add = parser.group("a page in the browser")
-    add("--web", action="store_true", help="serve the page; two runs stand side by side")
-    add("--host", default="127.0.0.1", help="address to listen at; the default is seen from this machine only")
-    add("--port", type=cli.number(int, least=0, most=65535), default=7860, help="to listen at; 0: any that is free")
-    add = parser.group("scoring")
-    add("--eval", action="store_true", help="answer the questions of a split and score the answers")
+    add("--web", action="store_true", excludes="eval", help="serve the page; two runs stand side by side")
+    add("--host", default="127.0.0.1", needs="web", help="address to listen at; the default is seen from here only")
+    add("--port", type=cli.number(int, least=0, most=65535), default=7860, needs="web", help="to listen at; 0: any")
+    add = parser.group("scoring", needs="eval")
+    add("--eval", needs=None, action="store_true", help="answer the questions of a split and score the answers")
     add("--compare", nargs="+", default=[], metavar="FOLDER", help="comparisons by train.py whose arms and seeds are "
         "scored; several with the same arms are read as parts of one collection (experiments/cross_fit.py)")
-    add("--against", metavar="ARM", help="the arm that others are compared with; default: the first")
+    add("--against", needs="compare", metavar="ARM", help="the arm that others are compared with; default: the first")
     add("--split", choices=SPLITS, default="test", help="whose questions")
     add("--questions", type=cli.COUNT, metavar="N", help="ask only N of them, the same ones whatever retrieves")
     add("--contexts", nargs="*", choices=tuple(CONTEXTS), metavar="C", help="what else is read: "
@@ -79,7 +76,7 @@ def parse_args():
         "code that makes them has changed since, which the file of answers then records")
     args = parser.parse_args()
     take_question(args)
-    check(args, cli.non_default(args, parser))
+    check(args, parser)
     return args, parser
 
 
@@ -93,25 +90,20 @@ def take_question(args):
             args.question = args.generator.pop()
 
 
-def check(args, given):
+def check(args, parser):
     """BadInput for flags that do not go together."""
+    parser.check(args)
+    given = cli.non_default(args, parser)
     server, model = (args.generator[0].startswith(kinds) for kinds in ("http", ("http", "hf:")))
     # flags, whether they may be given, and what to say if not
     rules = (
-        (("compare",), args.eval, "--{} scores answers: add --eval"),
-        (SCORING, args.eval, "--{} needs --eval"),
-        (("question",), not args.eval, "a {} plays no part with --eval"),
-        (ASKING, not args.eval, "--{} plays no part with --eval"),
-        (("host", "port"), args.web, "--{} needs --web"),
+        (("question",), not args.eval, "a question plays no part with --eval"),
         (("question",), not args.web, "--web takes its questions from the page"),
-        (("build",), args.run, "--{} makes the index of --run R"),
-        (OF_SEARCH, not args.compare,
-         "--{} plays no part with --compare, which searches with each run on its own collection"),
-        (("against",), args.compare, "--{} chooses among the arms of --compare"),
+        (OF_SEARCH, not args.compare, "--{} plays no part with --compare, which searches with each run alone"),
         (("model",), server, "--{} is the name of a model at a server: --generator http://..."),
         (("context_tokens", "answer_tokens"), model, "--{} is for language models: --generator hf:... or http://..."),
         (("timeout",), server, "--{} is for servers: --generator http://..."),
-    )  # fmt: skip
+    )
     for flags, fine, text in rules:
         for name in flags:
             if name in given and not fine:

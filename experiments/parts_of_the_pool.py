@@ -36,7 +36,7 @@ def drawn(collection, share, draw):
 
 
 def pools_of(collection, draw):
-    """{name: doc rows}: the labelled docs, with equally many of either kind, and the corpus without the held-out ones."""
+    """{name: doc rows}: the labelled docs with equally many of either kind, and the corpus without held-out docs."""
     unlabelled, held_out = (np.flatnonzero(found) for found in doc_states(collection).values())
     others = np.setdiff1d(unlabelled, held_out)
     count = min(len(others), len(held_out))

@@ -37,11 +37,11 @@ class Parser(argparse.ArgumentParser):
                 raise BadInput(f"--{name} {texts[0]!r}: holds a NUL or bytes that are not UTF-8")
         return found
 
-    def group(self, title, *, per_arm=False, only=None):
-        """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
+    def group(self, title, *, per_arm=False, only=None, needs=None):
+        """The add_argument() of a new group, with what its flags have in common unless they say otherwise."""
         group = self.add_argument_group(title)
 
-        def add(*names, per_arm=per_arm, needs=None, excludes=None, idle_when=None, **options):
+        def add(*names, per_arm=per_arm, needs=needs, excludes=None, idle_when=None, **options):
             action = group.add_argument(*names, **options)
             action.per_arm, action.only, action.idle_when = per_arm, only, idle_when
             action.needs, action.excludes = needs, excludes
