@@ -47,7 +47,7 @@ def parse_args():
         f"{tune.K} best docs, for queries of the collection: the fastest setting that finds as many is kept")
     add("--expected_queries", type=cli.COUNT, default=100_000, metavar="N", help="that the index will answer one at "
         "a time: whether building anything but a flat index pays back")
-    add("--max_ram", type=cli.ABOVE_0, default=4.0, metavar="GB", help="memory that the index may take")
+    add("--max_ram", type=cli.GIGABYTES, default=4.0, metavar="GB", help="memory that the index may take")
     return parser.parse_args(), parser
 
 
@@ -59,6 +59,8 @@ def main():
     folder, device = pathlib.Path(args.run), pick_device(args.device)
     spec, collection = collection_of(args.data, folder, strict=args.strict)
     encoder = load_to_encode(folder / "encoder", device, args.precision)
+    if args.index != "auto":
+        faiss_index.empty_index(encoder.dim, args.index)  # a string that names none is refused before docs are embedded
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")

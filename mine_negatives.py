@@ -86,7 +86,7 @@ def parse_args():
         "instead of mining: known positives and copies of them, duplicates, docs of dev and test, and more")
     add("--limits", nargs="+", type=check.parse_limit, default=[], needs="check", metavar="FINDING=SHARE", help="exit "
         f"code 1 if more is found; FINDING is one of {', '.join(check.FINDINGS)}")
-    add("--max_ram", type=cli.ABOVE_0, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
+    add("--max_ram", type=cli.GIGABYTES, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
     add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
     add("--seed", type=cli.SEED, default=0, help="decides what is drawn and hidden")

@@ -100,7 +100,7 @@ def parse_args():
     add("--chunk_size", type=COUNT, metavar="C", help="texts whose activations are kept at once; below --batch_size "
         "it caches gradients: the same result in less memory, for one more forward pass",
         idle_when=lambda args, sources: args.chunk_size >= args.batch_size)
-    add("--epochs", type=ABOVE_0, default=3.0, help="passes over the training queries",
+    add("--epochs", type=cli.number(float, above=0, most=1e6), default=3.0, help="passes over the training queries",
         idle_when=lambda args, sources: bool(args.steps))
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
@@ -145,9 +145,8 @@ def parse_args():
     add("--pull", metavar=f"{'|'.join(KINDS)}|FILE", help="give each doc without a label in training a query of its "
         "own, so that it is pulled too: its title, its first sentence, some words of it, or queries from a JSONL file, "
         '{"doc_id": ..., "query": ...} a line')
-    add("--pull_rate", type=ABOVE_0, default=0.25, metavar="SHARE", needs="pull",
-        help="with --pull: this share of --batch_size is "
-        "added to each batch as such queries")
+    add("--pull_rate", type=cli.number(float, above=0, most=100), default=0.25, metavar="SHARE", needs="pull",
+        help="with --pull: this share of --batch_size is added to each batch as such queries")
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked",
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))

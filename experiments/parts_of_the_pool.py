@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib import cli, process, rng
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.files import BadInput, atomic_path, write_text
+from lib.files import atomic_path, write_text
 from lib.negatives.pool import doc_states
 
 
@@ -36,16 +36,16 @@ def drawn(collection, share, draw):
 
 
 def pools_of(collection, draw):
-    """{name: doc rows}: the labelled docs, with more of either kind, and the corpus without the held-out ones."""
+    """{name: doc rows}: the labelled docs with equally many of either kind, and the corpus without held-out docs."""
     unlabelled, held_out = (np.flatnonzero(found) for found in doc_states(collection).values())
     others = np.setdiff1d(unlabelled, held_out)
-    if len(others) < len(held_out):
-        raise BadInput(f"{len(others):,} other docs without a label are fewer than the {len(held_out):,} held-out ones")
-    as_many = others[np.argsort(rng.uniform("others", draw, others))[: len(held_out)]]
+    count = min(len(others), len(held_out))
+    some = {kind: rows[np.argsort(rng.uniform(kind, draw, rows))[:count]]
+            for kind, rows in (("others", others), ("held out", held_out))}  # fmt: skip
     labelled = np.setdiff1d(np.arange(len(collection.docs)), unlabelled)
     return {
-        "labelled-and-others": np.union1d(labelled, as_many),
-        "labelled-and-held-out": np.union1d(labelled, held_out),
+        "labelled-and-others": np.union1d(labelled, some["others"]),
+        "labelled-and-held-out": np.union1d(labelled, some["held out"]),
         "all-but-held-out": np.union1d(labelled, others),
     }
 

@@ -37,11 +37,11 @@ class Parser(argparse.ArgumentParser):
                 raise BadInput(f"--{name} {texts[0]!r}: holds a NUL or bytes that are not UTF-8")
         return found
 
-    def group(self, title, *, per_arm=False, only=None):
-        """The add_argument() of a new group, whose flags an arm may change or are for one kind of encoder."""
+    def group(self, title, *, per_arm=False, only=None, needs=None):
+        """The add_argument() of a new group, with what its flags have in common unless they say otherwise."""
         group = self.add_argument_group(title)
 
-        def add(*names, per_arm=per_arm, needs=None, excludes=None, idle_when=None, **options):
+        def add(*names, per_arm=per_arm, needs=needs, excludes=None, idle_when=None, **options):
             action = group.add_argument(*names, **options)
             action.per_arm, action.only, action.idle_when = per_arm, only, idle_when
             action.needs, action.excludes = needs, excludes
@@ -124,6 +124,7 @@ DEPTH = number(int, least=1, most=1_000_000)
 ABOVE_0 = number(float, above=0)
 AT_LEAST_0 = number(float, least=0)
 BELOW_1 = number(float, least=0, below=1)  # shares and decays that must leave something
+GIGABYTES = number(float, above=0, most=1e6)
 SHARE = number(float, least=0, most=1)
 SEED = number(int, least=0, below=1 << 53)
 

@@ -1,8 +1,10 @@
-"""Files: atomic writes, JSON, the cache, fingerprints; and the error that a user's mistake raises."""
+"""Files: atomic writes, JSON, Markdown tables, the cache, fingerprints; and the error of a user's mistake."""
 
 import argparse
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
@@ -11,6 +13,7 @@ import re
 import secrets
 import shutil
 import zipfile
+import zlib
 
 import filelock
 import numpy as np
@@ -25,6 +28,8 @@ class BadInput(argparse.ArgumentTypeError, ValueError):
 
 
 FULL = 1 << 16  # bytes that must fit for a disk to have room
+# a compressed file may unpack to so many times its size, and to so many bytes in any case: texts give 3 to 20 times
+MOST_RATIO, MOST_UNPACKED = 200, 500_000_000
 
 
 @contextlib.contextmanager
@@ -99,6 +104,12 @@ def write_json(path, value):
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def markdown(head, rows):
+    """A table of texts in Markdown; rows that are short end in empty cells."""
+    rows = [["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, *rows])
+
+
 def _finite(value):
     """`value` with null for nan and inf, which JSON has no words for."""
     if isinstance(value, dict):
@@ -121,6 +132,49 @@ def reading(path, what=""):
         raise BadInput(f"{path}: cannot be read{what} (nested too deeply)") from None
     except Exception as error:  # libraries raise all kinds: their own, KeyError, UnpicklingError, AttributeError
         raise BadInput(f"{path}: cannot be read{what} ({type(error).__name__}: {error})") from None
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a .gz file, as many as may be."""
+
+    def __init__(self, path):
+        self._file, self._path = gzip.open(path), path
+        self._left = self._most = max(MOST_UNPACKED, MOST_RATIO * os.stat(path).st_size)
+
+    def readable(self):
+        """Yes."""
+        return True
+
+    def readinto(self, block):
+        """Fill the block; how many bytes it now holds."""
+        count = self._file.readinto(block)
+        self._left -= count
+        if self._left < 0:
+            raise unpacks_to_too_much(self._path, self._most)
+        return count
+
+    def close(self):
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def unpacks_to_too_much(path, most):
+    """The BadInput for a compressed file that holds more than `most` bytes."""
+    return BadInput(
+        f"{path}: unpacks to more than {most:,} bytes, which is more than {MOST_RATIO} times its size: no text does; "
+        "unpack it yourself if it is right"
+    )
+
+
+@contextlib.contextmanager
+def unpacked(path):
+    """Yield a .gz file to read from, unpacked; BadInput if it is broken, or unpacks to more than texts ever do."""
+    try:
+        with io.BufferedReader(_Unpacked(path)) as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path}: cannot be unpacked ({error})") from None
 
 
 def parse_json(text):

@@ -50,6 +50,10 @@ class Scores:
         self.is_negative[self.rows, self.labels] = False
         self.logits = self.similarities / self.temperature
 
+    def named(self):
+        """(B, N') bool: negatives that the arm names; what terms add is nobody's choice."""
+        return F.pad(self.explicit, (0, self.similarities.shape[1] - self.explicit.shape[1]))
+
     @functools.cached_property
     def log_probs(self):
         """(B, N') logarithm of the softmax."""
@@ -133,12 +137,12 @@ def hardness(s, strength, group=None):
 
 def hardness_explicit(s, strength):
     """The same, to those of the negatives that the arm names."""
-    return hardness(s, strength, F.pad(s.explicit, (0, s.similarities.shape[1] - s.explicit.shape[1])))
+    return hardness(s, strength, s.named())
 
 
 def hardness_in_batch(s, strength):
     """The same, to those that are docs of other queries or added by a term."""
-    return hardness(s, strength, ~F.pad(s.explicit, (0, s.similarities.shape[1] - s.explicit.shape[1])))
+    return hardness(s, strength, ~s.named())
 
 
 def smoothing(s, value, share):

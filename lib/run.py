@@ -24,22 +24,10 @@ LOCK = ".lock"  # in a run's folder while a process writes there
 LOGS = ("metrics.jsonl", "timing.jsonl")
 _LOCKS = {}  # folder -> its lock
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "faiss-cpu",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "matplotlib",
-    "bm25s",
-    "ir_measures",
-    "pytrec_eval-terrier",
-    "tqdm",
-    "safetensors",
-    "huggingface-hub",
-)
+PACKAGES = (  # whose versions a run records
+    "torch transformers tokenizers faiss-cpu numpy scipy scikit-learn matplotlib bm25s ir_measures "
+    "pytrec_eval-terrier tqdm safetensors huggingface-hub"
+).split()
 
 
 class Run:

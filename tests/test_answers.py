@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.rag import answers, prompts
-from lib.rag.generators import Answer
+from lib.rag.prompts import Answer
 from lib.rag.split import Ranked, context, four_contexts, shapley
 
 # ------------------------------------------------------------------------------------------------ measures
+
+
+def scored(text, golds):
+    return answers.scored(answers.Answered(Answer(text), golds))
 
 
 @pytest.mark.parametrize(
@@ -27,14 +31,18 @@ from lib.rag.split import Ranked, context, four_contexts, shapley
     ],
 )
 def test_exact_match_and_f1_are_those_of_squad(text, gold, em, f1):
-    found = answers.scored(text, [gold])
+    found = scored(text, [gold])
     assert found["em"] == em and found["f1"] == pytest.approx(f1)
 
 
 def test_the_best_gold_answer_counts_and_citations_do_not():
-    found = answers.scored("the northern cardinal [2]", ["a robin", "Northern Cardinal"])
-    assert found == {"em": 1.0, "f1": 1.0, "rouge_l": 1.0}
-    assert answers.scored("", ["x"]) == answers.scored("x", []) == {"em": 0.0, "f1": 0.0, "rouge_l": 0.0}
+    for text, golds, wanted in (
+        ("the northern cardinal [2]", ["a robin", "Northern Cardinal"], 1.0),
+        ("", ["x"], 0.0),
+        ("x", [], 0.0),
+    ):
+        found = scored(text, golds)
+        assert [found[name] for name in ("em", "f1", "rouge_l")] == [wanted] * 3
 
 
 def longest_common(a, b):
@@ -69,27 +77,29 @@ def test_a_doc_holds_an_answer_word_for_word(doc, golds, wanted):
 
 
 @pytest.mark.parametrize(
-    "text, cited, f1, gold, wanted",
+    "text, cited, relevant, wanted",
     [
-        ("x", (1,), 0.9, [True], "right, gold found"),
-        ("x", (1,), 0.9, [False], "right without gold"),
-        ("x", (1,), 0.1, [False], "no gold found"),
-        ("x", (1,), 0.1, [False, True], "distracted"),
-        ("x", (1, 2), 0.1, [False, True], "misread"),
-        ("x", (), 0.1, [False, True], "ignored"),
-        ("", (), 0.0, [False, True], "abstained with gold"),
-        ("", (), 0.0, [False], "abstained without gold"),
+        ("right", (1,), [True], "right, gold found"),
+        ("right", (1,), [False], "right without gold"),
+        ("x", (1,), [False], "no gold found"),
+        ("x", (1,), [False, True], "distracted"),
+        ("x", (1, 2), [False, True], "misread"),
+        ("x", (), [False, True], "ignored"),
+        ("", (), [False, True], "abstained with gold"),
+        ("", (), [False], "abstained without gold"),
     ],
 )
-def test_what_happened_to_a_question(text, cited, f1, gold, wanted):
-    assert answers.outcome(Answer(text, cited), {"f1": f1}, gold) == wanted and wanted in answers.OUTCOMES
+def test_what_happened_to_a_question(text, cited, relevant, wanted):
+    one = answers.Answered(Answer(text, cited), ["right"], ["doc"] * len(relevant), relevant)
+    assert answers.outcome(one) == wanted and wanted in answers.OUTCOMES
+    assert answers.scored(one)["gold_recall"] == any(relevant)
 
 
 def test_citations_are_checked():
     docs = ["the answer is 42", "nothing"]
-    found = answers.cited(Answer("42 [1] [2] [7]", (1, 2), (7,)), docs, ["42"])
-    assert found == {"cited": 1.0, "exists": pytest.approx(2 / 3), "holds": 0.5}
-    none = answers.cited(Answer("42"), docs, ["42"])
+    found = answers.scored(answers.Answered(Answer("42 [1] [2] [7]", (1, 2), (7,)), ["42"], docs))
+    assert (found["cited"], found["exists"], found["holds"]) == (1.0, pytest.approx(2 / 3), 0.5)
+    none = scored("42", ["42"])
     assert none["cited"] == 0 and math.isnan(none["exists"]) and math.isnan(none["holds"])
 
 

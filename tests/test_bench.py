@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 
 from lib.data.collection import load_collection
-from lib.files import BadInput
+from lib.files import BadInput, write_json
+from lib.negatives.pool import doc_states
 
 MINE = "tests/bench/mine_vs_sentence_transformers.py"
 SCALE = "tests/bench/mining_scale.py"
@@ -58,7 +59,7 @@ def test_without_the_peer_one_line_names_it(script, monkeypatch):
 
 
 def test_a_collection_without_its_questions(untrained):
-    out = bench("tests/bench/without_questions.py", "--data", "tiny", "--kind", "dropped", "--out", "h", cwd=untrained)
+    out = bench("experiments/without_questions.py", "--data", "tiny", "--kind", "dropped", "--out", "h", cwd=untrained)
     found, whole = load_collection(untrained / "h"), load_collection(untrained / "tiny")
     assert "wrote   h" in out and found.qrels_dict("test") == whole.qrels_dict("test")
     assert found.docs.texts() == whole.docs.texts()
@@ -179,3 +180,46 @@ def test_transformer_beside_the_peer(untrained, bert):
     out = bench(TRANSFORMER, *of_transformer(bert), "--parts", "encode", "train", cwd=untrained)
     assert len(re.findall(r"\n  peer .* 1\.00x the peer  peak ", out)) == 3  # encode, train, train without dropout
     assert re.search(r"\n  ours  nDCG@10 .* lowest cosine with the peer (1\.0000|0\.9999)", out)
+
+
+# ------------------------------------------------------------------------------------------------- experiments
+
+
+def test_parts_of_the_pool_differ_in_what_is_held_out(tmp_path, untrained):
+    """Pools with as many other docs, with the held-out ones, and with all but those; of a share of the queries."""
+    out = bench("experiments/parts_of_the_pool.py", "--data", "tiny", "--share", 0.4, "--out", "part", cwd=untrained)
+    part, whole = load_collection(str(untrained / "part")), load_collection(str(untrained / "tiny"))
+    assert 0 < len(part.split("train")) < len(whole.split("train"))
+    assert part.qrels_dict("test") == whole.qrels_dict("test")
+    pools = {path.stem: set(path.read_text("utf-8").split()) for path in (untrained / "part").glob("*.txt")}
+    lost = doc_states(part)["held_out"]
+    held_out = {ident for ident, is_out in zip(part.docs.ids, lost) if is_out}
+    assert held_out & pools["labelled-and-held-out"] and not held_out & pools["labelled-and-others"]
+    assert len(pools["labelled-and-others"]) == len(pools["labelled-and-held-out"])
+    assert pools["all-but-held-out"] == set(part.docs.ids) - held_out
+    assert "--allow_leak" in out and out.count("negative_docs=part/") == 3
+
+
+def test_tables_of_the_docs_are_what_the_results_say():
+    assert bench("experiments/tables.py", "--check", cwd=ROOT) == ""
+
+
+def test_a_table_that_says_something_else_is_renewed():
+    tables = runpy.run_path(str(ROOT / "experiments/tables.py"))
+    text = "a\n<!-- table medquad: mrr@10 mrr@10:gain -->\n| what |\n<!-- end -->\nb\n"
+    new = tables["renewed"](text)
+    assert new == tables["renewed"](new) != text and "| `refresh:4` | 0." in new and new.endswith("<!-- end -->\nb\n")
+
+
+def test_a_comparison_is_published_without_paths(tmp_path, monkeypatch):
+    main = runpy.run_path(str(ROOT / "experiments/publish.py"))["main"]
+    folder = tmp_path / "runs/C"
+    write_json(folder / "ablation.json", {"data": "/home/me/faq", "arms": []})
+    record = {"args": {"data": "/home/me/faq"}, "argv": "train.py --data /home/me/faq", "source": None, "code": {}}
+    write_json(folder / "config.json", record)
+    (folder / "per_query.npz").write_bytes(b"numbers")
+    monkeypatch.setitem(main.__globals__, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys, "argv", ["publish.py", str(folder), "faq", "--data", "faq"])
+    main()
+    kept = {path.name: path.read_text("utf-8") for path in (tmp_path / "results/faq").iterdir()}
+    assert set(kept) == {"ablation.json", "config.json", "per_query.npz"} and "/home/me" not in "".join(kept.values())

@@ -10,7 +10,8 @@ from lib.negatives import candidates as candidates_
 from lib.negatives.candidates import Candidates, drawn_candidates
 from lib.negatives.pool import Pool, held_out, open_pool
 from lib.negatives.sampler import by_label
-from lib.negatives.sampling import Sampling
+from lib.negatives.sampling import parse_sampling
+from lib.negatives.sampling import slots as slots_of_sampling
 from lib.search import bm25, exact
 from lib.search.hits import Hits
 
@@ -192,12 +193,12 @@ def candidates_of(lists, *, source="bm25"):
 
 
 LISTS = [[3, 1, 4, 15, 9, 2, 6], [5, 8], [], [7, 11, 12, 13]]
-UNIFORM = Sampling.parse("uniform")
+UNIFORM = parse_sampling("uniform")
 
 
 def drawn_docs(candidates, count, *, seed=0, epoch, sampling=UNIFORM):
     """What is sampled as one (B, count) array, whatever the sources and bands: -1 for none."""
-    parts = by_label(candidates, sampling.slots(candidates, count, seed=seed, epoch=epoch))
+    parts = by_label(candidates, slots_of_sampling(sampling, candidates, count, seed=seed, epoch=epoch))
     stacked = np.stack([np.full((len(candidates.docs), count), -1), *parts.values()])
     assert ((stacked >= 0).sum(0) <= 1).all()  # no draw stands under two codes
     return stacked.max(0)
@@ -228,7 +229,7 @@ def test_draw_is_deterministic_and_even():
 def test_draws_come_by_band_of_ranks():
     candidates = candidates_of([list(range(20, 27)), [30, 31]])
     candidates.ranks[:] = [[1, 10, 11, 30, 31, 100, 101], [2, 0, 0, 0, 0, 0, 0]]
-    drawn = by_label(candidates, Sampling.parse("top").slots(candidates, 7, seed=0, epoch=0))
+    drawn = by_label(candidates, slots_of_sampling(parse_sampling("top"), candidates, 7, seed=0, epoch=0))
     assert {(key.name, key.ranks): [set(row[row >= 0].tolist()) for row in docs] for key, docs in drawn.items()} == {
         ("bm25", "1-10"): [{20, 21}, {30}],
         ("bm25", "11-30"): [{22, 23}, set()],
@@ -245,7 +246,7 @@ def test_draws_of_a_file_come_by_its_sources():
     candidates.origins = ("dense", "random")
     candidates.origin = np.array([[0, 1, 0], [1, 0, 0]], dtype=np.int8)
     candidates.ranks[:] = [[1, 0, 12], [0, 3, 0]]
-    drawn = by_label(candidates, Sampling.parse("top").slots(candidates, 3, seed=0, epoch=0))
+    drawn = by_label(candidates, slots_of_sampling(parse_sampling("top"), candidates, 3, seed=0, epoch=0))
     assert {(key.name, key.ranks): docs.max(1).tolist() for key, docs in drawn.items()} == {
         ("dense (file)", "1-10"): [20, 20],
         ("dense (file)", "11-30"): [22, -1],

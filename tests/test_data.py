@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import known_by_text, make_encoder, write_collection
 
+from lib import files
 from lib.data import batches, readers
 from lib.data import collection as collection_
 from lib.data import tokens as tokens_
@@ -139,6 +140,18 @@ def test_compressed_files_are_read_as_they_are(folder, tiny):
     (folder / f"{CORPUS}.gz").write_bytes(b"no gzip")
     with pytest.raises(BadInput, match="corpus.jsonl.gz: cannot be unpacked"):
         collection_.load_collection(folder)
+
+
+def test_a_compressed_file_that_unpacks_to_more_than_texts_do_is_refused(folder, monkeypatch, cache):
+    monkeypatch.setattr(files, "MOST_UNPACKED", 1_000_000)
+    text = b"".join(b'{"_id": "d%d", "text": "%s"}\n' % (i, b"x" * 1_000_000) for i in range(30))
+    (folder / CORPUS).unlink()
+    (folder / f"{CORPUS}.gz").write_bytes(gzip.compress(text))
+    with pytest.raises(BadInput, match=r"corpus.jsonl.gz: unpacks to more than [\d,]+ bytes"):
+        collection_.load_collection(folder)
+    assert not [path for path in cache.rglob("*corpus.jsonl*") if path.stat().st_size > 10_000_000]
+    monkeypatch.setattr(files, "MOST_UNPACKED", 40_000_000)  # below it, whatever the ratio
+    assert collection_.Texts.load(folder / CORPUS).ids[:2] == ["d0", "d1"]
 
 
 @pytest.mark.parametrize("score, grade", [("1.0", 1), ("2", 2), ("1e0", 1), ("-1.0", -1)])

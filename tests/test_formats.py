@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lib import files
 from lib.data import readers
 from lib.data.collection import load_collection
 from lib.files import BadInput
@@ -30,6 +31,16 @@ def write_beir(folder):
 
 def qrels_lines(judged):
     return "".join(f"{qid} 0 {doc} {grade}\n" for qid, own in judged.items() for doc, grade in own.items())
+
+
+def test_a_compressed_line_without_an_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_UNPACKED", 1_000_000)
+    write_msmarco(tmp_path / "ms")
+    with gzip.open(tmp_path / "ms/collection.tsv.gz", "wb") as out:
+        for _ in range(30):
+            out.write(b"1" * 1_000_000)
+    with pytest.raises(BadInput, match=r"collection.tsv.gz: unpacks to more than [\d,]+ bytes, which is more than 200"):
+        load_collection(f"trec:{tmp_path}/ms")
 
 
 def write_msmarco(folder):

@@ -320,7 +320,7 @@ def flags_of(script):
 def test_flags_are_read_or_refused(script, examples=None):
     """Every flag with odd values: a value, or BadInput in one line; argparse never ends the process."""
     parse, seen = flags_of(script), {"read": 0, "refused": 0}
-    found = __import__("lib.run", fromlist=["run"]).Parser
+    found = __import__("lib.cli", fromlist=["cli"]).Parser
     parsers = []
     with pytest.MonkeyPatch.context() as patch:
         real = found.parse_args

@@ -1,8 +1,10 @@
 """Generators that are models: tiny ones with random weights, checked against the libraries; a server over real HTTP."""
 
+import contextlib
 import http.server
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -224,6 +226,32 @@ def slow(handler):
     handler.reply(*said("too late"))
 
 
+def endless(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b" " * 100_000)
+
+
+def drip(first):
+    """A reply that begins so and goes on byte by byte, each in time, and never ends."""
+
+    def reply(handler):
+        with contextlib.suppress(OSError):
+            handler.wfile.write(first)
+            for _ in range(300):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+                threading.Event().wait(0.1)
+
+    return reply
+
+
+HEAD = b"HTTP/1.0 200 OK\r\n"
+DRIPS = {"headers": HEAD, "body": HEAD + b"\r\n", "error": b"HTTP/1.0 400 no\r\n\r\n", "status": b"HTTP/1.0 200 "}
+
+
 @pytest.fixture
 def server():
     """(url, Replies): a server on this machine for the time of a test."""
@@ -316,6 +344,22 @@ def test_what_stays_is_one_line(server, reply, wanted, tries):
     with pytest.raises(BadInput) as error:
         generator.generate(PAIRS[:1])
     assert wanted in str(error.value) and server in str(error.value) and len(Replies.seen) == tries
+
+
+def test_a_reply_without_an_end_is_not_read_to_it(server):
+    Replies.script = [endless]
+    with pytest.raises(BadInput, match="longer than 4,000,000 bytes"):
+        open_server(server).generate(PAIRS[:1])
+    assert len(Replies.seen) == 1
+
+
+@pytest.mark.parametrize("first", DRIPS.values(), ids=DRIPS)
+def test_the_whole_of_a_reply_has_one_deadline(server, first):
+    Replies.script = [drip(first)]
+    begin = time.monotonic()
+    with pytest.raises(BadInput, match="no reply within 0.5 s"):
+        open_server(server, timeout=0.5).generate(PAIRS[:1])
+    assert time.monotonic() - begin < 15 and len(Replies.seen) == TRIES  # byte by byte: 30 s for each of the tries
 
 
 def test_a_server_that_is_not_there():

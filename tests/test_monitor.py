@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lib.data.batches import Batch
-from lib.evaluation.monitor import SETTLED, Averages, Monitor
+from lib.evaluation.monitor import SETTLED, Averages, Monitor, batch_stats
 from lib.files import BadInput
-from lib.loss import batch_stats
 from lib.negatives.sampler import Label
 
 STEPS = 100

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from lib.files import read_json
-from lib.run import PARENT
+from lib.process import PARENT
 
 CHILD = """
 import pathlib, sys, time

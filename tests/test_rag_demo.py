@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -15,10 +16,12 @@ from lib import run
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.rag import page, scoring
-from lib.rag.asking import Doc, Found
-from lib.rag.generators import Answer, Extractive
+from lib.rag import answers, page, scoring
+from lib.rag.asking import Doc, Found, ask
+from lib.rag.generators import Extractive
+from lib.rag.prompts import Answer
 from lib.search.bm25 import BM25
+from lib.search.hits import Hits
 
 GOLD = {"q01": ["forty minutes"], "q02": "ten minutes"}
 
@@ -104,21 +107,22 @@ def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, cap
         ((), "either --run R or --retriever bm25"),
         (("--run", "runs/R", "--retriever", "bm25"), "either --run R"),
         (("--run", "runs/R", "--split", "dev"), "--split needs --eval"),
-        (("--run", "runs/R", "--compare", "runs/AB"), "add --eval"),
-        (("--run", "runs/R", "--eval", "--web"), "--web plays no part with --eval"),
+        (("--run", "runs/R", "--compare", "runs/AB"), "--compare needs --eval"),
+        (("--run", "runs/R", "--eval", "--web"), "--web and --eval exclude each other"),
         (("--run", "runs/R", "--port", "1"), "--port needs --web"),
         (("--run", "runs/R", "--web", "onions?"), "--web takes its questions from the page"),
         (("--run", "runs/R", "runs/S", "runs/R", "--show_prompt"), "two runs can be shown"),
         (("--run", "runs/none", "onions?"), "runs/none"),
-        (("--retriever", "bm25", "--data", "tiny", "--build", "onions?"), "--build makes the index"),
+        (("--retriever", "bm25", "--data", "tiny", "--build", "onions?"), "--build needs --run"),
         (("--run", "runs/R", "--generator", "gpt:4", "--model", "x"), "--model is the name"),
         (
             ("--run", "runs/R", "--generator", "qa:none", "--answer_tokens", "9"),
             "--answer_tokens is for language models",
         ),
         (("--run", "runs/R", "--timeout", "9", "onions?"), "--timeout is for servers"),
-        (("--run", "runs/R", "--eval", "--against", "x"), "--against chooses"),
-        (("--eval", "--compare", "runs/AB", "--data", "tiny"), "--data plays no part"),
+        (("--run", "runs/R", "--eval", "--against", "x"), "--against needs --compare"),
+        (("--eval", "--compare", "runs/AB", "--data", "tiny"), "--data and --compare exclude each other"),
+        (("--eval", "--compare", "runs/AB", "--rerank", "x"), "--rerank plays no part with --compare"),
         (("--eval", "--run", "runs/R", "runs/R"), "stands twice"),
         (("--eval", "--run", "runs/R", "--generator", "extractive", "extractive"), "one for each folder"),
         (("--eval", "--retriever", "bm25", "--data", "tiny", "--split", "train", "--name", "../x"), "../x"),
@@ -219,6 +223,33 @@ def test_parts_of_a_collection_are_pooled(launch, desk, arms, capsys):
     result = read_json(desk / "runs/both/answers/gold-test-extractive/metrics.json")
     single = len(load_collection(str(desk / "gold")).split("test"))
     assert result["first"] == "bm25:2" and all(row["questions"] == 2 * single for row in result["arms"])
+
+
+def test_a_metric_and_a_context_from_outside(launch, desk, monkeypatch):
+    """A function and a row each: in metrics.json, in the tables, and the metric is tested and split."""
+
+    def words(one):
+        """How many words an answer has."""
+        return len(one.answer.text.split())
+
+    def best_alone(best, **_):
+        """The best doc alone."""
+        return [rows[:1] for rows in best]
+
+    monkeypatch.setitem(answers.METRICS, "words", answers.Metric(words, "words of the answer", "{:.2f}", tested=True))
+    monkeypatch.setitem(scoring.CONTEXTS, "first", scoring.Context(best_alone, of_retriever=True))
+    flags = ("--run", "runs/R", "runs/S", "--name", "outside", "--contexts", "first", "--measure", "words")
+    assert launch("rag_demo.py", "--eval", *flags, cwd=desk) == 0
+    target = desk / "runs/outside/answers/gold-test-extractive"
+    first, second = read_json(target / "metrics.json")["arms"]
+    counts = [len(line["answer"].split()) for line in lines_of(target / "questions-0.jsonl") if line["arm"] == "runs/R"]
+    assert first["means"]["words"] == [pytest.approx(np.mean(counts))] and len(first["means"]["first f1"]) == 1
+    gain = second["means"]["words"][0] - first["means"]["words"][0]
+    assert second["against_first"]["difference"] == pytest.approx(gain)
+    assert second["split"]["gain"]["difference"] == pytest.approx(gain)
+    text = (target / "answers.md").read_text(encoding="utf-8")
+    assert "| words of the answer |" in text and f"| {np.mean(counts):.2f} |" in text
+    assert "| arm | best first | first |" in text
 
 
 def test_two_equal_runs_differ_by_nothing(launch, desk):
@@ -466,9 +497,9 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     def bench(script, *flags):
         monkeypatch.chdir(desk)
         monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+        runpy.run_path(str(ROOT / script))["main"]()
 
-    bench("cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
+    bench("experiments/cross_fit.py", "--data", "gold", "--parts", 2, "--out", "parts/gold")
     parts = [load_collection(str(desk / f"parts/gold-{part}")) for part in range(2)]
     tested = [{qid for qid in part.qrels_dict("test")} for part in parts]
     assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == len(parts[0].queries)
@@ -479,7 +510,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
             sides.append({part.docs.record(part.docs.row_of[doc])["title"] for doc in best})
         assert not sides[0] & sides[1]
     small = ("--encoder", bert, "--length", 48, "--batch_size", 4)
-    bench("train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
+    bench("experiments/train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
     flags = (
         "--eval",
         "--run",
@@ -495,7 +526,7 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("rag_demo.py", *flags, "--name", "read", cwd=desk) == 0
     result = read_json(desk / "runs/read/answers/gold-test-qa_reader/metrics.json")
     assert 0 <= result["arms"][0]["means"]["distracting effect"][0] <= 1
-    bench("train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
+    bench("experiments/train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
     flags = (
         "--retriever",
         "bm25",
@@ -511,3 +542,15 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
     assert launch("evaluate.py", *flags, cwd=desk) == 0
     printed = capsys.readouterr().out
     assert "wrote   runs/reader/" in printed and "wrote   runs/judge/" in printed
+
+
+@pytest.mark.parametrize("docstring", [7, 1.5, True, ["a"], {"a": 1}, "", None])
+def test_a_docstring_that_is_no_text_is_none(docstring):
+    record = {"_id": "d", "text": "the text", "metadata": {"docstring": docstring, "name": 7, "file": [], "line": None}}
+    assert scoring.readable(record, "the text") == "the text"
+    collection = types.SimpleNamespace(
+        docs=types.SimpleNamespace(record=lambda row: record, text=lambda row: "the text", ids=["d"])
+    )
+    retriever = types.SimpleNamespace(search=lambda questions, k: Hits(np.ones((1, 1)), np.zeros((1, 1), dtype=int)))
+    found = ask("which text?", retriever, Extractive(), collection, 1)
+    assert found.answer.text == "the text [1]." and found.docs[0].place == "7  ([]:None)"

@@ -306,6 +306,21 @@ def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
     assert len(load_collection(str(tmp_path / "notes")).docs) == 8
 
 
+def test_links_out_of_a_folder_and_cyclic_ones_are_named_and_not_followed(tmp_path, capsys):
+    folder_of(tmp_path / "notes", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/secret.md").write_text("# Secret\n" + "a word that nobody outside may read " * 5)
+    for name, place in {
+        "file.md": "../out/secret.md", "folder": "../out", "loop": "loop", "loop.md": "loop.md", "above": "..",
+        "here": ".", "gone.md": "nothing.md", "inside.md": "n0.md", "picture.png": "../out/secret.md",
+    }.items():  # fmt: skip
+        (tmp_path / "notes" / name).symlink_to(place)
+    collection = load_collection(str(tmp_path / "notes"))
+    assert len(collection.docs) == 8 + 4 and not any("nobody outside" in text for text in collection.docs.texts())
+    notes = capsys.readouterr()
+    assert (notes.out + notes.err).count("links to what is not a file of this folder, left out: 7 (above, ") == 1
+
+
 def test_the_csv_of_the_readme_is_made(tmp_path, monkeypatch, folder):
     import runpy
     import sys
@@ -315,5 +330,5 @@ def test_the_csv_of_the_readme_is_made(tmp_path, monkeypatch, folder):
     monkeypatch.setattr(
         sys, "argv", ["table_of", "--data", str(folder), "--rows", "12", "--out", str(tmp_path / "f.csv")]
     )
-    runpy.run_path(str(ROOT / "tests/bench/table_of.py"))["main"]()
+    runpy.run_path(str(ROOT / "experiments/table_of.py"))["main"]()
     assert 8 <= len(load_collection(str(tmp_path / "f.csv")).queries) <= 12  # questions that repeat are one

@@ -15,7 +15,7 @@ from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.search import fusion
+from lib.search import faiss_index, fusion
 from lib.search.bm25 import BM25
 from lib.search.hits import Hits
 from lib.search.rerank import Reranker
@@ -221,7 +221,7 @@ def bench(monkeypatch, desk, script, *flags):
     """Run a script of tests/bench in this process, from the desk."""
     monkeypatch.chdir(desk)
     monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-    runpy.run_path(str(ROOT / "tests/bench" / script))["main"]()
+    runpy.run_path(str(ROOT / script))["main"]()
 
 
 def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
@@ -246,7 +246,7 @@ def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
         "bm25:1",
     )
     assert launch("train.py", *flags, "--name", "C/bm25-1-s0", cwd=desk) == 0
-    bench(monkeypatch, desk, "dev_pool.py", "--comparison", "runs/C", "--data", "tiny", "--pools", 20)
+    bench(monkeypatch, desk, "tests/bench/dev_pool.py", "--comparison", "runs/C", "--data", "tiny", "--pools", 20)
     assert "Kendall's tau of the arms" in capsys.readouterr().out
 
 
@@ -294,6 +294,45 @@ def test_mining_by_an_index_that_cannot_be_is_one_line(launch, desk, capsys, scr
     assert launch(script, *flags, cwd=desk) == 2
     assert re.search(f"error: .*{message}", capsys.readouterr().err)
     assert not (desk / "runs/refused").exists()
+
+
+CRASHES = ["HNSW1", "HNSW0", "IVF0,Flat", "IDMap,Flat", "Flat,IDMap2", "RR0,Flat", "IVF4(HNSW1),Flat", "RQ4x0",
+           "RQ4x30", "IVF4,PQ4x0", "PQ2x4fs_0", "PCA4,HNSW1", "IVF4,FlatPanorama0", ""]  # fmt: skip
+TOO_LARGE = [
+    "HNSW1000000",
+    "NSG99999",
+    "IVF4_HNSW99999,Flat",
+    "IVF2000000000,Flat",
+    "IVF99999999999,Flat",
+    "PQ4x99999999",
+]
+
+
+@pytest.mark.parametrize("factory", CRASHES + TOO_LARGE)
+def test_an_index_over_which_faiss_ends_the_process_is_one_line(factory):
+    with pytest.raises(BadInput, match=re.escape(f"index {factory}: ")) as error:
+        faiss_index.empty_index(16, factory)
+    assert "\n" not in str(error.value) and ("cannot build" in str(error.value)) == (factory in CRASHES)
+
+
+@pytest.mark.parametrize("factory", ["PCA8,IVF2,SQ8", "OPQ4,IVF500,PQ4x4fs,RFlat", "NSG8,Flat", "IVF256_HNSW8,Flat"])
+def test_an_index_that_is_tried_first_is_made(factory):
+    assert faiss_index.empty_index(16, factory).d == 16
+
+
+def test_well_known_indexes_are_not_tried_first(monkeypatch):
+    monkeypatch.setattr(faiss_index, "_try", None)
+    for factory in ("Flat", "HNSW32", "HNSW32_SQ8", "HNSW2,Flat", "IVF4096,Flat", "IVF64,SQ8", "IVF64,RaBitQ", "SQ8",
+                    "IVF4096,PQ8x4fs,RFlat", "PQ8,RFlat"):  # fmt: skip
+        assert faiss_index.empty_index(16, factory).d == 16
+
+
+@pytest.mark.parametrize("script", ["build_index.py", "mine_negatives.py"])
+def test_scripts_refuse_an_index_over_which_faiss_ends_the_process(launch, desk, capsys, script):
+    flags = ("--index", "HNSW1", "--overwrite") if script == "build_index.py" else ("--mine_index", "HNSW1")
+    more = () if script == "build_index.py" else ("--sources", "dense", "--overwrite")
+    assert launch(script, "--run", "runs/R", *flags, *more, cwd=desk) == 2
+    assert "error: index HNSW1: FAISS cannot build and search it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["IVF4,SQ8", "IVF4,PQ4x4fs,RFlat", "HNSW8_SQ8"])

@@ -17,7 +17,7 @@ from lib.negatives.files import load_candidates, write_negatives
 from lib.negatives.filters import parse_filter
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import Label, MiningConfig, NegativeSampler, overlap
-from lib.negatives.sampling import Sampling
+from lib.negatives.sampling import parse_sampling
 
 SHIFT = 3  # by how many docs the made-up lists of one step's weights lie behind those of the step before
 
@@ -216,7 +216,7 @@ def test_random_draws_avoid_positives_and_change_with_the_epoch(tiny):
 
 def test_lists_are_filtered_and_cut_to_the_depth(tiny):
     window = (parse_filter("window:4:9"),)
-    made, order, miner = make_sampler("bm25:3", tiny, candidates=12, filters=window, sampling=Sampling.parse("top"))
+    made, order, miner = make_sampler("bm25:3", tiny, candidates=12, filters=window, sampling=parse_sampling("top"))
     report = made.refresh(0)["bm25"]
     assert miner.calls[0].count == 12
     assert report["dropped"]["window:4:9"] == 36 * 6 and report["candidates"] == 36 * 3
@@ -242,6 +242,23 @@ def test_filters_that_leave_nothing_are_refused(tiny):
     made, _, _ = make_sampler("bm25:2", tiny, filters=(parse_filter("max_score:-50"),))
     with pytest.raises(BadInput, match="source bm25 has no candidate left.*max_score:-50.*loosen --filters"):
         made.refresh(0)
+
+
+def test_lists_take_no_more_memory_than_the_docs_there_are(tiny):
+    made, _, _ = make_sampler("refresh:1", tiny, depth=1_000_000_000)
+    made.refresh(0)
+    assert made._last["refresh"].shape == (len(tiny.split("train")), len(tiny.docs))
+
+
+def test_no_filter_is_blamed_where_none_has_dropped_anything(tiny, monkeypatch):
+    nothing = Candidates.keep
+    for filters in ((), (parse_filter("max_score:1e9"),)):
+        made, _, _ = make_sampler("bm25:2", tiny, filters=filters)
+        with monkeypatch.context() as patch:
+            patch.setattr(Candidates, "trim", lambda self, depth: nothing(self, self.docs < -1))
+            with pytest.raises(BadInput, match="source bm25 has no candidate left.*nothing but positives") as error:
+                made.refresh(0)
+        assert "--filters" not in str(error.value)
 
 
 # ---------------------------------------------------------------------------------------------------- refresh

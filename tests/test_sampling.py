@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from test_filters import candidates_of, mined, settings
 
+from lib.cli import Choice
 from lib.files import BadInput
 from lib.negatives.candidates import drawn_candidates, random_docs
-from lib.negatives.sampling import Sampling
+from lib.negatives.sampling import parse_sampling
+from lib.negatives.sampling import slots as slots_of_sampling
 
 
 def many(scores, positive, n, *, source="dense"):
@@ -37,7 +39,9 @@ def probabilities(text):
 @pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "simans:2:-0.5", "softmax:1", "softmax:0.7"])
 def test_draws_have_their_probabilities(text):
     candidates, epochs = many(SCORES, SCORE_OF_POSITIVE, 100), 60
-    draws = np.concatenate([Sampling.parse(text).slots(candidates, 2, seed=0, epoch=epoch) for epoch in range(epochs)])
+    draws = np.concatenate(
+        [slots_of_sampling(parse_sampling(text), candidates, 2, seed=0, epoch=epoch) for epoch in range(epochs)]
+    )
     wanted = probabilities(text)
     expected = len(draws) * wanted
     counts = np.bincount(draws[:, 0], minlength=5)
@@ -54,7 +58,7 @@ def test_draws_have_their_probabilities(text):
 def test_the_top_are_the_first_of_the_list():
     candidates = candidates_of([[(9, 1, None), (3, 5, None), (4, 2, None)], [(1, 0, None)]], [0.0, 0.0])
     for epoch in range(3):
-        slots = Sampling.parse("top").slots(candidates, 2, seed=epoch, epoch=epoch)
+        slots = slots_of_sampling(parse_sampling("top"), candidates, 2, seed=epoch, epoch=epoch)
         assert slots.tolist() == [[0, 1], [0, -1]]
 
 
@@ -66,37 +70,37 @@ WAYS = st.sampled_from(["top", "uniform", "simans:0.5:0", "simans:20:1", "softma
     candidates=mined(), text=WAYS, count=st.integers(1, 9), seed=st.integers(0, 9), epoch=st.integers(0, 9)
 )
 def test_sampling_is_without_replacement_and_a_function_of_seed_epoch_and_query(candidates, text, count, seed, epoch):
-    sampling = Sampling.parse(text)
-    slots = sampling.slots(candidates, count, seed=seed, epoch=epoch)
+    sampling = parse_sampling(text)
+    slots = slots_of_sampling(sampling, candidates, count, seed=seed, epoch=epoch)
     assert slots.shape == (len(candidates.docs), count)
     for row, docs in zip(slots, candidates.docs):
         real = row[row >= 0].tolist()
         assert len(set(real)) == len(real) == min(count, (docs >= 0).sum())
         assert all(docs[slot] >= 0 for slot in real) and (row[len(real) :] == -1).all()
-    assert (sampling.slots(candidates, count, seed=seed, epoch=epoch) == slots).all()
-    fewer = sampling.slots(candidates, max(1, count - 1), seed=seed, epoch=epoch)
+    assert (slots_of_sampling(sampling, candidates, count, seed=seed, epoch=epoch) == slots).all()
+    fewer = slots_of_sampling(sampling, candidates, max(1, count - 1), seed=seed, epoch=epoch)
     assert (fewer == slots[:, : max(1, count - 1)]).all()
     for i in range(len(slots)):  # alone as in company
         alone = candidates.select(np.array([i]))
-        assert (sampling.slots(alone, count, seed=seed, epoch=epoch) == slots[i]).all()
+        assert (slots_of_sampling(sampling, alone, count, seed=seed, epoch=epoch) == slots[i]).all()
 
 
 @pytest.mark.parametrize("text", ["uniform", "simans:0.5:0", "softmax:1"])
 def test_sampling_changes_with_seed_epoch_query_and_source(text):
-    candidates, sampling = many(SCORES, SCORE_OF_POSITIVE, 40), Sampling.parse(text)
-    slots = sampling.slots(candidates, 2, seed=0, epoch=0)
-    assert (sampling.slots(candidates, 2, seed=1, epoch=0) != slots).any()
-    assert (sampling.slots(candidates, 2, seed=0, epoch=1) != slots).any()
+    candidates, sampling = many(SCORES, SCORE_OF_POSITIVE, 40), parse_sampling(text)
+    slots = slots_of_sampling(sampling, candidates, 2, seed=0, epoch=0)
+    assert (slots_of_sampling(sampling, candidates, 2, seed=1, epoch=0) != slots).any()
+    assert (slots_of_sampling(sampling, candidates, 2, seed=0, epoch=1) != slots).any()
     assert (slots != slots[0]).any()
     other = many(SCORES, SCORE_OF_POSITIVE, 40, source="bm25")
-    assert (sampling.slots(other, 2, seed=0, epoch=0) != slots).any()
+    assert (slots_of_sampling(sampling, other, 2, seed=0, epoch=0) != slots).any()
 
 
 def test_sampling_passes_over_gaps():
     candidates = many(SCORES, SCORE_OF_POSITIVE, 30)
     candidates.docs[:, [0, 3]], candidates.scores[:, [0, 3]] = -1, np.nan
     for text in ("top", "uniform", "simans:0.5:0", "softmax:1"):
-        slots = Sampling.parse(text).slots(candidates, 4, seed=0, epoch=0)
+        slots = slots_of_sampling(parse_sampling(text), candidates, 4, seed=0, epoch=0)
         assert (np.sort(slots[:, :3]) == [1, 2, 4]).all() and (slots[:, 3] == -1).all()
 
 
@@ -110,25 +114,25 @@ def test_sampling_passes_over_gaps():
 )  # fmt: skip
 def test_wrong_ways_of_sampling_are_refused(text):
     with pytest.raises(BadInput, match=f"^{text}: one of top, uniform, simans:A:B, softmax:T"):
-        Sampling.parse(text)
+        parse_sampling(text)
 
 
 def test_ways_of_sampling_keep_their_numbers():
-    assert [Sampling.parse(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
-    assert Sampling.parse("softmax:2") == Sampling("softmax:2", "softmax", (2.0,))
+    assert [parse_sampling(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
+    assert parse_sampling("softmax:2") == Choice("softmax:2", "softmax", (2.0,))
 
 
 @pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])
 def test_scores_that_are_not_there_weigh_nothing(tiny, text):
     random = drawn_candidates("random", random_docs, tiny, tiny.split("train").queries, 5, seed=0)
     with pytest.raises(BadInput, match="weighs scores of docs and positives, and random lacks some"):
-        Sampling.parse(text).slots(random, 2, seed=0, epoch=0)
+        slots_of_sampling(parse_sampling(text), random, 2, seed=0, epoch=0)
     one = candidates_of([[(1, 5, None), (2, 3, None)]], [4.0])
     one.scores[0, 1] = np.nan
     with pytest.raises(BadInput, match="weighs scores of docs and positives, and dense lacks some"):
-        Sampling.parse(text).slots(one, 2, seed=0, epoch=0)
+        slots_of_sampling(parse_sampling(text), one, 2, seed=0, epoch=0)
 
 
 def test_simans_needs_the_score_of_the_positive():
     with pytest.raises(BadInput, match="simans"):
-        Sampling.parse("simans:0.5:0").slots(many(SCORES, np.nan, 2), 2, seed=0, epoch=0)
+        slots_of_sampling(parse_sampling("simans:0.5:0"), many(SCORES, np.nan, 2), 2, seed=0, epoch=0)

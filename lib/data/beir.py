@@ -1,10 +1,14 @@
 """Lines of JSONL and BEIR's tab-separated judgements, read strictly: errors name file, line, value, fix."""
 
+import html
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 
 from lib.files import BadInput, atomic_path, parse_json
 
 SPLITS = ("train", "dev", "test")
+MOST_LEVELS = 100  # of elements in an XML file
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 QRELS_HEADER = ("query-id", "corpus-id", "score")
 
@@ -86,6 +90,33 @@ def check_text(record, *, path, number):
             "write the whole character"
         )
     return ident, text
+
+
+def unescape(text):
+    """html.unescape(), with the sign for no character in place of numbers that are too long for Python to read."""
+    return html.unescape(re.sub(r"&#\d{20,};?", "\N{REPLACEMENT CHARACTER}", text))
+
+
+class _Levels(ElementTree.TreeBuilder):
+    depth = 0
+
+    def start(self, tag, attributes):
+        self.depth += 1
+        if self.depth > MOST_LEVELS:
+            raise ElementTree.ParseError(f"elements nested more than {MOST_LEVELS} deep")
+        return super().start(tag, attributes)
+
+    def end(self, tag):
+        self.depth -= 1
+        return super().end(tag)
+
+
+def parse_xml(text, path):
+    """The root element of an XML text; BadInput if it is broken, or nested so deeply that reading it takes long."""
+    try:
+        return ElementTree.fromstring(text, ElementTree.XMLParser(target=_Levels()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter of encodings that there are not
+        raise BadInput(f"{path}: cannot be read as XML ({error})") from None
 
 
 def metadata_of(record):

@@ -1,19 +1,17 @@
 """Texts of a JSONL file, read where they lie: a table of offsets instead of a list of strings."""
 
 import functools
-import gzip
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-import zlib
 
 import numpy as np
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprinted, read_json, write_json
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprinted, read_json, unpacked, write_json
 
 
 class Texts:
@@ -147,12 +145,8 @@ def plain(path):
         return path
 
     def unpack(temporary):
-        with open(temporary, "wb") as out:
-            try:
-                with gzip.open(packed) as file:
-                    shutil.copyfileobj(file, out)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise BadInput(f"{packed}: cannot be unpacked ({error})") from None
+        with open(temporary, "wb") as out, unpacked(packed) as file:
+            shutil.copyfileobj(file, out)
 
     with fingerprinted(packed) as content:
         return cached(cache_dir("unpacked", content) / path.name, unpack, _there)

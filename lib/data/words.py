@@ -11,8 +11,14 @@ LETTER = r"[\p{L}\p{M}\p{No}\p{Nl}]"  # marks belong to the letter before them
 RUN = rf"[{JOINED}][{JOINED}\p{{M}}ー]*"
 WORD = regex.compile(rf"{RUN}|[A-Z]+(?![{LETTER}--[A-Z{JOINED}]])|[A-Z]?[{LETTER}--[A-Z{JOINED}]]+|\d+", regex.VERSION1)
 ASCII_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # the same for most texts, in half the time
+MARKS = regex.compile(r"(\p{M}{30})\p{M}+")  # more on one letter stand in no language (UAX 15, stream-safe text)
 PLAIN = regex.compile(rf"[{JOINED}]\p{{M}}*|(?:[{LETTER}--[{JOINED}]]|\d)+", regex.VERSION1)
 IS_JOINED = regex.compile(rf"[{JOINED}]", regex.VERSION1)
+
+
+def _composed(text):
+    """A text in NFC, which puts the marks of a letter in order, in a time that grows with their square."""
+    return unicodedata.normalize("NFC", MARKS.sub(r"\1", text))
 
 
 def words(text):
@@ -23,7 +29,7 @@ def words(text):
     if text.isascii():
         return [word.lower() for word in ASCII_WORD.findall(text)]
     found = []
-    for word in WORD.findall(unicodedata.normalize("NFC", text)):
+    for word in WORD.findall(_composed(text)):
         if IS_JOINED.match(word):
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
         else:
@@ -35,4 +41,4 @@ def normalise(text):
     """Lower case, words separated by single spaces; of writing without spaces, characters."""
     if text.isascii():
         return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
-    return " ".join(PLAIN.findall(unicodedata.normalize("NFC", text).lower()))
+    return " ".join(PLAIN.findall(_composed(text).lower()))

@@ -216,7 +216,7 @@ def analyse(runs, *, measure):
         "references": references(runs),
         "arms": rows,
     }
-    result["order"] = compare_arms(rows, per_query_of(runs, measure), measure)
+    result["order"] = compare_arms(rows, per_query_of(runs), measure)
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
     scores = [row.get("forecast") for row in rows]
@@ -226,19 +226,22 @@ def analyse(runs, *, measure):
     return result
 
 
-def per_query_of(runs, measure):
-    """{measure: {arm: (S, Q) values}} of what is tested: an arm may lift the top and lose what lies deep."""
-    found = {name: {} for name in (measure, DEEP)}
+def per_query_of(runs):
+    """{measure: {arm: (S, Q) values}}."""
+    found = {name: {} for name in measures.MEASURES}
     for name, by_arm in found.items():
         for one in runs:
-            by_arm.setdefault(one.arm, []).append([one.values[qid][name] for qid in runs[0].values])
+            by_arm.setdefault(one.arm, []).append([values[name] for values in one.values.values()])
     return {name: {arm: np.array(rows) for arm, rows in by_arm.items()} for name, by_arm in found.items()}
 
 
 def compare_arms(rows, matrices, measure):
-    """Add to the rows of arms their tests against the first; the tests of each against the next in order of means."""
+    """Add to the rows of arms their tests against the first; the tests of each against the next in order of means.
+
+    An arm may lift the top and lose what lies deep: DEEP is tested besides `measure`.
+    """
     first = rows[0]["arm"]
-    for name, matrix in matrices.items():
+    for name, matrix in ((name, matrices[name]) for name in dict.fromkeys((measure, DEEP))):
         tests = significance.compare(matrix, [(row["arm"], first) for row in rows[1:]])
         for row, test in zip(rows[1:], tests):
             if name == measure:
@@ -254,13 +257,12 @@ def compare_arms(rows, matrices, measure):
     return steps
 
 
-def keep(path, runs, measure):
+def keep(path, runs):
     """Write the per-query values that a comparison tests: with ablation.json enough to test them again."""
-    qids = np.array(list(runs[0].values))
+    matrices = {name: np.stack(list(by_arm.values())) for name, by_arm in per_query_of(runs).items()}  # (A, S, Q)
+    arms = np.array(list(dict.fromkeys(one.arm for one in runs)))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        matrices = per_query_of(runs, measure)
-        np.savez_compressed(file, qids=qids, arms=np.array(list(matrices[measure])),
-                            **{name: np.stack(list(by_arm.values())) for name, by_arm in matrices.items()})  # fmt: skip
+        np.savez_compressed(file, qids=np.array(list(runs[0].values)), arms=arms, **matrices)
 
 
 def read_kept(folder, *, measure, against=None):
@@ -269,9 +271,7 @@ def read_kept(folder, *, measure, against=None):
     result = read_json(folder / "ablation.json", arms=list, references=dict, seeds=list)
     with reading(path), np.load(path, allow_pickle=False) as kept:
         arms = kept["arms"].tolist()
-        matrices = {name: dict(zip(arms, kept[name])) for name in dict.fromkeys((measure, DEEP)) if name in kept}
-    if measure not in matrices:
-        raise BadInput(f"{path}: --measure {measure} was not kept")
+        matrices = {name: dict(zip(arms, kept[name])) for name in (measure, DEEP)}
     if arms != [row.get("arm") for row in result["arms"]]:
         raise BadInput(f"{path}: its arms are not those of ablation.json")
     rows = in_front(result["arms"], against, lambda row: row["arm"])

@@ -17,7 +17,7 @@ def write(folder, runs, *, measure, name=None):
     table = to_table(result)
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
-    comparison.keep(folder / comparison.KEPT, runs, measure)
+    comparison.keep(folder / comparison.KEPT, runs)
     features = folder / "queries.json"
     with plots.optional(folder):
         draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)

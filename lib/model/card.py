@@ -1,6 +1,6 @@
 """README.md of a saved encoder: how to use it, what it was trained on, and how good it is."""
 
-from lib.files import write_text
+from lib.files import markdown, write_text
 from lib.model.pooling import POOLINGS, parse_pooling
 
 HEAD = """---
@@ -98,15 +98,12 @@ def _training(config, summary):
     measured = {"this encoder": summary["test"], "BM25": summary["bm25"]}
     measured |= {"before training": summary["untrained"]} if "untrained" in summary else {}
     names = list(summary["test"])
-    lines = ["", "## Training", "", *_table(["", ""], [[name, str(value)] for name, value in rows.items()])]
-    lines += ["", "## Results", "", f"On the test queries of {inputs['collection']}, among all its docs:", ""]
-    lines += _table(["", *names], [[label, *(f"{of[name]:.4f}" for name in names)] for label, of in measured.items()])
-    return "\n".join(lines) + "\n"
+    results = [[label, *(f"{of[name]:.4f}" for name in names)] for label, of in measured.items()]
+    return (
+        f"\n## Training\n\n{markdown(['', ''], [[name, str(value)] for name, value in rows.items()])}\n## Results\n\n"
+        f"On the test queries of {inputs['collection']}, among all its docs:\n\n{markdown(['', *names], results)}"
+    )
 
 
 def _shown(value):
     return " ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _table(head, lines):
-    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]

@@ -17,6 +17,11 @@ from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as draw_slots
 from lib.negatives.sources import SOURCES
 
+# what is said where no filter has dropped anything
+NO_CANDIDATE = (
+    "it proposes nothing but positives, copies of them and the queries themselves: take another source, or let more "
+    "docs be negatives (--negative_docs)"
+)
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 
 
@@ -113,7 +118,8 @@ class NegativeSampler:
         self.lists = {}  # source -> MinedList
         self.miner, self._upcoming, self._only = miner, upcoming, only
         self._last = {}  # source that refreshes -> (n_train, C) each query's last list, -1 before its first
-        self._width = max([config.depth, *(count for stage in self.stages for count in stage.counts.values())])
+        widest = max([config.depth, *(count for stage in self.stages for count in stage.counts.values())])
+        self._width = min(widest, len(collection.docs))  # of a list, which names no doc twice
 
     # ------------------------------------------------------------------------------------- questions
 
@@ -147,7 +153,9 @@ class NegativeSampler:
         found = filters.apply(self.miner.mine(source, positions, count, last), self.config.filters, self.collection)
         found = found.trim(max(self.active(step)[source], self.config.depth))
         if not found.count:
-            raise BadInput(f"the source {source} has no candidate left: {found.dropped}; loosen --filters")
+            dropped = any(found.dropped.get(each.text) for each in self.config.filters)
+            advice = "loosen --filters" if dropped else NO_CANDIDATE
+            raise BadInput(f"the source {source} has no candidate left: {found.dropped}; {advice}")
         report = found.describe() | {"age": self.age(source, step)}
         if SOURCES[source].every == "refresh":
             last = self._last.setdefault(source, np.full((len(self.qrels), self._width), -1, dtype=np.int32))

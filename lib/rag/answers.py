@@ -1,9 +1,14 @@
-"""How good an answer is: exact match, F1, ROUGE-L, citations, and what went wrong."""
+"""How good an answer is: exact match, F1, ROUGE-L, citations, and what went wrong.
+
+A metric is a row of METRICS: a function of one Answered question, and the column of the tables that its mean is in.
+"""
 
 import collections
 import math
 import re
 import string
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,13 +16,12 @@ from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
 from lib.rag.generators import sentences
-from lib.rag.prompts import bare
+from lib.rag.prompts import Answer, bare
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = set(string.punctuation)
 RIGHT = 0.5  # F1 from which an answer counts as right, where classes of failure are counted
 FIRST_SENTENCES = 2  # of a relevant doc: the gold answer of a question that has none of its own
-MEASURES = ("em", "f1", "rouge_l")
 # what may have happened to a question; every question falls into one
 OUTCOMES = {
     "right, gold found": "right, and a relevant doc was among those read",
@@ -29,6 +33,24 @@ OUTCOMES = {
     "misread": "wrong, although the answer rests on a relevant doc",
     "ignored": "wrong: the answer cites nothing, although a relevant doc was read",
 }
+
+
+class Answered(NamedTuple):
+    """A question that was answered: all that a metric may look at."""
+
+    answer: Answer
+    golds: list  # its gold answers
+    docs: list = ()  # texts that were read
+    relevant: list = ()  # bool: which of them are relevant
+
+
+class Metric(NamedTuple):
+    """A row of METRICS."""
+
+    function: Callable  # Answered -> float, or nan where there is nothing to measure
+    title: str = ""  # of its column in answers.md; without one it stands in the other files only
+    form: str = "{:.4f}"
+    tested: bool = False  # whether --measure offers it, which wants a value for every question
 
 
 def squad(text):
@@ -60,16 +82,14 @@ def rouge_l(text, gold):
     return float(2 * row[-1] / (len(a) + len(b)))
 
 
-def scored(text, golds):
-    """{measure: value} of an answer against its gold answers, the best of them for each measure."""
-    text = bare(text)
-    if not text or not golds:
-        return dict.fromkeys(MEASURES, 0.0)
-    return {
-        "em": float(any(squad(text) == squad(gold) for gold in golds)),
-        "f1": max(f1(text, gold) for gold in golds),
-        "rouge_l": max(rouge_l(text, gold) for gold in golds),
-    }
+def best(agreement):
+    """The metric that a function of two texts makes: of the gold answer that it likes most, citations left out."""
+
+    def metric(one):
+        text = bare(one.answer.text)
+        return max((agreement(text, gold) for gold in one.golds), default=0.0) if text else 0.0
+
+    return metric
 
 
 def holds(doc, golds):
@@ -105,34 +125,63 @@ def gold_answers(collection, rows, split):
     return found, f"the first {FIRST_SENTENCES} sentences of the relevant docs"
 
 
-def outcome(answer, values, gold):
-    """The row of OUTCOMES of one question. values: of scored(); gold (k,) bool: which docs it read are relevant."""
-    found = any(gold)
-    if answer.abstained:
+def gold_recall(one):
+    """Whether a relevant doc was read."""
+    return any(one.relevant)
+
+
+def answer_recall(one):
+    """Whether a doc that was read holds a gold answer."""
+    return any(holds(text, one.golds) for text in one.docs)
+
+
+def exists(one):
+    """Of the numbers that an answer cites, the share of those of docs that there are."""
+    count = len(one.answer.citations) + len(one.answer.unknown)
+    return len(one.answer.citations) / count if count else math.nan
+
+
+def cited_hold(one):
+    """Of the docs that an answer cites, the share of those that hold a gold answer."""
+    found = [holds(one.docs[number - 1], one.golds) for number in one.answer.citations]
+    return np.mean(found) if found else math.nan
+
+
+METRICS = {
+    "gold_recall": Metric(gold_recall, "relevant doc read", "{:.1%}"),
+    "answer_recall": Metric(answer_recall, "answer in the docs", "{:.1%}"),
+    "em": Metric(best(lambda text, gold: float(squad(text) == squad(gold))), "exact match", tested=True),
+    "f1": Metric(best(f1), "F1", tested=True),
+    "rouge_l": Metric(best(rouge_l), "ROUGE-L", tested=True),
+    "abstained": Metric(lambda one: one.answer.abstained, "abstained", "{:.1%}"),
+    "cited": Metric(lambda one: bool(one.answer.citations or one.answer.unknown)),
+    "exists": Metric(exists),
+    "holds": Metric(cited_hold, "cited docs that hold the answer", "{:.1%}"),
+}
+
+
+def scored(one):
+    """{metric: value} of an Answered."""
+    return {name: float(metric.function(one)) for name, metric in METRICS.items()}
+
+
+def right(one):
+    """Whether an Answered counts as right."""
+    return METRICS["f1"].function(one) >= RIGHT
+
+
+def outcome(one):
+    """The row of OUTCOMES of an Answered."""
+    found = any(one.relevant)
+    if one.answer.abstained:
         return "abstained with gold" if found else "abstained without gold"
-    if values["f1"] >= RIGHT:
+    if right(one):
         return "right, gold found" if found else "right without gold"
     if not found:
         return "no gold found"
-    if not answer.citations:
+    if not one.answer.citations:
         return "ignored"
-    return "misread" if any(gold[number - 1] for number in answer.citations) else "distracted"
-
-
-def cited(answer, docs, golds):
-    """{what can be checked of an answer's citations without a judge: share}, nan where it has none.
-
-    exists: of the numbers that it cites, those of docs that there are; holds: of the docs cited, those that hold a gold
-    answer.
-    """
-    count = len(answer.citations) + len(answer.unknown)
-    return {
-        "cited": float(count > 0),
-        "exists": len(answer.citations) / count if count else math.nan,
-        "holds": np.mean([holds(docs[n - 1], golds) for n in answer.citations]).item()
-        if answer.citations
-        else math.nan,
-    }
+    return "misread" if any(one.relevant[number - 1] for number in one.answer.citations) else "distracted"
 
 
 def coverage_curve(confidence, right):

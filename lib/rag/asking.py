@@ -1,10 +1,13 @@
-"""One question: the docs that a retriever finds, and the generator's answer from them."""
+"""One question: the docs that a retriever finds, the generator's answer from them, and both in the terminal."""
 
+import textwrap
 import time
 from typing import NamedTuple
 
+from lib import process
 from lib.data.beir import metadata_of
-from lib.rag.generators import Answer
+from lib.files import BadInput
+from lib.rag.prompts import NOTHING, Answer
 from lib.rag.scoring import readable
 
 
@@ -54,3 +57,41 @@ def only_here(found, other):
     """The numbers of the docs of one Found that another one lacks."""
     there = {doc.ident for doc in other.docs}
     return {doc.number for doc in found.docs if doc.ident not in there}
+
+
+def show(found, *, sent_to=None):
+    """Print the docs and the answer of each retriever: {name: Found}; and what was sent to a generator, named here."""
+    for name, one in found.items():
+        others = [other for key, other in found.items() if key != name]
+        marked = only_here(one, others[0]) if others else set()
+        if others:
+            print(f"\n== {process.printable(name)}")
+        for doc in one.docs:
+            mark = "  (only here)" if doc.number in marked else ""
+            print(process.printable(f"\n[{doc.number}] {doc.score:.3f}  {doc.ident}  {doc.place}{mark}"))
+            print(textwrap.indent(textwrap.shorten(process.printable(doc.text), 240, placeholder=" ..."), "    "))
+        if not one.docs:
+            print("nothing found: no word of the question is known to the encoder")
+        if sent_to and one.docs:
+            text = process.printable(one.answer.prompt) if one.answer.prompt else f"{sent_to} is sent no prompt"
+            print(f"\n--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---")
+        text = NOTHING if one.answer.abstained else one.answer.text
+        print(f"\n{textwrap.fill(process.printable(text), 100)}" + (" ..." if one.answer.cut else ""))
+        if one.answer.unknown:
+            print(f"(it cites {', '.join(f'[{n}]' for n in one.answer.unknown)}, which is no doc)")
+        print()
+
+
+def converse(answer):
+    """Read questions at a prompt and answer each, until there is none."""
+    while True:
+        try:
+            question = input("> ").strip().encode("utf-8", "replace").decode()
+        except EOFError:
+            break
+        if not question:
+            break
+        try:
+            answer(question)
+        except BadInput as error:  # a server that is gone may come back: the next question can be asked
+            print(f"error: {process.one_line(error)}")

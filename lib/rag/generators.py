@@ -10,29 +10,7 @@ import numpy as np
 
 from lib.data.words import words
 from lib.files import BadInput, fingerprint
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a generator says to a question and the docs that it was given."""
-
-    text: str  # with citations as [n]; empty where it abstains
-    citations: tuple = ()  # numbers, from 1, of the docs that it rests on
-    unknown: tuple = ()  # numbers that it cites although there is no such doc
-    confidence: float | None = None  # of the generator, where it has one; higher is surer
-    tokens: tuple = (0, 0)  # read and written
-    ms: float = 0.0
-    prompt: str = ""  # exactly what was sent, where there is such a text
-    cut: bool = False  # whether the answer ended at the limit of tokens
-
-    @property
-    def abstained(self):
-        """Whether the generator says that the docs do not answer."""
-        return not self.text
-
-
-NOTHING = "The docs do not answer this."  # what a reader sees where a generator abstains
-
+from lib.rag.prompts import Answer
 
 # ---------------------------------------------------------------------------------------------- extractive
 

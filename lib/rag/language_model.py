@@ -10,7 +10,6 @@ from lib.files import BadInput, fingerprint
 from lib.model.backbone import first_line, load_tokenizer, longest, quiet
 from lib.model.encoder import fingerprint_folder, local_folder
 from lib.rag import prompts
-from lib.rag.generators import Answer
 
 BLOCK = 8  # prompts that are answered together
 
@@ -90,9 +89,8 @@ class LanguageModel:
             for (text, docs), read, ids in zip(made, inputs["attention_mask"].sum(1).tolist(), written):
                 reply = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 used = int((ids != self.tokenizer.pad_token_id).sum())
-                found.append(
-                    answer_of(reply, docs, tokens=(read, used), ms=ms, prompt=text, cut=used >= self.answer_tokens)
-                )
+                known = {"tokens": (read, used), "ms": ms, "prompt": text, "cut": used >= self.answer_tokens}
+                found.append(prompts.answer_of(reply, docs, **known))
         return found
 
     @torch.inference_mode()
@@ -112,9 +110,3 @@ class LanguageModel:
             chances = logits.float().log_softmax(-1).gather(1, wanted[0][:, None])
             found[i] = chances.sum().exp().item()
         return found
-
-
-def answer_of(reply, docs, **known):
-    """The Answer of a language model's reply to a prompt with so many docs."""
-    cited, unknown = prompts.citations(reply, docs)
-    return Answer("" if prompts.abstains(reply) else reply, cited, unknown, **known)

@@ -1,5 +1,6 @@
-"""The prompt: a pure function of the question and the docs."""
+"""What generators are sent and say: the prompt, a pure function of the question and the docs, and the Answer."""
 
+import dataclasses
 import re
 from typing import NamedTuple
 
@@ -9,7 +10,27 @@ SYSTEM = (
     "Put the number of the document that you used behind the answer, as in [2]. "
     f"If no document answers the question, reply with {ABSTAIN} and nothing else."
 )
+NOTHING = "The docs do not answer this."  # what a reader sees where a generator abstains
 SHORTEST = 24  # tokens: less of a doc is left out altogether
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a generator says to a question and the docs that it was given."""
+
+    text: str  # with citations as [n]; empty where it abstains
+    citations: tuple = ()  # numbers, from 1, of the docs that it rests on
+    unknown: tuple = ()  # numbers that it cites although there is no such doc
+    confidence: float | None = None  # of the generator, where it has one; higher is surer
+    tokens: tuple = (0, 0)  # read and written
+    ms: float = 0.0
+    prompt: str = ""  # exactly what was sent, where there is such a text
+    cut: bool = False  # whether the answer ended at the limit of tokens
+
+    @property
+    def abstained(self):
+        """Whether the generator says that the docs do not answer."""
+        return not self.text
 
 
 class Prompt(NamedTuple):
@@ -66,9 +87,16 @@ def citations(text, docs):
 
 def bare(text):
     """An answer without its citations: what is compared with the gold answers."""
-    return " ".join(re.sub(r"\s*\[[\d,\s]{1,40}\]", "", text).split())
+    # from the beginning of white space only: tried at each space of a run, it would read the run again and again
+    return " ".join(re.sub(r"(?<!\s)\s*\[[\d,\s]{1,40}\]", "", text).split())
 
 
 def abstains(text):
     """Whether a model's reply is the abstention that the prompt asks for."""
     return not bare(text) or ABSTAIN.lower() in text.lower()
+
+
+def answer_of(reply, docs, **known):
+    """The Answer of a language model's reply to a prompt with so many docs."""
+    cited, unknown = citations(reply, docs)
+    return Answer("" if abstains(reply) else reply, cited, unknown, **known)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lib.files import fingerprint
 from lib.model.backbone import load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
-from lib.rag.generators import Answer
+from lib.rag.prompts import Answer
 
 LONGEST = 30  # tokens of an answer
 LENGTH, STRIDE = 384, 128  # tokens of a window, and how many two windows of a long doc share

@@ -2,27 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from lib.data.beir import metadata_of
 from lib.evaluation import measures
 from lib.files import BadInput
-from lib.rag import answers
+from lib.rag.answers import METRICS, Answered, gold_answers, holds, outcome, right, scored, udcg
 from lib.rag.split import Ranked, four_contexts, shapley
 from lib.rng import permutation, uniform
 
 DISTRACTING = 0.8  # distracting effect from which a doc counts as highly distracting
-# what else a generator may be given for a question: each is a function of its Question and the retriever's Ranked
-CONTEXTS = {
-    "gold": "the relevant docs alone",
-    "random": "docs drawn at random, none of them relevant",
-    "closed_book": "no docs",
-    "uncited": "the docs retrieved, without those that the answer cites: does the answer change?",
-    "reversed": "the docs retrieved, the best last",
-    "shuffled": "the docs retrieved, in random order",
-}
-OF_NO_RETRIEVER = ("gold", "random", "closed_book")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Questions:
         rows = qrels.queries
         if count is not None and count < len(rows):
             rows = rows[np.sort(np.argsort(uniform("questions", np.arange(len(rows))))[:count])]
-        golds, gold_from = answers.gold_answers(collection, rows, qrels)
+        golds, gold_from = gold_answers(collection, rows, qrels)
         kept = [i for i, own in enumerate(golds) if own]
         if not kept:
             raise BadInput(f"{collection.name}: no {split} question has a gold answer")
@@ -84,7 +76,8 @@ class Docs:
 
 def readable(record, text):
     """What of a doc is read: what a function is for stands in its docstring, the doc itself is code."""
-    return metadata_of(record).get("docstring") or text
+    found = metadata_of(record).get("docstring")
+    return found if isinstance(found, str) and found else text  # other people's metadata hold anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,30 +118,72 @@ class Retrieved:
         return [each.rows[:k] for each in self.ranked]
 
 
-def context_of(name, questions, k, *, retrieved=None, given=None, seed=0):
-    """[doc rows of each question] for a row of CONTEXTS. given: the Answers to the docs retrieved, for uncited."""
-    if name == "closed_book":
-        return [[] for _ in questions.rows]
-    if name == "gold":
-        known = questions.collection.known_docs(questions.rows)
-        return [[row for row in rows if row >= 0][:k] for rows in known.tolist()]
-    if name == "random":
-        corpus, found = len(questions.collection.docs), []
-        drawn = (uniform("random docs", seed, questions.rows[:, None], np.arange(4 * k)) * corpus).astype(np.int64)
-        for rows, gold in zip(drawn, questions.relevant(drawn)):
-            found.append(list(dict.fromkeys(rows[~gold].tolist()))[:k])
-        return found
-    best = retrieved.best(k)
-    if name == "reversed":
-        return [rows[::-1] for rows in best]
-    if name == "shuffled":
-        return [
-            [rows[i] for i in permutation(len(rows), "order", seed, int(q))] for rows, q in zip(best, questions.rows)
-        ]
+# ------------------------------------------------------------------------------------------------ contexts
+
+
+def relevant_docs(questions, k, **_):
+    """The relevant docs alone."""
+    known = questions.collection.known_docs(questions.rows)
+    return [[row for row in rows if row >= 0][:k] for rows in known.tolist()]
+
+
+def random_docs(questions, k, seed, **_):
+    """Docs drawn at random, none of them relevant."""
+    corpus, found = len(questions.collection.docs), []
+    drawn = (uniform("random docs", seed, questions.rows[:, None], np.arange(4 * k)) * corpus).astype(np.int64)
+    for rows, relevant in zip(drawn, questions.relevant(drawn)):
+        found.append(list(dict.fromkeys(rows[~relevant].tolist()))[:k])
+    return found
+
+
+def no_docs(questions, **_):
+    """No docs."""
+    return [[] for _ in questions.rows]
+
+
+def uncited(best, given, **_):
+    """The docs retrieved, without those that the answer cites: does the answer change?"""
     return [
         [row for number, row in enumerate(rows, 1) if number not in answer.citations]
         for rows, answer in zip(best, given)
     ]
+
+
+def worst_first(best, **_):
+    """The docs retrieved, the best last."""
+    return [rows[::-1] for rows in best]
+
+
+def shuffled(questions, best, seed, **_):
+    """The docs retrieved, in random order."""
+    return [[rows[i] for i in permutation(len(rows), "order", seed, int(q))] for rows, q in zip(best, questions.rows)]
+
+
+class Context(NamedTuple):
+    """A row of CONTEXTS."""
+
+    function: Callable  # (questions, k, seed, best, given) -> [doc rows of each question]; see evaluate.Part
+    of_retriever: bool = False  # whether it is made of the docs that a retriever has found
+
+    @property
+    def about(self):
+        """What is read, from the function's docstring."""
+        text = " ".join(self.function.__doc__.split()).rstrip(".")
+        return text[0].lower() + text[1:]
+
+
+# what else a generator may be given for a question
+CONTEXTS = {
+    "gold": Context(relevant_docs),
+    "random": Context(random_docs),
+    "closed_book": Context(no_docs),
+    "uncited": Context(uncited, of_retriever=True),
+    "reversed": Context(worst_first, of_retriever=True),
+    "shuffled": Context(shuffled, of_retriever=True),
+}
+
+
+# ------------------------------------------------------------------------------------------------- answers
 
 
 def answered(store, questions, docs, contexts, *, desc):
@@ -156,36 +191,43 @@ def answered(store, questions, docs, contexts, *, desc):
     return store.ask([(text, tuple(docs.of(rows))) for text, rows in zip(questions.texts, contexts)], desc=desc)
 
 
-def records(questions, docs, contexts, given):
-    """What is measured of each question: a dictionary that goes into questions.jsonl."""
-    found = []
+def looked_at(questions, docs, contexts, given):
+    """The Answered of each question, given [doc rows of each] and the Answers to them."""
     width = max(1, max(map(len, contexts), default=1))
     table = np.full((len(contexts), width), -1, dtype=np.int64)
     for i, rows in enumerate(contexts):
         table[i, : len(rows)] = rows
-    for qid, golds, rows, relevant, answer in zip(
-        questions.qids, questions.golds, contexts, questions.relevant(table), given
-    ):
-        texts, gold = docs.of(rows), relevant[: len(rows)].tolist()
-        values = answers.scored(answer.text, golds)
-        found.append(
-            {
-                "qid": qid,
-                "answer": answer.text,
-                "citations": list(answer.citations),
-                "docs": [questions.collection.docs.ids[row] for row in rows],
-                **values,
-                **answers.cited(answer, texts, golds),
-                "answer_recall": float(any(answers.holds(text, golds) for text in texts)),
-                "gold_recall": float(any(gold)),
-                "abstained": float(answer.abstained),
-                "outcome": answers.outcome(answer, values, gold),
-                "confidence": answer.confidence,
-                "tokens": list(answer.tokens),
-                "ms": answer.ms,
-            }
-        )
-    return found
+    return [
+        Answered(answer, golds, docs.of(rows), relevant[: len(rows)])
+        for answer, golds, rows, relevant in zip(given, questions.golds, contexts, questions.relevant(table).tolist())
+    ]
+
+
+def records(questions, docs, contexts, given):
+    """What is measured of each question: a dictionary that goes into questions.jsonl."""
+    return [
+        {
+            "qid": qid,
+            "answer": one.answer.text,
+            "citations": list(one.answer.citations),
+            "docs": [questions.collection.docs.ids[row] for row in rows],
+            **scored(one),
+            "outcome": outcome(one),
+            "confidence": one.answer.confidence,
+            "tokens": list(one.answer.tokens),
+            "ms": one.answer.ms,
+        }
+        for qid, rows, one in zip(questions.qids, contexts, looked_at(questions, docs, contexts, given))
+    ]
+
+
+def arrays(found):
+    """{value: (n,) array} of the records of questions."""
+    values = {
+        name: np.array([record[name] for record in found], dtype=float) for name in (*METRICS, "ms", "confidence")
+    }
+    values["tokens"] = np.array([record["tokens"][0] for record in found], dtype=float)
+    return values | {"outcome": np.array([record["outcome"] for record in found])}
 
 
 def split_of(store, questions, docs, a, b, k, *, measure, desc):
@@ -194,7 +236,8 @@ def split_of(store, questions, docs, a, b, k, *, measure, desc):
     values = []
     for contexts in four:
         given = answered(store, questions, docs, contexts, desc=desc)
-        values.append(np.array([answers.scored(x.text, golds)[measure] for x, golds in zip(given, questions.golds)]))
+        found = looked_at(questions, docs, contexts, given)
+        values.append(np.array([METRICS[measure].function(one) for one in found], dtype=float))
     recall, distractors = shapley(*values)
     return {"gain": values[3] - values[0], "recall effect": recall, "distractor effect": distractors}
 
@@ -215,9 +258,9 @@ def distraction(store, questions, docs, retrieved, k):
     for i, each in enumerate(retrieved.ranked):
         gold = np.array(each.gold[:k], dtype=bool)
         own = np.array([by_doc[i, j] for j in range(len(gold))])
-        found["udcg"][i] = answers.udcg(gold, own)
+        found["udcg"][i] = udcg(gold, own)
         false = np.array(
-            [not g and answers.holds(docs[row], questions.golds[i]) for row, g in zip(each.rows, gold)], dtype=bool
+            [not g and holds(docs[row], questions.golds[i]) for row, g in zip(each.rows, gold)], dtype=bool
         )
         if (~gold).any():
             found["false distractors"][i] = false[~gold].mean()
@@ -233,20 +276,19 @@ def spoiled(store, questions, docs, retrieved, k):
     They turn a right answer wrong when they are added to the relevant docs; nan where the answer to those alone is
     not right.
     """
-    gold_docs = context_of("gold", questions, k)
+    gold_docs = relevant_docs(questions, k)
     alone = answered(store, questions, docs, gold_docs, desc="gold")
     found = np.full(len(questions), math.nan)
-    right = [answers.scored(a.text, golds)["f1"] >= answers.RIGHT for a, golds in zip(alone, questions.golds)]
     owner, pairs = [], []
     texts = questions.texts
-    for i in np.flatnonzero(right):
-        for row, gold in zip(retrieved.ranked[i].rows[:k], retrieved.ranked[i].gold):
-            if not gold:
+    for i in np.flatnonzero([right(Answered(answer, golds)) for answer, golds in zip(alone, questions.golds)]):
+        for row, relevant in zip(retrieved.ranked[i].rows[:k], retrieved.ranked[i].gold):
+            if not relevant:
                 owner.append(i)
                 pairs.append((texts[i], tuple(docs.of([row, *gold_docs[i]]))))
     wrong = {}
     for i, answer in zip(owner, store.ask(pairs, desc="distraction")):
-        wrong.setdefault(i, []).append(answers.scored(answer.text, questions.golds[i])["f1"] < answers.RIGHT)
+        wrong.setdefault(i, []).append(not right(Answered(answer, questions.golds[i])))
     for i, those in wrong.items():
         found[i] = np.mean(those)
     return found

@@ -6,21 +6,22 @@ import functools
 import http.client
 import json
 import os
+import re
+import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 
 from lib import process
 from lib.files import BadInput, fingerprint
 from lib.rag import prompts
-from lib.rag.language_model import answer_of
 
 TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
 KEY = process.SECRETS[0]
+MOST_BYTES = 4_000_000  # of a reply
 
 
 _hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
@@ -48,9 +49,7 @@ class Server:
     def __init__(self, url, *, model=None, context_tokens, answer_tokens, timeout, pause=1.0):
         try:
             parts = urllib.parse.urlsplit(url)
-            sound = (
-                parts.hostname and parts.port != 0 and not any(c.isspace() or ord(c) < 32 or c in "@?#" for c in url)
-            )
+            sound = parts.hostname and parts.port != 0 and not re.search(r"[\s@?#\x00-\x1f]", url)
         except ValueError:
             sound = False
         if not sound:  # what stands in it may be a password
@@ -72,15 +71,6 @@ class Server:
             return str(found["data"][0]["id"])
         except (LookupError, TypeError):
             raise BadInput(f"{self.url}/models names no model: say which with --model") from None
-
-    def prompt(self, question, docs):
-        """(text that is sent, how many docs stand in it)."""
-        made = self._made(question, docs)
-        return "\n\n".join(message["content"] for message in made.messages), made.docs
-
-    def _made(self, question, docs):
-        # the server's tokenizer is not known here: four characters a token is the usual estimate
-        return prompts.make_prompt(question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4))
 
     def generate(self, pairs):
         """An Answer for each (question, docs)."""
@@ -111,7 +101,8 @@ class Server:
             raise failed
 
     def _answer(self, question, docs):
-        made = self._made(question, docs)
+        # the server's tokenizer is not known here: four characters a token is the usual estimate
+        made = prompts.make_prompt(question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4))
         begin = time.perf_counter()
         body = {"model": self.model, "messages": made.messages, "temperature": 0, "max_tokens": self.answer_tokens}
         found = self._ask("/chat/completions", body)
@@ -125,12 +116,12 @@ class Server:
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             shown = _hidden(json.dumps(found))[:200]
             raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
-        return answer_of(
+        return prompts.answer_of(
             process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
-            prompt=self.prompt(question, docs)[0],
+            prompt=f"{made.system}\n\n{made.user}",
             cut=choice.get("finish_reason") == "length",
         )
 
@@ -147,50 +138,82 @@ class Server:
             request = urllib.request.Request(self.url + path, data, headers)
             wait = self.pause * 2 ** (tried - 1)
             try:
-                with self._open(request, timeout=self.timeout) as reply:
-                    text = reply.read().decode("utf-8", "replace")
+                reply, text = within(self.timeout, self._reply, request)
+            except (http.client.HTTPException, OSError) as error:  # URLError, an OSError, holds what was raised
+                reason = getattr(error, "reason", error)
+                problem = (
+                    f"no reply within {self.timeout:g} s (--timeout)"
+                    if isinstance(reason, TimeoutError)
+                    else "the connection ended in the middle of a reply"
+                    if isinstance(reason, http.client.IncompleteRead)
+                    else _hidden(reason)
+                )
+            except BadInput:
+                raise
+            except ValueError:  # what stands in it may be a password
+                raise BadInput("https_proxy, in the environment: no address of a proxy") from None
+            else:
                 if reply.status // 100 == 2:
                     try:
                         return json.loads(text)
                     except (ValueError, RecursionError):
                         problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:
-                    problem = f"HTTP {reply.status} {_hidden(reply.reason)}: {_hidden(text)[:300]}"
-                    if reply.status // 100 == 3:
-                        there = _hidden(host_of(request.full_url, reply.headers.get("Location")))
-                        problem = (
-                            f"HTTP {reply.status}: redirects to {there}, where nothing is sent; give its own address"
-                        )
-                    if reply.status in (401, 403):
-                        problem += f" (the key is taken from {KEY})"
+                    problem = _refusal(request, reply, text)
                     if reply.status not in AGAIN:
                         break
                     wait = retry_after(reply.headers.get("Retry-After"), wait)
-            except TimeoutError:
-                problem = f"no reply within {self.timeout:g} s (--timeout)"
-            except http.client.IncompleteRead:
-                problem = "the connection ended in the middle of a reply"
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                reason = getattr(error, "reason", error)
-                problem = (
-                    f"no reply within {self.timeout:g} s (--timeout)"
-                    if isinstance(reason, TimeoutError)
-                    else _hidden(reason)
-                )
-            except ValueError:  # what stands in it may be a password
-                raise BadInput("https_proxy, in the environment: no address of a proxy") from None
             if tried < TRIES:
                 time.sleep(wait)
         again = f"; tried {tried} times" if tried > 1 else ""
         raise BadInput(f"{self.url}{path}: {problem}{again}")
 
+    def _reply(self, request):
+        """(the reply, its text); BadInput if it is longer than MOST_BYTES."""
+        parts, size, end = [], 0, time.monotonic() + self.timeout
+        with self._open(request, timeout=self.timeout) as reply:
+            while part := reply.read1(1 << 16):
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise BadInput(f"{reply.url}: its reply is longer than {MOST_BYTES:,} bytes: that is no answer")
+                if time.monotonic() > end:  # nobody waits for it any more
+                    raise TimeoutError
+            if reply.length:
+                raise http.client.IncompleteRead(b"", reply.length)
+        return reply, b"".join(parts).decode("utf-8", "replace")
 
-def host_of(url, location):
-    """The host that a Location header leads to from a URL."""
-    try:
-        return location and urllib.parse.urlsplit(urllib.parse.urljoin(url, location)).hostname or "no host"
-    except ValueError:
-        return "no host"
+
+def within(seconds, function, *arguments):
+    """What function(*arguments) returns or raises; TimeoutError if that takes longer, and nobody waits for it then.
+
+    The time of a socket is that of one read: a server that sends byte by byte, or a header that has no end, never
+    exceeds it.
+    """
+    found = concurrent.futures.Future()
+
+    def work():
+        try:
+            found.set_result(function(*arguments))
+        except BaseException as error:  # raised where the result is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return found.result(seconds)
+
+
+def _refusal(request, reply, text):
+    """What a reply says that is no success."""
+    if reply.status // 100 == 3:
+        try:
+            location = reply.headers["Location"]
+            there = urllib.parse.urljoin(request.full_url, location) if location else ""
+            host = urllib.parse.urlsplit(there).hostname or "no host"
+        except ValueError:
+            host = "no host"
+        return f"HTTP {reply.status}: redirects to {_hidden(host)}, where nothing is sent; give its own address"
+    key = f" (the key is taken from {KEY})" if reply.status in (401, 403) else ""
+    return f"HTTP {reply.status} {_hidden(reply.reason)}: {_hidden(text)[:300]}{key}"
 
 
 def retry_after(value, otherwise):

@@ -7,23 +7,15 @@ import numpy as np
 
 from lib.evaluation import significance
 from lib.evaluation.plots import STYLES, figure, legend_beside
+from lib.files import markdown
 from lib.rag import answers
+from lib.rag.scoring import CONTEXTS
 
 EFFECTS = ("gain", "recall effect", "distractor effect")
 DISTRACTS = ("distracting effect", "spoiled")  # of docs that are not relevant: tested too
-# columns of the table: what is averaged, its title, its form
-COLUMNS = (
-    ("ndcg@10", "nDCG@10", "{:.4f}"),
-    ("gold_recall", "relevant doc read", "{:.1%}"),
-    ("answer_recall", "answer in the docs", "{:.1%}"),
-    ("em", "exact match", "{:.4f}"),
-    ("f1", "F1", "{:.4f}"),
-    ("rouge_l", "ROUGE-L", "{:.4f}"),
-    ("abstained", "abstained", "{:.1%}"),
-    ("holds", "cited docs that hold the answer", "{:.1%}"),
-    ("needed", "answers that change without the docs cited", "{:.1%}"),
-    ("ms", "ms", "{:.1f}"),
-)
+# columns of tables: what is averaged, its title, its form; METRICS stand between these of the first table
+BEFORE = (("ndcg@10", "nDCG@10", "{:.4f}"),)
+BEHIND = (("needed", "answers that change without the docs cited", "{:.1%}"), ("ms", "ms", "{:.1f}"))
 DISTRACTION = (
     ("distracting effect", "distracting effect", "{:.4f}"),
     ("highly distracting", "questions with a highly distracting doc", "{:.1%}"),
@@ -138,48 +130,43 @@ def effect_cell(test):
 
 def to_tables(result, references):
     """The Markdown of a summary and of the reference rows {name: (row of summarise)}."""
-    rows = [*result["arms"], *references]
-    shown = [column for column in COLUMNS if any(cell(row, column[0], "{}") for row in rows)]
-    lines = [f"# Answers: {result['name']}", ""]
-    lines += _table(["arm", *(title for _, title, _ in shown)], [
-        [row["arm"], *(cell(row, name, form) for name, _, form in shown)] for row in rows
-    ])  # fmt: skip
-    if compared := [row for row in result["arms"] if row.get("split")]:
-        lines += ["", f"What the gain in {result['measure'].upper()} over {result['first']} is made of "
-                  "(95 % interval, p with Holm's correction over the arms; over questions and seeds, or, marked as "
-                  "of these runs, over questions only, where there are too few seeds):", ""]  # fmt: skip
-        lines += _table(["arm", *EFFECTS], [
-            [row["arm"], *(effect_cell(row["split"][effect]) for effect in EFFECTS)] for row in compared
-        ])  # fmt: skip
-    asked = [column for column in DISTRACTION if any(cell(row, column[0], "{}") for row in rows)]
+    arms, measure, first = result["arms"], result["measure"].upper(), result["first"]
+    rows = [*arms, *references]
+    some = lambda columns: [column for column in columns if any(cell(row, column[0], "{}") for row in rows)]  # noqa: E731
+    cells = lambda row, columns: [row["arm"], *(cell(row, name, form) for name, _, form in columns)]  # noqa: E731
+    metrics = [(name, row.title, row.form) for name, row in answers.METRICS.items() if row.title]
+    shown, asked = some([*BEFORE, *metrics, *BEHIND]), some(DISTRACTION)
+    parts = [f"# Answers: {result['name']}\n"]
+    parts.append(markdown(["arm", *(title for _, title, _ in shown)], [cells(row, shown) for row in rows]))
+    if compared := [row for row in arms if row.get("split")]:
+        parts.append(
+            f"What the gain in {measure} over {first} is made of (95 % interval, p with Holm's correction over the "
+            "arms; over questions and seeds, or, marked as of these runs, over questions only, where there are too "
+            "few seeds):\n"
+        )
+        effects = [[row["arm"], *(effect_cell(row["split"][effect]) for effect in EFFECTS)] for row in compared]
+        parts.append(markdown(["arm", *EFFECTS], effects))
     if asked:
-        lines += ["", "What the docs do that are not relevant, each read alone:", ""]
-        tested = [name for name, *_ in asked if any(name in row.get("distraction", ()) for row in result["arms"])]
-        head = ["arm", *(title for _, title, _ in asked), *(f"{name} against {result['first']}" for name in tested)]
-        lines += _table(head, [
-            [row["arm"], *(cell(row, name, form) for name, _, form in asked),
-             *(effect_cell(row["distraction"][name]) if name in row.get("distraction", ()) else "" for name in tested)]
-            for row in result["arms"]
-        ])  # fmt: skip
-    lines += ["", "What happened to the questions:", ""]
-    lines += _table(["arm", *answers.OUTCOMES], [
+        tested = [name for name, *_ in asked if any(name in row.get("distraction", ()) for row in arms)]
+        head = ["arm", *(title for _, title, _ in asked), *(f"{name} against {first}" for name in tested)]
+        tests = [row.get("distraction", {}) for row in arms]
+        lines = [
+            [*cells(row, asked), *(effect_cell(of[name]) if name in of else "" for name in tested)]
+            for row, of in zip(arms, tests)
+        ]
+        parts += ["What the docs do that are not relevant, each read alone:\n", markdown(head, lines)]
+    outcomes = [
         [row["arm"], *(f"{row['outcomes'][name]:.1%}" for name in answers.OUTCOMES)] for row in rows if row["outcomes"]
-    ])  # fmt: skip
-    orders = [name for name in ("reversed", "shuffled") if any(f"{name} f1" in row["means"] for row in rows)]
-    if orders:
-        lines += ["", "F1 with the docs in another order:", ""]
-        lines += _table(["arm", "best first", *orders], [
-            [row["arm"], cell(row, "f1", "{:.4f}"), *(cell(row, f"{name} f1", "{:.4f}") for name in orders)]
-            for row in result["arms"]
-        ])  # fmt: skip
+    ]
+    parts += ["What happened to the questions:\n", markdown(["arm", *answers.OUTCOMES], outcomes)]
+    if orders := [name for name in CONTEXTS if any(f"{name} f1" in row["means"] for row in rows)]:
+        f1s = [(name, "", "{:.4f}") for name in ("f1", *(f"{name} f1" for name in orders))]
+        lines = [cells(row, f1s) for row in arms]
+        parts += ["F1 with the docs in another order:\n", markdown(["arm", "best first", *orders], lines)]
     if result["agreement"]:
-        lines += ["", f"Kendall's tau with {result['measure'].upper()} over the arms: "
-                  + ", ".join(f"{name} {tau:.3f}" for name, tau in result["agreement"].items()) + "."]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _table(head, lines):
-    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]]
+        taus = ", ".join(f"{name} {tau:.3f}" for name, tau in result["agreement"].items())
+        parts.append(f"Kendall's tau with {measure} over the arms: {taus}.\n")
+    return "\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------- figures

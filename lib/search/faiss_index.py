@@ -1,6 +1,13 @@
 """FAISS indexes: built from a factory string, written with the record of what they were made from, searched."""
 
 import functools
+import pathlib
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
 
 import faiss
 import numpy as np
@@ -9,6 +16,7 @@ from tqdm import tqdm
 from lib import rng
 from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
+from lib.run import ROOT
 from lib.search.exact import TIES, by_score_and_row, pair_scores, without_zeros
 from lib.search.hits import Hits
 
@@ -16,6 +24,13 @@ META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # w
 SAMPLE = 65_536  # vectors that an index is trained on, at least, where there are so many
 OF_A_CELL = 64  # of them for each cell of an inverted file
 BLOCK = 65_536  # vectors that are added at a time
+MOST = {"HNSW": 1024, "NSG": 1024}  # of a vector's neighbours, which are so many numbers for each
+MOST_OTHERS = 1 << 20  # of every other number of a factory string
+TRIAL, TRIAL_CELLS, TRIAL_S, TRIAL_BYTES = 400, 128, 30, 8 << 30  # vectors and cells, seconds and memory of a trial
+# shapes that are known to work, or to fail in words: they are not tried first
+KNOWN = re.compile(
+    r"(IVF[1-9]\d*,)?(Flat|SQ[468]|SQfp16|RaBitQ|PQ\d+|PQ\d+x4fs,RFlat)(,RFlat)?|HNSW([2-9]|\d{2,})([,_](Flat|SQ8))?"
+)
 
 
 class Array:
@@ -42,28 +57,74 @@ def make_index(vectors, factory="Flat", *, among=None, desc=None):
     n, dim = vectors.shape
     rows = np.arange(n) if among is None else among
     index = empty_index(dim, factory)
-    if not index.is_trained:
-        sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
-        try:
+    bar = tqdm(total=len(rows), unit="doc", unit_scale=True, desc=desc, delay=2, disable=desc is None)
+    try:
+        if not index.is_trained:
+            sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
             index.train(vectors.take(rows[np.sort(sample)]))
-        except (RuntimeError, AssertionError) as error:
-            raise BadInput(f"index {factory}: {_reason(error)} ({len(rows):,} vectors)") from None
-    with tqdm(total=len(rows), unit="doc", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
-        for begin, block in vectors.blocks(BLOCK):
-            if among is not None:
-                block = block[among[slice(*np.searchsorted(among, [begin, begin + len(block)]))] - begin]
-            if len(block):
-                index.add(np.ascontiguousarray(block))
-            bar.update(len(block))
+        with bar:
+            for begin, block in vectors.blocks(BLOCK):
+                if among is not None:
+                    block = block[among[slice(*np.searchsorted(among, [begin, begin + len(block)]))] - begin]
+                if len(block):
+                    index.add(np.ascontiguousarray(block))
+                bar.update(len(block))
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"index {factory}: {_reason(error)} ({len(rows):,} vectors)") from None
     return index
 
 
 def empty_index(dim, factory):
     """The index of a string of faiss.index_factory() for `dim` dimensions, untrained; BadInput if there is none."""
+    for name, number in re.findall(r"([A-Za-z]*)(\d+)", factory):
+        if len(number) > 9 or int(number) > MOST.get(name, MOST_OTHERS):
+            raise BadInput(f"index {factory}: {name}{number} is more than {MOST.get(name, MOST_OTHERS):,}")
     try:
+        if not KNOWN.fullmatch(factory):
+            _try(dim, factory)
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"index {factory}: {_reason(error)} ({dim} dimensions)") from None
+
+
+@functools.cache
+def _try(dim, factory):
+    """BadInput if a process of its own cannot build, store and search such an index.
+
+    FAISS ends the process, or never returns, over strings that its parser takes (HNSW1, RR0,Flat, NSG0): only a trial
+    shows it. What takes long in it is made small: the cells of an inverted file, the bits of a quantizer.
+    """
+    small = re.sub(r"(?<=IVF)\d+", lambda found: str(min(int(found[0]), TRIAL_CELLS)), factory)
+    small = re.sub(r"(?<![A-Z])(PQ\d+)(?![\dx])", r"\1x4", re.sub(r"(?<=\dx)([5-9]|1\d)(?!\d)", "4", small))
+    code = "import sys; from lib.search.faiss_index import trial; trial(int(sys.argv[1]), sys.argv[2])"
+    made = subprocess.run([sys.executable, "-c", code, str(dim), small], cwd=ROOT, capture_output=True, text=True)
+    if made.returncode:
+        last = made.stderr.strip().rpartition("\n")[2] if made.returncode > 0 else signal.strsignal(-made.returncode)
+        last = f"no end after {TRIAL_S} s" if made.returncode == -signal.SIGALRM else last
+        raise BadInput(f"index {factory}: FAISS cannot build and search it with {dim} dimensions ({last})")
+
+
+def trial(dim, factory):
+    """Build, store and search an index over a few vectors; ends the process with a line where that fails."""
+    resource.setrlimit(resource.RLIMIT_DATA, (TRIAL_BYTES, TRIAL_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(TRIAL_S)
+    vectors = rng.uniform("trial", np.arange(TRIAL)[:, None], np.arange(dim)).astype(np.float32) - 0.5
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
+        search(index, vectors[:5], 5)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(pathlib.Path(folder) / "index")
+            faiss.write_index(index, path)
+            index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+            search(index, vectors[:5], 5, known=np.arange(5)[:, None])
+    except (RuntimeError, AssertionError) as error:
+        if "training points" not in str(error):  # whether there are enough, the vectors themselves will tell
+            sys.exit(_reason(error))
+    except MemoryError:
+        sys.exit("more memory than there is")
 
 
 def _reason(error):

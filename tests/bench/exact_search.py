@@ -27,10 +27,12 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process  # noqa: E402
-from lib.cli import COUNT
+from lib.cli import (
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.files import BadInput  # noqa: E402
 from lib.model.encoder import pick_device  # noqa: E402
-from lib.run import SEED  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 FAISS_BLOCK = 4096, 1024  # queries and docs in a product of faiss as it comes

@@ -39,7 +39,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process, run  # noqa: E402
-from lib.cli import COUNT
+from lib.cli import (
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.data.beir import write_qrels  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import tokenize  # noqa: E402
@@ -48,8 +51,8 @@ from lib.model.encoder import embed, load_encoder  # noqa: E402
 from lib.negatives import filters  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
 from lib.negatives.files import records_of, write_negatives  # noqa: E402
-from lib.negatives.sampling import parse_sampling, slots  # noqa: E402
-from lib.run import SEED  # noqa: E402
+from lib.negatives.sampling import parse_sampling  # noqa: E402
+from lib.negatives.sampling import slots as slots_of_sampling  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 DEPTH, CANDIDATES = 10, 100  # negatives of a query, and the best docs from which they are taken
@@ -336,7 +339,7 @@ def mine(collection, q_emb, d_emb, *, least=False, count=CANDIDATES, spare=0):
 
 def choose(candidates):
     """The best DEPTH of each list, as mine_negatives.py takes them."""
-    return candidates.take(slots(parse_sampling("top"), candidates, DEPTH, seed=0, epoch=0))
+    return candidates.take(slots_of_sampling(parse_sampling("top"), candidates, DEPTH, seed=0, epoch=0))
 
 
 def peer(search, case, args, work):

@@ -32,12 +32,15 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process, rng, run  # noqa: E402
-from lib.cli import ABOVE_0, COUNT
+from lib.cli import (
+    ABOVE_0,
+    COUNT,
+    SEED,  # noqa: E402
+)
 from lib.data.collection import Collection, Qrels  # noqa: E402
 from lib.data.texts import TextView  # noqa: E402
 from lib.files import BadInput, cache_dir, fingerprint  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
-from lib.run import SEED  # noqa: E402
 from lib.search.sharded import ROWS, Sharded, cached_search, make  # noqa: E402
 
 STAGES = ("vectors", "hits", "negatives")  # folders of a size, in the order in which they are made

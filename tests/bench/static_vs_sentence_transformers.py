@@ -38,7 +38,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import train  # noqa: E402
 from lib import cli, loss, process, run  # noqa: E402
-from lib.cli import ABOVE_0
+from lib.cli import (
+    ABOVE_0,
+    COUNT,  # noqa: E402
+)
 from lib.data.batches import QueryOrder, draw_positives, make_batch  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
@@ -47,7 +50,6 @@ from lib.files import BadInput, write_json  # noqa: E402
 from lib.model.embedder import Embedder  # noqa: E402
 from lib.model.encoder import averaged_twin, load_encoder, save_encoder  # noqa: E402
 from lib.negatives.sources import Miner  # noqa: E402
-from lib.run import COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("train", "encode", "mine")

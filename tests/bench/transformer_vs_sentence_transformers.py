@@ -37,7 +37,10 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, loss, process, run  # noqa: E402
-from lib.cli import BELOW_1
+from lib.cli import (
+    BELOW_1,
+    COUNT,  # noqa: E402
+)
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
@@ -47,7 +50,6 @@ from lib.model.dropout import use_cpu_dropout  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
 from lib.model.transformer import quantize  # noqa: E402
-from lib.run import COUNT  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("encode", "train", "gradcache")

@@ -8,12 +8,11 @@ Questions with the same text are one query, answers with the same text one doc, 
 
 import pathlib
 import random
-import xml.etree.ElementTree as ElementTree
 
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, reading, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 SHUFFLED_BY = 13  # seed of the order in which diseases are dealt out: a tenth test, a tenth dev, the rest train
@@ -61,10 +60,8 @@ def build(folder):
 
 def _pairs(path):
     """(focus, type of question, question, answer) of each pair of a file, white space as single spaces."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read as XML ({error})") from None
+    with reading(path):
+        root = beir.parse_xml(path.read_bytes(), path)
     focus = " ".join((root.findtext("Focus") or "").split())
     for pair in root.iter("QAPair"):
         question, answer = pair.find("Question"), pair.find("Answer")

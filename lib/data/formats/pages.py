@@ -6,7 +6,7 @@ path of its headings. Nobody has asked these docs anything: the queries of all s
 well a retriever finds a section by its own words, and not how well it answers people.
 """
 
-import html.parser
+import itertools
 import os
 import pathlib
 import re
@@ -18,10 +18,11 @@ from lib.data import beir, made_queries
 from lib.data.formats import tables
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
 
-RECIPE = 2  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
-HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.+?)\s*#*\s*$")
+MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
+HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(\S.*)$")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 UNDERLINE = re.compile(r"^ {0,3}(=+|-{2,})\s*$")  # below a line that it makes a heading
 NO_TITLE = re.compile(r"^\s*([#>|*+-]|\d+[.)]|$)")
@@ -34,7 +35,13 @@ def sections_of_markdown(text):
         under = UNDERLINE.match(lines[i])
         if under and not NO_TITLE.match(lines[i - 1]) and (i == 1 or not lines[i - 2].strip()):
             lines[i - 1 : i + 1] = ["#" * (1 + (under[1][0] == "-")) + " " + lines[i - 1].strip(), ""]
-    return _sections(((number, line, HEADING.match(line)) for number, line in enumerate(lines, 1)), fenced=True)
+    return _sections(((number, line, _heading(line)) for number, line in enumerate(lines, 1)), fenced=True)
+
+
+def _heading(line):
+    """(depth, title) of a line that is a heading, or None; the signs behind a title are no part of it."""
+    found = HEADING.match(line)
+    return found and (len(found[1]), found[2].rstrip().rstrip("#").rstrip() or "#")
 
 
 def sections_of_text(text):
@@ -57,8 +64,8 @@ def _sections(lines, *, fenced):
             inside = None
         if heading and not inside:
             close()
-            depth = len(heading[1])
-            path = [each for each in path if each[0] < depth] + [(depth, heading[2])]
+            depth, title = heading
+            path = [each for each in path if each[0] < depth] + [(depth, title[:MOST_HEADING])]
             begin, body = number, []
         else:
             body.append(line)
@@ -66,47 +73,40 @@ def _sections(lines, *, fenced):
     return found
 
 
-class _Html(html.parser.HTMLParser):
-    """The visible text of a page, a heading as a line that begins with # signs."""
-
-    HIDDEN = {"script", "style", "head", "template", "noscript", "nav", "svg"}
-    BLOCKS = {"p", "div", "li", "br", "tr", "section", "article", "pre", "ul", "ol", "table", "blockquote", "dd", "dt"}
-
-    def __init__(self):
-        super().__init__()
-        self.lines, self._hidden, self._heading = [[1, ""]], 0, 0
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "body" or re.fullmatch("h[1-6]", tag):  # what was left open above has ended
-            self._hidden = 0
-        self._hidden += tag in self.HIDDEN
-        if re.fullmatch("h[1-6]", tag):
-            self._heading = int(tag[1])
-            self.lines.append([self.getpos()[0], "\0" * self._heading])
-        elif tag in self.BLOCKS:
-            self.lines.append([self.getpos()[0], ""])
-
-    def handle_endtag(self, tag):
-        self._hidden = max(0, self._hidden - (tag in self.HIDDEN))
-        if re.fullmatch("h[1-6]", tag) or tag in self.BLOCKS:
-            self.lines.append([self.getpos()[0], ""])
-
-    def handle_data(self, data):
-        if not self._hidden:
-            self.lines[-1][1] += re.sub(r"\s+", " ", data.replace("\0", ""))
+# Of a page, what is no text. Each pattern ends at the end of the page where its own end is missing, and gives nothing
+# back (++, *+): however many tags are left open, a page is read once.
+MARKUP = re.compile(
+    r"""<!--.*?(?:-->|\Z)
+    | <(script|style)(?=[\s/>])[^>]*+(?<!["'\s]/)>.*?(?:</\1(?=[\s/>])[^>]*+>?|\Z)
+    | <(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?:[^>=]++|=\s*+(?:"[^"]*+"?|'[^']*+'?)?+)*+>?
+    | <[!?/][^>]*+>?""",
+    re.I | re.S | re.X,
+)
+HIDDEN = {"head", "template", "noscript", "nav", "svg"}
+BLOCKS = {"p", "div", "li", "br", "tr", "section", "article", "pre", "ul", "ol", "table", "blockquote", "dd", "dt"}
+HEADINGS = {f"h{depth}": depth for depth in range(1, 7)}
 
 
 def sections_of_html(text):
     """sections_of_markdown() of a page's visible text."""
-    page = _Html()
-    page.feed(text)
-    page.close()
-    mark = re.compile("^(\0{1,6})(.*\\S)")
-    lines = ((number, line.replace("\0", ""), mark.match(line)) for number, line in page.lines)
-    return [
-        (number, tuple(" ".join(title.split()) for title in path), body)
-        for number, path, body in _sections(lines, fenced=False)
-    ]
+    lines, hidden, number, place = [(1, 0, [])], 0, 1, 0  # lines: (number, depth of a heading or 0, pieces of text)
+    for markup in itertools.chain(MARKUP.finditer(text), [None]):
+        begin, end = markup.span() if markup else (len(text), len(text))
+        if not hidden:
+            lines[-1][2].append(beir.unescape(text[place:begin]))
+        number, place = number + text.count("\n", place, begin), end
+        tag = markup and (markup["tag"] or "").lower()
+        if tag in HEADINGS or tag in BLOCKS:
+            lines.append((number, 0 if markup["end"] else HEADINGS.get(tag, 0), []))
+        if tag == "body" or tag in HEADINGS and not markup["end"]:  # what was left open above has ended
+            hidden = 0
+        if tag in HIDDEN and not markup[0].endswith("/>"):
+            hidden = max(0, hidden - 1) if markup["end"] else hidden + 1
+        number += text.count("\n", begin, end)
+    shown = ((number, " ".join("".join(pieces).split()), depth) for number, depth, pieces in lines)
+    return _sections(
+        ((number, line, (depth, line) if depth and line else None) for number, line, depth in shown), fenced=False
+    )
 
 
 # suffix -> function that cuts a file of it into sections
@@ -120,27 +120,36 @@ KINDS = {
 
 
 def files_in(folder):
-    """The files of KINDS below a folder, in order of their names; hidden ones are left out."""
-    found = []
+    """(the files of KINDS below a folder, links that are not followed), in order of their names, hidden ones left out.
+
+    A link is followed to a file in the same folder only: what lies elsewhere is not the folder's to give away, and
+    folders that hold one another have no end.
+    """
+    found, links, root = [], [], pathlib.Path(os.path.realpath(folder))
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            pathlib.Path(base) / n for n in sorted(names) if pathlib.Path(n).suffix.lower() in KINDS and n[0] != "."
-        ]
-    return sorted(path for path in found if path.is_file())
+        for path in (pathlib.Path(base) / name for name in [*folders, *names] if not name.startswith(".")):
+            kind = path.suffix.lower() in KINDS
+            inside = path.is_file() and pathlib.Path(os.path.realpath(path)).is_relative_to(root)
+            if path.is_symlink() and not inside and (kind or not path.is_file()):
+                links.append(path)
+            elif kind and inside:
+                found.append(path)
+    return sorted(found), sorted(links)
 
 
 def build(folder):
     """(name, folder in BEIR layout) of a folder of files; BadInput if there is nothing to read."""
     root = pathlib.Path(folder).resolve()
-    files = files_in(root)
+    files, links = files_in(root)
     if not files:
         raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
     contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
-    key = fingerprint(contents, RECIPE, WORDS, OVERLAP)
+    left_out = [str(path.relative_to(root)).encode("utf-8", "replace").decode() for path in links]
+    key = fingerprint(contents, left_out, RECIPE, WORDS, OVERLAP)
 
     def make(target):
-        docs, dropped = [], {}
+        docs, dropped = [], {"links to what is not a file of this folder": left_out} if left_out else {}
         for path in tqdm(files, unit="file", desc=f"reading {root.name}", delay=2):
             docs += _docs(path, path.relative_to(root), dropped)
         if not docs:

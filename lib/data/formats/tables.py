@@ -12,6 +12,7 @@ import pathlib
 
 from tqdm import tqdm
 
+from lib import files
 from lib.data import beir
 from lib.data.words import normalise
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprinted, parse_json, reading, write_json
@@ -131,8 +132,11 @@ def parquet_rows(path):
     """(number, {column: value}) of every row of a Parquet file."""
     pyarrow = parquet_package(path)
     with reading(path, " as Parquet"):
-        number = 0
-        for block in pyarrow.parquet.ParquetFile(path).iter_batches(1 << 14):
+        file, number = pyarrow.parquet.ParquetFile(path), 0
+        most = max(files.MOST_UNPACKED, files.MOST_RATIO * path.stat().st_size)
+        if sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) > most:
+            raise files.unpacks_to_too_much(path, most)
+        for block in file.iter_batches(1 << 14):
             for record in block.to_pylist():
                 number += 1
                 yield number, record
@@ -214,14 +218,16 @@ def write(folder, path, said, rows):
                 f"{judged[question][0]}; a question can be in one split only"
             )
         if cell("doc") and answers:  # a short answer and the doc that holds it
-            known = queries[question]["metadata"].setdefault("answers", [])
-            known += [answer for answer in answers if answer not in known]
+            queries[question]["metadata"].setdefault("answers", {}).update(dict.fromkeys(answers))
         title = " ".join(cell("title"))
         for text in texts:
             doc = docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})
             judged[question][1][doc["_id"]] = 1
     if not queries:
         raise BadInput(f"{path}: no row with a question and an answer")
+    for query in queries.values():
+        if held := query["metadata"].get("answers"):
+            query["metadata"]["answers"] = list(held)
     for what, numbers in dropped.items():
         some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
         tqdm.write(f"note: {path}: rows {what}, left out: {len(numbers):,} (lines {some})")

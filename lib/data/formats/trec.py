@@ -10,17 +10,13 @@ the test split; of a split with a small file, that one is taken. Topics are matc
 is called.
 """
 
-import gzip
-import html
 import pathlib
 import re
-import xml.etree.ElementTree as ElementTree
-import zlib
 
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, unpacked, write_json
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 WANTED = {
@@ -104,13 +100,10 @@ def _by_split(paths, root):
 
 def _lines(path):
     """(number, line) of a text file, perhaps compressed, blank lines left out."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, beir.decode_line(line, path=path, number=number)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(f"{path}: cannot be unpacked ({error})") from None
+    with unpacked(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, beir.decode_line(line, path=path, number=number)
 
 
 def _kind(path):
@@ -185,21 +178,30 @@ def _sgml_docs(path):
 
 
 def _sgml_doc(path, begin, body):
-    ident = re.search(r"<docno>\s*(\S+?)\s*</docno>", body, re.I)
-    if not ident:
+    idents, others = _elements(body, "docno")
+    if not idents or not idents[0].strip():
         raise BadInput(f"{path}:{begin}: a doc without <DOCNO>")
-    titles = [_element(body, tag) for tag in TITLES]
-    text = _element(body, "text") or _plain(re.sub(r"<docno>.*?</docno>", " ", body, flags=re.I | re.S))
-    return _record(path, begin, ident[1], next(filter(None, titles), ""), text)
+    texts = {tag: "\n".join(map(_plain, _elements(body, tag)[0])).strip() for tag in (*TITLES, "text")}
+    title = next((texts[tag] for tag in TITLES if texts[tag]), "")
+    return _record(path, begin, idents[0], title, texts["text"] or _plain(others))
 
 
-def _element(body, tag):
-    """The plain text of all elements of one name."""
-    return "\n".join(_plain(found) for found in re.findall(rf"<{tag}>(.*?)</{tag}>", body, re.I | re.S)).strip()
+def _elements(text, tag):
+    """([what is inside of each element of one name], what is outside), each from its first tag to the next end tag.
+
+    Not one pattern for both tags: that would read to the end of the text once more for each tag that is left open.
+    """
+    inside, outside = [], []
+    *closed, rest = re.split(f"</{tag}>", text, flags=re.I)
+    for part in closed:
+        before, *after = re.split(f"<{tag}>", part, maxsplit=1, flags=re.I)
+        inside += after
+        outside.append(before)
+    return inside, " ".join([*outside, rest])
 
 
 def _plain(markup):
-    return " ".join(html.unescape(re.sub(r"<[^>]{0,200}>", " ", markup)).split())
+    return " ".join(beir.unescape(re.sub(r"<[^>]{0,200}>", " ", markup)).split())
 
 
 # ------------------------------------------------------------------------------------- topics and judgements
@@ -240,7 +242,7 @@ def _topics(path):
 def _old_topics(path, text):
     """Of the ad hoc tracks: elements end where the next one begins."""
     found = []
-    for top in re.findall(r"<top>(.*?)</top>", text, re.I | re.S):
+    for top in _elements(text, "top")[0]:
         parts = {
             name.lower(): " ".join(re.sub(rf"^\s*({label})\s*:", "", value, flags=re.I).split())
             for name, label, value in (
@@ -257,18 +259,14 @@ def _old_topics(path, text):
 
 def _xml_topics(path, text):
     """Of later tracks: <topic number="1"> with a query or title, or the text itself."""
-    try:
-        root = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))
-    except ElementTree.ParseError as error:
-        raise BadInput(f"{path}: cannot be read as XML ({error})") from None
-    found = []
+    root, found = beir.parse_xml(re.sub(r"^\s*<\?xml[^>]*\?>", "", text), path), []
     for topic in root.iter("topic"):
         parts = {part.tag.lower(): " ".join("".join(part.itertext()).split()) for part in topic}
         ident = topic.get("number") or topic.get("id") or parts.get("number")
         names = ("query", "title", "question", "description")
         asked = next((parts[name] for name in names if parts.get(name)), " ".join((topic.text or "").split()))
         if not ident or not asked:
-            raise BadInput(f"{path}: a <topic> without a number or a text: {beir.shorten(ElementTree.tostring(topic))}")
+            raise BadInput(f"{path}: a <topic> without a number or a text: {beir.shorten(''.join(topic.itertext()))}")
         found.append((ident, asked, {name: parts.get(name) for name in ("description", "narrative")}))
     if not found:
         raise BadInput(f'{path}: neither <top> nor <topic number="..."> is in it')

@@ -1,6 +1,6 @@
 """Hide a collection's train and dev questions and make others from its docs: what is a folder without questions worth?
 
-python tests/bench/without_questions.py --data medquad --kind dropped --out hidden/medquad-dropped
+python experiments/without_questions.py --data medquad --kind dropped --out hidden/medquad-dropped
 python train.py --data hidden/medquad-dropped --negatives in_batch refresh:4 --seeds 0 1 2
 
 Every doc gets one query of the kind, nine tenths of them to train on and a tenth for dev; the test questions are the
@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
 from lib.data import beir

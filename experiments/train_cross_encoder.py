@@ -1,6 +1,6 @@
 """Train a cross-encoder for --rerank and --cross_encoder on the train splits of collections.
 
-    python tests/bench/train_cross_encoder.py --encoder MODEL --data medquad python --retriever runs/M runs/R \\
+    python experiments/train_cross_encoder.py --encoder MODEL --data medquad python --retriever runs/M runs/R \\
         --out runs/judge
 
 Each train query is read together with a positive and with --negatives docs that a retriever ranks high; the loss is
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

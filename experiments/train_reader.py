@@ -1,6 +1,6 @@
 """Train a question-answering model that points at spans, for `rag_demo.py --generator qa:FOLDER`.
 
-    python tests/bench/train_reader.py --encoder MODEL --data parts/xquad-0 --out runs/reader-0
+    python experiments/train_reader.py --encoder MODEL --data parts/xquad-0 --out runs/reader-0
 
 Each train question is read with its positive doc, where its first gold answer (`metadata.answers`) stands, and with
 --negatives docs that BM25 ranks high and that hold no gold answer: there the model learns to point at [CLS], which
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """Make a collection of short docs from Debian's package descriptions, a quarter of them without any query.
 
     curl -LO http://deb.debian.org/debian/dists/bookworm/main/i18n/Translation-en.xz
-    python tests/bench/debian_collection.py Translation-en.xz debian
+    python experiments/debian_collection.py Translation-en.xz debian
     python train.py --data debian --negatives in_batch refresh:4 --seeds 0 1 2 --jobs 2
 
 The query is a package's one-line description, the doc its longer one (at most 60 words, without the line). It was
@@ -14,7 +14,7 @@ import lzma
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process  # noqa: E402
 from lib.data.beir import write_qrels  # noqa: E402

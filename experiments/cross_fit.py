@@ -1,6 +1,6 @@
 """Cut a collection into parts that are trained on and tested in turn: for one too small to set a test side apart.
 
-    python tests/bench/cross_fit.py --data xquad-en --parts 3 --by title --out parts/xquad
+    python experiments/cross_fit.py --data xquad-en --parts 3 --by title --out parts/xquad
 
 writes parts/xquad-0, -1 and -2: the whole corpus each, with one third of the questions as test and the rest as train.
 Questions fall together by a field of their (best) positive doc, so that no article is asked about on both sides. Every
@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

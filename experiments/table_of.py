@@ -1,13 +1,13 @@
 """Write questions and answers of a collection as a CSV, as somebody's own data would be: for the numbers in README.md.
 
-python tests/bench/table_of.py --data medquad --rows 200 --out faq.csv
+python experiments/table_of.py --data medquad --rows 200 --out faq.csv
 """
 
 import csv
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
 from lib.data.collection import load_collection

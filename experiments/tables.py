@@ -1,0 +1,100 @@
+"""Write the tables of README.md and docs/ from docs/results, so that numbers and data cannot part.
+
+python experiments/tables.py            # writes what differs
+python experiments/tables.py --check    # exit code 1 if something would
+
+A table stands between two comments: `<!-- table NAME: COLUMN ... -->` and `<!-- end -->`. NAME is a folder of
+docs/results; a COLUMN is a measure (its mean and deviation over seeds), a measure with :gain, :p or :detectable (its
+test against the first arm), or seconds, uniformity.
+"""
+
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from lib import cli, process
+from lib.evaluation import comparison
+from lib.evaluation.measures import MEASURES
+from lib.files import BadInput, write_text
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- table ([\w.-]+): ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
+
+
+def shown(p):
+    """A p value for a table."""
+    return f"{p:.4f}" if p >= 0.00005 else "<.0001"
+
+
+def heading(column, first):
+    """The title of a column."""
+    measure, _, kind = column.partition(":")
+    measure = measure.replace("mrr", "MRR").replace("ndcg", "nDCG")
+    return {
+        "": f"test {measure}" if column in MEASURES else measure,
+        "gain": f"{measure} against {first} [95 %]",
+        "p": "p (Holm)",
+        "detectable": "smallest detectable difference",
+    }[kind]
+
+
+def cell(row, column):
+    """What stands in a column for an arm; row: {measure: the arm's row of a comparison by that measure}."""
+    measure, _, kind = column.partition(":")
+    arm = row[measure if measure in MEASURES else "mrr@10"]
+    test = arm.get("against_first")
+    if column in MEASURES:
+        values = arm["test"][column]
+        return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
+    if column == "seconds":
+        return f"{arm['seconds']:.0f} ({arm['mine_s']:.0f})"
+    if column == "uniformity":
+        return f"{arm['geometry']['uniformity']:.2f}"
+    if test is None:
+        return ""
+    if kind == "gain":
+        return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
+    return shown(test["p_holm"]) if kind == "p" else f"{test['detectable']:.4f}"
+
+
+def table(name, columns):
+    """The Markdown of a table."""
+    measures = {column.partition(":")[0] for column in columns} & set(MEASURES) | {"mrr@10"}
+    results = {m: comparison.read_kept(ROOT / "docs" / "results" / name, measure=m) for m in measures}
+    arms = results["mrr@10"]["arms"]
+    head = ["negatives", *(heading(column, f"`{arms[0]['arm']}`") for column in columns)]
+    lines = [head, ["---"] * len(head)]
+    for reference, values in results["mrr@10"]["references"].items():
+        label = {"bm25": "BM25"}.get(reference, reference)
+        lines.append([f"*{label}*", *(f"{values[c]:.4f}" if c in MEASURES else "" for c in columns)])
+    for number, arm in enumerate(arms):
+        row = {measure: result["arms"][number] for measure, result in results.items()}
+        lines.append([f"`{arm['arm']}`", *(cell(row, column) for column in columns)])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def renewed(text):
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{table(found[2], found[3].split())}{found[4]}", text)
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    parser.group("flags")("--check", action="store_true", help="write nothing; fail if a table is not what data say")
+    args = parser.parse_args()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if (new := renewed(text)) == text:
+            continue
+        if args.check:
+            raise BadInput(f"{path.name}: a table is not what docs/results says; python experiments/tables.py")
+        write_text(path, new)
+        print(f"wrote   {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    process.cli(main)
