@@ -57,6 +57,10 @@ def test_json_files(tmp_path):
         files.read_json(tmp_path / "b.json")
 
 
+def test_a_markdown_table_fills_short_rows():
+    assert files.markdown(["a", "b"], [["1", "2"], ["3"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 |  |\n"
+
+
 def test_the_cache_is_where_the_environment_says(cache, monkeypatch, tmp_path):
     assert files.cache_dir("a", "b") == cache / "a" / "b"
     monkeypatch.setenv("HARDNEG_CACHE", str(tmp_path))

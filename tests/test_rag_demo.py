@@ -71,17 +71,12 @@ def lines_of(path):
 
 def test_two_runs_side_by_side(launch, desk, capsys):
     question = "how long does it take to caramelise onions?"
-    assert launch("rag_demo.py", "--run", "runs/R", "runs/S", "--docs", 3, question, cwd=desk) == 0
+    assert launch("rag_demo.py", "--run", "runs/R", "runs/S", "--docs", 3, "--show_prompt", question, cwd=desk) == 0
     printed = capsys.readouterr().out
+    assert printed.count("extractive is sent no prompt") == 2
     assert "== runs/R" in printed and "== runs/S" in printed and printed.count("[1]") >= 2
     first, second = (part.split("\n\n[") for part in printed.split("== ")[1:])
     assert "only here" in printed or first[1:] == second[1:]
-
-
-def test_the_prompt_is_shown(launch, desk, capsys):
-    flags = ("--run", "runs/R", "--show_prompt", "onions?")
-    assert launch("rag_demo.py", *flags, cwd=desk) == 0
-    assert "extractive is sent no prompt" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -136,19 +131,8 @@ def test_flags_that_do_not_go_together(refused, desk, flags, message):
 
 
 def test_a_run_is_scored_and_an_interrupted_scoring_goes_on(launch, desk, capsys, monkeypatch):
-    flags = (
-        "--eval",
-        "--run",
-        "runs/R",
-        "--contexts",
-        "gold",
-        "random",
-        "closed_book",
-        "uncited",
-        "reversed",
-        "shuffled",
-    )
-    assert launch("rag_demo.py", *flags, "--distraction", cwd=desk) == 0
+    flags = ("--eval", "--run", "runs/R", "--distraction", "--contexts", *scoring.CONTEXTS)
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
     printed = capsys.readouterr().out
     target = desk / "runs/R/answers/gold-test-extractive"
     assert {path.name for path in target.iterdir()} >= {
@@ -167,7 +151,7 @@ def test_a_run_is_scored_and_an_interrupted_scoring_goes_on(launch, desk, capsys
     # without metrics.json it counts as interrupted: what was answered is not asked again
     (target / "metrics.json").unlink()
     monkeypatch.setattr(Extractive, "generate", lambda self, pairs: pytest.fail(f"asked again: {pairs[:1]}"))
-    assert launch("rag_demo.py", *flags, "--distraction", cwd=desk) == 0
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
     assert "answers of before are used again" in capsys.readouterr().out
     again = read_json(target / "metrics.json")
     for each in (result, again):
@@ -378,16 +362,11 @@ def test_what_the_page_says_when_there_is_no_answer(capsys):
     assert page.results(lambda q: {"runs/R": found()}, names, "x" * 2000)[0][1]
 
 
-def test_the_page_is_built():
+def test_the_page_takes_no_uploads_and_no_endless_requests():
     pytest.importorskip("gradio")
     built = page.build(lambda q: {}, ["a", "b"], title="t", examples=["one?"])
     assert sum(block["type"] == "html" for block in built.get_config_file()["components"]) >= 4
     assert built._queue.max_size == page.WAITING
-
-
-def test_the_page_takes_no_uploads_and_no_endless_requests():
-    pytest.importorskip("gradio")
-    built = page.build(lambda q: {}, ["a"], title="t", examples=[])
     try:
         url = page.launch(built)
         assert urllib.request.urlopen(url).status == 200  # noqa: S310 - our own
@@ -511,34 +490,12 @@ def test_a_reader_and_a_reranker_are_trained_and_used(launch, desk, bert, monkey
         assert not sides[0] & sides[1]
     small = ("--encoder", bert, "--length", 48, "--batch_size", 4)
     bench("experiments/train_reader.py", *small, "--data", "parts/gold-0", "--epochs", 1, "--out", "runs/reader")
-    flags = (
-        "--eval",
-        "--run",
-        "runs/R",
-        "--data",
-        "gold",
-        "--generator",
-        "qa:runs/reader",
-        "--distraction",
-        "--docs",
-        2,
-    )
+    flags = "--eval --run runs/R --data gold --generator qa:runs/reader --distraction --docs 2".split()
     assert launch("rag_demo.py", *flags, "--name", "read", cwd=desk) == 0
     result = read_json(desk / "runs/read/answers/gold-test-qa_reader/metrics.json")
     assert 0 <= result["arms"][0]["means"]["distracting effect"][0] <= 1
     bench("experiments/train_cross_encoder.py", *small, "--data", "tiny", "gold", "--queries", 8, "--out", "runs/judge")
-    flags = (
-        "--retriever",
-        "bm25",
-        "--data",
-        "tiny",
-        "--rerank",
-        "runs/judge",
-        "--rerank_depth",
-        3,
-        "--name",
-        "reranked",
-    )
+    flags = "--retriever bm25 --data tiny --rerank runs/judge --rerank_depth 3 --name reranked".split()
     assert launch("evaluate.py", *flags, cwd=desk) == 0
     printed = capsys.readouterr().out
     assert "wrote   runs/reader/" in printed and "wrote   runs/judge/" in printed

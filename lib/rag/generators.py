@@ -53,12 +53,12 @@ class Extractive:
         asked = set(words(question))
         frequency = collections.Counter(word for *_, own in found for word in own)
         weight = {word: math.log1p(len(found) / (1 + frequency[word])) ** 2 for word in asked | frequency.keys()}
-        length = math.sqrt(sum(weight[word] for word in asked)) or 1.0
+        length = math.sqrt(math.fsum(weight[word] for word in asked)) or 1.0
         worth = np.zeros(len(found))
         for i, (number, order, _, own) in enumerate(found):
-            shared = sum(weight[word] for word in own & asked)
+            shared = math.fsum(weight[word] for word in own & asked)
             if shared:
-                worth[i] = shared / length / math.sqrt(sum(weight[word] for word in own))
+                worth[i] = shared / length / math.sqrt(math.fsum(weight[word] for word in own))
                 worth[i] += self.rank_weight / number + self.place_weight / (1 + order)
         chosen, seen = [], set()
         for i in np.argsort(-worth, kind="stable"):

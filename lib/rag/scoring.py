@@ -106,11 +106,7 @@ class Retrieved:
         rankings = measures.to_rankings(questions.qids, collection.docs.ids, hits.rows[:, :10], hits.scores[:, :10])
         qrels = collection.qrels_dict(questions.split)
         values = measures.per_query(rankings, {qid: qrels[qid] for qid in questions.qids})
-        top = (
-            np.where(hits.rows[:, 0] >= 0, hits.scores[:, 0], -np.inf)
-            if hits.rows.shape[1]
-            else np.full(len(relevant), -np.inf)
-        )
+        top = np.where(hits.rows >= 0, hits.scores, -np.inf)[:, :1].max(1, initial=-np.inf)
         return cls(ranked, top, np.array([values[qid]["ndcg@10"] for qid in questions.qids]))
 
     def best(self, k):

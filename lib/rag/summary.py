@@ -190,26 +190,16 @@ def outcomes(path, result):
         left = np.zeros(len(rows))
         for name, colour, hatch in zip(answers.OUTCOMES, shades, hatches):
             width = np.array([100 * row["outcomes"].get(name, 0) for row in rows])
-            ax.barh(
-                range(len(rows)),
-                width,
-                left=left,
-                color=colour,
-                hatch=hatch,
-                edgecolor="#333333",
-                linewidth=0.5,
-                label=name,
-            )
+            style = {"color": colour, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5}
+            ax.barh(range(len(rows)), width, left=left, label=name, **style)
             left += width
-        ax.set(
-            yticks=range(len(rows)),
-            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
-            ylim=(len(rows) - 0.4, -0.6),
-            xlim=(0, 100),
-            xlabel="questions (%)",
-            title=result["name"],
-        )
-        legend_beside(ax)
+        ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 100), xlabel="questions (%)", title=result["name"])
+        _name_rows(ax, rows)
+
+
+def _name_rows(ax, rows):
+    ax.set(yticks=range(len(rows)), yticklabels=[textwrap.fill(row["arm"], 28) for row in rows])
+    legend_beside(ax)
 
 
 def coverage(path, systems, *, measure):
@@ -218,19 +208,15 @@ def coverage(path, systems, *, measure):
     for arm, _, values in systems:
         chosen.setdefault(arm, values)  # the first seed
     with figure(path, 2) as axes:
-        for ax, (key, label) in zip(
-            axes, (("top", "the best doc's score"), ("confidence", "the generator's confidence"))
-        ):
+        kinds = (("top", "the best doc's score"), ("confidence", "the generator's confidence"))
+        for ax, (key, label) in zip(axes, kinds):
             for (arm, values), (colour, _, dash) in zip(chosen.items(), STYLES * len(chosen)):
                 if key in values and np.isfinite(values[key]).any():
                     sure = np.where(np.isfinite(values[key]), values[key], -np.inf)
                     share, right = answers.coverage_curve(sure, values[measure])
                     ax.plot(100 * share, right, color=colour, linestyle=dash, label=arm)
-            ax.set(
-                xlabel=f"questions answered (%), surest first by\n{label}",
-                ylabel=f"mean {measure.upper()} of those",
-                ylim=(0, None),
-            )
+            ax.set(xlabel=f"questions answered (%), surest first by\n{label}", ylim=(0, None))
+            ax.set_ylabel(f"mean {measure.upper()} of those")
         legend_beside(axes[1])
 
 
@@ -247,14 +233,9 @@ def split(path, result):
                 linestyle="", capsize=3, label=effect if effect != "gain" else "gain = sum of both",
             )  # fmt: skip
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(
-            yticks=range(len(rows)),
-            yticklabels=[textwrap.fill(row["arm"], 28) for row in rows],
-            ylim=(len(rows) - 0.5, -0.5),
-            xlabel=f"{result['measure'].upper()} over {result['first']} (95 % interval)",
-            title=result["name"],
-        )
-        legend_beside(ax)
+        ax.set(xlabel=f"{result['measure'].upper()} over {result['first']} (95 % interval)", title=result["name"])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        _name_rows(ax, rows)
 
 
 def gains(path, result):
@@ -270,9 +251,6 @@ def gains(path, result):
             )  # fmt: skip
         ax.axhline(0, color="black", linewidth=0.8)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(
-            xlabel=f"gain in nDCG@10 over {result['first']}",
-            ylabel=f"gain in {result['measure'].upper()} of the answers",
-            title=result["name"],
-        )
+        ax.set(xlabel=f"gain in nDCG@10 over {result['first']}", title=result["name"])
+        ax.set_ylabel(f"gain in {result['measure'].upper()} of the answers")
         legend_beside(ax)
