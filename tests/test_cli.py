@@ -1,5 +1,6 @@
 """The command line: numbers, rows of tables, flags and what goes with them, flags as text again."""
 
+import subprocess
 from typing import NamedTuple
 
 import pytest
@@ -330,3 +331,9 @@ def test_a_text_that_no_file_can_be_called_by_is_refused(related, flags, message
     with pytest.raises(BadInput) as refused:
         related.parse_args(flags)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("name", ["demo;touch x", "a b", "$HOME", "it's"])
+def test_what_is_printed_as_the_next_command_can_be_pasted(name):
+    done = subprocess.run(f"printf %s {cli.quoted(name)}", shell=True, capture_output=True, text=True)
+    assert done.stdout == name
