@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -18,7 +19,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from lib import process, rng  # noqa: E402
+from lib import cli, process, rng  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.words import words as words_of  # noqa: E402
 from lib.files import write_json  # noqa: E402
@@ -166,6 +167,33 @@ def untrained(tiny, tmp_path_factory):
     model.save_encoder(make_encoder(tiny), folder / "runs/R/encoder")
     write_json(folder / "runs/R/config.json", {"args": {"data": "tiny"}})
     return folder
+
+
+class Row(NamedTuple):
+    """A row of a table whose rows flags choose among, see cli.choice()."""
+
+    numbers: dict
+
+
+@pytest.fixture
+def parser():
+    """A command line of our own with every kind of flag."""
+    made = cli.Parser("test")
+    add = made.group("one")
+    add("--batch_size", "--b", type=cli.COUNT, default=8, help="a count")
+    add("--ema", type=cli.BELOW_1, default=0.5, help="a share")
+    add("--margin", type=cli.number(float), help="any number")
+    add("--names", nargs="+", default=[], help="a list")
+    add("--prefix", help="a text")
+    add("--fast", action="store_true", help="a switch")
+    arm = cli.choice({"a": Row({"X": {}}), "b": Row({"N": {"kind": int, "least": 1}}), "c": Row({})})
+    add("--arms", nargs="+", type=arm, default=[arm("a:1")], help="rows of a table")
+    add("--kind", type=arm, default=arm("c"), help="a row of a table")
+    add = made.group("two", per_arm=True, only="static")
+    add("--lr", type=cli.ABOVE_0, default=0.1, help="an arm's")
+    add("--dims", nargs="+", type=cli.COUNT, default=[], help="an arm's list")
+    add("--steps", type=cli.COUNT, per_arm=False, help="of such an encoder, but no arm's")
+    return made
 
 
 def call(script, *flags, cwd, stdin=""):

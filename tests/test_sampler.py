@@ -1,6 +1,5 @@
 """The negative sampler: which source is mined when and for whom, what each step draws, the queue's part."""
 
-import concurrent.futures
 import types
 
 import numpy as np
@@ -28,17 +27,14 @@ class Miner:
     The docs themselves tell with which weights they were mined. `calls` records what was asked for.
     """
 
-    def __init__(self, collection, *, shift=SHIFT, probe=None):
+    def __init__(self, collection, *, shift=SHIFT):
         self.collection, self.qrels = collection, collection.split("train")
-        self.shift, self.step, self.calls, self.probes = shift, 0, [], 0
-        self._probe = probe or (lambda step: np.tile(np.arange(10), (4, 1)))
+        self.shift, self.step, self.calls = shift, 0, []
 
     def mine(self, source, positions, count, last=None):
         last = None if last is None else last.copy()
         self.calls.append(
-            types.SimpleNamespace(
-                source=source, positions=positions.tolist(), count=count, last=last, step=self.step, later=False
-            )
+            types.SimpleNamespace(source=source, positions=positions.tolist(), count=count, last=last, step=self.step)
         )
         docs = positions[:, None] + 5 + int(self.shift * self.step) + np.arange(count)
         return Candidates(
@@ -51,20 +47,10 @@ class Miner:
             np.broadcast_to(1 + np.arange(count, dtype=np.int32), docs.shape).copy(),
         )
 
-    def mine_later(self, source, positions, count, last):
-        future = concurrent.futures.Future()
-        future.set_result(self.mine(source, positions, count, last))
-        self.calls[-1].later = True
-        return future
 
-    def probe(self):
-        self.probes += 1
-        return self._probe(self.step)
-
-
-def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, probe=None, in_batch="on", **config):
+def make_sampler(arm, collection, *, steps=12, batch_size=6, shift=SHIFT, in_batch="on", **config):
     """A NegativeSampler with lists of 3 docs and a made-up miner, the order of its training, and the miner."""
-    miner = Miner(collection, shift=shift, probe=probe)
+    miner = Miner(collection, shift=shift)
     order = QueryOrder(len(miner.qrels), batch_size=batch_size, seed=0)
     made = NegativeSampler(
         Arm.parse(arm),
@@ -128,7 +114,7 @@ def test_near_copies_are_counted_in_a_sample_of_a_list(tiny, monkeypatch):
 
 def test_in_batch_needs_nothing(tiny):
     made, order, miner = make_sampler("in_batch", tiny)
-    assert play(made, order, miner) == [({}, {}, {}, {})] * 12 and not miner.calls and not miner.probes
+    assert play(made, order, miner) == [({}, {}, {}, {})] * 12 and not miner.calls
 
 
 def test_adore_is_mined_at_each_step_for_that_step(tiny):
@@ -167,7 +153,7 @@ def test_refresh_is_mined_every_so_often_for_the_upcoming_queries(tiny):
     assert [weights["refresh"] for _, _, weights, _ in seen] == [{step // 4 * 4} for step in range(10)]
     for call, steps in zip(miner.calls, (range(0, 4), range(4, 8), range(8, 10))):
         assert call.positions == sorted({position for step in steps for position in order.positions(step).tolist()})
-        assert len(call.positions) < 36 and not call.later
+        assert len(call.positions) < 36
 
 
 def test_stages_switch_at_their_steps(tiny):
@@ -183,9 +169,8 @@ def test_stages_switch_at_their_steps(tiny):
     ] + [{"refresh": {10}}] * 2
 
 
-@pytest.mark.parametrize("lag", [0, 2])
-def test_a_source_may_rest_for_a_stage(tiny, lag):
-    made, order, miner = make_sampler("refresh:2,random:1@0.4,refresh:2@0.75", tiny, refresh_lag=lag)
+def test_a_source_may_rest_for_a_stage(tiny):
+    made, order, miner = make_sampler("refresh:2,random:1@0.4,refresh:2@0.75", tiny)
     for step, (_, counts, weights, _) in enumerate(play(made, order, miner)):
         assert counts == ({"random": 1} if 5 <= step < 9 else {"refresh": 2}) and len(weights) < 2
 
@@ -300,76 +285,6 @@ def test_overlap_of_lists():
     assert overlap(a[2:], b[2:]) is None and overlap(a[:0], b[:0]) is None
 
 
-def test_a_probe_that_stays_the_same_means_one_mining(tiny):
-    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=1.0, refresh_every=2)
-    seen = play(made, order, miner)
-    assert mined(seen) == [["refresh"]] + [[]] * 11
-    assert miner.calls[0].positions == list(range(36))  # nobody knows until when it must do
-    assert miner.probes == 1 + 5  # when it mines, and at steps 2, 4, ..., 10
-    assert made.age("refresh", 11) == 11
-
-
-def drifting(by):
-    """A probe that replaces `by` of its 10 docs at every step."""
-    return lambda step: np.tile(np.arange(10) + by * step, (4, 1))
-
-
-@pytest.mark.parametrize("every", [1, 3])
-def test_a_probe_that_changes_entirely_means_mining_each_period(tiny, every):
-    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=0.01, refresh_every=every, probe=drifting(10))
-    seen = play(made, order, miner)
-    assert [step for step, sources in enumerate(mined(seen)) if sources] == list(range(0, 12, every))
-    assert all(call.positions == list(range(36)) for call in miner.calls)
-
-
-@pytest.mark.parametrize(
-    "limit, steps", [(1.0, range(12)), (0.91, range(12)), (0.9, range(0, 12, 2)), (0.7, range(0, 12, 4))]
-)
-def test_refresh_waits_until_the_probe_has_drifted_from_the_last_mining(tiny, limit, steps):
-    made, order, miner = make_sampler("refresh:2", tiny, refresh_overlap=limit, refresh_every=1, probe=drifting(1))
-    seen = play(made, order, miner)
-    assert [step for step, sources in enumerate(mined(seen)) if sources] == list(steps)
-    for step, (_, _, weights, _) in enumerate(seen):
-        assert weights == {"refresh": {max(s for s in steps if s <= step)}}
-
-
-@pytest.mark.parametrize("overlap", [None, 0.5])
-@pytest.mark.parametrize("every, lag", [(4, 1), (4, 3), (4, 4), (1, 1), (2, 5), (3, 20)])
-def test_lists_are_used_a_lag_after_their_weights(tiny, every, lag, overlap):
-    made, order, miner = make_sampler(
-        "refresh:2", tiny, refresh_every=every, refresh_lag=lag, refresh_overlap=overlap, probe=drifting(10)
-    )
-    seen = play(made, order, miner)
-    begun = [call.step for call in miner.calls if call.later]
-    assert not miner.calls[0].later and miner.calls[0].step == 0
-    # none is begun whose use would lie beyond the last step
-    assert begun[:1] == [every] * (every + lag < 12) and all(step + lag < 12 for step in begun)
-    assert all(b - a >= every for a, b in zip(begun, begun[1:]))
-    used = [0, *begun]
-    assert [step for step, sources in enumerate(mined(seen)) if sources] == [step + lag * (step > 0) for step in used]
-    for step, (_, counts, weights, _) in enumerate(seen):
-        assert counts == {"refresh": 2}
-        assert weights == {"refresh": {max(s for s in used if s == 0 or s + lag <= step)}}
-    ages = [reports["refresh"]["age"] for reports, *_ in seen if reports]
-    assert ages == [None] + [b + lag - a for a, b in zip(used, used[1:])]
-
-
-def test_a_lag_mines_for_the_steps_that_will_use_it(tiny):
-    made, order, miner = make_sampler("refresh:2", tiny, refresh_every=4, refresh_lag=2, steps=12)
-    play(made, order, miner)
-    for call, steps in zip(miner.calls, (range(0, 6), range(6, 10), range(10, 12))):
-        assert call.positions == sorted({position for step in steps for position in order.positions(step).tolist()})
-    assert len(miner.calls) == 3
-
-
-def test_the_probe_of_a_lag_is_that_of_the_weights_that_mined(tiny):
-    made, order, miner = make_sampler(
-        "refresh:2", tiny, refresh_every=2, refresh_lag=1, refresh_overlap=0.85, probe=drifting(1)
-    )
-    play(made, order, miner)  # .8 is left after 2 steps, .9 of what it was when the list came into use
-    assert [call.step for call in miner.calls] == [0, 2, 4, 6, 8, 10]
-
-
 # ----------------------------------------------------------------------------------------------------- resume
 
 
@@ -378,13 +293,10 @@ def test_the_probe_of_a_lag_is_that_of_the_weights_that_mined(tiny):
     [
         ("random:1,bm25:2+refresh:2@0.25", {}),
         ("random:1+bm25:2", {"candidates": 15, "depth": 15}),
-        ("refresh:2,random:1@0.8", {"refresh_every": 3, "refresh_lag": 2}),
-        ("refresh:2", {"refresh_every": 4, "refresh_lag": 4}),
-        ("refresh:2", {"refresh_every": 2, "refresh_overlap": 0.75, "probe": drifting(1)}),
-        ("refresh:2", {"refresh_every": 3, "refresh_overlap": 0.8, "refresh_lag": 2, "probe": drifting(1)}),
+        ("refresh:2,random:1@0.8", {"refresh_every": 3}),
         ("adore:2+refresh:1", {}),
     ],
-    ids=["stages", "deep lists", "lag and rest", "lag", "overlap", "overlap and lag", "adore"],
+    ids=["stages", "deep lists", "rest", "adore"],
 )
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_a_sampler_goes_on_where_another_stopped(tiny, tmp_path, arm, config, cut):
@@ -411,30 +323,9 @@ def test_a_sampler_goes_on_where_another_stopped(tiny, tmp_path, arm, config, cu
     assert run(*again, range(cut, 12)) == wanted[cut:]  # the codes, too
     assert again[0].labels == whole[0].labels
     asked = [
-        [(call.step, call.source, call.positions, call.later) for call in miner.calls]
-        for *_, miner in (whole, stopped, again)
+        [(call.step, call.source, call.positions) for call in miner.calls] for *_, miner in (whole, stopped, again)
     ]
-    assert asked[0] == asked[1] + asked[2]  # nothing is mined twice, nor what was under way again
-
-
-def test_saving_waits_for_the_mining_under_way(tiny, tmp_path):
-    made, order, miner = make_sampler("refresh:2", tiny, refresh_lag=3)
-    waiting = concurrent.futures.Future()
-    original = miner.mine_later
-
-    def mine_later(*args):
-        result = original(*args).result()
-        concurrent.futures.ThreadPoolExecutor(1).submit(lambda: waiting.set_result(result))
-        return waiting
-
-    miner.mine_later = mine_later
-    play(made, order, miner, range(6))
-    torch.save(made.state_dict(), tmp_path / "state.pt")
-    again, order, other = make_sampler("refresh:2", tiny, refresh_lag=3)
-    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    seen = play(again, order, other, range(6, 8))
-    assert mined(seen) == [[], ["refresh"]] and not other.calls
-    assert [weights["refresh"] for _, _, weights, _ in seen] == [{0}, {4}]
+    assert asked[0] == asked[1] + asked[2]  # nothing is mined twice
 
 
 # --------------------------------------------------------------------------------------------- queue, teacher
@@ -442,7 +333,6 @@ def test_saving_waits_for_the_mining_under_way(tiny, tmp_path):
 
 def test_arms_with_a_queue(tiny):
     made, order, miner = make_sampler("random:1,queue:4+random:2@0.5,queue:9@0.75", tiny)
-    assert made.queue_size == 9 and make_sampler("random:1", tiny)[0].queue_size == 0
     queue = Queue(9, 2, device="cpu")
     assert made.queued(queue, 6) is None  # nothing in it yet
     queue.push(np.array([3, 5]), np.zeros((2, 2), dtype=np.float32))
@@ -483,7 +373,7 @@ def test_teacher_scores_find_their_columns(tiny, tmp_path):
     column = {tiny.docs.ids[doc]: j for j, doc in enumerate(batch.docs)}  # a08 stands for its copy a12, too
     wanted = np.full((2, 4), np.nan)
     wanted[0, column["a08"]], wanted[1, column["c02"]], wanted[1, column["c01"]] = 0.5, 0.25, 2.5
-    np.testing.assert_array_equal(made.teacher(batch, positions), wanted)
+    np.testing.assert_array_equal(made.teacher(batch, positions, 0), wanted)
 
 
 # ---------------------------------------------------------------------------------------- docs of other queries

@@ -11,7 +11,7 @@ from test_filters import candidates_of, mined, settings
 from lib.cli import Choice
 from lib.files import BadInput
 from lib.negatives.candidates import drawn_candidates, random_docs
-from lib.negatives.sampling import parse_sampling
+from lib.negatives.sampling import SAMPLING, Sampling, parse_sampling
 from lib.negatives.sampling import slots as slots_of_sampling
 
 
@@ -104,17 +104,61 @@ def test_sampling_passes_over_gaps():
         assert (np.sort(slots[:, :3]) == [1, 2, 4]).all() and (slots[:, 3] == -1).all()
 
 
+# ------------------------------------------------------------------------------------------ a row from outside
+
+
+def hottest(candidates, progress, first, last):
+    """exp(s / T), T going from FIRST to LAST, so that the draws get harder."""
+    return candidates.scores / (first + progress * (last - first))
+
+
+def above_average(candidates, progress):
+    """Evenly among those that are no lower than the mean of their list, and no others."""
+    there = candidates.docs >= 0
+    mean = np.where(there, candidates.scores, 0).sum(1) / np.maximum(there.sum(1), 1)
+    return np.where(candidates.scores >= mean[:, None], 0.0, -np.inf)
+
+
+def test_hardness_may_rise_with_the_training(monkeypatch):
+    limits = {"above": 0}
+    monkeypatch.setitem(SAMPLING, "hottest", Sampling(hottest, {"FIRST": limits, "LAST": limits}, ("scores",)))
+    candidates, sampling = many(SCORES, SCORE_OF_POSITIVE, 600), parse_sampling("hottest:100:.01")
+    for progress, wanted in (
+        (0.0, probabilities("softmax:100")),
+        (0.5, probabilities("softmax:50")),
+        (1.0, [1] + [0] * 4),
+    ):
+        drawn = slots_of_sampling(sampling, candidates, 1, seed=0, epoch=0, progress=progress)[:, 0]
+        np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 600, wanted, atol=0.06)
+
+
+def test_how_many_are_drawn_may_differ_by_query(monkeypatch):
+    monkeypatch.setitem(SAMPLING, "above_average", Sampling(above_average, {}, ("scores",)))
+    lists = [[(1, 9, None), (2, 1, None), (3, 1, None)], [(4, 5, None), (5, 5, None)], [(6, 2, None), (7, 1, None)], []]
+    candidates = candidates_of(lists, [0.0] * 4)
+    for epoch in range(5):
+        slots = slots_of_sampling(parse_sampling("above_average"), candidates, 3, seed=0, epoch=epoch)
+        assert [sorted(row[row >= 0].tolist()) for row in slots] == [[0], [0, 1], [0], []]
+        assert (np.diff((slots >= 0).astype(int), axis=1) <= 0).all()  # those that are there come first
+
+
 # --------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "best", "top:1", "uniform:2", "simans", "simans:1", "simans:1:2:3", "simans:a:0", "softmax",
-     "softmax:0", "softmax:-1", "softmax:hot", "top:"],
-)  # fmt: skip
-def test_wrong_ways_of_sampling_are_refused(text):
-    with pytest.raises(BadInput, match=f"^{text}: one of top, uniform, simans:A:B, softmax:T"):
+    "text, wanted",
+    [
+        ("best", "'best' is none of top, uniform, simans:A:B, softmax:T"),
+        ("top:1", "write top, with a number for each letter"),
+        ("simans:1", "write simans:A:B, with a number for each letter"),
+        ("simans:a:0", "a: must be a number"),
+        ("softmax:0", "0: must be above 0"),
+    ],
+)
+def test_wrong_ways_of_sampling_are_refused(text, wanted):
+    with pytest.raises(BadInput) as refused:
         parse_sampling(text)
+    assert str(refused.value) == f"{text}: {wanted}"
 
 
 def test_ways_of_sampling_keep_their_numbers():
