@@ -55,7 +55,7 @@ def parse_args():
     add("--data", nargs="+", default=[], help=f"one or several: {readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")
-    add("--depth", type=cli.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
+    add("--ranked", type=cli.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
         "recall@100 needs 100")
     add("--self_match", choices=measures.SELF_MATCH, help=f"{measures.SELF_MATCH_HELP}; default: that of the run, "
         "else drop")
@@ -65,42 +65,33 @@ def parse_args():
     add("--measures", type=checks.parse_measures, default=[], metavar="NAMES", help="more measures of ir_measures, as "
         'in "AP P@5 Success@1"')
     add("--by", metavar="FIELD", help="a table by the values of a field of the queries' metadata")
-    add("--error_split", action="store_true", help="with an index: what of nDCG@10 is lost by the model, by "
+    add("--error_split", action="store_true", needs="run", excludes="rerank",
+        help="with an index: what of nDCG@10 is lost by the model, by "
         "compressed vectors and by approximate search")
-    add("--forgetting", action="store_true", help="beside each number that of the encoder which the run started from, "
+    add("--forgetting", action="store_true", needs="run",
+        help="beside each number that of the encoder which the run started from, "
         "and a test of the difference")
-    add("--mteb", nargs="+", metavar="TASK", help="measure the encoder of --run by the package mteb instead, on "
+    add("--mteb", nargs="+", metavar="TASK", needs="run",
+        help="measure the encoder of --run by the package mteb instead, on "
         "tasks of mteb's, by name, or on the collection (own)")
     add = parser.group("comparing")
     add("--compare", nargs="+", metavar="RUN", help="run folders that were measured on the same collection and "
         "split, or the folder of one comparison by train.py")
     add("--measure", default="mrr@10", choices=measures.MEASURES, help="what is tested and drawn")
-    add("--against", metavar="ARM", help="the arm of --compare FOLDER that the others are tested against; default: the "
+    add("--against", metavar="ARM", needs="compare",
+        help="the arm of --compare FOLDER that the others are tested against; default: the "
         "first")
     add = parser.group("both")
     add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
+    parser.mode("compare", "measure against name")
+    parser.mode("mteb", "run data split strict device")
+    parser.mode("run_file", "data strict split self_match overwrite measures measure by name")  # it has searched
     args = parser.parse_args()
-    given = cli.non_default(args, parser)
-    if args.compare:
-        if unused := given.keys() - {"compare", "measure", "against", "name"}:
-            raise BadInput(f"--{min(unused)} plays no part with --compare")
-        if args.against and len(args.compare) != 1:
-            raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
-    elif sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
+    parser.check(args)
+    if args.against and len(args.compare) != 1:
+        raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
+    if not args.compare and sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
-    elif args.against:
-        raise BadInput("--against needs --compare")
-    searching = "rerank rerank_depth fusion normalise weight error_split forgetting depth device".split()
-    if args.run_file and (unused := [name for name in searching if name in given]):
-        raise BadInput(f"--{unused[0]} needs a retriever, and --run_file has searched already")
-    if args.forgetting and not args.run:
-        raise BadInput("--forgetting compares --run R with the encoder that it started from")
-    if args.mteb and (unused := given.keys() - {"mteb", "run", "data", "split", "strict", "device"}):
-        raise BadInput(f"--{min(unused)} plays no part with --mteb")
-    if args.mteb and not args.run:
-        raise BadInput("--mteb measures the encoder of --run R")
-    if args.error_split and (not args.run or args.rerank):
-        raise BadInput("--error_split is of the index of --run R alone")
     return args, parser
 
 
@@ -152,7 +143,7 @@ def evaluate(args, parser, spec, data, *, header):
         retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
         for name, value in notes.items():
             print(f"   {name} = {value}")
-        rankings, itself = retrieval.search_split(retriever, collection, args.split, args.depth, self_match=self_match)
+        rankings, itself = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)
     values, result = retrieval.measured(rankings, collection, args.split, more=args.measures)
     result |= {
         "self_match": {"policy": self_match, "found": itself},
@@ -161,7 +152,7 @@ def evaluate(args, parser, spec, data, *, header):
         "judgements": collection.judgements(args.split),
         "split": args.split,
         "retriever": spec,
-        "depth": args.depth,
+        "depth": args.ranked,
     } | notes
     if args.by:
         fields = retrieval.metadata_values(collection, args.split, args.by)
@@ -181,7 +172,7 @@ def evaluate(args, parser, spec, data, *, header):
     write_json(target / "metrics.json", result)
     with plots.optional(target):
         ranks = retrieval.first_ranks(rankings, collection.qrels_dict(args.split))
-        plots.ranks(target / "ranks.png", ranks, depth=args.depth, title=f"{spec} on {target.name}")
+        plots.ranks(target / "ranks.png", ranks, depth=args.ranked, title=f"{spec} on {target.name}")
         if args.by:
             plots.slices(target / "slices.png", result["by"], measure=args.measure, title=f"{spec} on {target.name}")
         if parts:
@@ -264,7 +255,7 @@ def start_of(args, collection, values, self_match):
     if unlike := [name for name in READ_OTHERWISE if recorded.get(name) not in (None, False)]:
         return {"encoder": source, "unlike": unlike}
     retriever, _ = retrieval.open_with(args, source, collection, device=pick_device(args.device))
-    rankings, _ = retrieval.search_split(retriever, collection, args.split, args.depth, self_match=self_match)
+    rankings, _ = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)
     before, result = retrieval.measured(rankings, collection, args.split)
     pairs = np.array([(values[qid][args.measure], before[qid][args.measure]) for qid in values]).T
     return {"encoder": source, "mean": result["mean"], "test": significance.paired_test(*pairs, seed=0)}

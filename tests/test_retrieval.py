@@ -179,9 +179,9 @@ def test_rag_demo_asks_any_retriever(launch, desk, capsys):
     [
         (("--run", "runs/R", "--by", "kind"), "--by kind: no test query has it"),
         (("--run", "runs/R", "--error_split"), "has no index of tiny"),
-        (("--run_file", "F", "--rerank", "judge"), "--rerank needs a retriever"),
+        (("--run_file", "F", "--rerank", "judge"), "--rerank plays no part with --run_file"),
         (("--retriever", "bm25", "--weight", ".5", "--data", "tiny"), "--weight is for two retrievers"),
-        (("--retriever", "bm25", "--forgetting"), "--forgetting compares"),
+        (("--retriever", "bm25", "--forgetting"), "--forgetting needs --run"),
         (("--run", "runs/R", "--measures", "NoSuch"), "--measures NoSuch"),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_collection_without_dev_has_no_weight(tiny, desk, tmp_path):
         (("--retriever", "bm25", "--data", "tiny", "--fusion", "rrf"), "--fusion is for two retrievers"),
         (("--retriever", "bm25", "--data", "tiny", "--rerank_depth", 5), "--rerank_depth needs --rerank"),
         (("--retriever", "runs/R+bm25", "--fusion", "rrf", "--weight", 0.5), "--weight plays no part"),
-        (("--run_file", "F", "--depth", 200), "--depth needs a retriever"),
+        (("--run_file", "F", "--ranked", 200), "--ranked plays no part with --run_file"),
         (("--run", "runs/R", "--mteb", "own", "--by", "x"), "--by plays no part with --mteb"),
         (("--run", "runs/R", "--against", "x"), "--against needs --compare"),
     ],
