@@ -225,11 +225,11 @@ def bench(monkeypatch, desk, script, *flags):
 
 
 def test_the_benches_of_search(launch, desk, monkeypatch, capsys):
-    bench(monkeypatch, desk, "latency.py", "--run", "runs/R", "--data", "tiny", "--queries", 3)
+    bench(monkeypatch, desk, "tests/bench/latency.py", "--run", "runs/R", "--data", "tiny", "--queries", 3)
     assert "one at a time: p50" in capsys.readouterr().out
     flags = ("--run", "runs/R", "--data", "tiny", "--vectors", 300, "--index", "IVF4,SQ8", "--folder", desk / "scale")
     for part in ("index", "exact"):
-        bench(monkeypatch, desk, "index_scale.py", *flags, "--part", part)
+        bench(monkeypatch, desk, "tests/bench/index_scale.py", *flags, "--part", part)
         assert json.loads(capsys.readouterr().out.splitlines()[-1])
     flags = (
         "--data",

@@ -6,7 +6,7 @@ import numpy as np
 
 from lib.evaluation import comparison, comparison_plots, plots, significance
 from lib.evaluation.measures import MEASURES
-from lib.files import read_json, reading, write_json, write_text
+from lib.files import markdown, read_json, reading, write_json, write_text
 
 
 def write(folder, runs, *, measure, name=None):
@@ -41,7 +41,7 @@ def of_comparison(folder, *, measure, against=None):
         f"dev {measure}",
     ]
     rows = [[arm, best, f"{found['tried'][arm][best]:.4f}"] for arm, best in zip(found["tried"], found["chosen"])]
-    text = f"{_markdown(head, rows)}\nEach arm at its own setting:\n\n{text}\nOne setting for all:\n\n{untuned}"
+    text = f"{markdown(head, rows)}\nEach arm at its own setting:\n\n{text}\nOne setting for all:\n\n{untuned}"
     write_text(folder / "ablation.md", text)
     return text
 
@@ -148,7 +148,7 @@ def to_table(result):
     over = rows[1]["against_first"]["over"] if len(rows) > 1 else significance.QUERIES
     known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
     text = [
-        _markdown(
+        markdown(
             [title.format(measure=measure, first=first, over=over) for title, _ in columns],
             [*known, *([cell(row) for _, cell in columns] for row in rows)],
         )
@@ -159,7 +159,7 @@ def to_table(result):
         "arms. Effect size: difference over its standard deviation between queries.\n"
     )
     if trained := [row for row in rows if row["trained"]]:
-        text.append(_markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
+        text.append(markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
     if result["order"]:
         chain = [result["order"][0]["above"]]
         for test in result["order"]:
@@ -214,12 +214,6 @@ def of_run(summary, measure):
             f"peak memory {summary['peak_rss_mb']:,.0f} MB",
         ]
     )
-
-
-def _markdown(head, lines):
-    """A table; lines that are short end in empty cells."""
-    lines = [[*cells, *[""] * (len(head) - len(cells))] for cells in lines]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *lines])
 
 
 # --------------------------------------------------------------------------------------------------- figures

@@ -17,7 +17,7 @@ import numpy as np
 from lib import process
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, write_json, write_text
+from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, markdown, write_json, write_text
 from lib.negatives.candidates import BANDS, band_names
 from lib.negatives.filters import apply
 from lib.rng import uniform
@@ -233,35 +233,15 @@ def report(path, collection, mined, hidden, filters, *, share, title):
 
 def table(rows):
     """The audit as a Markdown table. rows: [(source, filter, ranks, estimate())]."""
-    head = [
-        "source",
-        "after",
-        "ranks",
-        "negatives",
-        "hidden found",
-        "rate (95 % interval)",
-        "per unlabelled positive",
-        "all false, at most",
-        "hidden caught",
-        "others lost",
-    ]
-    lines = [head, ["---"] * len(head)]
+    head = "source,after,ranks,negatives,hidden found,rate (95 % interval),per unlabelled positive"
+    lines = []
     for source, after, ranks, row in rows:
         low, high = row["interval"]
-        lines.append(
-            [
-                source,
-                after,
-                ranks,
-                f"{row['negatives']:,}",
-                f"{row['hidden']:,}",
-                f"{row['rate']:.3%} [{low:.3%}, {high:.3%}]",
-                f"{row['per_unlabelled']:.3%}",
-                f"{row['at_most']:.1%}",
-                *(f"{row[key]:.1%}" if key in row else "" for key in ("caught", "cost")),
-            ]
-        )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        rate = f"{row['rate']:.3%} [{low:.3%}, {high:.3%}]"
+        cells = [source, after, ranks, f"{row['negatives']:,}", f"{row['hidden']:,}", rate]
+        cells += [f"{row['per_unlabelled']:.3%}", f"{row['at_most']:.1%}"]
+        lines.append([*cells, *(f"{row[key]:.1%}" for key in ("caught", "cost") if key in row)])
+    return markdown([*head.split(","), "all false, at most", "hidden caught", "others lost"], lines)
 
 
 NOTE = """\

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.files import BadInput, write_json, write_text
+from lib.files import BadInput, markdown, write_json, write_text
 from lib.negatives.files import read_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.near_copies import near_copies_of_positives
@@ -156,9 +156,9 @@ def report(folder, found, path):
 
 def to_table(found, path):
     """The Markdown of a look."""
-    lines = [f"# {path}", "", "| finding | count | share | first lines |", "|---|---|---|---|"]
+    rows = []
     for name, one in found.items():
         of = "queries" if name in OF_QUERIES else "negatives"
         where = ", ".join(map(str, one.lines)) if one.count and name not in ("unlabelled", "no_score") else ""
-        lines.append(f"| {name}: {FINDINGS[name]} | {one.count:,} | {one.share:.2%} of {one.of:,} {of} | {where} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"{name}: {FINDINGS[name]}", f"{one.count:,}", f"{one.share:.2%} of {one.of:,} {of}", where])
+    return f"# {path}\n\n{markdown(['finding', 'count', 'share', 'first lines'], rows)}"
