@@ -107,3 +107,9 @@ def test_a_miner_that_teaches(untrained, launch):
     taught = ("--negatives", "file:2", "--negatives_file", file, "--terms", "kl:.5:.05")
     small = ("--dim", 16, "--vocab_size", 300, "--steps", 3, "--batch_size", 8)
     assert launch("train.py", "--data", "tiny", *taught, *small, "--name", "student", cwd=untrained) == 0
+
+
+def test_a_parquet_file_is_read_by_the_name_that_a_flag_gives(tiny, tmp_path, records):
+    pytest.importorskip("pyarrow")
+    exchange.write(tmp_path / "f", "distillation-parquet", iter(records), tiny, "train")
+    assert len(list(exchange.read(str(tmp_path / "f"), "distillation-parquet", tiny))) == len(records)

@@ -15,10 +15,10 @@ from lib.model import encoder as model
 from lib.model.pooling import POOLINGS
 from lib.negatives.candidates import Candidates, overfetch
 from lib.negatives.files import read_negatives
-from lib.negatives.filters import FILTERS
+from lib.negatives.filters import FILTERS, Filter
 from lib.negatives.pool import held_out
 from lib.negatives.sampler import NegativeSampler
-from lib.negatives.sampling import SAMPLING
+from lib.negatives.sampling import SAMPLING, Sampling
 from lib.negatives.sources import SOURCES, Source
 from lib.search.hits import Hits
 
@@ -190,7 +190,7 @@ def test_a_filter(train, monkeypatch, tiny):
         lengths = np.array([len(text) for text in collection.docs.texts()])
         return lengths[candidates.docs] < length
 
-    monkeypatch.setitem(FILTERS, "shorter", (shorter, (int,), ()))
+    monkeypatch.setitem(FILTERS, "shorter", Filter(shorter, {"LENGTH": {"kind": int}}))
     middle = int(np.median([len(text) for text in tiny.docs.texts()]))
     (plain,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20)["mining"]
     (line,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20, "--filters", f"shorter:{middle}")[
@@ -201,11 +201,11 @@ def test_a_filter(train, monkeypatch, tiny):
 
 
 def test_a_way_of_sampling(train, desk, monkeypatch):
-    def deep(candidates, power):
+    def deep(candidates, progress, power):
         """The deeper in the list, the likelier: rank ** power."""
         return power * np.log(np.maximum(candidates.ranks, 1))
 
-    monkeypatch.setitem(SAMPLING, "deep", (deep, "P", ()))
+    monkeypatch.setitem(SAMPLING, "deep", Sampling(deep, {"P": {}}))
     below = {}  # negatives per query that stood below rank 10
     for sampling in ("uniform", "deep:50"):
         log = train("--negatives", "bm25:1", "--sampling", sampling)

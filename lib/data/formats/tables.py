@@ -133,7 +133,7 @@ def parquet_rows(path):
     pyarrow = parquet_package(path)
     with reading(path, " as Parquet"):
         file, number = pyarrow.parquet.ParquetFile(path), 0
-        most = max(files.MOST_UNPACKED, files.MOST_RATIO * path.stat().st_size)
+        most = max(files.MOST_UNPACKED, files.MOST_RATIO * pathlib.Path(path).stat().st_size)
         if sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) > most:
             raise files.unpacks_to_too_much(path, most)
         for block in file.iter_batches(1 << 14):
