@@ -273,7 +273,7 @@ def test_a_term_of_the_loss(train, monkeypatch, chunk_size):
     assert found["step"][2]["info_nce"] != plain["step"][2]["info_nce"]  # the term has moved them
 
 
-def test_a_base_and_a_mask_of_the_loss(train, desk, monkeypatch, refused):
+def test_a_base_and_a_mask_of_the_loss(train, desk, monkeypatch, refused, capsys):
     def sigmoid(s, bias):
         """Each pair on its own, as in SigLIP (Zhai et al. 2023) -> (B,)."""
         sign = 2.0 * s.is_positive - 1
@@ -295,5 +295,6 @@ def test_a_base_and_a_mask_of_the_loss(train, desk, monkeypatch, refused):
     assert losses(few)[0] < losses(plain)[0]
     warnings = [line["warning"] for log in (plain, few) for line in log.get("warning", ())]
     assert "no learning" not in warnings  # that InfoNCE stays high says nothing of such a base
+    capsys.readouterr()
     said = refused("train.py", "--data", "tiny", *flags[2:], "--terms", "focal:1", cwd=desk)
     assert "--terms focal:1 plays no part with --base sigmoid:-10" in said
