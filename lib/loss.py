@@ -253,7 +253,7 @@ def needs_of(base, masks, terms):
 def contrasts(base, terms):
     """Whether InfoNCE is in the loss, so that its value says whether something is learned."""
     taught = any(name in ("margin_mse", "kl") and numbers[0] == 1 for name, *numbers in terms)  # and nothing else
-    return base[0] != "triplet" and not taught
+    return "logits" in BASES[base[0]].takes.split() and not taught
 
 
 def contrastive_loss(

@@ -145,8 +145,8 @@ def test_the_control_is_the_first_arm_on_other_seeds(compared):
         ("in_batch batch_size=3", "batch_size=3 is no flag=value"),
         ("in_batch budget=seconds", "budget=seconds is no flag=value"),
         ("in_batch temperature=-1", "--temperature -1: must be above 0"),
-        ("random:1 filters=percpos:1.5", "a number from 0 to 1 is wanted"),
-        ("in_batch guide_margin=.1", "--guide_margin needs --guide"),
+        ("random:1 filters=percpos:1.5", "percpos:1.5: 1.5: must be at most 1"),
+        ("in_batch masks=guide:.1", "--guide MODEL and --masks guide:X"),
     ],
 )
 def test_bad_flags_of_an_arm(desk, capsys, arm, wanted):
@@ -197,7 +197,7 @@ def test_a_comparison_under_torchrun_is_refused(desk, monkeypatch, capsys, flags
     start(train, desk, *SMALL, *flags, "--name", "refused", code=2)
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1
-    assert "python train.py --processes N" in message and not (desk / "runs/refused").exists()
+    assert "python train.py --jobs N" in message and not (desk / "runs/refused").exists()
 
 
 # ------------------------------------------------------------------------------------- continued, drawn again
@@ -355,16 +355,12 @@ def test_without_steps_a_run_reckons_them_itself(planned):
     assert not any("--steps" in part for job in jobs for part in job.command)
 
 
-def test_a_run_may_have_several_processes(planned):
+def test_a_run_is_this_script_with_an_arm_and_a_seed_of_its_own(planned):
     flags = ("--seeds", 0, 1, "--batch_size", 4, "--jobs", 2)
-    for processes in (1, 2):
-        for seed, job in enumerate(planned(*flags, "--processes", processes)):
-            at = job.command.index(str(ROOT / "train.py"))
-            launcher, own = job.command[:at], job.command[at + 1 :]
-            assert launcher[0] == sys.executable and ("torch.distributed.run" in launcher) == (processes == 2)
-            assert ("2" in launcher) == (processes == 2)
-            assert not any(part.startswith(("--jobs", "--processes")) for part in own)
-            assert own[own.index("--seeds") + 1] == str(seed) and job.label == f"refresh:4, seed {seed}"
+    for seed, job in enumerate(planned(*flags)):
+        assert job.command[:2] == [sys.executable, str(ROOT / "train.py")] and job.label == f"refresh:4, seed {seed}"
+        assert "--batch_size=4" in job.command and not any(part.startswith("--jobs") for part in job.command)
+        assert job.command[job.command.index("--seeds") + 1] == str(seed)
 
 
 def test_steps_are_inverse_to_the_denominators(matched):
@@ -500,16 +496,7 @@ def test_measures_of_the_table_are_those_of_the_runs(compared):
 
 
 @pytest.mark.parametrize(
-    "slot, processes, visible, count, wanted",
-    [
-        (0, 1, None, 1, None),
-        (1, 1, None, 4, "1"),
-        (1, 2, None, 4, "2,3"),
-        (2, 1, None, 2, "0"),
-        (1, 1, "5,7", 2, "7"),
-        (0, 2, "5,7", 2, "5,7"),
-        (0, 4, None, 2, None),
-    ],
+    "slot, visible, count, wanted", [(0, None, 1, None), (1, None, 4, "1"), (2, None, 2, "0"), (1, "5,7", 2, "7")]
 )
-def test_each_process_of_a_job_has_a_gpu(slot, processes, visible, count, wanted):
-    assert experiment.gpus_of(slot, processes, visible, count) == wanted
+def test_each_run_has_a_gpu(slot, visible, count, wanted):
+    assert experiment.gpu_of(slot, visible, count) == wanted

@@ -1,11 +1,11 @@
 """What README.md says can be added is added here from outside, in a few lines each, and trained with."""
 
-import functools
 import re
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, embed_texts, write_collection
 
 from lib import loss, run
@@ -17,7 +17,7 @@ from lib.negatives.candidates import Candidates, overfetch
 from lib.negatives.files import read_negatives
 from lib.negatives.filters import FILTERS, Filter
 from lib.negatives.pool import held_out
-from lib.negatives.sampler import NegativeSampler
+from lib.negatives.sampler import IN_BATCH, NegativeSampler
 from lib.negatives.sampling import SAMPLING, Sampling
 from lib.negatives.sources import SOURCES, Source
 from lib.search.hits import Hits
@@ -190,7 +190,7 @@ def test_a_filter(train, monkeypatch, tiny):
         lengths = np.array([len(text) for text in collection.docs.texts()])
         return lengths[candidates.docs] < length
 
-    monkeypatch.setitem(FILTERS, "shorter", Filter(shorter, {"LENGTH": {"kind": int}}))
+    monkeypatch.setitem(FILTERS, "shorter", Filter(shorter, {"LENGTH": {"kind": int, "least": 1}}))
     middle = int(np.median([len(text) for text in tiny.docs.texts()]))
     (plain,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20)["mining"]
     (line,) = train("--negatives", "bm25:1", "--candidates", 20, "--depth", 20, "--filters", f"shorter:{middle}")[
@@ -213,6 +213,18 @@ def test_a_way_of_sampling(train, desk, monkeypatch):
         below[sampling] = sum(row["negatives"] for row in rows) / 3
     assert below["uniform"] < 0.7 < below["deep:50"]
     assert read_json(desk / "runs/extended/config.json")["args"]["sampling"] == "deep:50"
+
+
+def test_a_way_of_sampling_that_gets_harder_and_draws_as_many_as_there_are(train, monkeypatch):
+    def up_to(candidates, progress, first, last):
+        """Evenly among the best FIRST of a list, at the end among LAST."""
+        return np.where(candidates.ranks <= first + progress * (last - first), 0.0, -np.inf)
+
+    whole = {"kind": int, "least": 1}
+    monkeypatch.setitem(SAMPLING, "up_to", Sampling(up_to, {"FIRST": whole, "LAST": whole}))
+    ledgers = [line["ledger"] for line in train("--negatives", "bm25:9", "--sampling", "up_to:1:7")["step"]]
+    found = [sum(row["negatives"] for row in own if row["source"] == "bm25") for own in ledgers]
+    assert 0 < found[0] <= 1 < found[1] <= 3 < found[2] <= 5  # of steps 0, 1 and 2 out of 3, at ranks up to 1, 3 and 5
 
 
 def test_a_pooling(train, desk, monkeypatch, bert):
@@ -240,19 +252,83 @@ def test_a_pooling(train, desk, monkeypatch, bert):
         library.SentenceTransformer(str(saved), device="cpu")
 
 
+def test_a_source_that_teaches(train, monkeypatch):
+    def mine_taught(miner, positions, count, last, encoder):
+        """The longest docs, with a teacher for whom each is worth half of the positive."""
+        found = mine_longest(miner, positions, count, last, encoder)
+        found.teacher = np.where(found.docs >= 0, 0.5, np.nan).astype(np.float32)
+        found.teacher_positive = np.ones(len(found.docs), dtype=np.float32)
+        return found
+
+    flags = ("--negatives", "longest:2", "--terms", "margin_mse:0.5")
+    monkeypatch.setitem(SOURCES, "longest", Source("K of the longest docs", mine=mine_taught, teaches=True))
+    taught, plain = train(*flags), train(*flags[:2])
+    assert taught["step"][0]["info_nce"] == plain["step"][0]["info_nce"] and losses(taught) != losses(plain)
+    # random weights give all pairs about the same score, and the teacher wants the positive .5 above the others
+    assert losses(taught)[0] == pytest.approx(0.5 * losses(plain)[0] + 0.5 * 0.5**2, abs=0.1)
+
+
+def test_a_source_without_a_teacher_is_refused_where_one_is_wanted(refused, desk, monkeypatch):
+    monkeypatch.setitem(SOURCES, "longest", Source("K of the longest docs", mine=mine_longest))
+    said = refused("train.py", "--data", "tiny", "--negatives", "longest:2", "--terms", "margin_mse:0.5", cwd=desk)
+    assert "--terms margin_mse and kl need" in said
+
+
+def test_a_rule_for_docs_of_other_queries(train, monkeypatch, tiny):
+    def short(collection, batch):
+        """They count, but for short ones."""
+        lengths = np.array([len(text) for text in collection.docs.texts()])
+        return (batch.source == 0) & (lengths[batch.columns] < middle)
+
+    middle = np.median([len(text) for text in tiny.docs.texts()])
+    monkeypatch.setitem(IN_BATCH, "long", short)
+    found = {}
+    for rule in ("on", "long", "off"):
+        log = train("--negatives", "random:1", "--in_batch", rule)
+        rows = [row for line in log["step"] for row in line["ledger"]]
+        found[rule] = {
+            name: sum(row["negatives"] for row in rows if row["source"] == name) for name in ("in_batch", "random")
+        }
+    assert found["on"]["in_batch"] > found["long"]["in_batch"] > found["off"]["in_batch"] == 0
+    assert found["on"]["random"] == found["long"]["random"] == found["off"]["random"] > 0
+
+
 @pytest.mark.parametrize("chunk_size", [100, 3])
 def test_a_term_of_the_loss(train, monkeypatch, chunk_size):
+    def closeness(s, value, weight):
+        """Adds this times the mean similarity of the docs of a batch, so that they spread."""
+        return value + weight * s.similarity(s.d, s.d).mean()
+
+    monkeypatch.setitem(loss.TERMS, "closeness", loss.Row(closeness, {"WEIGHT": {"least": 0}}, at="whole"))
     flags = ("--negatives", "random:1", "--chunk_size", chunk_size)
-    plain, original = train(*flags), loss.contrastive_loss
-
-    @functools.wraps(original)
-    def with_spread(q_emb, d_emb, labels, invalid, **options):
-        """Adds the mean similarity of the docs of a batch, so that they spread."""
-        value, scores, mask = original(q_emb, d_emb, labels, invalid, **options)
-        return value + 5 * (d_emb @ d_emb.T).mean(), scores, mask
-
-    monkeypatch.setattr(loss, "contrastive_loss", with_spread)
-    found = train(*flags)
+    plain, found = train(*flags), train(*flags, "--terms", "closeness:5")
     assert all(a > b for a, b in zip(losses(found), losses(plain)))
     assert found["step"][0]["info_nce"] == plain["step"][0]["info_nce"]  # of the same batch and weights
     assert found["step"][2]["info_nce"] != plain["step"][2]["info_nce"]  # the term has moved them
+
+
+def test_a_base_and_a_mask_of_the_loss(train, desk, monkeypatch, refused, capsys):
+    def sigmoid(s, bias):
+        """Each pair on its own, as in SigLIP (Zhai et al. 2023) -> (B,)."""
+        sign = 2.0 * s.is_positive - 1
+        found = -torch.nn.functional.logsigmoid(sign * (s.plain / s.temperature + bias))
+        return torch.where(s.mask & ~s.is_positive, 0.0, found).sum(1)
+
+    def hardest(s, count):
+        """All but the hardest N negatives."""
+        scores = s.plain.detach().masked_fill(s.invalid | s.is_positive, -torch.inf)
+        return scores < scores.topk(count, dim=1).values[:, -1:]
+
+    monkeypatch.setitem(loss.BASES, "sigmoid", loss.Row(sigmoid, {"BIAS": {}}, takes="whole"))
+    monkeypatch.setitem(loss.MASKS, "hardest", loss.Row(hardest, {"N": {"kind": int, "least": 1}}))
+    flags = ("--negatives", "in_batch", "--base", "sigmoid:-10")
+    plain, few = train(*flags), train(*flags, "--masks", "hardest:2", "--terms", "spread:0")
+    for log, least, most in ((plain, 6, 7), (few, 2, 2)):
+        for line in log["step"]:
+            assert least <= sum(row["negatives"] for row in line["ledger"]) <= most
+    assert losses(few)[0] < losses(plain)[0]
+    warnings = [line["warning"] for log in (plain, few) for line in log.get("warning", ())]
+    assert "no learning" not in warnings  # that InfoNCE stays high says nothing of such a base
+    capsys.readouterr()
+    said = refused("train.py", "--data", "tiny", *flags[2:], "--terms", "focal:1", cwd=desk)
+    assert "--terms focal:1 plays no part with --base sigmoid:-10" in said

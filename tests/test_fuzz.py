@@ -4,6 +4,7 @@ Some files are damaged in a few ways here; each one that a script reads back in 
 slow tests/test_fuzz.py`, which takes hours on two cores (a second a damage).
 """
 
+import importlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import hypothesis.strategies as st
 import pytest
 from conftest import ROOT, TINY, make_encoder
 
-from lib import process, run
+from lib import cli, process, run
 from lib.data.collection import load_collection
 from lib.model import encoder as model
 
@@ -309,22 +310,13 @@ WORDS += [
 VALUES = st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.floats().map(str))
 
 
-def flags_of(script):
-    """{flag: its action} of a script's parser."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, [])])
-        return __import__(script).parse_args
-
-
 @pytest.mark.parametrize("script", ["train", "mine_negatives", "build_index", "evaluate", "rag_demo"])
 def test_flags_are_read_or_refused(script, examples=None):
     """Every flag with odd values: a value, or BadInput in one line; argparse never ends the process."""
-    parse, seen = flags_of(script), {"read": 0, "refused": 0}
-    found = __import__("lib.cli", fromlist=["cli"]).Parser
-    parsers = []
+    parse, parsers, seen = importlib.import_module(script).parse_args, [], {"read": 0, "refused": 0}
     with pytest.MonkeyPatch.context() as patch:
-        real = found.parse_args
-        patch.setattr(found, "parse_args", lambda self, *a, **k: (parsers.append(self), real(self, *a, **k))[1])
+        real = cli.Parser.parse_args
+        patch.setattr(cli.Parser, "parse_args", lambda self, *a, **k: (parsers.append(self), real(self, *a, **k))[1])
         patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, [])])
         parse()
     names = [action.option_strings[0] for action in parsers[0].flags().values() if action.option_strings]
@@ -332,9 +324,7 @@ def test_flags_are_read_or_refused(script, examples=None):
     count = examples or 2 * len(names)
 
     @settings(count)
-    @hypothesis.given(
-        st.sampled_from(names), st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.floats().map(str))
-    )
+    @hypothesis.given(st.sampled_from(names), VALUES)
     def once(name, value):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{script}.py", *NEEDED.get(script, []), f"{name}={value}"])
@@ -346,7 +336,7 @@ def test_flags_are_read_or_refused(script, examples=None):
                 assert len(process.one_line(error).splitlines()) == 1
 
     once()
-    print(script, seen)
+    assert seen["read"] and seen["refused"], seen
 
 
 @pytest.mark.slow

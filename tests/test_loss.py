@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.evaluation.monitor import batch_stats
-from lib.loss import BASES, MASKS, TERMS, backward, contrastive_loss, needs_of
+from lib.loss import BASES, MASKS, TERMS, backward, contrastive_loss, contrasts, needs_of
 
 
 def make_batch(B, N, D, *, seed, masked=0.2):
@@ -600,3 +600,16 @@ def test_every_row_says_what_it_does_and_what_it_needs():
         "explicit",
     }
     assert needs_of(("triplet", 0.1), [("margin", 0.1)], [("spread", 1.0)]) == set()
+
+
+@pytest.mark.parametrize(
+    "base, terms, wanted",
+    [
+        (("infonce",), [("focal", 1.0), ("kl", 0.5, 1.0)], True),
+        (("debiased", 0.1), [], True),
+        (("triplet", 0.1), [], False),
+        (("infonce",), [("margin_mse", 1)], False),  # then there is the teacher alone
+    ],
+)
+def test_whether_a_loss_contrasts(base, terms, wanted):
+    assert contrasts(base, terms) == wanted

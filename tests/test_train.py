@@ -233,8 +233,6 @@ def interrupted(at):
         ("dense:2", 3),
         ("queue:20", 3),
         ("adore:2", 3),
-        ("refresh:2 refresh_every=3 refresh_lag=2", 4),  # a mining is under way then
-        ("refresh:2 refresh_every=1 refresh_overlap=.97", 3),
         ("bm25:1+refresh:2 filters=near_copy:0.9,percpos:0.99 sampling=simans:2:0 candidates=12 depth=4", 3),
     ],
 )
@@ -309,27 +307,20 @@ def test_warnings_of_a_resumed_run_are_those_of_a_whole_one(train):
     assert [(line["step"], line["warning"]) for line in of_event(cut, "warning")] == warnings
 
 
-def test_a_lag_is_used_with_the_weights_of_its_step(train):
-    flags = ("--negatives", "refresh:2", "--refresh_every", 2, "--lr", 0.05)
-    reports = {}
-    for lag in (0, 1):
-        folder = train(f"lag-{lag}", *flags, "--refresh_lag", lag)
-        reports[lag] = {line["step"]: line for line in of_event(folder, "mining")}
-        lines = of_event(folder, "step")
-        ages = [{r["age"] for r in line["ledger"] if r["source"] == "refresh"} for line in lines]
-        wanted = [0, 1, 0, 1, 0, 1] if lag == 0 else [0, 1, 2, 1, 2, 1]
-        assert ages == [{age} for age in wanted]
-    assert list(reports[0]) == [0, 2, 4] and list(reports[1]) == [0, 3, 5]
-    assert [line["age"] for line in reports[0].values()] == [None, 2, 2]
-    assert [line["age"] for line in reports[1].values()] == [None, 3, 3]
-    for first, _, third in (list(lines.values()) for lines in reports.values()):
-        assert first["overlap"] is None and 0 <= third["overlap"] <= 1  # step 5 visits queries once more
+def test_lists_that_are_refreshed_tell_their_age_and_overlap(train):
+    folder = train("ages", "--negatives", "refresh:2", "--refresh_every", 2, "--lr", 0.05)
+    reports = {line["step"]: line for line in of_event(folder, "mining")}
+    ledgers = [line["ledger"] for line in of_event(folder, "step")]
+    assert [{row["age"] for row in own if row["source"] == "refresh"} for own in ledgers] == [{0}, {1}] * 3
+    assert {step: line["age"] for step, line in reports.items()} == {0: None, 2: 2, 4: 2}
+    first, _, third = reports.values()
+    assert first["overlap"] is None and 0 <= third["overlap"] <= 1  # step 5 visits queries once more
 
 
 @pytest.mark.parametrize("arm", ["bm25:1", "random:1", "refresh:2", "file:1"])
 def test_a_source_that_teaches_nothing_ends_the_run(train, taught, capsys, arm):
     file = ("--negatives_file", taught) if arm == "file:1" else ()
-    train("masked", "--negatives", arm, *file, "--mask_margin=-3", "--overwrite", code=2)
+    train("masked", "--negatives", arm, *file, "--masks", "margin:-3", "--overwrite", code=2)
     assert f"no doc of {arm[:-2]} stands in the denominator" in capsys.readouterr().err
 
 
@@ -361,24 +352,24 @@ def test_an_arm_changes_its_own_flags_alone(parsed):
         "window:2:9",
         "--negatives",
         "in_batch",
-        "refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8 refresh_lag=3 mask_margin=-0.5",
-        "bm25:2 directions=doc_to_query,query_to_query dims=8,16 sampling=simans:1:0",
+        "refresh:4 temperature=.03 filters=percpos:.95,near_copy:.8 refresh_every=3 masks=margin:-0.5",
+        "bm25:2 base=debiased:.1 terms=doc_to_query,hardness:3 dims=8,16 sampling=simans:1:0",
     )
-    assert (first.temperature, first.directions, first.refresh_lag) == (0.1, [], 0)
+    assert (first.temperature, first.terms, first.refresh_every, first.base.name) == (0.1, [], None, "infonce")
     assert cli.plain(first.filters) == ["window:2:9"]
     assert (second.temperature, cli.plain(second.filters)) == (0.03, ["percpos:.95", "near_copy:.8"])
-    assert (second.refresh_lag, second.mask_margin) == (3, -0.5)
+    assert (second.refresh_every, cli.plain(second.masks)) == (3, ["margin:-0.5"])
     assert (third.temperature, third.dims) == (0.1, [8, 16])
-    assert third.directions == ["doc_to_query", "query_to_query"]
+    assert script.loss_of(third) == (("debiased", 0.1), [], [("doc_to_query",), ("hardness", 3.0)])
     assert third.sampling.text == "simans:1:0" and second.sampling == first.sampling
     assert first.sampling.text == "uniform"
 
 
-def test_one_arm_of_several_may_distill(parsed):
-    plain, pupil = parsed("--negatives_file", "f", "--negatives", "file:1", "file:1 distill_weight=.5")
-    assert (plain.distill_weight, pupil.distill_weight) == (0, 0.5)
-    plain, pupil = parsed("--negatives_file", "f", "--negatives", "bm25:1", "file:1 distill_weight=.5")
-    assert (plain.distill_weight, pupil.distill_weight) == (0, 0.5)
+@pytest.mark.parametrize("first", ["file:1", "bm25:1"])
+def test_one_arm_of_several_may_distill(parsed, first):
+    plain, pupil = parsed("--negatives_file", "f", "--negatives", first, "file:1 terms=kl:.5:.05")
+    assert script.loss_of(plain) == (("infonce",), [], [])
+    assert script.loss_of(pupil) == (("infonce",), [], [("kl", 0.5, 0.05)])
 
 
 @pytest.mark.parametrize(
@@ -389,12 +380,13 @@ def test_one_arm_of_several_may_distill(parsed):
         ("bm25:1 batch_size=4", "batch_size=4 is no flag=value"),
         ("bm25:1 steps=4", "it may change seed_shift, query_clusters, lr"),
         ("bm25:1 temperature=0", "--temperature 0: must be above 0"),
-        ("bm25:1 filters=percpos", "percpos takes 1 number"),
+        ("bm25:1 filters=percpos", "write percpos:SHARE, with a number"),
         ("bm25:1 sampling=best", "--sampling best"),
+        ("bm25:1 terms=focal:-1", "--terms focal:-1: -1: must be at least 0"),
+        ("bm25:1 base=triplet", "--base triplet: write triplet:MARGIN"),
+        ("bm25:1 base=triplet:.1 terms=focal:1", "--terms focal:1 plays no part with --base triplet:.1"),
+        ("bm25:1 terms=kl:.5", "--terms margin_mse and kl need file:K in every stage"),
         ("bm25:1 candidates=0", "--candidates 0: must be at least 1"),
-        ("refresh:1 refresh_lag=-1", "--refresh_lag -1"),
-        ("refresh:1 refresh_overlap=0", "--refresh_overlap 0: must be above 0"),
-        ("refresh:1 refresh_overlap=1.5", "--refresh_overlap 1.5"),
     ],
 )
 def test_wrong_flags_of_an_arm_are_refused(parsed, arm, wanted):
@@ -521,15 +513,13 @@ def test_train_a_trained_static_encoder_further(train, seed):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--directions", "doc_to_query", "query_to_query", "doc_to_doc"],
-        ["--hardness_strength", 2.0],
-        ["--debias", 0.1],
-        ["--label_smoothing", 0.1],
-        ["--mask_margin", 0.1],
-        ["--triplet_margin", 0.2],
+        ["--terms", "doc_to_query", "hardness_explicit:2", "focal:1", "spread:1"],
+        ["--base", "debiased:.1"],
+        ["--base", "triplet:.2"],
+        ["--masks", "margin:.1"],
         ["--dims", 4, 16],
         ["--temperature", 0.5],
-        ["--guide", "runs/guide/encoder", "--guide_margin", 0.1],
+        ["--guide", "runs/guide/encoder", "--masks", "guide:.1"],
     ],
     ids=str,
 )
@@ -546,10 +536,10 @@ def test_options_of_the_loss_reach_it(train, flags):
 def test_distillation_from_a_file(train, taught, kind):
     flags = ("--negatives", "file:1", "--negatives_file", taught, "--overwrite")
     plain = losses(train("alone", *flags))
-    found = losses(train("pupil", *flags, "--distill", kind, "--distill_weight", 0.5))
+    found = losses(train("pupil", *flags, "--terms", f"{kind}:.5"))
     assert len(found) == 6 and all(a != b for a, b in zip(found, plain))
     # the distance from a teacher is no loss of guessing
-    folder = train("pupil", *flags, "--distill", kind, "--distill_weight", 1, "--overwrite")
+    folder = train("pupil", *flags, "--terms", f"{kind}:1", "--overwrite")
     assert "no learning" not in {line["warning"] for line in of_event(folder, "warning")}
 
 
