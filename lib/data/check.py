@@ -26,28 +26,13 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 def problems_of_lines(folder):
     """[message] of every line of corpus.jsonl and queries.jsonl that cannot be read, not only the first."""
-    found = []
-    for name in ("corpus.jsonl", "queries.jsonl"):
-        path, seen = plain(folder / name), {}
-        if not path.is_file():
-            found.append(f"{path}: no such file")
-            continue
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    text = beir.decode_line(line, path=path, number=number)
-                    ident, _ = beir.check_text(
-                        beir.parse_object(text, path=path, number=number), path=path, number=number
-                    )
-                except BadInput as error:
-                    found.append(str(error))
-                    continue
-                if ident in seen:
-                    found.append(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}')
-                seen.setdefault(ident, number)
-    return found
+    wrong = []
+    for path in (plain(folder / "corpus.jsonl"), plain(folder / "queries.jsonl")):
+        if path.is_file():
+            collections.deque(beir.records(path, wrong), maxlen=0)
+        else:
+            wrong.append(f"{path}: no such file")
+    return wrong
 
 
 LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
