@@ -217,12 +217,15 @@ def cached(path, make, read):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock")
         with filelock.FileLock(lock, is_singleton=False):
-            found = _try(read, path)  # another process may have made it meanwhile
-            if found is None:
-                remove(path)
-                with atomic_path(path) as temporary:
-                    make(temporary)
-                found = read(path)
+            try:
+                found = _try(read, path)  # another process may have made it meanwhile
+                if found is None:
+                    remove(path)
+                    with atomic_path(path) as temporary:
+                        make(temporary)
+                    found = read(path)
+            finally:
+                lock.unlink(missing_ok=True)
     return found
 
 
