@@ -83,14 +83,10 @@ def main():
     print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: made, or read from the cache")
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
-    plans = [tune.Plan(args.index, "")]
+    plans = [(args.index, "")]
     if args.index == "auto":
         plans = tune.plan(
-            *vectors.shape,
-            max_ram=args.max_ram * 1e9,
-            expected_queries=args.expected_queries,
-            exact_seconds=best[2],
-            build_rate=tune.build_rate(vectors),
+            vectors, max_ram=args.max_ram * 1e9, expected_queries=args.expected_queries, exact_seconds=best[2]
         )
     for factory, why in plans:
         if why:

@@ -28,8 +28,7 @@ from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.data import batches, readers
 from lib.data import check as check_data
 from lib.data.collection import load_collection
-from lib.data.made_queries import KINDS
-from lib.data.pseudo_queries import add_pseudo_queries
+from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
 from lib.evaluation.training import Evaluator, Training
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json

@@ -16,7 +16,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib import cli, process
 from lib.data import beir
 from lib.data.collection import load_collection
-from lib.data.formats.tables import split_by_hash
 from lib.data.made_queries import KINDS
 from lib.files import BadInput, atomic_path
 
@@ -34,7 +33,7 @@ def main():
         if not (text := KINDS[args.kind](collection.docs.record(row), row).strip()):
             continue
         queries.append({"_id": f"made:{ident}", "text": text})
-        split = "dev" if split_by_hash(ident) == "dev" else "train"
+        split = "dev" if beir.split_by_hash(ident) == "dev" else "train"
         judged.append((f"made:{ident}", split, {ident: 1}))
     if not queries:
         raise BadInput(f"--kind {args.kind}: no doc of {args.data} gives a query of this kind")

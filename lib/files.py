@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import gzip
 import hashlib
-import io
 import json
 import math
 import os
@@ -126,63 +125,49 @@ def reading(path, what=""):
         yield
     except BadInput:
         raise
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
-    except RecursionError:
-        raise BadInput(f"{path}: cannot be read{what} (nested too deeply)") from None
     except Exception as error:  # libraries raise all kinds: their own, KeyError, UnpicklingError, AttributeError
-        raise BadInput(f"{path}: cannot be read{what} ({type(error).__name__}: {error})") from None
+        why, said = what, f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            why, said = "", error.strerror or error
+        elif isinstance(error, RecursionError):
+            said = "nested too deeply"
+        raise BadInput(f"{path}: cannot be read{why} ({said})") from None
 
 
-class _Unpacked(io.RawIOBase):
-    """The bytes of a .gz file, as many as may be."""
-
-    def __init__(self, path):
-        self._file, self._path = gzip.open(path), path
-        self._left = self._most = max(MOST_UNPACKED, MOST_RATIO * os.stat(path).st_size)
-
-    def readable(self):
-        """Yes."""
-        return True
-
-    def readinto(self, block):
-        """Fill the block; how many bytes it now holds."""
-        count = self._file.readinto(block)
-        self._left -= count
-        if self._left < 0:
-            raise unpacks_to_too_much(self._path, self._most)
-        return count
-
-    def close(self):
-        """Close the file."""
-        self._file.close()
-        super().close()
-
-
-def unpacks_to_too_much(path, most):
-    """The BadInput for a compressed file that holds more than `most` bytes."""
-    return BadInput(
-        f"{path}: unpacks to more than {most:,} bytes, which is more than {MOST_RATIO} times its size: no text does; "
-        "unpack it yourself if it is right"
-    )
+def refuse_bloated(path, unpacked):
+    """BadInput if a compressed file unpacks to more bytes than texts ever do."""
+    most = max(MOST_UNPACKED, MOST_RATIO * os.stat(path).st_size)
+    if unpacked > most:
+        raise BadInput(
+            f"{path}: unpacks to more than {most:,} bytes, which is more than {MOST_RATIO} times its size: no text "
+            "does; unpack it yourself if it is right"
+        )
 
 
 @contextlib.contextmanager
 def unpacked(path):
     """Yield a .gz file to read from, unpacked; BadInput if it is broken, or unpacks to more than texts ever do."""
     try:
-        with io.BufferedReader(_Unpacked(path)) as file:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):  # before anything is made of it: a single line may be endless
+                refuse_bloated(path, file.tell())
+            file.seek(0)
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(f"{path}: cannot be unpacked ({error})") from None
 
 
 def parse_json(text):
-    """The value of a JSON text; ValueError if it is broken or nested too deeply."""
+    """The value of a JSON text; ValueError if it is broken, nested too deeply or holds what no file can hold."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # UTF-8 has no half surrogate pairs, but JSON can write one
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair, \\ud800 to \\udfff alone; write the whole character") from None
 
 
 def read_json(path, /, **wanted):
@@ -190,12 +175,12 @@ def read_json(path, /, **wanted):
 
     BadInput if it is missing, broken or of another shape. A type may be a tuple of types.
     """
-    try:
-        value = parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from None
+    with reading(path):
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        try:
+            value = parse_json(text)
+        except ValueError as error:
+            raise BadInput(f"{path}: not valid JSON ({error})") from None
     check_keys(value, path, **wanted)
     return value
 
@@ -235,13 +220,18 @@ def cached(path, make, read):
     """
     found = _try(read, path)
     if found is None:
-        with _alone(path):
-            found = _try(read, path)  # another process may have made it meanwhile
-            if found is None:
-                remove(path)
-                with atomic_path(path) as temporary:
-                    make(temporary)
-                found = read(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        with filelock.FileLock(lock, is_singleton=False):
+            try:
+                found = _try(read, path)  # another process may have made it meanwhile
+                if found is None:
+                    remove(path)
+                    with atomic_path(path) as temporary:
+                        make(temporary)
+                    found = read(path)
+            finally:
+                lock.unlink(missing_ok=True)
     return found
 
 
@@ -262,17 +252,6 @@ def _try(read, path):
         return None
 
 
-@contextlib.contextmanager
-def _alone(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with filelock.FileLock(lock, is_singleton=False):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
 def fingerprint(*values):
     """16 hex digits over any mix of strings, bytes, arrays and JSON values, in order."""
     digest = hashlib.blake2b(digest_size=8)
@@ -289,11 +268,8 @@ def fingerprint(*values):
 
 def fingerprint_file(path):
     """16 hex digits over a file's bytes: its name and date play no part."""
-    digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 @contextlib.contextmanager

@@ -325,8 +325,8 @@ def test_the_fingerprint_of_a_view_is_that_of_texts_and_order(tiny):
 
 
 def test_a_reader_or_a_folder_is_found(tmp_path, monkeypatch):
-    monkeypatch.setitem(readers.EMBEDDED, "made:small", (lambda spec: tmp_path / f"cache of {spec}", "made up"))
-    assert readers.find("made:small") == ("made-small", tmp_path / "cache of made:small")
+    monkeypatch.setitem(readers.EMBEDDED, "made:small", (lambda spec: ("small", spec), "made up"))
+    assert readers.find("made:small") == ("small", "made:small")
     folder = tmp_path / "scifact"
     folder.mkdir()
     (folder / "qrels").mkdir()

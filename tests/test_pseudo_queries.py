@@ -9,8 +9,7 @@ import pytest
 from lib.data import made_queries
 from lib.data.batches import QueryOrder
 from lib.data.collection import load_collection
-from lib.data.made_queries import KINDS
-from lib.data.pseudo_queries import add_pseudo_queries
+from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.files import BadInput
 from lib.negatives.pool import labelled, unlabelled_docs
 

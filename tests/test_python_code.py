@@ -1,12 +1,12 @@
 """The embedded collection's parts, on a folder of made-up source files."""
 
 import ast
-import pathlib
 import types
 
 import pytest
 
 from lib import files
+from lib.data import beir
 from lib.data import collection as collection_
 from lib.data.formats import python_code
 
@@ -173,11 +173,11 @@ def test_docs_of_the_other_task_are_the_rest_of_docstrings(tmp_path):
     ],
 )
 def test_splits_are_fixed_by_the_name(name, split):
-    assert python_code._split(name) == split
+    assert beir.split_by_hash(name, dev=8) == split
 
 
 def test_splits_are_80_10_10():
-    splits = [python_code._split(f"module{i}.function") for i in range(5000)]
+    splits = [beir.split_by_hash(f"module{i}.function", dev=8) for i in range(5000)]
     assert splits.count("train") == pytest.approx(4000, abs=150)
     assert splits.count("dev") == pytest.approx(500, abs=100)
     assert splits.count("test") == pytest.approx(500, abs=100)
@@ -277,12 +277,11 @@ def test_the_collection_as_built(roots, monkeypatch):
         for i, query in enumerate(qrels.queries):
             (doc,) = qrels.positives(i)
             meta = built.docs.record(doc)["metadata"]
-            assert python_code._split(meta["name"]) == split and meta["line"] >= 1
+            assert beir.split_by_hash(meta["name"], dev=8) == split and meta["line"] >= 1
             assert python_code._split_docstring(meta["docstring"])[0] == built.queries.text(query)
             assert meta["docstring"] not in built.docs.text(doc)
-    made = pathlib.Path(python_code.build())
-    versions = files.read_json(made / "versions.json")
-    assert (versions["files"], versions["unreadable"], versions["absent"]) == (7, 1, None)
+    made = python_code.build()
+    assert files.read_json(made[1] / "dropped.json") == {"files that cannot be read": ["broken.py"]}
     monkeypatch.setattr(python_code, "_files", lambda task: pytest.fail("built again"))
     assert python_code.build() == made
 

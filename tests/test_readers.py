@@ -92,7 +92,7 @@ def test_rows_without_a_text_are_left_out_and_said(tmp_path, capsys):
     assert len(load_collection(write_table(tmp_path, ".csv", rows)).queries) == 60
     printed = capsys.readouterr()
     said = printed.out + printed.err
-    assert "without a question, left out: 1 (lines 62)" in said and "without an answer, left out: 1 (lines 63)" in said
+    assert "without a question, left out: 1 (line 62)" in said and "without an answer, left out: 1 (line 63)" in said
 
 
 BROKEN = {
@@ -113,7 +113,7 @@ BROKEN = {
     "a list": (".jsonl", "[1]\n", "1: a JSON object is wanted"),
     "an object as a text": (".jsonl", '{"question": "q", "answer": {"text": "a"}}\n', "1: answer is"),
     "a list of objects": (".jsonl", '{"question": "q", "answer": [{"text": "a"}]}\n', "1: answer is"),
-    "half a pair": (".jsonl", '{"question": "q", "answer": "\\ud800"}\n', "1: answer holds half a surrogate pair"),
+    "half a pair": (".jsonl", '{"question": "q", "answer": "\\ud800"}\n', "1: not valid JSON (half a surrogate pair"),
     "two splits": (".csv", "question,answer,split\nx,y,train\nx,z,test\n", "3: this question is in test, and on"),
     "no parquet": (".parquet", b"PAR1 nothing", "cannot be read"),
 }

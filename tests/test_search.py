@@ -16,7 +16,8 @@ from lib.files import BadInput, read_json, write_json
 from lib.model.encoder import embed, load_encoder, save_encoder
 from lib.search import exact
 from lib.search.bm25 import BM25
-from lib.search.faiss_index import Array, FaissRetriever, load_index, make_index, save_index
+from lib.search.exact import Array
+from lib.search.faiss_index import FaissRetriever, load_index, make_index, save_index
 from lib.search.hits import Hits
 from lib.search.retriever import open_retriever
 from lib.search.sharded import Sharded

@@ -101,10 +101,10 @@ def test_equal_scores_do_not_depend_on_memory(tmp_path):
 def test_merge():
     a = np.array([[9.0, 5, 1], [3, 2, -4]]), np.array([[10, 11, 12], [13, 14, 15]])
     b = np.array([[7.0, 5, 0], [8, 3, 2]]), np.array([[20, 21, 22], [23, 24, 25]])
-    scores, rows = sharded.merge(a, b, 4)
+    scores, rows = exact.merge(a, b, 4)
     assert scores.tolist() == [[9, 7, 5, 5], [8, 3, 3, 2]]
     assert rows.tolist() == [[10, 20, 11, 21], [23, 13, 24, 14]]  # of equal ones a's comes first
-    assert [part.shape for part in sharded.merge(a, b, 9)] == [(2, 6), (2, 6)]
+    assert [part.shape for part in exact.merge(a, b, 9)] == [(2, 6), (2, 6)]
 
 
 # ---------------------------------------------------------------------------------------------------- vectors

@@ -1,11 +1,15 @@
-"""Lines of JSONL and BEIR's tab-separated judgements, read strictly: errors name file, line, value, fix."""
+"""Folders in BEIR layout: JSONL and judgements, read strictly (errors name file, line, value, fix) and written."""
 
+import collections
+import hashlib
 import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 
-from lib.files import BadInput, atomic_path, parse_json
+from tqdm import tqdm
+
+from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, parse_json, unpacked, write_json
 
 SPLITS = ("train", "dev", "test")
 MOST_LEVELS = 100  # of elements in an XML file
@@ -14,9 +18,9 @@ QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
 def read_lines(path):
-    """(line number, text) of every line that is not blank, without byte order mark and line ending."""
+    """(line number, text) of every line that is not blank, without byte order mark and line ending; also of a .gz."""
     try:
-        with open(path, "rb") as file:
+        with unpacked(path) if str(path).endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, decode_line(line, path=path, number=number)
@@ -49,47 +53,58 @@ def shorten(value, limit=60):
     return text if len(text) <= limit else text[: limit - 4] + "...'"
 
 
-class Notes:
-    """What was kept or skipped in a file although it is odd: {what: [line numbers]}, said once for all lines."""
+def notes(path, odd, most=50):
+    """A sentence for each kind of what was kept or skipped in a file although it is odd: {what: [line numbers]}."""
+    for what, numbers in odd.items():
+        some = ", ".join(map(str, numbers[:most])) + ", ..." * (len(numbers) > most)
+        yield f"{path}: {len(numbers):,} {what} (line{'s' * (len(numbers) > 1)} {some})"
 
-    def __init__(self, path):
-        self.path, self.found = path, {}
 
-    def add(self, what, number):
-        """Note a line."""
-        self.found.setdefault(what, []).append(number)
-
-    def lines(self, most=50):
-        """A sentence for each kind."""
-        for what, numbers in self.found.items():
-            some = ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
-            yield f"{self.path}: {len(numbers):,} {what} (line{'s' * (len(numbers) > 1)} {some})"
+def check_id(ident, place):
+    """BadInput if run files and trec_eval, which ends a text at a NUL, cannot hold an id."""
+    if not ident or ident.split() != [ident] or "\0" in ident:
+        raise BadInput(f"{place} {shorten(ident)} is empty or holds white space or a NUL, which run files cannot hold")
 
 
 def check_text(record, *, path, number):
-    """(id, text) of a corpus or queries line; the text is title and text with a space between, and may be empty."""
+    """(id, text) of a corpus or queries line; the text may be empty."""
     if "_id" not in record:
         raise BadInput(f'{path}:{number}: no "_id"; the keys are {", ".join(record) or "none"}')
-    ident, text, title = record["_id"], record.get("text"), record.get("title")
-    text, title = ("" if value is None else value for value in (text, title))
+    ident = record["_id"]
     if not isinstance(ident, str):
         raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
-    if not ident or ident.split() != [ident]:
-        raise BadInput(
-            f'{path}:{number}: "_id" {shorten(ident)} is empty or holds white space, which run files cannot hold'
-        )
-    if "\0" in ident or not ident.isascii() and any("\ud800" <= c <= "\udfff" for c in ident):
-        raise BadInput(f'{path}:{number}: "_id" {shorten(ident)} holds a NUL or half a surrogate pair')
-    for key, value in (("title", title), ("text", text)):
-        if not isinstance(value, str):
+    check_id(ident, f'{path}:{number}: "_id"')
+    for key in ("title", "text"):
+        if not isinstance(value := record.get(key), (str, type(None))):
             raise BadInput(f'{path}:{number}: "{key}" of {ident} must be a string, found {shorten(json.dumps(value))}')
-    text = f"{title} {text}".strip()
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise BadInput(
-            f"{path}:{number}: {ident} holds half a surrogate pair (\\ud800 to \\udfff alone); "
-            "write the whole character"
-        )
-    return ident, text
+    return ident, text_of(record)
+
+
+def text_of(record):
+    """Title and text of a record, with a space between."""
+    return f"{record.get('title') or ''} {record.get('text') or ''}".strip()
+
+
+def records(path, wrong=None):
+    """(line number, bytes with its line ending, id, text) of each record of a JSONL file.
+
+    BadInput at the first line that is none, or whose id was used before; with a list `wrong` what is wrong goes there.
+    """
+    seen = {}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            found = None, None
+            try:
+                if line.strip():
+                    text = decode_line(line, path=path, number=number)
+                    found = check_text(parse_object(text, path=path, number=number), path=path, number=number)
+                    if (first := seen.setdefault(found[0], number)) != number:
+                        raise BadInput(f'{path}:{number}: "_id" "{found[0]}" was used on line {first}; ids must differ')
+            except BadInput as error:
+                if wrong is None:
+                    raise
+                wrong.append(str(error))
+            yield number, len(line), *found
 
 
 def unescape(text):
@@ -125,46 +140,40 @@ def metadata_of(record):
     return found if isinstance(found, dict) else {}
 
 
-def read_qrels(path, notes):
-    """[(qid, doc_id, grade, line number)] of a BEIR qrels file: header, then query-id, corpus-id, score."""
-    rows, seen = [], {}
+def read_qrels(path):
+    """([(qid, doc_id, grade, line number)], {what is odd: [line numbers]}) of a BEIR qrels file."""
+    rows, seen, odd = [], {}, collections.defaultdict(list)
     for index, (number, line) in enumerate(read_lines(path)):
-        fields = line.split("\t")
+        place, fields = f"{path}:{number}", [field.strip() for field in line.split("\t")]
         if index == 0:
-            if tuple(f.strip() for f in fields) != QRELS_HEADER:
+            if tuple(fields) != QRELS_HEADER:
                 raise BadInput(
-                    f"{path}:{number}: no header, found {shorten(line)}; the first line must be "
-                    "query-id<TAB>corpus-id<TAB>score"
+                    f"{place}: no header, found {shorten(line)}; the first line must be {'<TAB>'.join(QRELS_HEADER)}"
                 )
             continue
         if len(fields) != 3:
-            raise BadInput(
-                f"{path}:{number}: 3 fields with tabs between are wanted, found {len(fields)}: {shorten(line)}"
-            )
-        qid, doc_id, score = (field.strip() for field in fields)
+            raise BadInput(f"{place}: 3 fields with tabs between are wanted, found {len(fields)}: {shorten(line)}")
+        qid, doc_id, score = fields
         try:
             grade = int(score) if score.lstrip("+-").isdigit() else float(score)
             if grade != int(grade):
                 raise ValueError
         except (ValueError, OverflowError):
-            raise BadInput(f"{path}:{number}: score {shorten(score)} is not a whole number") from None
+            raise BadInput(f"{place}: score {shorten(score)} is not a whole number") from None
         if abs(grade) > MOST_GRADE:
-            raise BadInput(f"{path}:{number}: score {shorten(score)} is beyond {MOST_GRADE:,}; grades count from 0 up")
-        if "\0" in qid + doc_id:
-            raise BadInput(f"{path}:{number}: an id holds a NUL, which ends a text in trec_eval")
-        if (qid, doc_id) in seen:
-            first, before = seen[qid, doc_id]
-            if before != int(grade):
-                raise BadInput(
-                    f"{path}:{number}: {qid} {doc_id} was judged otherwise on line {first} already; keep one"
-                )
-            notes.add("judgements stand there twice: skipped", number)
-            continue
-        seen[qid, doc_id] = number, int(grade)
-        rows.append((qid, doc_id, int(grade), number))
+            raise BadInput(f"{place}: score {shorten(score)} is beyond {MOST_GRADE:,}; grades count from 0 up")
+        check_id(qid, f"{place}: query-id")
+        check_id(doc_id, f"{place}: corpus-id")
+        before, first = seen.setdefault((qid, doc_id), (int(grade), number))
+        if before != grade:
+            raise BadInput(f"{place}: {qid} {doc_id} was judged otherwise on line {first} already; keep one")
+        if first != number:
+            odd["judgements stand there twice: skipped"].append(number)
+        else:
+            rows.append((qid, doc_id, before, number))
     if not rows:
         raise BadInput(f"{path}: no judgements; a split needs at least one line below the header")
-    return rows
+    return rows, odd
 
 
 def write_qrels(path, judged):
@@ -175,26 +184,45 @@ def write_qrels(path, judged):
             out.writelines(f"{qid}\t{doc_id}\t{grade}\n" for doc_id, grade in grades.items())
 
 
-def write_collection(folder, docs, queries, judged):
+def write_collection(folder, docs, queries, judged, *, ascii=False):
     """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout."""
     (folder / "qrels").mkdir(parents=True)
-    for name, records in (("corpus", docs), ("queries", queries)):
+    for name, written in (("corpus", docs), ("queries", queries)):
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
-            for record in records:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.writelines(json.dumps(record, ensure_ascii=ascii) + "\n" for record in written)
     for split in SPLITS:
         if own := {qid: grades for qid, of, grades in judged if of == split}:
             write_qrels(folder / "qrels" / f"{split}.tsv", own)
 
 
-def usable(judged, dropped):
-    """Of judged [(qid, split, grades)] what a split can hold: train queries have a positive; others go to dropped."""
-    without = [qid for qid, split, grades in judged if split == "train" and max(grades.values()) < 1]
-    if without:
-        dropped["train queries without a positive"] = without
-    return [row for row in judged if row[1] != "train" or max(row[2].values()) >= 1]
+def build(kind, name, key, read, *, ascii=False):
+    """(name, folder in BEIR layout) of a collection that the cache holds, or that read() gives.
+
+    read() -> docs, queries and judgements, as write_collection() takes them, and {what: [places]} of what was left
+    out, which is said. Train queries without a positive are left out here. `key` identifies the source and the rules.
+    """
+
+    def make(folder):
+        docs, queries, judged, dropped = read()
+        if without := [qid for qid, split, grades in judged if split == "train" and max(grades.values()) < 1]:
+            dropped["train queries without a positive"] = without
+        judged = [row for row in judged if row[1] != "train" or max(row[2].values()) >= 1]
+        docs = tqdm(docs, unit="doc", unit_scale=True, desc=f"writing {name}", delay=2)
+        write_collection(folder, docs, queries, judged, ascii=ascii)
+        for what, places in dropped.items():
+            some = ", ".join(map(str, places[:5])) + " ..." * (len(places) > 5)
+            tqdm.write(f"note: {name}: {what}, left out: {len(places):,} ({some})")
+        write_json(folder / "dropped.json", dropped)
+
+    return name, cached(cache_dir(kind, fingerprint(key)) / name, make, there)
 
 
 def there(folder):
     """The folder that write_collection() wrote, or None: what reads an entry of the cache."""
     return folder if (folder / "qrels").stat() else None
+
+
+def split_by_hash(text, dev=0):
+    """The split of whatever bears this name: one tenth is dev (those of this number), the next test, the rest train."""
+    tenth = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=4).digest(), "big") % 10
+    return {dev: "dev", dev + 1: "test"}.get(tenth, "train")

@@ -17,7 +17,8 @@ from lib.data.beir import SPLITS
 from lib.data.collection import load_collection
 from lib.data.texts import plain
 from lib.data.words import normalise, words
-from lib.files import BadInput, atomic_path, write_json
+from lib.figure import STYLES, figure
+from lib.files import BadInput, write_json
 
 SHOWN = 20  # problems of a kind that are printed; the file has them all
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -25,28 +26,13 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 def problems_of_lines(folder):
     """[message] of every line of corpus.jsonl and queries.jsonl that cannot be read, not only the first."""
-    found = []
-    for name in ("corpus.jsonl", "queries.jsonl"):
-        path, seen = plain(folder / name), {}
-        if not path.is_file():
-            found.append(f"{path}: no such file")
-            continue
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    text = beir.decode_line(line, path=path, number=number)
-                    ident, _ = beir.check_text(
-                        beir.parse_object(text, path=path, number=number), path=path, number=number
-                    )
-                except BadInput as error:
-                    found.append(str(error))
-                    continue
-                if ident in seen:
-                    found.append(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}')
-                seen.setdefault(ident, number)
-    return found
+    wrong = []
+    for path in (plain(folder / "corpus.jsonl"), plain(folder / "queries.jsonl")):
+        if path.is_file():
+            collections.deque(beir.records(path, wrong), maxlen=0)
+        else:
+            wrong.append(f"{path}: no such file")
+    return wrong
 
 
 LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
@@ -128,16 +114,11 @@ def numbers(collection):
 
 def draw(path, collection):
     """How long docs and queries are."""
-    from matplotlib.figure import Figure  # here: it takes half a second to import
-
-    fig = Figure(figsize=(9, 3.4), layout="constrained")
-    for ax, (what, texts) in zip(fig.subplots(1, 2), (("doc", collection.docs), ("query", collection.queries))):
-        lengths = np.array([len(texts.text(row).split()) for row in range(len(texts))])
-        ax.hist(np.minimum(lengths, np.quantile(lengths, 0.99)), bins=40, color="#1b4965")
-        ax.set(xlabel=f"words of a {what} (the longest hundredth in the last bar)", ylabel="number")
-        ax.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, dpi=150, format="png")
+    with figure(path, 2, width=4.5) as axes:
+        for ax, (what, texts) in zip(axes, (("doc", collection.docs), ("query", collection.queries))):
+            lengths = np.array([len(text.split()) for text in texts.texts()])
+            ax.hist(np.minimum(lengths, np.quantile(lengths, 0.99)), bins=40, color=STYLES[0][0])
+            ax.set(xlabel=f"words of a {what} (the longest hundredth in the last bar)", ylabel="number")
 
 
 def main():

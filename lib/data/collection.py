@@ -6,7 +6,6 @@ never touches text.
 
 import dataclasses
 import functools
-import hashlib
 import re
 import sys
 
@@ -16,7 +15,7 @@ from lib import dist, run
 from lib.data import beir, readers
 from lib.data.beir import SPLITS
 from lib.data.texts import Texts, plain
-from lib.files import BadInput, cache_dir, cached, check_keys, fingerprint, fingerprinted
+from lib.files import BadInput, check_keys, fingerprint, fingerprinted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,21 +190,17 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     qrels, faults, notes, contents = {}, {}, [], []
     for texts, what in ((docs, "docs"), (queries, "queries")):
         if len(texts.blank):
-            odd = beir.Notes(texts.path)
-            for number in texts.blank:
-                odd.add(f"{what} have neither title nor text: kept", number)
-            notes += odd.lines()
+            notes += beir.notes(texts.path, {f"{what} have neither title nor text: kept": texts.blank})
     for split, path in files.items():
-        odd = beir.Notes(path)
         with fingerprinted(path) as content:
             contents += [split, content]
             try:
-                qrels[split] = _load_qrels(path, queries, docs, odd, train=split == "train")
+                qrels[split], odd = _load_qrels(path, queries, docs, train=split == "train")
+                notes += beir.notes(path, odd)
             except BadInput as error:
                 if len(files) == 1:
                     raise
                 faults[split] = str(error)
-        notes += odd.lines()
     if not qrels:
         raise BadInput(next(iter(faults.values()), f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there"))
     for split in cut:
@@ -252,12 +247,10 @@ def _joined(specs, **how):
                     own = {f"{collection.name}/{doc}": grade for doc, grade in grades.items()}
                     yield f"{collection.name}/{qid}", split, own
 
-    def make(folder):
-        beir.write_collection(folder, records("docs"), records("queries"), list(judged()))
-
-    name = "-and-".join(names)
-    key = fingerprint([[c.name, c.fingerprint, sorted(c.qrels)] for c in found])
-    whole = load_collection(cached(cache_dir("joined", key) / name, make, beir.there), strict=how["strict"], quiet=True)
+    key = [[c.name, c.fingerprint, sorted(c.qrels)] for c in found]
+    read = lambda: (records("docs"), records("queries"), list(judged()), {})  # noqa: E731
+    _, folder = beir.build("joined", "-and-".join(names), key, read)
+    whole = load_collection(folder, strict=how["strict"], quiet=True)
     begins = np.cumsum([0] + [len(collection.queries) for collection in found[:-1]]).tolist()
     faults = {split: fault for collection in found for split, fault in collection.faults.items()}
     return dataclasses.replace(whole, parts=dict(zip(names, begins)), faults=faults)
@@ -277,19 +270,19 @@ def _data_of(folder):
 
 def _cut(qrels, queries, split):
     """(the rest, a tenth of the split's queries, by a hash of their ids: another tenth for another split)."""
-    digests = [hashlib.blake2b(queries.ids[row].encode(), digest_size=4).digest() for row in qrels.queries]
-    chosen = np.array([int.from_bytes(digest, "big") % 10 == SPLITS.index(split) for digest in digests])
+    chosen = np.array([beir.split_by_hash(queries.ids[row], dev=1) == split for row in qrels.queries])
     if chosen.all() or not chosen.any():
         raise BadInput(f"{queries.path.parent}: no {split}.tsv, and too few train queries to take some as {split}")
     return qrels.select(~chosen), qrels.select(chosen)
 
 
-def _load_qrels(path, queries, docs, notes, *, train):
-    """The Qrels of a file; BadInput if it is malformed or, for training, if a query has no positive."""
+def _load_qrels(path, queries, docs, *, train):
+    """(the Qrels of a file, what is odd in it); BadInput if it is malformed or a query of training has no positive."""
     by_query, missing, first_line = {}, {}, {}
-    for qid, doc_id, grade, number in beir.read_qrels(path, notes):
+    judged, odd = beir.read_qrels(path)
+    for qid, doc_id, grade, number in judged:
         if qid not in queries.row_of:
-            notes.add(f"judged queries are not in {queries.path.name}: skipped", number)
+            odd[f"judged queries are not in {queries.path.name}: skipped"].append(number)
             continue
         row = queries.row_of[qid]
         first_line.setdefault(row, number)
@@ -299,7 +292,7 @@ def _load_qrels(path, queries, docs, notes, *, train):
             by_query.setdefault(row, [])
             missing.setdefault(row, {})[doc_id] = grade
             what = "relevant and never found" if not train else "skipped"
-            notes.add(f"judged docs are not in {docs.path.name}: {what}", number)
+            odd[f"judged docs are not in {docs.path.name}: {what}"].append(number)
     for row in list(by_query):
         if all(grade < 1 for _, grade in by_query[row]):
             if train and row not in missing:
@@ -308,7 +301,7 @@ def _load_qrels(path, queries, docs, notes, *, train):
                     "(score 1 or more); add one or delete its lines"
                 )
             if train or max(missing.get(row, {"": 0}).values()) < 1:
-                notes.add("queries have no relevant doc: left out", first_line[row])
+                odd["queries have no relevant doc: left out"].append(first_line[row])
                 del by_query[row]
     if not by_query:
         raise BadInput(f"{path}: no query has a relevant doc")
@@ -316,4 +309,4 @@ def _load_qrels(path, queries, docs, notes, *, train):
     judged = np.array([pair for row in rows for pair in by_query[row]], dtype=np.int32).reshape(-1, 2)
     indptr = np.cumsum([0] + [len(by_query[row]) for row in rows])
     missing = {} if train else {row: found for row, found in missing.items() if row in by_query}
-    return Qrels(np.array(rows, dtype=np.int32), indptr, judged[:, 0], judged[:, 1], missing)
+    return Qrels(np.array(rows, dtype=np.int32), indptr, judged[:, 0], judged[:, 1], missing), odd

@@ -1,8 +1,19 @@
-"""Queries that are made from a doc itself, for docs that nobody has asked for: a function and a row of KINDS each."""
+"""Queries that are made from a doc itself, for docs that nobody has asked for: a function and a row of KINDS each.
 
+In training, a doc without a label that gets a query of its own is pulled and not only pushed.
+"""
+
+import dataclasses
+import json
 import re
+import shutil
+
+import numpy as np
 
 from lib import rng
+from lib.data import beir
+from lib.data.texts import Texts
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
 LONGEST = 30  # words of a first sentence
 CROP = (4, 16)  # words of a crop, from and to
@@ -40,3 +51,74 @@ def _some_words(text, row, least, most):
 
 
 KINDS = {"title": title, "first_sentence": first_sentence, "crop": crop, "dropped": dropped}
+
+
+def add_pseudo_queries(collection, kind, doc_rows):
+    """The collection with a train query more for each of `doc_rows` that one can be made for.
+
+    kind: a name of KINDS, or a JSONL file of generated queries, {"doc_id": ..., "query": ...} a line, of which a doc
+    may have several. The new queries stand behind the others, in queries and in the train split.
+    """
+    generated = None if kind in KINDS else _read(kind, collection)
+    source = kind if generated is None else fingerprint_file(kind)
+    rule = [LONGEST, CROP, 1]  # what the texts depend on besides: raise the last when the functions change
+    key = fingerprint(rule, collection.queries.fingerprint, collection.docs.fingerprint, source, np.asarray(doc_rows))
+
+    def make(folder):
+        folder.mkdir()
+        shutil.copyfile(collection.queries.path, folder / "queries.jsonl")
+        np.save(folder / "docs.npy", _write(folder / "queries.jsonl", collection, kind, doc_rows, generated))
+
+    def read(folder):
+        return np.load(folder / "docs.npy"), Texts.load(folder / "queries.jsonl")
+
+    docs, queries = cached(cache_dir("pseudo_queries", key), make, read)
+    if not len(docs):
+        raise BadInput(f"--pull {kind}: no doc without a label has one")
+    qrels, n = collection.split("train"), len(collection.queries)
+    pulled = dataclasses.replace(
+        qrels,
+        queries=np.concatenate([qrels.queries, np.arange(n, n + len(docs), dtype=np.int32)]),
+        indptr=np.concatenate([qrels.indptr, qrels.indptr[-1] + 1 + np.arange(len(docs))]),
+        docs=np.concatenate([qrels.docs, docs]),
+        grades=np.concatenate([qrels.grades, np.ones(len(docs), dtype=np.int32)]),
+    )
+    return dataclasses.replace(
+        collection,
+        queries=queries,
+        qrels=collection.qrels | {"train": pulled},
+        fingerprint=fingerprint(collection.fingerprint, key),
+    )
+
+
+def _write(path, collection, kind, doc_rows, generated):
+    """Append the pseudo-queries to a copy of queries.jsonl; returns the doc row of each."""
+    docs, taken = [], collection.queries.row_of
+    with open(path, "rb+") as file:
+        file.seek(-1, 2)
+        file.seek(0, 2) if file.read(1) == b"\n" else file.write(b"\n")
+        for row in doc_rows:
+            record = collection.docs.record(row)
+            texts = [KINDS[kind](record, row)] if generated is None else generated.get(row, [])
+            for number, text in enumerate(texts):
+                ident = f"pulled:{collection.docs.ids[row]}:{number}"
+                if ident in taken:
+                    raise BadInput(f"{collection.queries.path}: a query has the id {ident}, which --pull gives")
+                if text.strip():
+                    file.write(json.dumps({"_id": ident, "text": text}).encode() + b"\n")
+                    docs.append(row)
+    return np.array(docs, dtype=np.int32)
+
+
+def _read(path, collection):
+    """{doc row: [query]} of a JSONL file of generated queries."""
+    found = {}
+    for number, line in beir.read_lines(path):
+        record = beir.parse_object(line, path=path, number=number)
+        doc_id, query = record.get("doc_id"), record.get("query")
+        if not isinstance(doc_id, str) or not isinstance(query, str) or not query.strip():
+            raise BadInput(f'{path}:{number}: {{"doc_id": ..., "query": ...}} is wanted, found {beir.shorten(line)}')
+        if doc_id not in collection.docs.row_of:
+            raise BadInput(f"{path}:{number}: doc {beir.shorten(doc_id)} is not in the collection")
+        found.setdefault(collection.docs.row_of[doc_id], []).append(query)
+    return found

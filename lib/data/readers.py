@@ -36,7 +36,7 @@ def find(spec):
     """(name, folder in BEIR layout) of the collection that `spec` names."""
     spec = str(spec)
     if spec in EMBEDDED:
-        return spec.replace(":", "-"), EMBEDDED[spec][0](spec)
+        return EMBEDDED[spec][0](spec)
     prefix, colon, place = spec.partition(":")
     if colon and prefix in READERS:
         return READERS[prefix][0](place)

@@ -38,7 +38,7 @@ class Texts:
 
     def text(self, row):
         """Title and text of one row."""
-        return beir.check_text(self.record(row), path=self.path, number=row + 1)[1]
+        return beir.text_of(self.record(row))
 
     def texts(self, rows=None):
         """The texts of `rows` (all of them by default), as a list."""
@@ -83,31 +83,21 @@ class Texts:
 
     @staticmethod
     def _scan(path):
-        ids, offsets, groups, digests, blank, seen, first_of = [], [], [], [], [], {}, {}
-        position = 0
-        with (
-            open(path, "rb") as file,
-            tqdm(total=path.stat().st_size, unit="B", unit_scale=True, delay=2, desc=f"checking {path.name}") as bar,
-        ):
-            for number, line in enumerate(file, 1):
-                begin, position = position, position + len(line)
-                bar.update(len(line))
-                if not line.strip():
+        ids, offsets, groups, digests, blank, first_of, end = [], [], [], [], [], {}, 0
+        bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, delay=2, desc=f"checking {path.name}")
+        with bar:
+            for number, size, ident, text in beir.records(path):
+                end += size
+                bar.update(size)
+                if ident is None:  # a blank line
                     continue
-                text = beir.decode_line(line, path=path, number=number)
-                ident, text = beir.check_text(
-                    beir.parse_object(text, path=path, number=number), path=path, number=number
-                )
-                if ident in seen:
-                    raise BadInput(f'{path}:{number}: "_id" "{ident}" was used on line {seen[ident]}; ids must differ')
-                seen[ident] = number
                 # 16 bytes of hash per text instead of the text: a collision needs 2**64 docs
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 groups.append(first_of.setdefault(digest, len(ids)))
                 digests.append(digest)
                 if not text:
                     blank.append(number)
-                offsets.append((begin, position))
+                offsets.append((end - size, end))
                 ids.append(ident)
         return ids, {
             "offsets": np.array(offsets, dtype=np.int64).reshape(-1, 2),

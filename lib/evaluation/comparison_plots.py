@@ -5,7 +5,7 @@ import textwrap
 
 import numpy as np
 
-from lib.evaluation.plots import STYLES, figure, legend_beside
+from lib.figure import STYLES, figure, legend_beside
 
 
 def name_of(row):

@@ -7,10 +7,8 @@ from lib.data.beir import metadata_of
 from lib.evaluation import checks, measures
 from lib.files import BadInput
 from lib.search import fusion
-from lib.search.rerank import Reranker
-from lib.search.retriever import HELP, open_retriever
+from lib.search.retriever import HELP, open_mixed
 
-RERANKED = 100  # docs that a cross-encoder reads where nothing else is asked for
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
 
 
@@ -25,29 +23,13 @@ def add_flags(add):
     add("--rerank_depth", type=cli.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
+FLAGS = ("fusion", "normalise", "weight", "rerank", "rerank_depth")
+
+
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
-    retriever, notes = open_retriever(spec, collection, device=device), {}
-    if isinstance(retriever, fusion.Fusion):
-        retriever.how = notes["fusion"] = args.fusion or "convex"
-        if retriever.how == "convex":
-            retriever.normalise = args.normalise or "min_max"
-            retriever.weight = args.weight if args.weight is not None else tuned_weight(retriever, collection)
-            notes |= {"normalise": retriever.normalise, "weight": round(float(retriever.weight), 4)}
-            notes["weight_from"] = "dev" if args.weight is None else "--weight"
-        elif unused := [name for name in ("normalise", "weight") if getattr(args, name) is not None]:
-            raise BadInput(f"--{unused[0]} plays no part with --fusion rrf, which knows ranks only")
-    elif unused := [name for name in ("fusion", "normalise", "weight") if getattr(args, name) is not None]:
-        raise BadInput(f"--{unused[0]} is for two retrievers joined by +, and this is {spec}")
-    if args.rerank_depth and not args.rerank:
-        raise BadInput("--rerank_depth needs --rerank")
-    if args.rerank:
-        from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
-
-        judge = CrossEncoder(args.rerank, device=device)
-        retriever = Reranker(retriever, judge, collection.docs, depth=args.rerank_depth or RERANKED)
-        notes |= {"rerank": args.rerank, "rerank_depth": retriever.depth}
-    return retriever, notes
+    how = {name: getattr(args, name) for name in FLAGS}
+    return open_mixed(spec, collection, device=device, tuned_weight=tuned_weight, **how)
 
 
 def tuned_weight(mixed, collection, *, measure="ndcg@10"):

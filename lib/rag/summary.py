@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 
 from lib.evaluation import significance
-from lib.evaluation.plots import STYLES, figure, legend_beside
+from lib.figure import STYLES, figure, legend_beside
 from lib.files import markdown
 from lib.rag import answers
 from lib.rag.scoring import CONTEXTS

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lib.search.exact import by_score_and_row, pair_scores, without_zeros
-from lib.search.faiss_index import Array, empty_index, make_index, set_parameters
+from lib.search.exact import Array, by_score_and_row, pair_scores, without_zeros
+from lib.search.faiss_index import empty_index, make_index, set_parameters
 from lib.search.hits import Hits
 
 

@@ -80,11 +80,48 @@ def search(q_emb, d_emb, k, known=None, *, among=None, device=None):
 def pair_scores(q_emb, d_emb, rows, *, block=8192):
     """(Q, P) inner products of each query with its own docs: rows (Q, P), -1 for none, which gives nan.
 
-    d_emb: doc vectors (M, D), or a function that gives those of doc rows; `block` are in memory at a time.
+    d_emb: (M, D), or a function of rows that gives their vectors, asked for `block` of them at a time.
     """
-    vectors_of = d_emb if callable(d_emb) else d_emb.__getitem__
-    scores, pairs = np.full(rows.shape, np.nan, dtype=np.float32), np.argwhere(rows >= 0)
-    for begin in range(0, len(pairs), block):
-        owner, column = pairs[begin : begin + block].T
-        scores[owner, column] = np.einsum("nd,nd->n", q_emb[owner], vectors_of(rows[owner, column]))
+    take = d_emb if callable(d_emb) else d_emb.__getitem__
+    scores = np.full(rows.shape, np.nan, dtype=np.float32)
+    owner, column = np.nonzero(rows >= 0)
+    for begin in range(0, len(owner), block):
+        i, j = owner[begin : begin + block], column[begin : begin + block]
+        scores[i, j] = np.einsum("nd,nd->n", q_emb[i], take(rows[i, j]))
     return scores
+
+
+class Array:
+    """(n, D) vectors in memory, read as ShardedVectors are."""
+
+    def __init__(self, vectors):
+        self.vectors, self.shape = vectors, vectors.shape
+
+    def blocks(self, size):
+        """(first row, vectors) of all of them."""
+        yield 0, self.vectors
+
+    def take(self, rows):
+        """The vectors of `rows` (n,)."""
+        return self.vectors[rows]
+
+
+def pieces(vectors, size, among=None):
+    """(rows, their vectors) of a ShardedVectors or Array, about `size` at a time: of all, or of the rows `among`."""
+    for begin, block in vectors.blocks(size):
+        rows = np.arange(begin, begin + len(block))
+        if among is not None:
+            rows = among[slice(*np.searchsorted(among, [begin, begin + len(block)]))]
+            block = block[rows - begin]
+        if len(rows):
+            yield rows, block
+
+
+def merge(a, b, k):
+    """The k best of two (scores (n, C), rows (n, C)), ties by row; all of b where a is None."""
+    if a is None:
+        return b
+    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
+    scores, rows = by_score_and_row(np.where(rows < 0, -np.inf, scores), rows)
+    scores = np.where(rows < 0, np.float32(0), scores)
+    return scores[:, :k], rows[:, :k]

@@ -17,7 +17,7 @@ from lib import rng
 from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
 from lib.run import ROOT
-from lib.search.exact import TIES, by_score_and_row, pair_scores, without_zeros
+from lib.search.exact import TIES, by_score_and_row, pair_scores, pieces, without_zeros
 from lib.search.hits import Hits
 
 META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
@@ -31,21 +31,6 @@ TRIAL, TRIAL_CELLS, TRIAL_S, TRIAL_BYTES = 400, 128, 30, 8 << 30  # vectors and 
 KNOWN = re.compile(
     r"(IVF[1-9]\d*,)?(Flat|SQ[468]|SQfp16|RaBitQ|PQ\d+|PQ\d+x4fs,RFlat)(,RFlat)?|HNSW([2-9]|\d{2,})([,_](Flat|SQ8))?"
 )
-
-
-class Array:
-    """(n, D) vectors in memory, read as ShardedVectors are."""
-
-    def __init__(self, vectors):
-        self.vectors, self.shape = vectors, vectors.shape
-
-    def blocks(self, rows):
-        """(first row, vectors) of all of them."""
-        yield 0, self.vectors
-
-    def take(self, rows):
-        """The vectors of `rows` (n,)."""
-        return self.vectors[rows]
 
 
 def make_index(vectors, factory="Flat", *, among=None, desc=None):
@@ -63,11 +48,8 @@ def make_index(vectors, factory="Flat", *, among=None, desc=None):
             sample = rng.permutation(len(rows), "index", 0)[: max(SAMPLE, OF_A_CELL * cells(index))]
             index.train(vectors.take(rows[np.sort(sample)]))
         with bar:
-            for begin, block in vectors.blocks(BLOCK):
-                if among is not None:
-                    block = block[among[slice(*np.searchsorted(among, [begin, begin + len(block)]))] - begin]
-                if len(block):
-                    index.add(np.ascontiguousarray(block))
+            for _, block in pieces(vectors, BLOCK, among):
+                index.add(np.ascontiguousarray(block))
                 bar.update(len(block))
     except (RuntimeError, AssertionError) as error:
         raise BadInput(f"index {factory}: {_reason(error)} ({len(rows):,} vectors)") from None
@@ -211,9 +193,9 @@ def search(index, q_emb, k, known=None, among=None):
     how = None if among is None else _only(index, among)
     scores, rows = by_score_and_row(*index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how))
     scores, rows = np.where(rows < 0, np.float32(0), scores)[:, :k], rows[:, :k]
-    vectors_of = functools.partial(reconstruct, index)
-    rows = without_zeros(q_emb, scores, rows, vectors_of)
-    return Hits(scores, rows, None if known is None else pair_scores(q_emb, vectors_of, known))
+    held = functools.partial(reconstruct, index)
+    rows = without_zeros(q_emb, scores, rows, held)
+    return Hits(scores, rows, None if known is None else pair_scores(q_emb, held, known))
 
 
 def reconstruct(index, rows):

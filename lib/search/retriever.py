@@ -8,6 +8,7 @@ from lib.model.encoder import fingerprint_folder, load_to_encode, local_folder
 from lib.search import faiss_index
 from lib.search.bm25 import BM25
 from lib.search.fusion import Fusion
+from lib.search.rerank import Reranker
 from lib.search.sharded import Sharded
 from lib.search.vectors import Vectors, is_folder_of_vectors
 
@@ -16,6 +17,7 @@ HELP = (
     "searched exactly; a folder with queries.npy and docs.npy, vectors of any system; or two of them joined by +, "
     "whose scores are mixed"
 )
+RERANKED = 100  # docs that a cross-encoder reads where nothing else is asked for
 EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
 
@@ -60,6 +62,39 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
         mine_index=mine_index,
         device=device,
     )
+
+
+def open_mixed(
+    spec, collection, *, tuned_weight, device, fusion=None, normalise=None, weight=None, rerank=None, rerank_depth=None
+):
+    """(retriever, {what was decided on the way}): open_retriever(), mixed and reranked as the flags say, or BadInput.
+
+    tuned_weight(the Fusion, collection): the weight of the first of two retrievers where none is given.
+    """
+    retriever, notes = open_retriever(spec, collection, device=device), {}
+    flags = {"fusion": fusion, "normalise": normalise, "weight": weight}
+    idle, why = flags, f"is for two retrievers joined by +, and this is {spec}"
+    if isinstance(retriever, Fusion):
+        retriever.how = notes["fusion"] = fusion or "convex"
+        if retriever.how == "convex":
+            retriever.normalise = normalise or "min_max"
+            retriever.weight = tuned_weight(retriever, collection) if weight is None else weight
+            notes |= {"normalise": retriever.normalise, "weight": round(float(retriever.weight), 4)}
+            notes["weight_from"] = "dev" if weight is None else "--weight"
+            idle = {}
+        else:
+            idle, why = flags | {"fusion": None}, "plays no part with --fusion rrf, which knows ranks only"
+    if unused := [name for name in idle if idle[name] is not None]:
+        raise BadInput(f"--{unused[0]} {why}")
+    if rerank_depth and not rerank:
+        raise BadInput("--rerank_depth needs --rerank")
+    if rerank:
+        from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
+
+        judge = CrossEncoder(rerank, device=device)
+        retriever = Reranker(retriever, judge, collection.docs, depth=rerank_depth or RERANKED)
+        notes |= {"rerank": rerank, "rerank_depth": retriever.depth}
+    return retriever, notes
 
 
 def fingerprint_of(spec):

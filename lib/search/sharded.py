@@ -13,7 +13,7 @@ from lib.data.tokens import tokenize
 from lib.files import cache_dir, cached, fingerprint
 from lib.model.encoder import embed, embed_texts
 from lib.search.approximate import Approximate
-from lib.search.exact import by_score_and_row, pair_scores, top_k
+from lib.search.exact import merge, pair_scores, pieces, top_k
 from lib.search.hits import Hits
 
 ROWS = 8192  # vectors or queries in a file
@@ -127,18 +127,11 @@ class Sharded:
         k, best = min(k, len(self.vectors) if among is None else len(among)), None
         if self._approximate:
             best = self._approximate.top_k(q_emb, self.vectors, k, among)
-            return Hits(*best, None if known is None else pair_scores(q_emb, self.vectors.take, known))
-        for begin, d_emb in self.vectors.blocks(self._block):
-            inside = np.arange(len(d_emb))
-            if among is not None:
-                inside = among[slice(*np.searchsorted(among, [begin, begin + len(d_emb)]))] - begin
-                d_emb = d_emb[inside]
-            if not len(inside):
-                continue
-            scores, rows = top_k(q_emb, d_emb, k, device=self._device)
-            rows = np.where(rows < 0, -1, inside[rows] + begin).astype(np.int32)
-            best = (scores, rows) if best is None else merge(best, (scores, rows), k)
-        return Hits(*best, None if known is None else pair_scores(q_emb, self.vectors.take, known))
+        else:
+            for docs, d_emb in pieces(self.vectors, self._block, among):
+                scores, rows = top_k(q_emb, d_emb, k, device=self._device)
+                best = merge(best, (scores, np.where(rows < 0, -1, docs[rows]).astype(np.int32)), k)
+        return Hits(*best, None if known is None else pair_scores(q_emb, self.vectors.take, known, block=ROWS))
 
     def _query_vectors(self, queries):
         """(Q, D): kept where the queries are of a collection, and not where somebody has just typed them."""
@@ -160,11 +153,3 @@ def cached_search(retriever, queries, k, known=None, among=None, *, desc="search
     paths = make(cache_dir("hits", key), -(-len(queries) // ROWS), one, desc=desc)
     parts = [Hits(**once(path, functools.partial(one, number))) for number, path in enumerate(paths)]
     return Hits(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts)))
-
-
-def merge(a, b, k):
-    """The k best of two (scores (n, C), rows (n, C)), ties by row."""
-    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(a, b))
-    scores, rows = by_score_and_row(np.where(rows < 0, -np.inf, scores), rows)
-    scores = np.where(rows < 0, np.float32(0), scores)
-    return scores[:, :k], rows[:, :k]

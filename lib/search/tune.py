@@ -7,14 +7,12 @@ al. 2020, https://github.com/erikbern/ann-benchmarks: one query at a time, on on
 
 import dataclasses
 import time
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 
 from lib.search import faiss_index
-from lib.search.exact import pair_scores, top_k
-from lib.search.sharded import merge
+from lib.search.exact import merge, pair_scores, pieces, top_k
 
 K = 10  # docs whose recall is tuned
 SINGLE = 200  # queries that are timed one by one
@@ -39,10 +37,9 @@ class Point:
 def exact_best(vectors, q_emb, k=K):
     """(scores, rows) of the exact k best, block by block, and the estimated seconds of one query by itself."""
     best, seconds = None, 0.0
-    for begin, block in vectors.blocks(faiss_index.BLOCK):
+    for docs, block in pieces(vectors, faiss_index.BLOCK):
         scores, rows = top_k(q_emb, block, k)
-        found = scores, np.where(rows < 0, -1, rows + begin).astype(np.int64)
-        best = found if best is None else merge(best, found, k)
+        best = merge(best, (scores, np.where(rows < 0, -1, docs[rows]).astype(np.int64)), k)
         clock = time.perf_counter()
         for query in q_emb[:10]:
             top_k(query[None], block, k)
@@ -97,7 +94,7 @@ def _measure(index, vectors, q_emb, exact_scores, key, odd, k):
     clock = time.perf_counter()
     _, rows = index.search(q_emb, k)
     batch = len(q_emb) / (time.perf_counter() - clock)
-    found = np.where(rows < 0, -np.inf, pair_scores(q_emb, vectors.take, rows))  # exact scores of what was found
+    found = np.nan_to_num(pair_scores(q_emb, vectors.take, rows), nan=-np.inf)  # exact scores of what was found
     times = []
     for query in q_emb[odd][:SINGLE]:
         clock = time.perf_counter()
@@ -116,49 +113,32 @@ def choose(points, target):
     return max(points, key=lambda point: point.tuning_recall), False
 
 
-# ----------------------------------------------------------------------------------------------- which index
+def plan(vectors, *, max_ram, expected_queries, exact_seconds, build_rate=None):
+    """[(index, why)] for vectors (n, D) within max_ram bytes, the first choice first.
 
-
-class Plan(NamedTuple):
-    """Which index to build, and why."""
-
-    factory: str
-    why: str
-
-
-def plan(n, dim, *, max_ram, expected_queries, exact_seconds, build_rate):
-    """[Plan] of indexes for n vectors of `dim` dimensions within max_ram bytes, the first choice first.
-
-    exact_seconds: of one query by exact search; build_rate: vectors a second that a graph (HNSW32) takes in at 10,000
-    vectors; it takes about n log n. Those behind are for the case that the first does not reach its recall.
+    exact_seconds: of one query by exact search; build_rate: vectors a second that a graph takes in at 10,000 vectors,
+    timed by default; it takes about n log n. Those behind are for the case that the first does not reach its recall.
     """
-    flat, graph, room = 4 * n * dim, (32 * 2 + 4) * 4 * n, f"{max_ram / 1e9:.1f} GB"
-    build = n / build_rate * np.log(max(n, 2)) / np.log(10_000)
-    saved = expected_queries * exact_seconds
-    one = f"exact search takes {exact_seconds * 1e3:.2f} ms a query"
-    if flat <= max_ram and exact_seconds <= QUICK:
-        return [Plan("Flat", f"{one}, for which nobody waits")]
-    if flat <= max_ram and saved <= build:
-        text = f"{one}, {saved:,.0f} s for {expected_queries:,} of them: building anything else, about {build:,.0f} s, "
-        return [Plan("Flat", f"{text}would not pay back")]
-    reason = f"{one}, {saved:,.0f} s for {expected_queries:,} of them; building a graph takes about {build:,.0f} s"
-    lists = int(2 ** np.round(np.log2(4 * n**0.5)))
-    sizes = {
-        "HNSW32": (flat + graph, "the graph and the vectors fit"),
-        "HNSW32_SQ8": (flat // 4 + graph, "the graph fits, with 8 bits a number"),
-        f"IVF{lists},Flat": (flat, "the vectors fit, a graph does not"),
-        f"IVF{lists},SQ8": (flat // 4, "8 bits a number fit, a graph does not"),
-        f"IVF{lists},RaBitQ": (flat // 32, "no more than one bit a number fits: expect a lower recall"),
-    }
-    fitting = [Plan(name, f"{reason}; {why} into {room}") for name, (size, why) in sizes.items() if size <= max_ram]
-    return fitting or [Plan(f"IVF{lists},RaBitQ", f"{reason}; nothing fits into {room}: the smallest")]
-
-
-def build_rate(vectors, rows=10_000):
-    """Vectors a second that a graph takes in, timed on some of them."""
     n, dim = vectors.shape
-    sample = vectors.take(np.arange(min(rows, n)))
-    index = faiss.index_factory(dim, "HNSW32", faiss.METRIC_INNER_PRODUCT)
+    flat, graph, room = 4 * n * dim, (32 * 2 + 4) * 4 * n, f"{max_ram / 1e9:.1f} GB"
+    one, saved = f"exact search takes {exact_seconds * 1e3:.2f} ms a query", expected_queries * exact_seconds
+    if flat <= max_ram and exact_seconds <= QUICK:
+        return [("Flat", f"{one}, for which nobody waits")]
+    build = n / (build_rate or _build_rate(vectors)) * np.log(max(n, 2)) / np.log(10_000)
+    why = f"{one}, {saved:,.0f} s for {expected_queries:,} of them; building a graph takes about {build:,.0f} s"
+    if flat <= max_ram and saved <= build:
+        return [("Flat", f"{why}, which would not pay back")]
+    lists = int(2 ** np.round(np.log2(4 * n**0.5)))
+    sizes = {"HNSW32": flat + graph, "HNSW32_SQ8": flat // 4 + graph, f"IVF{lists},Flat": flat}
+    sizes |= {f"IVF{lists},SQ8": flat // 4, f"IVF{lists},RaBitQ": flat // 32}
+    fitting = [(name, f"{why}; it fits into {room}") for name, size in sizes.items() if size <= max_ram]
+    return fitting or [(list(sizes)[-1], f"{why}; nothing fits into {room}: the smallest")]
+
+
+def _build_rate(vectors, rows=10_000):
+    """Vectors a second that a graph takes in, timed on some of them."""
+    sample = vectors.take(np.arange(min(rows, vectors.shape[0])))
+    index = faiss.index_factory(sample.shape[1], "HNSW32", faiss.METRIC_INNER_PRODUCT)
     clock = time.perf_counter()
     index.add(sample)
     return len(sample) / (time.perf_counter() - clock)

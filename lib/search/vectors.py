@@ -1,11 +1,10 @@
 """Vectors that another system made: a folder with queries.npy and docs.npy, searched exactly."""
 
-import json
 import pathlib
 
 import numpy as np
 
-from lib.files import BadInput, fingerprint, fingerprint_file, reading
+from lib.files import BadInput, fingerprint, fingerprint_file, read_json, reading
 from lib.search import exact
 from lib.search.hits import Hits
 
@@ -46,8 +45,7 @@ class Vectors:
                 raise BadInput(f"{path}: {len(vectors):,} rows, and {collection.name} has {len(texts):,} {side}")
             ids = path.with_name(f"{side}.ids.json")
             if ids.exists():
-                with reading(ids):
-                    given = json.loads(ids.read_text(encoding="utf-8"))
+                given = read_json(ids)
                 if not isinstance(given, list):
                     raise BadInput(f"{ids}: a list of ids is wanted, found {type(given).__name__}")
                 if given != texts.ids:

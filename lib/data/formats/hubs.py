@@ -9,11 +9,9 @@
 import itertools
 import pathlib
 
-from tqdm import tqdm
-
 from lib.data import beir
 from lib.data.formats import tables
-from lib.files import BadInput, cache_dir, cached, fingerprint, reading, write_json
+from lib.files import BadInput, reading
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "dev/small"), "test": ("test", "test/small")}
@@ -45,25 +43,28 @@ def build_irds(ident):
     if not whole.has_docs() or not any(part.has_qrels() and part.has_queries() for part in parts.values()):
         raise BadInput(f"--data {spec}: has no docs, no queries or no judgements")
 
-    def make(target):
-        queries, judged, dropped = {}, [], {}
+    def read():
+        queries, judged = {}, []
         with reading(f"--data {spec}"):
             for split, part in parts.items():
-                asked = {query.query_id: query for query in part.queries_iter()}
-                grades = {}
-                for qrel in part.qrels_iter():
-                    if qrel.query_id in asked:
-                        grades.setdefault(qrel.query_id, {})[qrel.doc_id] = int(qrel.relevance)
+                asked = {query.query_id: _query(query) for query in part.queries_iter()}
                 for qid, query in asked.items():
-                    if queries.setdefault(qid, _query(query)) != _query(query):
+                    if queries.setdefault(qid, query) != query:
                         raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
-                judged += beir.usable([(qid, split, own) for qid, own in grades.items()], dropped)
-            docs = tqdm(map(_doc, whole.docs_iter()), unit="doc", unit_scale=True, desc=f"reading {ident}", delay=2)
-            beir.write_collection(target, docs, queries.values(), judged)
-        write_json(target / "dropped.json", dropped)
+                judged += _judged(split, ((q.query_id, q.doc_id, q.relevance) for q in part.qrels_iter()), asked)
+        return map(_doc, whole.docs_iter()), queries.values(), judged, {}
 
-    name = ident.replace("/", "-")
-    return name, cached(cache_dir("irds", fingerprint(ident, sorted(parts), RECIPE)) / name, make, beir.there)
+    with reading(f"--data {spec}"):
+        return beir.build("irds", ident.replace("/", "-"), [ident, sorted(parts), RECIPE], read)
+
+
+def _judged(split, rows, asked=None):
+    """[(qid, split, {doc_id: grade})] of (qid, doc_id, grade), of the queries asked where these are given."""
+    grades = {}
+    for qid, doc_id, grade in rows:
+        if asked is None or qid in asked:
+            grades.setdefault(str(qid), {})[str(doc_id)] = int(grade)
+    return [(qid, split, own) for qid, own in grades.items()]
 
 
 def _subset(package, ident, names):
@@ -113,16 +114,14 @@ def build_hf(ident):
                 raise BadInput(f"--data {spec}: which of {', '.join(configs)}? Say hf:{source}:config=NAME")
             parts, judged = dict(package.load_dataset(source, config)), None
 
-    def make(target):
-        with reading(f"--data {spec}"):
-            if judged is None:
-                tables.write(target, f"hf:{source}", said, _rows(parts))
-            else:
-                _write_beir(target, docs, queries, judged, spec)
+    def read():
+        if judged is None:
+            return tables.read(f"hf:{source}", said, _rows(parts))
+        return _records(docs), _records(queries), _hub_grades(judged, spec), {}
 
     found = [part._fingerprint for part in (parts.values() if isinstance(parts, dict) else parts)]
-    name = pathlib.PurePath(source).name
-    return name, cached(cache_dir("hf", fingerprint(found, said, RECIPE)) / name, make, beir.there)
+    with reading(f"--data {spec}"):
+        return beir.build("hf", pathlib.PurePath(source).name, [found, said, RECIPE], read)
 
 
 def _all(package, source, config):
@@ -142,26 +141,20 @@ def _hub_qrels(package, source, configs, spec):
     return by_split
 
 
-def _write_beir(target, docs, queries, judged, spec):
-    def ident(row):
-        return str(next((row[key] for key in ("_id", "id") if key in row), ""))
+def _records(rows):
+    for row in rows:
+        record = {"_id": str(row.get("_id", row.get("id", "")))}
+        yield record | {key: row.get(key) or "" for key in ("title", "text") if key in row or key == "text"}
 
-    def records(rows):
-        for row in rows:
-            record = {"_id": ident(row), "title": row.get("title") or "", "text": row.get("text") or ""}
-            yield record if "title" in row else {key: record[key] for key in ("_id", "text")}
 
-    grades = []
+def _hub_grades(judged, spec):
+    found = []
     for split, rows in judged.items():
-        own = {}
-        for row in rows:
-            if not {"query-id", "corpus-id"} <= row.keys():
-                raise BadInput(f"--data {spec}: judgements have the columns {', '.join(row)}, not query-id, corpus-id")
-            own.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row.get("score", 1))
-        grades += [(qid, split, found) for qid, found in own.items()]
-    docs = tqdm(records(docs), unit="doc", unit_scale=True, total=len(docs), desc="writing", delay=2)
-    beir.write_collection(target, docs, records(queries), grades)
-    write_json(target / "dropped.json", {})
+        if not {"query-id", "corpus-id"} <= set(rows.column_names):
+            names = ", ".join(rows.column_names)
+            raise BadInput(f"--data {spec}: judgements have the columns {names}, not query-id, corpus-id")
+        found += _judged(split, ((row["query-id"], row["corpus-id"], row.get("score", 1)) for row in rows))
+    return found
 
 
 def _rows(parts):

@@ -12,7 +12,7 @@ import random
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, reading, write_json
+from lib.files import BadInput, fingerprint_file, reading
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 SHUFFLED_BY = 13  # seed of the order in which diseases are dealt out: a tenth test, a tenth dev, the rest train
@@ -25,37 +25,27 @@ def build(folder):
     if not files:
         raise BadInput(f"--data medquad:{folder}: no folder with .xml files is in it; a clone of MedQuAD is wanted")
     contents = [(str(path.relative_to(root)), fingerprint_file(path)) for path in files]
+    return beir.build("medquad", "medquad", [contents, RECIPE], lambda: _read(folder, files))
 
-    def make(target):
-        docs, queries, judged, empty = {}, {}, {}, 0
-        for path in tqdm(files, unit="file", desc="reading MedQuAD", delay=2):
-            for focus, qtype, question, answer in _pairs(path):
-                if not question or not answer:
-                    empty += 1
-                    continue
-                query = {"_id": f"q{len(queries)}", "text": question, "metadata": {"focus": focus, "qtype": qtype}}
-                doc = {"_id": f"d{len(docs)}", "title": "", "text": answer}
-                qid, doc_id = (
-                    known.setdefault(text, new)["_id"]
-                    for known, text, new in ((queries, question, query), (docs, answer, doc))
-                )
-                judged.setdefault(qid, {})[doc_id] = 1
-        if not docs:
-            raise BadInput(f"--data medquad:{folder}: {len(files):,} files, and no question with an answer")
-        split = _splits({query["metadata"]["focus"] for query in queries.values()})
-        beir.write_collection(
-            target,
-            docs.values(),
-            queries.values(),
-            [
-                (q["_id"], split[q["metadata"]["focus"]], dict(sorted(judged[q["_id"]].items())))
-                for q in queries.values()
-            ],
-        )
-        tqdm.write(f"note: {folder}: questions without an answer, left out: {empty:,}")
-        write_json(target / "dropped.json", {"questions without an answer": empty})
 
-    return "medquad", cached(cache_dir("medquad", fingerprint(contents, RECIPE)) / "medquad", make, beir.there)
+def _read(folder, files):
+    docs, queries, judged, empty = {}, {}, {}, []
+    for path in tqdm(files, unit="file", desc="reading MedQuAD", delay=2):
+        for focus, qtype, question, answer in _pairs(path):
+            if not question or not answer:
+                empty.append(f"{path.name} {question}")
+                continue
+            meta = {"focus": focus, "qtype": qtype}
+            query = queries.setdefault(question, {"_id": f"q{len(queries)}", "text": question, "metadata": meta})
+            doc = docs.setdefault(answer, {"_id": f"d{len(docs)}", "title": "", "text": answer})
+            judged.setdefault(query["_id"], {})[doc["_id"]] = 1
+    if not docs:
+        raise BadInput(f"--data medquad:{folder}: {len(files):,} files, and no question with an answer")
+    split = _splits({query["metadata"]["focus"] for query in queries.values()})
+    found = [
+        (q["_id"], split[q["metadata"]["focus"]], dict(sorted(judged[q["_id"]].items()))) for q in queries.values()
+    ]
+    return docs.values(), queries.values(), found, {"questions without an answer": empty} if empty else {}
 
 
 def _pairs(path):

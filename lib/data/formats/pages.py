@@ -15,8 +15,7 @@ import urllib.parse
 from tqdm import tqdm
 
 from lib.data import beir, made_queries
-from lib.data.formats import tables
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_json
+from lib.files import BadInput, fingerprint_file
 
 RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
@@ -146,27 +145,17 @@ def build(folder):
         raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
     contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
     left_out = [str(path.relative_to(root)).encode("utf-8", "replace").decode() for path in links]
-    key = fingerprint(contents, left_out, RECIPE, WORDS, OVERLAP)
-
-    def make(target):
-        docs, dropped = [], {"links to what is not a file of this folder": left_out} if left_out else {}
-        for path in tqdm(files, unit="file", desc=f"reading {root.name}", delay=2):
-            docs += _docs(path, path.relative_to(root), dropped)
-        if not docs:
-            raise BadInput(f"--data {folder}: {len(files)} files, and no section of {SHORTEST} words or more")
-        for what, names in dropped.items():
-            tqdm.write(
-                f"note: {folder}: {what}, left out: {len(names):,} ({', '.join(names[:5])}{' ...' * (len(names) > 5)})"
-            )
-        queries, judged = _queries(docs)
-        beir.write_collection(target, docs, queries, judged)
-        write_json(target / "dropped.json", dropped)
-
-    return root.name, cached(cache_dir("pages", key) / root.name, make, beir.there)
+    key = [contents, left_out, RECIPE, WORDS, OVERLAP]
+    return beir.build("pages", root.name, key, lambda: _read(folder, root, files, left_out))
 
 
-def _percent(match):
-    return urllib.parse.quote(match[0])
+def _read(folder, root, files, left_out):
+    docs, dropped = [], {"links to what is not a file of this folder": left_out} if left_out else {}
+    for path in tqdm(files, unit="file", desc=f"reading {root.name}", delay=2):
+        docs += _docs(path, path.relative_to(root), dropped)
+    if not docs:
+        raise BadInput(f"--data {folder}: {len(files)} files, and no section of {SHORTEST} words or more")
+    return docs, *_queries(docs), dropped
 
 
 def _docs(path, name, dropped):
@@ -180,7 +169,9 @@ def _docs(path, name, dropped):
         raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
     found = []
     shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
-    ident = urllib.parse.quote(os.fsencode(name), safe="/") if str(name) != shown else re.sub(r"[\s%]", _percent, shown)
+    ident = re.sub(r"[\s%]", lambda found: urllib.parse.quote(found[0]), shown)
+    if str(name) != shown:
+        ident = urllib.parse.quote(os.fsencode(name), safe="/")
     sections = KINDS[path.suffix.lower()](text)
     if not sections:
         dropped.setdefault("files without a text", []).append(shown)
@@ -211,7 +202,7 @@ def _queries(docs):
     files = sorted({doc["metadata"]["file"] for doc in docs})
     by_file = len(files) >= 10  # or a split would stay empty
     for row, doc in enumerate(docs):
-        split = tables.split_by_hash(doc["metadata"]["file"] if by_file else doc["_id"])
+        split = beir.split_by_hash(doc["metadata"]["file"] if by_file else doc["_id"])
         made = {"first_sentence": made_queries.first_sentence(doc, row)}
         if titles[doc["title"]][0] == row:  # a heading is asked once, and every piece below it answers
             made["heading"] = doc["title"].split(" > ")[-1]

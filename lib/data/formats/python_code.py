@@ -7,10 +7,8 @@ in BEIR layout, so that nothing else in the project knows about it.
 """
 
 import ast
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
 import os
 import pathlib
@@ -23,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tqdm import tqdm
 
-from lib.files import cache_dir, cached, fingerprint, write_json
+from lib.data import beir
 from lib.process import end_with_parent
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are built again
@@ -115,12 +113,6 @@ def _parse(job):
     return records
 
 
-def _split(name):
-    """train, dev or test (80/10/10) by a hash of the qualified name."""
-    bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
-    return {8: "dev", 9: "test"}.get(bucket, "train")
-
-
 def package_versions():
     """What decides the collection's content: versions of Python and of the packages it reads."""
     found = {"recipe": RECIPE, "python": platform.python_version()}
@@ -133,24 +125,12 @@ def package_versions():
 
 
 def build(spec="python"):
-    """The folder of an embedded collection, in BEIR layout; built once for each set of package versions."""
+    """(name, folder in BEIR layout) of an embedded collection; built once for each set of package versions."""
     versions, task = package_versions(), TASKS[spec]
-
-    def there(folder):
-        for name in ("corpus.jsonl", "queries.jsonl", "versions.json"):
-            os.stat(folder / name)
-        return folder
-
-    def make(folder):
-        kept, counts = _records(task)
-        _write(folder, kept)
-        write_json(folder / "versions.json", versions | counts)
-
-    return cached(cache_dir(f"python-{task}-{fingerprint(versions)}"), make, there)
+    return beir.build("python", spec.replace(":", "-"), [versions, task], lambda: _read(task), ascii=True)
 
 
-def _records(task):
-    """(the records that are kept, how many files there were and could not be read)."""
+def _read(task):
     jobs = list(_files(task))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # spawn, not fork: a caller may have started threads (torch, tokenizers) that a fork would leave locked
@@ -159,30 +139,16 @@ def _records(task):
         parsed = list(
             tqdm(pool.map(_parse, jobs, chunksize=32), total=len(jobs), unit="file", desc="reading Python source")
         )
-    seen_queries, seen_docs, kept = set(), set(), []
-    for record in sorted(r for records in parsed if records for r in records):
-        name, query, doc = record[:3]
+    seen_queries, seen_docs, docs, queries, judged = set(), set(), [], [], []
+    for name, query, doc, docstring, file, line in sorted(r for records in parsed if records for r in records):
         text = re.sub(r"\s+", " ", doc)
         if query.lower() in seen_queries or text in seen_docs:
             continue
         seen_queries.add(query.lower())
         seen_docs.add(text)
-        kept.append(record)
-    return kept, {"files": len(jobs), "unreadable": parsed.count(None)}
-
-
-def _write(folder, records):
-    (folder / "qrels").mkdir(parents=True)
-    qrels = {split: ["query-id\tcorpus-id\tscore"] for split in ("train", "dev", "test")}
-    with (
-        open(folder / "corpus.jsonl", "w", encoding="utf-8") as corpus,
-        open(folder / "queries.jsonl", "w", encoding="utf-8") as queries,
-    ):
-        for row, (name, query, text, docstring, file, line) in enumerate(records):
-            metadata = {"name": name, "file": file, "line": line, "docstring": docstring}
-            doc = {"_id": f"d{row}", "title": "", "text": text, "metadata": metadata}
-            corpus.write(json.dumps(doc) + "\n")
-            queries.write(json.dumps({"_id": f"q{row}", "text": query}) + "\n")
-            qrels[_split(name)].append(f"q{row}\td{row}\t1")
-    for split, rows in qrels.items():
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+        row, meta = len(docs), {"name": name, "file": file, "line": line, "docstring": docstring}
+        docs.append({"_id": f"d{row}", "title": "", "text": doc, "metadata": meta})
+        queries.append({"_id": f"q{row}", "text": query})
+        judged.append((f"q{row}", beir.split_by_hash(name, dev=8), {f"d{row}": 1}))
+    unreadable = [inside for (_, inside, _), records in zip(jobs, parsed) if records is None]
+    return docs, queries, judged, {"files that cannot be read": unreadable} if unreadable else {}

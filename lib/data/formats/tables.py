@@ -7,15 +7,13 @@ questions of one user, page or disease fall on one side.
 """
 
 import csv
-import hashlib
 import pathlib
 
 from tqdm import tqdm
 
-from lib import files
 from lib.data import beir
 from lib.data.words import normalise
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprinted, parse_json, reading, write_json
+from lib.files import BadInput, fingerprinted, parse_json, reading, refuse_bloated
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -65,13 +63,9 @@ def build(spec):
     if not path.is_file():
         raise BadInput(f"--data {path}: no such file")
 
-    def make(folder):
-        write(folder, path, said, _rows(path))
-
     with fingerprinted(path) as content:
-        return path.stem, cached(
-            cache_dir("tables", fingerprint(content, path.suffix, said, RECIPE)) / path.stem, make, beir.there
-        )
+        key = [content, path.suffix, said, RECIPE]
+        return beir.build("tables", path.stem, key, lambda: read(path, said, _rows(path)))
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -133,9 +127,7 @@ def parquet_rows(path):
     pyarrow = parquet_package(path)
     with reading(path, " as Parquet"):
         file, number = pyarrow.parquet.ParquetFile(path), 0
-        most = max(files.MOST_UNPACKED, files.MOST_RATIO * pathlib.Path(path).stat().st_size)
-        if sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) > most:
-            raise files.unpacks_to_too_much(path, most)
+        refuse_bloated(path, sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)))
         for block in file.iter_batches(1 << 14):
             for record in block.to_pylist():
                 number += 1
@@ -180,17 +172,11 @@ def _texts(value, *, path, number, column):
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, (str, int, float, type(None))) for each in values):
         raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
-    texts = [str(each).strip() for each in values if each is not None and str(each).strip()]
-    if any("\ud800" <= c <= "\udfff" for text in texts if not text.isascii() for c in text):
-        raise BadInput(f"{path}:{number}: {column} holds half a surrogate pair; write the whole character")
-    return texts
+    return [str(each).strip() for each in values if each is not None and str(each).strip()]
 
 
-def write(folder, path, said, rows):
-    """Write (line, {column: value}) rows as a folder in BEIR layout, and dropped.json: what was left out.
-
-    said: {role: column}; path: where the rows are from, for messages.
-    """
+def read(path, said, rows):
+    """What beir.build() wants of (line, {column: value}) rows. said: {role: column}; path: for messages."""
     docs, queries, judged, dropped, first = {}, {}, {}, {}, {}
     rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2))
     columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said) if rows else {}
@@ -203,7 +189,8 @@ def write(folder, path, said, rows):
         question, answers = " ".join(cell("question")), cell("answer")
         texts = cell("doc") or answers
         if not question or not texts:
-            dropped.setdefault("without a question" if not question else "without an answer", []).append(number)
+            what = f"rows without {'an answer' if question else 'a question'}"
+            dropped.setdefault(what, []).append(f"line {number}")
             continue
         split = _split_of(row, columns, said, question, path=path, number=number)
         if question not in queries:
@@ -228,20 +215,13 @@ def write(folder, path, said, rows):
     for query in queries.values():
         if held := query["metadata"].get("answers"):
             query["metadata"]["answers"] = list(held)
-    for what, numbers in dropped.items():
-        some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-        tqdm.write(f"note: {path}: rows {what}, left out: {len(numbers):,} (lines {some})")
-    beir.write_collection(
-        folder, docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()]
-    )
-    write_json(folder / "dropped.json", dropped)
+    return docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()], dropped
 
 
 def _plain(value):
     """Whether a cell can be kept as metadata."""
     text = str(value)
-    fits = isinstance(value, (str, int, float, bool)) and text != "" and len(text) <= MOST_METADATA
-    return fits and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
+    return isinstance(value, (str, int, float, bool)) and text != "" and len(text) <= MOST_METADATA
 
 
 def _split_of(row, columns, said, question, *, path, number):
@@ -252,10 +232,4 @@ def _split_of(row, columns, said, question, *, path, number):
             raise BadInput(f"{path}:{number}: {columns['split']} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
         return SPLITS[value]
     group = str(row.get(said["by"]) or "").strip() if "by" in said else ""
-    return split_by_hash(group or normalise(question) or question)  # without a group, each question by itself
-
-
-def split_by_hash(text):
-    """The split of whatever bears this name: eight tenths train, one dev, one test."""
-    number = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=4).digest(), "big") % 10
-    return {0: "dev", 1: "test"}.get(number, "train")
+    return beir.split_by_hash(group or normalise(question) or question)  # without a group, each question by itself

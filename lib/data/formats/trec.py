@@ -13,10 +13,8 @@ is called.
 import pathlib
 import re
 
-from tqdm import tqdm
-
 from lib.data import beir
-from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, unpacked, write_json
+from lib.files import BadInput, fingerprint_file
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
 WANTED = {
@@ -47,30 +45,22 @@ def build(folder):
     for role, paths in roles.items():
         if not paths:
             raise BadInput(f"--data trec:{folder}: no file of {role} is in it, named as {WANTED[role]}")
-    key = fingerprint([(role, str(p.relative_to(root)), fingerprint_file(p)) for role in roles for p in roles[role]])
+    key = [(role, str(p.relative_to(root)), fingerprint_file(p)) for role in roles for p in roles[role]]
+    return beir.build("trec", root.resolve().name, [key, RECIPE], lambda: _read(folder, root, roles))
 
-    def make(target):
-        queries = _queries([path for paths in _by_split(roles["topics"], root).values() for path in paths])
-        dropped, judged = {}, []
-        for split, paths in _by_split(roles["qrels"], root).items():
-            small = [path for path in paths if "small" in path.name]
-            grades = _judgements(small or paths)
-            if missing := sorted(grades.keys() - queries.keys()):
-                dropped[f"topics of {split} without a text"] = missing
-            judged += beir.usable([(qid, split, own) for qid, own in grades.items() if qid in queries], dropped)
-        if not judged:
-            some = [min(ids, default="none") for ids in (queries, dropped.get("topics of test without a text", []))]
-            raise BadInput(f"--data trec:{folder}: no topic has judgements (ids such as {some[0]} and {some[1]})")
-        docs = _docs(roles["docs"])
-        beir.write_collection(target, tqdm(docs, unit="doc", unit_scale=True, delay=2), queries.values(), judged)
-        for what, ids in dropped.items():
-            tqdm.write(
-                f"note: {folder}: {what}, left out: {len(ids):,} ({', '.join(ids[:5])}{' ...' * (len(ids) > 5)})"
-            )
-        write_json(target / "dropped.json", dropped)
 
-    name = root.resolve().name
-    return name, cached(cache_dir("trec", fingerprint(key, RECIPE)) / name, make, beir.there)
+def _read(folder, root, roles):
+    queries = _queries([path for paths in _by_split(roles["topics"], root).values() for path in paths])
+    dropped, judged = {}, []
+    for split, paths in _by_split(roles["qrels"], root).items():
+        grades = _judgements([path for path in paths if "small" in path.name] or paths)
+        if missing := sorted(grades.keys() - queries.keys()):
+            dropped[f"topics of {split} without a text"] = missing
+        judged += [(qid, split, own) for qid, own in grades.items() if qid in queries]
+    if not judged:
+        some = [min(ids, default="none") for ids in (queries, dropped.get("topics of test without a text", []))]
+        raise BadInput(f"--data trec:{folder}: no topic has judgements (ids such as {some[0]} and {some[1]})")
+    return _docs(roles["docs"]), queries.values(), judged, dropped
 
 
 def _role(path):
@@ -98,17 +88,9 @@ def _by_split(paths, root):
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def _lines(path):
-    """(number, line) of a text file, perhaps compressed, blank lines left out."""
-    with unpacked(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, beir.decode_line(line, path=path, number=number)
-
-
 def _kind(path):
     """jsonl, tags or tsv, by a file's first line."""
-    first = next(_lines(path), None)
+    first = next(beir.read_lines(path), None)
     if first is None:
         raise BadInput(f"{path}: the file is empty")
     return {"{": "jsonl", "<": "tags"}.get(first[1].lstrip()[:1], "tsv")
@@ -145,12 +127,12 @@ def _docs(paths):
 
 
 def _json_docs(path):
-    for number, line in _lines(path):
+    for number, line in beir.read_lines(path):
         yield number, _from_json(path, number, line)
 
 
 def _tsv_docs(path):
-    for number, line in _lines(path):
+    for number, line in beir.read_lines(path):
         fields = line.split("\t")
         if not 2 <= len(fields) <= 4:
             raise BadInput(
@@ -162,7 +144,7 @@ def _tsv_docs(path):
 
 def _sgml_docs(path):
     lines, begin = [], 0
-    for number, line in _lines(path):
+    for number, line in beir.read_lines(path):
         for part in re.split(r"(?<=</doc>)", line, flags=re.I):
             if re.match(r"\s*<doc>", part, re.I):
                 if begin:
@@ -222,13 +204,13 @@ def _topics(path):
     """(id, record) of each topic of a file; description and narrative are metadata."""
     kind = _kind(path)
     if kind == "tags":
-        text = "\n".join(line for _, line in _lines(path))
+        text = "\n".join(line for _, line in beir.read_lines(path))
         topics = _old_topics(path, text) if re.search(r"<top>", text, re.I) else _xml_topics(path, text)
     elif kind == "jsonl":
         topics = [(record["_id"], f"{record['title']} {record['text']}", {}) for _, record in _json_docs(path)]
     else:
         topics = []
-        for number, line in _lines(path):
+        for number, line in beir.read_lines(path):
             ident, tab, text = line.partition("\t")
             if not tab or not text.strip():
                 raise BadInput(f"{path}:{number}: an id, a tab and a text are wanted, found {beir.shorten(line)}")
@@ -277,7 +259,7 @@ def _judgements(paths):
     """{qid: {doc_id: grade}} of files of judgements."""
     found = {}
     for path in paths:
-        for number, line in _lines(path):
+        for number, line in beir.read_lines(path):
             fields = line.split()
             if number == 1 and fields[:2] == list(beir.QRELS_HEADER[:2]):  # BEIR's, with a header
                 continue
