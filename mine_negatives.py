@@ -29,7 +29,7 @@ from lib.data.beir import SPLITS
 from lib.data.collection import collection_of, load_collection
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput, atomic_path, write_json, write_text
-from lib.model.encoder import PRECISIONS, pick_device
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device
 from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import POSITIVE, drawn_candidates, how_many, overfetch, search_candidates
 from lib.negatives.files import load_candidates, records_of, write_negatives
@@ -92,7 +92,7 @@ def parse_args():
         f"code 1 if more is found; FINDING is one of {', '.join(check.FINDINGS)}")
     add("--max_ram", type=run.ABOVE_0, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
-    add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
+    add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of encoding; {PRECISION_HELP}")
     add("--seed", type=run.SEED, default=0, help="decides what is drawn and hidden")
     add("--name", help="folder below runs/ to write to; default: the folder of --run, else COLLECTION-mined")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
@@ -175,6 +175,7 @@ def main():
         mined.append(found.admit(collection, pool))
         if SOURCES[source].retriever == "run":
             made_by["encoder_fingerprint"] = retriever.encoder.fingerprint
+            made_by["precision"] = retriever.encoder.precision
         elif SOURCES[source].retriever == "miner":
             made_by["miner_fingerprint"] = fingerprint_of(args.miner)
     if args.cross_encoder:

@@ -40,6 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch",
     "transformers",
+    "sentence-transformers",
     "tokenizers",
     "faiss-cpu",
     "numpy",

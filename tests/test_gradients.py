@@ -46,7 +46,7 @@ def step(bert, tiny):
         tower = encoder.query_tower if kind == "query" else encoder.doc_tower
         lengths = offsets.diff().long()
         padded = torch.nn.utils.rnn.pad_sequence(ids.long().split(lengths.tolist()), batch_first=True)
-        hidden = tower.backbone(
+        hidden = tower[0].model(
             input_ids=padded, attention_mask=(torch.arange(padded.shape[1]) < lengths[:, None]).long()
         )
         return torch.nn.functional.normalize(hidden.last_hidden_state[:, 0], dim=-1)

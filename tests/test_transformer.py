@@ -6,11 +6,9 @@ import torch
 import transformers
 from conftest import embed_texts
 
-from lib.data.tokens import TokenBatch, Tokens
-from lib.evaluation.diagnostics import cosines
+from lib.data.tokens import TokenBatch
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.model.transformer import Int8Linear, quantize
 
 TEXTS = [
     "Which spice is the most expensive by weight?",
@@ -24,6 +22,12 @@ TEXTS = [
 def load(bert, **overrides):
     """The encoder of a folder with other settings."""
     return model.load_encoder(bert, overrides=overrides)
+
+
+def twice_or_once(bert, options):
+    """The encoder of a folder, with a tower for each side if `twice` is among the options."""
+    options = dict(options)
+    return model.load_encoder(bert, query_source=bert if options.pop("twice", False) else None, **options)
 
 
 def batch_of(encoder, texts, kind="doc"):
@@ -104,21 +108,21 @@ def test_what_was_tokenised_before_plays_no_part(bert, tmp_path):
     [
         {},
         {"overrides": {"pooling": "cls", "normalize": False, "query_prefix": "Sun : ", "query_length": 9}},
-        {"projection": 5},
-        {"separate_towers": True},
-        {"separate_towers": True, "projection": 6, "overrides": {"pooling": "last"}},
+        {"dim": 5},
+        {"twice": True},
+        {"twice": True, "dim": 6, "overrides": {"pooling": "last"}},
     ],
     ids=str,
 )
 def test_saved_and_loaded_encoders_give_the_same_vectors(bert, tmp_path, options):
-    encoder = model.load_encoder(bert, **options)
-    if options.get("separate_towers"):
-        torch.nn.init.normal_(encoder.query_tower.backbone.embeddings.word_embeddings.weight)
+    encoder = twice_or_once(bert, options)
+    if options.get("twice"):
+        torch.nn.init.normal_(encoder.query_tower[0].model.embeddings.word_embeddings.weight)
     wanted = {kind: embed_texts(encoder, TEXTS, kind) for kind in ("query", "doc")}
-    assert not options or not np.allclose(wanted["query"], wanted["doc"]) or "projection" in options
+    assert not options or not np.allclose(wanted["query"], wanted["doc"]) or "dim" in options
     model.save_encoder(encoder, tmp_path / "encoder")
     loaded = model.load_encoder(tmp_path / "encoder")
-    assert loaded.settings == encoder.settings and loaded.dim == encoder.dim == options.get("projection", 16)
+    assert loaded.settings == encoder.settings and loaded.dim == encoder.dim == options.get("dim", 16)
     for kind, vectors in wanted.items():
         np.testing.assert_allclose(embed_texts(loaded, TEXTS, kind), vectors, atol=1e-6)
 
@@ -128,15 +132,15 @@ def test_saved_and_loaded_encoders_give_the_same_vectors(bert, tmp_path, options
     [
         {},
         {"overrides": {"pooling": "cls", "normalize": False, "query_prefix": "Sun : "}},
-        {"projection": 5},
+        {"dim": 5},
         {"overrides": {"pooling": "last"}},
-        {"separate_towers": True, "projection": 6},
+        {"twice": True, "dim": 6},
     ],
     ids=str,
 )
 def test_sentence_transformers_gives_the_same_vectors(bert, tmp_path, options):
     library = pytest.importorskip("sentence_transformers")
-    encoder = model.load_encoder(bert, **options)
+    encoder = twice_or_once(bert, options)
     model.save_encoder(encoder, tmp_path / "encoder")
     theirs = library.SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
     np.testing.assert_allclose(theirs.encode_query(TEXTS), embed_texts(encoder, TEXTS, "query"), atol=1e-5)
@@ -144,13 +148,13 @@ def test_sentence_transformers_gives_the_same_vectors(bert, tmp_path, options):
 
 
 def test_random_weights_follow_the_seed(bert):
-    first, again, other = (model.load_encoder(bert, from_config=True, projection=4, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (model.load_encoder(bert, from_config=True, dim=4, seed=seed) for seed in (0, 0, 1))
     vectors = [embed_texts(encoder, TEXTS) for encoder in (first, again, other)]
     assert (vectors[0] == vectors[1]).all() and not np.allclose(vectors[0], vectors[2])
 
 
 def test_separate_towers_begin_equal_and_part_in_training(bert):
-    encoder = model.load_encoder(bert, separate_towers=True)
+    encoder = model.load_encoder(bert, query_source=bert)
     count = sum(p.numel() for p in load(bert).parameters())
     assert sum(p.numel() for p in encoder.parameters()) == 2 * count
     batch = batch_of(encoder, TEXTS)
@@ -161,8 +165,8 @@ def test_separate_towers_begin_equal_and_part_in_training(bert):
 
 def test_a_folder_that_was_changed_is_refused(bert, tmp_path):
     model.save_encoder(load(bert), tmp_path / "encoder")
-    settings = read_json(tmp_path / "encoder/settings.json")
-    write_json(tmp_path / "encoder/settings.json", settings | {"doc_length": 9})
+    path = tmp_path / "encoder/sentence_bert_config.json"
+    write_json(path, read_json(path) | {"document_length": 9})
     with pytest.raises(BadInput, match="changed after training"):
         model.load_encoder(tmp_path / "encoder")
 
@@ -189,35 +193,6 @@ def test_what_is_no_encoder_is_refused(bert, tmp_path, broken, value):
     with pytest.raises(BadInput, match=value) as refused:
         model.load_encoder(tmp_path)
     assert "\n" not in str(refused.value)
-
-
-def test_int8_is_near_and_does_not_depend_on_the_batch(bert):
-    exact, quantized = load(bert), quantize(load(bert))
-    tokens = Tokens(*exact.tokenize(TEXTS))
-    a, b = model.embed(exact, tokens), model.embed(quantized, tokens)
-    assert cosines(a, b).min() > 0.995
-    assert (a != b).any(), "nothing was quantised"
-    alone = np.concatenate([model.embed(quantized, tokens, [row]) for row in range(len(tokens))])
-    assert np.allclose(alone, b, atol=2e-2)  # a last bit of float32 may tip an integer
-    assert not [m for m in quantized.doc_tower.backbone.modules() if isinstance(m, torch.nn.Linear)]
-
-
-def test_int8_keeps_an_outlying_token_to_itself():
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(64, 32)
-    x = torch.randn(8, 64)
-    x[0] *= 1000
-    with torch.no_grad():
-        wanted, found = linear(x), Int8Linear(linear)(x)
-    assert (wanted - found)[1:].abs().max() < 0.06
-
-
-def test_int8_sums_do_not_overflow():
-    linear = torch.nn.Linear(512, 4, bias=False)
-    linear.weight.data.fill_(1.0)
-    with torch.no_grad():
-        found = Int8Linear(linear)(torch.ones(3, 512))
-    assert torch.allclose(found, torch.full((3, 4), 512.0), rtol=1e-3)
 
 
 def test_set_dropout_reaches_attention_too(bert):

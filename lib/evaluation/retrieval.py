@@ -6,6 +6,7 @@ from lib import run
 from lib.data.beir import metadata_of
 from lib.evaluation import checks, measures
 from lib.files import BadInput
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP
 from lib.search import fusion
 from lib.search.rerank import Reranker
 from lib.search.retriever import HELP, open_retriever
@@ -21,13 +22,14 @@ def add_flags(add):
         "scores (default), or rrf, reciprocal ranks")  # fmt: skip
     add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")
     add("--weight", type=run.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
+    add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of encoding without an index; {PRECISION_HELP}")
     add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
     add("--rerank_depth", type=run.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
-    retriever, notes = open_retriever(spec, collection, device=device), {}
+    retriever, notes = open_retriever(spec, collection, device=device, precision=args.precision), {}
     if isinstance(retriever, fusion.Fusion):
         retriever.how = notes["fusion"] = args.fusion or "convex"
         if retriever.how == "convex":

@@ -101,8 +101,8 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
 
 def use_cpu_dropout(encoder):
     """Draw a TransformerEncoder's dropout in this way from now on; its parameters keep their names."""
-    for tower in dict.fromkeys((encoder.query_tower, encoder.doc_tower)):
-        _install(tower.backbone)
+    for backbone in encoder.backbones():
+        _install(backbone)
 
 
 def _install(backbone):

@@ -19,7 +19,7 @@ HELP = (
 EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
 
-def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32", mine_index=None):
+def open_retriever(spec, collection, *, device, exact_in=None, precision="auto", mine_index=None):
     """The retriever that `spec` names: see HELP.
 
     An index says in which precision its docs were encoded; queries are encoded in the same. exact_in: bytes
@@ -31,7 +31,9 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
     if pair := parts(spec):
-        return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
+        return Fusion(
+            [open_retriever(part, collection, device=device, precision=precision) for part in pair], names=pair
+        )
     if is_folder_of_vectors(spec):
         return Vectors.open(spec, collection, device=device)
     place = folder / "index" / collection.name
@@ -55,7 +57,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     return Sharded.open(
         collection.docs,
         encoder,
-        precision=precision,
+        precision=encoder.precision,
         max_ram=exact_in or EXACT_RAM,
         mine_index=mine_index,
         device=device,
