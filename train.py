@@ -35,7 +35,6 @@ from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import card, pooling
 from lib.model import encoder as model
 from lib.model.distil import token_vectors, vocabulary_of
-from lib.model.dropout import use_cpu_dropout
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
@@ -478,8 +477,6 @@ def train(args, parser, collection, folder, *, device):
     averaged = model.averaged_twin(encoder, args.ema)
     if args.compile:
         encoder.compile_backbone()
-    elif device.type == "cpu" and encoder.kind == "transformer":
-        use_cpu_dropout(encoder)
     if args.gradient_checkpointing:
         encoder.checkpoint_activations()
     guide = Guide(collection, args.guide, device, dtype) if args.guide else None

@@ -1,5 +1,7 @@
 """Transformer encoders on a small BERT: vectors by hand, what is saved, what is refused."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import transformers
 from conftest import embed_texts
 
 from lib.data.tokens import TokenBatch
+from lib.evaluation.diagnostics import cosines
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
 
@@ -193,6 +196,61 @@ def test_what_is_no_encoder_is_refused(bert, tmp_path, broken, value):
     with pytest.raises(BadInput, match=value) as refused:
         model.load_encoder(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_low_rank_updates_are_trained_and_saved_as_plain_weights(bert, tmp_path):
+    if importlib.util.find_spec("peft") is None:
+        with pytest.raises(BadInput, match="^--lora needs the package peft: pip install peft$"):
+            model.load_encoder(bert, lora=2)
+        return
+    encoder = model.load_encoder(bert, lora=2)
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    assert 0 < sum(p.numel() for p in trained) < 0.3 * sum(p.numel() for p in encoder.parameters())
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_()
+    vectors = embed_texts(encoder, TEXTS)
+    model.save_encoder(encoder, tmp_path / "encoder")
+    np.testing.assert_allclose(embed_texts(model.load_encoder(tmp_path / "encoder"), TEXTS), vectors, atol=1e-5)
+    assert np.array_equal(embed_texts(encoder, TEXTS), vectors) and not np.allclose(
+        embed_texts(load(bert), TEXTS), vectors
+    )
+
+
+def test_a_compiled_backbone_is_what_is_called(bert, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda **given: called.append(1) or forward(**given))
+    encoder = load(bert)
+    wanted = embed_texts(encoder, TEXTS)
+    encoder.compile_backbone()
+    assert np.array_equal(embed_texts(encoder, TEXTS), wanted) and called
+
+
+@pytest.mark.parametrize(
+    "device, able, wanted",
+    [
+        ("cuda", {}, "bf16"),
+        ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"amx_bf16": True}, "bf16"),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ("cpu", {}, "fp32"),
+        ("mps", {"avx512_bf16": True}, "fp32"),
+    ],
+)
+def test_the_precision_is_that_of_the_processor(monkeypatch, device, able, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    device = torch.device(device)
+    assert model.pick_precision(device, "auto", "transformer") == wanted
+    assert model.pick_precision(device, "auto", "static") == "fp32"
+    assert model.pick_precision(device, "fp32", "transformer") == "fp32"
+
+
+def test_bf16_is_near_and_does_not_depend_on_the_batch(bert):
+    exact, narrow = load(bert), load(bert).set_device("cpu", torch.bfloat16)
+    wanted, found = embed_texts(exact, TEXTS), embed_texts(narrow, TEXTS)
+    assert cosines(wanted, found).min() > 0.999 and (wanted != found).any()
+    assert cosines(np.concatenate([embed_texts(narrow, [text]) for text in TEXTS]), found).min() > 0.9999
+    assert exact.vector_key() != narrow.vector_key()
 
 
 def test_set_dropout_reaches_attention_too(bert):

@@ -20,7 +20,6 @@ from lib.files import BadInput, read_json, write_json
 from lib.loss import contrastive_loss
 from lib.model import encoder as model
 from lib.model.backbone import NO_LIMIT
-from lib.model.dropout import use_cpu_dropout
 from lib.model.pooling import POOLINGS
 
 TEXTS = [
@@ -174,26 +173,6 @@ def test_every_architecture_is_read_trained_and_saved(zoo, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_dropout_on_the_cpu_is_only_another_draw(zoo, name):
-    plain, lean = (model.load_encoder(zoo(name)).train() for _ in range(2))
-    use_cpu_dropout(lean)
-    batch = TokenBatch(*(None if x is None else torch.from_numpy(x) for x in plain.tokenize(TEXTS)), "doc")
-    for encoder in (plain, lean):
-        encoder.set_dropout(0.0)
-    assert torch.equal(plain(batch), lean(batch))
-    lean.set_dropout(0.3)
-    found = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        lean.zero_grad()
-        vectors = lean(batch)
-        vectors[:, 0].sum().backward()
-        found.append((vectors, [p.grad for p in lean.parameters() if p.grad is not None]))
-    assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][0], plain(batch))
-    assert all(torch.equal(a, b) and torch.isfinite(a).all() for a, b in zip(found[0][1], found[1][1]))
-
-
-@pytest.mark.parametrize("name", ZOO)
 def test_every_architecture_equals_sentence_transformers(zoo, tmp_path, name):
     pytest.importorskip("sentence_transformers")
     folder = as_modules(zoo(name), tmp_path / "model", pooling="last" if name in ("gpt2", "qwen3", "llama") else "mean")
@@ -269,6 +248,55 @@ def test_lower_case_and_old_names_of_the_length_file(zoo, tmp_path, name):
     assert encoder.tokenize(["SUN"])[0].tolist() == encoder.tokenize(["sun"])[0].tolist()
     model.save_encoder(encoder, tmp_path / "saved")
     assert_same(folder, encoder)
+    assert_same(tmp_path / "saved", encoder)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"query_length": 5, "document_length": 9},
+        {"config_kwargs": {"hidden_act": "relu"}},
+        {"model_kwargs": {"attn_implementation": "eager"}},
+    ],
+    ids=str,
+)
+def test_lengths_and_arguments_of_the_folder_are_heard(zoo, tmp_path, own):
+    folder = as_modules(zoo("bert"), tmp_path / "model", length=None)
+    plain = embed_texts(model.load_encoder(folder), TEXTS)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 20} | own)
+    encoder = model.load_encoder(folder)
+    assert_same(folder, encoder)
+    assert "model_kwargs" in own or not np.allclose(plain, embed_texts(encoder, TEXTS), atol=1e-3)
+    assert model.describe(encoder)["attention"] == ("eager" if "model_kwargs" in own else "sdpa")
+
+
+@pytest.mark.parametrize("tail", [[], [dense(16, 8, bias=True, activation="activation.Tanh")]], ids=["bare", "Dense"])
+def test_a_router_of_another_shape_is_read(zoo, tmp_path, tail):
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Router, Transformer
+
+    parts = [Transformer(str(zoo(name)), max_seq_length=20) for name in ("bert", "distilbert")]
+    routes = {"short": [parts[0], Pooling(16, "cls")], "long": [parts[1], Pooling(16, "mean")]}
+    ways = {("query", None): "short", (None, None): "long"}
+    modules = [Router(routes, route_mappings=ways)] + [Dense(16, 8) for _ in tail]
+    library.SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    encoder = model.load_encoder(tmp_path / "model")
+    assert encoder.dim == (8 if tail else 16)
+    assert_same(tmp_path / "model", encoder)
+    model.save_encoder(train_two_steps(encoder), tmp_path / "saved")
+    assert_same(tmp_path / "saved", encoder)
+
+
+def test_an_adapter_is_read_with_the_model_that_it_changes(zoo, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = transformers.AutoModel.from_pretrained(zoo("bert"))
+    changed = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    changed.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(zoo("bert")).save_pretrained(tmp_path / "model")
+    encoder = model.load_encoder(tmp_path / "model")
+    assert not np.allclose(embed_texts(encoder, TEXTS), embed_texts(model.load_encoder(zoo("bert")), TEXTS), atol=1e-3)
+    assert_same(tmp_path / "model", encoder)
+    model.save_encoder(encoder, tmp_path / "saved")
     assert_same(tmp_path / "saved", encoder)
 
 

@@ -123,8 +123,13 @@ def pick_precision(device, requested, kind="transformer"):
 
 
 def load_to_encode(folder, device, precision="auto"):
-    """load_encoder() on a torch.device, ready to encode; its `.precision` is what pick_precision() says."""
-    encoder = load_encoder(folder)
+    """load_encoder() on a torch.device, ready to encode; its `.precision` is what pick_precision() says.
+
+    auto is for the encoder of a run what it was trained and measured in.
+    """
+    encoder, config = load_encoder(folder), pathlib.Path(folder).parent / "config.json"
+    if precision == "auto" and pathlib.Path(folder).name == "encoder" and config.exists():
+        precision = read_json(config).get("derived", {}).get("precision", "auto")
     encoder.precision = pick_precision(device, precision, encoder.kind)
     return encoder.set_device(device, PRECISIONS[encoder.precision])
 

@@ -282,7 +282,7 @@ def _open(folder, *, from_config, attention):
         PreTrainedModel.from_pretrained = load
         library = SentenceTransformer._load_with_module_classes(
             str(folder), {OWN: OwnPooling}, device="cpu", trust_remote_code=False,
-            model_kwargs={"attn_implementation": attention},
+            model_kwargs={"attn_implementation": attention} if attention else None,
         )  # fmt: skip
         towers = {kind: _route(library, task) for kind, task in TASKS.items()}
     except Exception as error:  # the libraries raise all kinds over files that are cut or foreign
