@@ -14,16 +14,14 @@ import dataclasses
 import pathlib
 
 import faiss
-import numpy as np
 
 from lib import cli, process, rng, run
 from lib.data import readers
 from lib.data.collection import collection_of
-from lib.data.tokens import tokenize
-from lib.evaluation import diagnostics, measures, plots
+from lib.evaluation import plots
 from lib.files import BadInput, write_json
-from lib.model.encoder import PRECISIONS, embed, embed_texts, load_to_encode, pick_device
-from lib.search import exact, faiss_index, tune
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, embed_texts, load_to_encode, pick_device
+from lib.search import faiss_index, tune
 from lib.search.sharded import Sharded
 
 QUERIES = 1000  # that an index is tuned on, and as many that are kept aside
@@ -36,8 +34,8 @@ def parse_args():
     add("--run", required=True, help="run folder of train.py")
     add("--data", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
-    add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes "
-        "the docs and, when it searches, the queries; int8 on the CPU is measured against fp32 before it is used")
+    add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of the docs' vectors and of queries when it "
+        f"searches; {PRECISION_HELP}")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the index if it exists")
     add = parser.group("index")
@@ -71,15 +69,13 @@ def main():
         {
             "docs": len(collection.docs),
             "dim": encoder.dim,
+            "precision": encoder.precision,
             "vectors_mb": round(4e-6 * len(collection.docs) * encoder.dim, 1),
         },
     )
     clock = run.Clock()
-    if args.precision != "fp32" and encoder.kind == "transformer":
-        tokens = tokenize(collection.docs, encoder, "doc")
-        compare_with_fp32(encoder, load_to_encode(folder / "encoder", device), collection, tokens, name=args.precision)
     with clock("vectors"):
-        vectors = Sharded.open(collection.docs, encoder, precision=args.precision, max_ram=1e9).vectors
+        vectors = Sharded.open(collection.docs, encoder, precision=encoder.precision, max_ram=1e9).vectors
     print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: made, or read from the cache")
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
@@ -123,7 +119,7 @@ def main():
             "encoder_fingerprint": encoder.fingerprint,
             "factory": factory,
             "parameters": point.parameters,
-            "precision": args.precision,
+            "precision": encoder.precision,
             "versions": run.versions(),
         },
         also=[lambda place: write_json(place / "curve.json", curve), draw],
@@ -163,34 +159,6 @@ def print_curve(points, chosen, exact_seconds, split):
     print(
         f"recall on {split} queries that took no part in the choice; exact search takes about "
         f"{1e3 * exact_seconds:.2f} ms a query; {faiss.omp_get_max_threads()} threads"
-    )
-
-
-def compare_with_fp32(narrow, exact_encoder, collection, tokens, *, name, queries=200, docs=600):
-    """Print what a precision gains and costs: docs/s, and nDCG@10 over a pool of positives and random docs."""
-    split = "dev" if "dev" in collection.qrels else next(iter(collection.qrels))
-    qrels = collection.split(split)
-    judged = rng.permutation(len(qrels), "precision", 0)[:queries]
-    positives = np.unique(np.concatenate([qrels.positives(i) for i in judged]))
-    pool = np.union1d(positives, rng.permutation(len(tokens), "precision", 1)[: max(0, docs - len(positives))])
-    q_emb = embed(exact_encoder, tokenize(collection.queries, exact_encoder, "query"), qrels.queries[judged])
-    qids = [collection.queries.ids[row] for row in qrels.queries[judged]]
-    truth = {qid: grades for qid, grades in collection.qrels_dict(split).items() if qid in set(qids)}
-    speeds, measured, vectors = [], [], []
-    for encoder in (exact_encoder, narrow):
-        embed(encoder, tokens, pool[:16])  # warm
-        clock = run.Clock()
-        vectors.append(embed(encoder, tokens, pool, desc=f"comparing {name} with fp32"))
-        speeds.append(len(pool) / clock.total())
-        scores, rows = exact.top_k(q_emb, vectors[-1], 10)
-        rankings = measures.to_rankings(qids, collection.docs.ids, pool[rows], scores)
-        measured.append(measures.mean(measures.per_query(rankings, truth))["ndcg@10"])
-    cosine = diagnostics.cosines(*vectors)
-    print(
-        f"{name} against fp32 on {len(pool)} docs and {len(qids)} {split} queries: "
-        f"{speeds[1]:.1f} against {speeds[0]:.1f} docs/s ({speeds[1] / speeds[0]:.2f}x); nDCG@10 "
-        f"{measured[1]:.4f} against {measured[0]:.4f} ({measured[1] - measured[0]:+.4f}); "
-        f"mean cosine {cosine.mean():.4f}"
     )
 
 

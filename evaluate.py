@@ -41,8 +41,7 @@ from lib.search.retriever import fingerprint_of, run_of
 from lib.search.sharded import Sharded
 
 # flags of train.py by which a model is read otherwise than its own files say, so that --forgetting cannot open it
-READ_OTHERWISE = ("query_encoder", "pooling", "projection", "query_prefix", "doc_prefix", "query_length", "doc_length",
-                  "normalize", "append_eos")  # fmt: skip
+READ_OTHERWISE = ("pooling", "dim", "query_prefix", "doc_prefix", "query_length", "doc_length", "normalize")
 
 
 # fmt: off
@@ -252,7 +251,8 @@ def start_of(args, collection, values, self_match):
     source = recorded.get("encoder", "static")
     if source == "static" or recorded.get("from_config"):
         return None
-    if unlike := [name for name in READ_OTHERWISE if recorded.get(name) not in (None, False)]:
+    two = ["encoder"] * (readers.JOIN in source)
+    if unlike := two + [name for name in READ_OTHERWISE if recorded.get(name) not in (None, False)]:
         return {"encoder": source, "unlike": unlike}
     retriever, _ = retrieval.open_with(args, source, collection, device=pick_device(args.device))
     rankings, _ = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)

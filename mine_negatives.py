@@ -29,7 +29,7 @@ from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput
-from lib.model.encoder import PRECISIONS, pick_device
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device
 from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table
 from lib.negatives.files import records_of, write_negatives
@@ -88,7 +88,7 @@ def parse_args():
         f"code 1 if more is found; FINDING is one of {', '.join(check.FINDINGS)}")
     add("--max_ram", type=cli.GIGABYTES, default=1.0, metavar="GB", help="memory limit of the search (the result comes "
         "on top)")
-    add("--precision", choices=(*PRECISIONS, "int8"), default="fp32", help="precision in which a transformer encodes")
+    add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of encoding; {PRECISION_HELP}")
     add("--seed", type=cli.SEED, default=0, help="decides what is drawn and hidden")
     add("--name", help="folder below runs/ to write to; default: the folder of --run, else COLLECTION-mined")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")

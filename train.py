@@ -35,7 +35,6 @@ from lib.files import BadInput, fingerprint, fingerprint_file, write_json
 from lib.model import encoder as model
 from lib.model import pooling
 from lib.model.distil import token_vectors, vocabulary_of
-from lib.model.dropout import use_cpu_dropout
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
 from lib.negatives import sampling
@@ -62,8 +61,11 @@ def parse_args():
     add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
         "each batch of one of them; ids become NAME/ID")
     add("--strict", action="store_true", help=readers.STRICT)
-    add("--encoder", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), or a model "
-        "to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name")
+    add("--encoder", nargs="+", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), "
+        "or a model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name; two are "
+        "the docs' and the queries', and the same one twice gives each side weights of its own")
+    add("--dim", type=cli.DIM, metavar="D", help="length of the vectors: of a static encoder 768 by default; a "
+        "transformer gets a linear layer for it, by default none")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
         type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
@@ -157,35 +159,25 @@ def parse_args():
     add("--refresh_every", type=COUNT, metavar="STEPS", help="steps between minings of refresh; default: half an epoch",
         idle_when=lambda args, sources: not any(row.every == "refresh" for row in sources))
     add = parser.group("static encoder", only="static")
-    add("--dim", type=cli.DIM, default=768, metavar="D", help="length of the vectors")
-    add("--vocab_size", type=cli.number(int, least=30, most=10_000_000),
-        default=16_000, help="WordPiece tokens, learned from the training side",
-        idle_when=lambda args, sources: args.init and args.init_vocabulary == "model")
-    add("--init", metavar="NAME|FOLDER", help="a model that embeds these tokens, for vectors to start from instead of "
+    add("--vocab_size", type=cli.number(int, least=30, most=10_000_000), help="WordPiece tokens, learned from the "
+        "training side; default: 16,000, with --init the model's own tokens instead")
+    add("--init", metavar="NAME|FOLDER", help="a model that embeds the tokens, for vectors to start from instead of "
         "random ones; --dim of their principal components are kept")
-    add("--init_vocabulary", choices=("model", "collection"), default="model", help="whose tokens: those of --init, or "
-        "--vocab_size that are learned from the collection",
-        idle_when=lambda args, sources: not args.init)
     add = parser.group("transformer (defaults come from the model's own files)", only="transformer")
-    add("--query_encoder", metavar="NAME|FOLDER", excludes="separate_towers",
-        help="another model for queries, as with DPR: --encoder is the docs'")
     add("--pooling", type=pooling.checked, help=f"how token vectors become one: {', '.join(pooling.POOLINGS)}, or "
-        "several joined by +; default: the model's own, else mean")
-    add("--append_eos", action="store_true", help="end each text with the end-of-sequence token, if the tokenizer does "
-        "not: what --pooling last of a decoder wants")
+        "several joined by +; default: the model's own, else mean, of a causal language model last. With last, texts "
+        "end with the end-of-sequence token")
     add("--attention", choices=model.ATTENTION, help="how to compute attention; default: the fastest that it has")
     add("--normalize", choices=("on", "off"), help="unit vectors (cosine) or not (inner product)")
     add("--query_prefix", help="text put before each query")
     add("--doc_prefix", help="text put before each doc")
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
-    add("--projection", type=cli.DIM, metavar="D", help="add a linear layer to D dimensions")
-    add("--separate_towers", action="store_true", help="one set of weights for queries, another for docs")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
     add("--dropout", type=BELOW_1, help="rate of every dropout; default: the model's own")
     add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
-    add("--precision", choices=model.PRECISIONS, help="of autocast; default: bf16 on cuda, else fp32")
+    add("--precision", choices=model.PRECISION_FLAG, default="auto", help=f"of autocast; {model.PRECISION_HELP}")
     add("--compile", action="store_true", help="torch.compile the backbone; pays on long runs")
     add = parser.group("device and reports")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
@@ -205,6 +197,10 @@ def parse_args():
         args = parser.parse_args([*recorded, *sys.argv[1:]])
     if not isinstance(args.data, str):
         args.data = readers.JOIN.join(args.data)
+    if not isinstance(args.encoder, str):
+        args.encoder = readers.JOIN.join(args.encoder)
+    if (count := args.encoder.count(readers.JOIN)) > 1 or (count and "static" in args.encoder.split(readers.JOIN)):
+        raise BadInput("--encoder takes static, one model, or two: that of the docs and that of the queries")
     args.negatives = experiment.expand(args.negatives, args.grid, control=args.control, value_of=parser.value_of)
     args.grid = []
     for arm in args.negatives:
@@ -264,6 +260,8 @@ def main():
     if args.plan and (several or args.resume or "RANK" in os.environ):
         raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
     device = dist.start(model.pick_device(args.device))
+    if args.encoder != "static":  # decided once: all runs of a comparison, and whoever repeats it, compute in the same
+        args.precision = model.pick_precision(device, args.precision)
     with dist.main_first():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
@@ -476,8 +474,6 @@ def set_up(args, parser, collection, folder, *, device):
     averaged = model.averaged_twin(encoder, args.ema)
     if args.compile:
         encoder.compile_backbone()
-    elif device.type == "cpu" and encoder.kind == "transformer":
-        use_cpu_dropout(encoder)
     if args.gradient_checkpointing:
         encoder.checkpoint_activations()
     temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
@@ -536,7 +532,6 @@ def order_of(args, *, collection, seed, clusters=None, pulled=0):
 
 def derive(args, encoder, order, device):
     """What follows from the arguments: printed, recorded, and used by train() in their place."""
-    precision = args.precision or ("bf16" if device.type == "cuda" else "fp32")
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return {
@@ -551,7 +546,7 @@ def derive(args, encoder, order, device):
         "eval_every": args.eval_every or order.steps_per_epoch,
         "peak_lr": args.lr or default_lr(args, encoder.kind),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
-        "precision": precision if encoder.kind == "transformer" else "fp32",
+        "precision": model.pick_precision(device, args.precision, encoder.kind),
         "model": model.describe(encoder),
         "device": str(device),
         "processes": dist.world(),
@@ -569,20 +564,20 @@ def refresh_every(args, order):
 def make_encoder(args, collection, *, seed):
     """The encoder to train: a new static one, or the one that --encoder names."""
     if args.encoder == "static":
-        start, tokenizer = None, None
+        start, tokenizer, dim = None, None, args.dim or 768
         if args.init:
-            start = functools.partial(token_vectors, args.init, dim=args.dim, device=args.device or "cpu")
-            tokenizer = vocabulary_of(args.init) if args.init_vocabulary == "model" else None
-        return new_static(
-            collection, dim=args.dim, vocab_size=args.vocab_size, seed=seed, tokenizer=tokenizer, directions=start
-        )
+            start = functools.partial(token_vectors, args.init, dim=dim, device=args.device or "cpu")
+            tokenizer = None if args.vocab_size else vocabulary_of(args.init)
+        size = args.vocab_size or 16_000
+        return new_static(collection, dim=dim, vocab_size=size, seed=seed, tokenizer=tokenizer, directions=start)
     names = ("query_prefix", "doc_prefix", "pooling", "query_length", "doc_length")
     overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.normalize:
         overrides["normalize"] = args.normalize == "on"
-    how = {name: getattr(args, name) for name in ("separate_towers", "from_config", "projection", "lora", "attention")}
-    how |= {"eos": args.append_eos, "query_source": args.query_encoder and model.local_folder(args.query_encoder)}
-    encoder = model.load_encoder(args.encoder, seed=seed, overrides=overrides, **how)
+    how = {name: getattr(args, name) for name in ("from_config", "dim", "lora", "attention")}
+    docs, *queries = args.encoder.split(readers.JOIN)
+    how |= {"query_source": queries and model.local_folder(queries[0])}
+    encoder = model.load_encoder(docs, seed=seed, overrides=overrides, **how)
     if args.dropout is not None and encoder.kind == "transformer":
         encoder.set_dropout(args.dropout)
     return encoder

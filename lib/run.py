@@ -25,8 +25,8 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 _LOCKS = {}  # folder -> its lock
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = (  # whose versions a run records
-    "torch transformers tokenizers faiss-cpu numpy scipy scikit-learn matplotlib bm25s ir_measures "
-    "pytrec_eval-terrier tqdm safetensors huggingface-hub"
+    "torch transformers sentence-transformers tokenizers faiss-cpu numpy scipy scikit-learn matplotlib bm25s "
+    "ir_measures pytrec_eval-terrier tqdm safetensors huggingface-hub"
 ).split()
 
 

@@ -5,7 +5,6 @@ import torch
 
 from lib import loss
 from lib.data.tokens import tokenize
-from lib.model.dropout import use_cpu_dropout
 from lib.model.encoder import load_encoder
 
 OPTIONS = {
@@ -30,7 +29,6 @@ B, N = 6, 11
 def step(bert, tiny):
     """A function that computes the gradients of a step: a BERT with dropout, float64, chunks of 4 texts."""
     encoder = load_encoder(bert).double().train()
-    use_cpu_dropout(encoder)
     sides = []
     for kind, texts, count in (("query", tiny.queries, B), ("doc", tiny.docs, N)):
         tokens = tokenize(texts, encoder, kind)
@@ -46,7 +44,7 @@ def step(bert, tiny):
         tower = encoder.query_tower if kind == "query" else encoder.doc_tower
         lengths = offsets.diff().long()
         padded = torch.nn.utils.rnn.pad_sequence(ids.long().split(lengths.tolist()), batch_first=True)
-        hidden = tower.backbone(
+        hidden = tower[0].model(
             input_ids=padded, attention_mask=(torch.arange(padded.shape[1]) < lengths[:, None]).long()
         )
         return torch.nn.functional.normalize(hidden.last_hidden_state[:, 0], dim=-1)

@@ -701,7 +701,8 @@ BAD = [
     ),
     ("train.py", ["--data", "tiny", "--negatives", "in_batch", "in_batch"], ["twice"]),
     ("train.py", ["--data", "tiny", "--pooling", "cls"], ["--pooling", "static"]),
-    ("train.py", ["--data", "tiny", "--encoder", "x", "--dim", "8"], ["--dim", "static"]),
+    ("train.py", ["--data", "tiny", "--encoder", "x", "--vocab_size", "80"], ["--vocab_size", "static"]),
+    ("train.py", ["--data", "tiny", "--encoder", "static", "x"], ["--encoder takes static, one model, or two"]),
     ("train.py", ["--data", "tiny", "--guide", "x"], ["--guide MODEL and --masks guide:X"]),
     ("train.py", ["--data", "tiny", "--masks", "guide:0.1"], ["--guide MODEL and --masks guide:X"]),
     (

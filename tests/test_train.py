@@ -18,6 +18,7 @@ import train as script
 from lib import cli, dist, process, run
 from lib.evaluation import plots
 from lib.files import BadInput, read_json
+from lib.model import encoder as model
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)
@@ -484,18 +485,29 @@ def test_resuming_with_other_settings_is_refused(train, capsys):
             {"query_prefix": "ask: ", "doc_length": 16},
         ),
         (
-            ["--separate_towers", "--projection", 8, "--pooling", "cls", "--normalize", "off"],
+            ["--encoder", "MODEL", "MODEL", "--dim", 8, "--pooling", "cls", "--normalize", "off", "--dropout", 0],
             {"pooling": "cls", "normalize": False},
         ),
         (["--from_config", "--gradient_checkpointing", "--max_grad_norm", 1.0, "--weight_decay", 0.1], {}),
+        (
+            ["--precision", "fp32", "--attention", "eager", "--doc_prefix", "Moon : ", "--query_length", 7],
+            {"doc_prefix": "Moon : ", "query_length": 7},
+        ),
     ],
     ids=str,
 )
 def test_train_a_transformer(train, launch, desk, bert, flags, settings):
-    folder = train("bert", "--negatives", "refresh:1", "--encoder", bert, *flags, "--overwrite", steps=2)
+    flags = [
+        bert if flag == "MODEL" else flag for flag in (flags if "MODEL" in flags else ["--encoder", "MODEL", *flags])
+    ]
+    folder = train("bert", "--negatives", "refresh:1", *flags, "--overwrite", steps=2)
     summary = read_json(folder / "summary.json")
     assert len(losses(folder)) == summary["steps"] == 2
-    assert settings.items() <= read_json(folder / "encoder/settings.json").items()
+    assert settings.items() <= model.load_encoder(folder / "encoder").settings.items()
+    config = read_json(folder / "config.json")
+    wanted = "fp32" if "fp32" in flags else model.pick_precision(torch.device("cpu"), "auto")
+    assert config["args"]["precision"] == config["derived"]["precision"] == wanted
+    assert config["derived"]["model"]["attention"] == ("eager" if "eager" in flags else "sdpa")
     assert launch("build_index.py", "--run", "runs/bert", cwd=desk) == 0
     assert launch("evaluate.py", "--run", "runs/bert", cwd=desk) == 0
     evaluated = read_json(folder / "eval/tiny-test/metrics.json")["mean"]

@@ -1,16 +1,17 @@
 """Transformer encoders on a small BERT: vectors by hand, what is saved, what is refused."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import embed_texts
 
-from lib.data.tokens import TokenBatch, Tokens
+from lib.data.tokens import TokenBatch
 from lib.evaluation.diagnostics import cosines
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.model.transformer import Int8Linear, quantize
 
 TEXTS = [
     "Which spice is the most expensive by weight?",
@@ -24,6 +25,12 @@ TEXTS = [
 def load(bert, **overrides):
     """The encoder of a folder with other settings."""
     return model.load_encoder(bert, overrides=overrides)
+
+
+def twice_or_once(bert, options):
+    """The encoder of a folder, with a tower for each side if `twice` is among the options."""
+    options = dict(options)
+    return model.load_encoder(bert, query_source=bert if options.pop("twice", False) else None, **options)
 
 
 def batch_of(encoder, texts, kind="doc"):
@@ -104,21 +111,21 @@ def test_what_was_tokenised_before_plays_no_part(bert, tmp_path):
     [
         {},
         {"overrides": {"pooling": "cls", "normalize": False, "query_prefix": "Sun : ", "query_length": 9}},
-        {"projection": 5},
-        {"separate_towers": True},
-        {"separate_towers": True, "projection": 6, "overrides": {"pooling": "last"}},
+        {"dim": 5},
+        {"twice": True},
+        {"twice": True, "dim": 6, "overrides": {"pooling": "last"}},
     ],
     ids=str,
 )
 def test_saved_and_loaded_encoders_give_the_same_vectors(bert, tmp_path, options):
-    encoder = model.load_encoder(bert, **options)
-    if options.get("separate_towers"):
-        torch.nn.init.normal_(encoder.query_tower.backbone.embeddings.word_embeddings.weight)
+    encoder = twice_or_once(bert, options)
+    if options.get("twice"):
+        torch.nn.init.normal_(encoder.query_tower[0].model.embeddings.word_embeddings.weight)
     wanted = {kind: embed_texts(encoder, TEXTS, kind) for kind in ("query", "doc")}
-    assert not options or not np.allclose(wanted["query"], wanted["doc"]) or "projection" in options
+    assert not options or not np.allclose(wanted["query"], wanted["doc"]) or "dim" in options
     model.save_encoder(encoder, tmp_path / "encoder")
     loaded = model.load_encoder(tmp_path / "encoder")
-    assert loaded.settings == encoder.settings and loaded.dim == encoder.dim == options.get("projection", 16)
+    assert loaded.settings == encoder.settings and loaded.dim == encoder.dim == options.get("dim", 16)
     for kind, vectors in wanted.items():
         np.testing.assert_allclose(embed_texts(loaded, TEXTS, kind), vectors, atol=1e-6)
 
@@ -128,15 +135,15 @@ def test_saved_and_loaded_encoders_give_the_same_vectors(bert, tmp_path, options
     [
         {},
         {"overrides": {"pooling": "cls", "normalize": False, "query_prefix": "Sun : "}},
-        {"projection": 5},
+        {"dim": 5},
         {"overrides": {"pooling": "last"}},
-        {"separate_towers": True, "projection": 6},
+        {"twice": True, "dim": 6},
     ],
     ids=str,
 )
 def test_sentence_transformers_gives_the_same_vectors(bert, tmp_path, options):
     library = pytest.importorskip("sentence_transformers")
-    encoder = model.load_encoder(bert, **options)
+    encoder = twice_or_once(bert, options)
     model.save_encoder(encoder, tmp_path / "encoder")
     theirs = library.SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
     np.testing.assert_allclose(theirs.encode_query(TEXTS), embed_texts(encoder, TEXTS, "query"), atol=1e-5)
@@ -144,13 +151,13 @@ def test_sentence_transformers_gives_the_same_vectors(bert, tmp_path, options):
 
 
 def test_random_weights_follow_the_seed(bert):
-    first, again, other = (model.load_encoder(bert, from_config=True, projection=4, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (model.load_encoder(bert, from_config=True, dim=4, seed=seed) for seed in (0, 0, 1))
     vectors = [embed_texts(encoder, TEXTS) for encoder in (first, again, other)]
     assert (vectors[0] == vectors[1]).all() and not np.allclose(vectors[0], vectors[2])
 
 
 def test_separate_towers_begin_equal_and_part_in_training(bert):
-    encoder = model.load_encoder(bert, separate_towers=True)
+    encoder = model.load_encoder(bert, query_source=bert)
     count = sum(p.numel() for p in load(bert).parameters())
     assert sum(p.numel() for p in encoder.parameters()) == 2 * count
     batch = batch_of(encoder, TEXTS)
@@ -161,8 +168,8 @@ def test_separate_towers_begin_equal_and_part_in_training(bert):
 
 def test_a_folder_that_was_changed_is_refused(bert, tmp_path):
     model.save_encoder(load(bert), tmp_path / "encoder")
-    settings = read_json(tmp_path / "encoder/settings.json")
-    write_json(tmp_path / "encoder/settings.json", settings | {"doc_length": 9})
+    path = tmp_path / "encoder/sentence_bert_config.json"
+    write_json(path, read_json(path) | {"document_length": 9})
     with pytest.raises(BadInput, match="changed after training"):
         model.load_encoder(tmp_path / "encoder")
 
@@ -191,33 +198,59 @@ def test_what_is_no_encoder_is_refused(bert, tmp_path, broken, value):
     assert "\n" not in str(refused.value)
 
 
-def test_int8_is_near_and_does_not_depend_on_the_batch(bert):
-    exact, quantized = load(bert), quantize(load(bert))
-    tokens = Tokens(*exact.tokenize(TEXTS))
-    a, b = model.embed(exact, tokens), model.embed(quantized, tokens)
-    assert cosines(a, b).min() > 0.995
-    assert (a != b).any(), "nothing was quantised"
-    alone = np.concatenate([model.embed(quantized, tokens, [row]) for row in range(len(tokens))])
-    assert np.allclose(alone, b, atol=2e-2)  # a last bit of float32 may tip an integer
-    assert not [m for m in quantized.doc_tower.backbone.modules() if isinstance(m, torch.nn.Linear)]
-
-
-def test_int8_keeps_an_outlying_token_to_itself():
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(64, 32)
-    x = torch.randn(8, 64)
-    x[0] *= 1000
+def test_low_rank_updates_are_trained_and_saved_as_plain_weights(bert, tmp_path):
+    if importlib.util.find_spec("peft") is None:
+        with pytest.raises(BadInput, match="^--lora needs the package peft: pip install peft$"):
+            model.load_encoder(bert, lora=2)
+        return
+    encoder = model.load_encoder(bert, lora=2)
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    assert 0 < sum(p.numel() for p in trained) < 0.3 * sum(p.numel() for p in encoder.parameters())
     with torch.no_grad():
-        wanted, found = linear(x), Int8Linear(linear)(x)
-    assert (wanted - found)[1:].abs().max() < 0.06
+        for parameter in trained:
+            parameter.normal_()
+    vectors = embed_texts(encoder, TEXTS)
+    model.save_encoder(encoder, tmp_path / "encoder")
+    np.testing.assert_allclose(embed_texts(model.load_encoder(tmp_path / "encoder"), TEXTS), vectors, atol=1e-5)
+    assert np.array_equal(embed_texts(encoder, TEXTS), vectors) and not np.allclose(
+        embed_texts(load(bert), TEXTS), vectors
+    )
 
 
-def test_int8_sums_do_not_overflow():
-    linear = torch.nn.Linear(512, 4, bias=False)
-    linear.weight.data.fill_(1.0)
-    with torch.no_grad():
-        found = Int8Linear(linear)(torch.ones(3, 512))
-    assert torch.allclose(found, torch.full((3, 4), 512.0), rtol=1e-3)
+def test_a_compiled_backbone_is_what_is_called(bert, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda **given: called.append(1) or forward(**given))
+    encoder = load(bert)
+    wanted = embed_texts(encoder, TEXTS)
+    encoder.compile_backbone()
+    assert np.array_equal(embed_texts(encoder, TEXTS), wanted) and called
+
+
+@pytest.mark.parametrize(
+    "device, able, wanted",
+    [
+        ("cuda", {}, "bf16"),
+        ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"amx_bf16": True}, "bf16"),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ("cpu", {}, "fp32"),
+        ("mps", {"avx512_bf16": True}, "fp32"),
+    ],
+)
+def test_the_precision_is_that_of_the_processor(monkeypatch, device, able, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    device = torch.device(device)
+    assert model.pick_precision(device, "auto", "transformer") == wanted
+    assert model.pick_precision(device, "auto", "static") == "fp32"
+    assert model.pick_precision(device, "fp32", "transformer") == "fp32"
+
+
+def test_bf16_is_near_and_does_not_depend_on_the_batch(bert):
+    exact, narrow = load(bert), load(bert).set_device("cpu", torch.bfloat16)
+    wanted, found = embed_texts(exact, TEXTS), embed_texts(narrow, TEXTS)
+    assert cosines(wanted, found).min() > 0.999 and (wanted != found).any()
+    assert cosines(np.concatenate([embed_texts(narrow, [text]) for text in TEXTS]), found).min() > 0.9999
+    assert exact.vector_key() != narrow.vector_key()
 
 
 def test_set_dropout_reaches_attention_too(bert):

@@ -6,6 +6,7 @@ from lib import cli
 from lib.data.beir import metadata_of
 from lib.evaluation import checks, measures
 from lib.files import BadInput
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP
 from lib.search import fusion
 from lib.search.retriever import HELP, open_mixed
 
@@ -19,6 +20,7 @@ def add_flags(add):
         "scores (default), or rrf, reciprocal ranks")  # fmt: skip
     add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")
     add("--weight", type=cli.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
+    add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of encoding without an index; {PRECISION_HELP}")
     add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
     add("--rerank_depth", type=cli.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
@@ -29,7 +31,7 @@ FLAGS = ("fusion", "normalise", "weight", "rerank", "rerank_depth")
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
     how = {name: getattr(args, name) for name in FLAGS}
-    return open_mixed(spec, collection, device=device, tuned_weight=tuned_weight, **how)
+    return open_mixed(spec, collection, device=device, precision=args.precision, tuned_weight=tuned_weight, **how)
 
 
 def tuned_weight(mixed, collection, *, measure="ndcg@10"):

@@ -56,29 +56,19 @@ def write_card(folder, encoder, record=None):
         title=record["summary"]["name"] if record else "A retriever",
         what="A static encoder: the mean of learned token vectors."
         if static
-        else f"A transformer encoder ({type(encoder.doc_tower.backbone).__name__}).",
+        else f"A transformer encoder ({type(encoder.doc_tower[0].model).__name__}).",
         dim=encoder.dim,
         similarity="cosine" if settings.get("normalize", True) else "inner product",
         options=PROMPTS if prompts else "",
     )
-    write_text(folder / "README.md", text + _lengths(encoder) + (_training(**record) if record else ""))
+    write_text(folder / "README.md", text + _refused(encoder) + (_training(**record) if record else ""))
 
 
-def _lengths(encoder):
-    """What sentence-transformers would read otherwise."""
-    if encoder.kind == "static":
-        return ""
-    own = [name for name in parse_pooling(encoder.doc_tower.pooling) if not POOLINGS[name][1]]
-    if own:
-        return f"\nsentence-transformers does not know the pooling {own[0]} and refuses this folder.\n"
-    short, long = sorted(encoder.settings[f"{kind}_length"] for kind in ("query", "doc"))
-    if encoder.query_tower is not encoder.doc_tower or short == long:
-        return ""
-    kind = "query" if encoder.settings["query_length"] == short else "doc"
-    return (
-        f"\nA {kind} is cut at {short} tokens. sentence-transformers has one length for queries and docs, {long} "
-        f"here: set `encoder.max_seq_length = {short}` before it encodes a {kind} that may be longer.\n"
-    )
+def _refused(encoder):
+    """What sentence-transformers does not read."""
+    names = [] if encoder.kind == "static" else parse_pooling(encoder.settings["pooling"])
+    own = [name for name in names if callable(POOLINGS[name])]
+    return f"\nsentence-transformers does not know the pooling {own[0]} and refuses this folder.\n" if own else ""
 
 
 def _training(config, summary):

@@ -15,12 +15,14 @@ from tqdm import tqdm
 from lib.data.tokens import Tokens
 from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, reading, write_json
 from lib.model.card import write_card
-from lib.model.head import read_modules
 from lib.model.static import StaticEncoder
 
 SAFE = re.compile(r"(0_\w+/)?model(-\d+-of-\d+)?\.safetensors")  # weights of the backbone, perhaps in parts
 ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISION_FLAG = ("auto", *PRECISIONS)  # the values of --precision
+PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on processors that multiply in it, else fp32"
+OWN = "lib.model.transformer."  # of modules.json: classes of ours, beside those of sentence-transformers
 
 
 def save_encoder(encoder, folder):
@@ -75,32 +77,61 @@ def load_encoder(source, *, seed=0, **options):
 
 def _static_folder(folder):
     """Where in a folder a static encoder's files are; None if it is no static encoder."""
-    if modules := read_modules(folder):
-        kinds = [kind for _, kind in modules]
-        if kinds[0] != "StaticEmbedding":
-            return None
-        if kinds[1:] not in ([], ["Normalize"]):
-            raise BadInput(f"{folder}: {kinds[1]} behind a StaticEmbedding is not supported")
-        path = folder / "config_sentence_transformers.json"
-        similarity = (read_json(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
-        if len(kinds) == 1 and similarity != "cosine":
-            raise BadInput(f"{folder}: a StaticEmbedding compared by {similarity} is not supported, only by cosine")
-        return modules[0][0]
-    path = folder / "config.json"
-    return folder if path.exists() and read_json(path).get("model_type") == "model2vec" else None
+    if not (folder / "modules.json").exists():
+        path = folder / "config.json"
+        return folder if path.exists() and read_json(path).get("model_type") == "model2vec" else None
+    modules = read_modules(folder)
+    kinds = [kind for _, kind in modules]
+    if kinds[0] != "StaticEmbedding":
+        return None
+    if kinds[1:] not in ([], ["Normalize"]):
+        raise BadInput(f"{folder}: {kinds[1]} behind a StaticEmbedding is not supported")
+    path = folder / "config_sentence_transformers.json"
+    similarity = (read_json(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
+    if len(kinds) == 1 and similarity != "cosine":
+        raise BadInput(f"{folder}: a StaticEmbedding compared by {similarity} is not supported, only by cosine")
+    return modules[0][0]
 
 
-def load_to_encode(folder, device, precision="fp32"):
-    """load_encoder() on a torch.device, ready to encode in a precision of PRECISIONS or, on the CPU, in int8."""
-    encoder = load_encoder(folder)
-    if precision == "int8" and (encoder.kind != "transformer" or device.type != "cpu"):
-        raise BadInput(f"--precision int8 is for transformers on the CPU, not {encoder.kind} on {device}")
-    encoder.set_device(device, PRECISIONS.get(precision))
-    if precision == "int8":
-        from lib.model.transformer import quantize
+def read_modules(folder):
+    """[(folder, kind)] of modules.json, in order. Code of a model's own is refused."""
+    path = folder / "modules.json"
+    try:
+        found = [(folder / module["path"], module["type"]) for module in read_json(path)]
+        own = [name for _, name in found if not name.startswith(("sentence_transformers.", OWN))]
+    except (KeyError, TypeError, AttributeError):
+        found, own = [], []
+    if not found:
+        raise BadInput(f"{path}: a list of modules, each with path and type, is wanted")
+    if own:
+        raise BadInput(f"{folder}: module {own[0]} is code of the model's own, which is refused")
+    return [(place, name.rsplit(".", 1)[-1]) for place, name in found]
 
-        quantize(encoder)
-    return encoder
+
+def pick_precision(device, requested, kind="transformer"):
+    """The name in PRECISIONS of what `--precision` asks for, for an encoder of a kind on a torch.device.
+
+    auto is bf16 for a transformer where the processor multiplies in it: on cuda, and on CPUs with AVX512-BF16 or AMX.
+    """
+    if kind != "transformer":
+        return "fp32"
+    if requested != "auto":
+        return requested
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    fast = device.type == "cuda" or able.get("avx512_bf16") or able.get("amx_bf16")
+    return "bf16" if fast else "fp32"
+
+
+def load_to_encode(folder, device, precision="auto"):
+    """load_encoder() on a torch.device, ready to encode; its `.precision` is what pick_precision() says.
+
+    auto is for the encoder of a run what it was trained and measured in.
+    """
+    encoder, config = load_encoder(folder), pathlib.Path(folder).parent / "config.json"
+    if precision == "auto" and pathlib.Path(folder).name == "encoder" and config.exists():
+        precision = read_json(config).get("derived", {}).get("precision", "auto")
+    encoder.precision = pick_precision(device, precision, encoder.kind)
+    return encoder.set_device(device, PRECISIONS[encoder.precision])
 
 
 def local_folder(source):
@@ -136,7 +167,7 @@ def describe(encoder):
     """What a reader of a run should know of the model: {name: value}."""
     if encoder.kind == "static":
         return {"kind": encoder.kind, "vocabulary": len(encoder.table), "dim": encoder.dim}
-    backbone = encoder.doc_tower.backbone
+    backbone = encoder.doc_tower[0].model
     found = {"kind": type(backbone).__name__, "attention": backbone.config._attn_implementation, "dim": encoder.dim}
     names = ("pooling", "normalize", "query_prefix", "doc_prefix", "query_length", "doc_length", "unused_prompts")
     return found | {name: encoder.settings[name] for name in names if encoder.settings[name] not in ("", [])}

@@ -10,7 +10,6 @@ from torch import nn
 
 from lib.data.tokens import TokenBatch, tokenize
 from lib.files import BadInput, cache_dir, cached, fingerprint, write_json
-from lib.model.head import read_weights
 from lib.model.word_cache import WordCache
 
 # a word ends where camelCase turns a corner: "getHTTPResponse" and "get http response" share their words
@@ -65,6 +64,19 @@ def load_or_train_wordpiece(texts, *, vocab_size, key):
 def ids_of(tokenizer):
     """How many vectors a tokenizer's tokens need: one more than their highest id, as ids may have gaps."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def read_weights(folder):
+    """{name: tensor} of model.safetensors or else of pytorch_model.bin, which may hold tensors only."""
+    if (folder / "model.safetensors").exists():
+        return safetensors.torch.load_file(folder / "model.safetensors")
+    path = folder / "pytorch_model.bin"
+    if not path.exists():
+        raise BadInput(f"{folder}: neither model.safetensors nor pytorch_model.bin")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever a hostile or broken pickle raises
+        raise BadInput(f"{path}: no file of tensors ({type(error).__name__})") from None
 
 
 class StaticEncoder(nn.Module):

@@ -21,7 +21,7 @@ RERANKED = 100  # docs that a cross-encoder reads where nothing else is asked fo
 EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
 
-def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32", mine_index=None):
+def open_retriever(spec, collection, *, device, exact_in=None, precision="auto", mine_index=None):
     """The retriever that `spec` names: see HELP.
 
     An index says in which precision its docs were encoded; queries are encoded in the same. exact_in: bytes
@@ -33,7 +33,9 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
     if pair := parts(spec):
-        return Fusion([open_retriever(part, collection, device=device) for part in pair], names=pair)
+        return Fusion(
+            [open_retriever(part, collection, device=device, precision=precision) for part in pair], names=pair
+        )
     if is_folder_of_vectors(spec):
         return Vectors.open(spec, collection, device=device)
     place = folder / "index" / collection.name
@@ -57,7 +59,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
     return Sharded.open(
         collection.docs,
         encoder,
-        precision=precision,
+        precision=encoder.precision,
         max_ram=exact_in or EXACT_RAM,
         mine_index=mine_index,
         device=device,
@@ -65,13 +67,23 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="fp32",
 
 
 def open_mixed(
-    spec, collection, *, tuned_weight, device, fusion=None, normalise=None, weight=None, rerank=None, rerank_depth=None
+    spec,
+    collection,
+    *,
+    tuned_weight,
+    device,
+    precision="auto",
+    fusion=None,
+    normalise=None,
+    weight=None,
+    rerank=None,
+    rerank_depth=None,
 ):
     """(retriever, {what was decided on the way}): open_retriever(), mixed and reranked as the flags say, or BadInput.
 
     tuned_weight(the Fusion, collection): the weight of the first of two retrievers where none is given.
     """
-    retriever, notes = open_retriever(spec, collection, device=device), {}
+    retriever, notes = open_retriever(spec, collection, device=device, precision=precision), {}
     flags = {"fusion": fusion, "normalise": normalise, "weight": weight}
     idle, why = flags, f"is for two retrievers joined by +, and this is {spec}"
     if isinstance(retriever, Fusion):

@@ -3,8 +3,8 @@
     pip install openvino nncf                                       # nncf for int8; nothing else here needs them
     python tests/bench/encoding_engines.py --model FOLDER --data FOLDER --docs 200
 
-Same tokens, batches and pooling, only the backbone differs: torch in float32, our int8 layers, OpenVINO in float32, and
-OpenVINO in int8 as NNCF quantises it on 100 of the docs. The engines alternate; the median of --repeats, the least and
+Same tokens, batches and pooling, only the backbone differs: torch in float32, OpenVINO in float32, and OpenVINO
+in int8 as NNCF quantises it on 100 of the docs. The engines alternate; the median of --repeats, the least and
 the most, and the lowest cosine with torch are printed.
 """
 
@@ -62,7 +62,7 @@ def openvino_encoders(args, tokens):
     except ImportError:
         print("note: openvino is not installed (pip install openvino nncf): our own engines alone")
         return {}
-    backbone = load_to_encode(args.model, torch.device("cpu")).doc_tower.backbone
+    backbone = load_to_encode(args.model, torch.device("cpu"), "fp32").doc_tower[0].model
     example = {name: torch.ones(2, 9, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     converted = {"openvino": openvino.convert_model(Plain(backbone), example_input=example)}
     try:
@@ -81,8 +81,8 @@ def openvino_encoders(args, tokens):
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     found = {}
     for name, model in converted.items():
-        found[name] = load_to_encode(args.model, torch.device("cpu"))
-        found[name].doc_tower.backbone = Compiled(
+        found[name] = load_to_encode(args.model, torch.device("cpu"), "fp32")
+        found[name].doc_tower[0].model = Compiled(
             openvino.Core().compile_model(model, "CPU", settings), backbone.config
         )
     return found
@@ -98,10 +98,9 @@ def main():
     args = parser.parse_args()
     collection = load_collection(args.data)
     texts = collection.docs.texts(np.linspace(0, len(collection.docs) - 1, args.docs).astype(int))
-    encoders = {"torch": load_to_encode(args.model, torch.device("cpu"))}
+    encoders = {"torch": load_to_encode(args.model, torch.device("cpu"), "fp32")}
     if encoders["torch"].kind != "transformer":
         raise BadInput(f"--model {args.model}: is a static encoder")
-    encoders["int8"] = load_to_encode(args.model, torch.device("cpu"), "int8")
     tokens = Tokens(*encoders["torch"].tokenize(texts, "doc"))
     encoders |= openvino_encoders(args, tokens)
     vectors = {name: embed(encoder, tokens) for name, encoder in encoders.items()}  # and the first pass is over

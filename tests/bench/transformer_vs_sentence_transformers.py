@@ -12,8 +12,8 @@ texts, lengths and outputs (the lowest cosine is printed); tokenising is timed o
 a matrix product in the same precision on the same device, measured in the same run.
 With --ours_only our side runs in this process, needs no peer, and says nothing of memory.
 
-encode     --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32;
-           ours also in int8, with nDCG@10 of the queries whose positives are among the docs
+encode     --docs docs of --doc_length tokens at most, ours in blocks by length, the peer in batches of 32, with
+           nDCG@10 of the queries whose positives are among the docs
 train      steps of --batch_size queries with one positive and one negative each, --train_length tokens: forward,
            in-batch and explicit negatives, backward, AdamW; dropout as the model has it, then without on
            both sides
@@ -46,14 +46,12 @@ from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
 from lib.evaluation.diagnostics import cosines  # noqa: E402
 from lib.files import BadInput  # noqa: E402
-from lib.model.dropout import use_cpu_dropout  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
-from lib.model.transformer import quantize  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("encode", "train", "gradcache")
-SIDES = {"encode": ("ours", "int8", "peer"), "train": ("ours", "peer")}
+SIDES = ("ours", "peer")
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
@@ -77,8 +75,8 @@ def parse_args():
     add("--out", metavar="FOLDER", help="where the vectors compared go; default: a temporary folder")
     add("--chunk_size", type=COUNT, help="of one process; set by the first")
     add("--dropout", type=BELOW_1, help="of one process; set by the first")
-    add("--side", choices=SIDES["encode"], help="of one process; set by the first")
-    add("--part", choices=tuple(SIDES), help="of one process; set by the first")
+    add("--side", choices=SIDES, help="of one process; set by the first")
+    add("--part", choices=PARTS[:2], help="of one process; set by the first")
     return parser.parse_args()
 
 
@@ -106,7 +104,7 @@ def main():
         if "gradcache" in args.parts:
             print(f"\ngradcache: chunks of {args.cached_chunk} texts, one step")
             for size in args.batch_sizes:
-                for side in sides_of(args, "train"):
+                for side in SIDES[: 1 if args.ours_only else 2]:
                     found = measure(args, "train", side, batch_size=size, steps=1, chunk_size=args.cached_chunk)
                     memory = "" if args.ours_only else f"  peak {found['peak_mb']:,.0f} MB"
                     share = found["flops"] * 4 / 3 / found["seconds"] / peak  # with the second forward pass
@@ -144,15 +142,9 @@ def measure(args, part, side, **changes):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def sides_of(args, part):
-    """The sides that a part measures."""
-    left_out = ["peer"] * args.ours_only + ["int8"] * (args.device != "cpu" or args.precision != "fp32")
-    return [side for side in SIDES[part] if side not in left_out]
-
-
 def compare(args, peak, part, **changes):
     """Print rates, share of the matrix product and, with a peer, ratios to it and memory."""
-    sides = sides_of(args, part)
+    sides = SIDES[: 1 if args.ours_only else 2]
     results = {side: [] for side in sides}
     for _ in range(args.repeats):
         for side in sides:
@@ -180,7 +172,7 @@ def compare(args, peak, part, **changes):
 def compare_vectors(args):
     """Print how near the sides' vectors are, and nDCG@10 where a query's positives are among the docs."""
     collection = load_collection(args.data)
-    sides = sides_of(args, "encode")
+    sides = SIDES[: 1 if args.ours_only else 2]
     vectors = {side: np.load(pathlib.Path(args.out) / f"{side}.npy") for side in sides}
     encoder = load_encoder(args.model)
     ids = [collection.docs.ids[row] for row in doc_rows(args, collection)]
@@ -191,7 +183,7 @@ def compare_vectors(args):
                 truth[qid] = judged
     q_rows = [collection.queries.row_of[qid] for qid in truth]
     q_emb = embed(encoder, tokenize(collection.queries, encoder, "query"), q_rows)
-    other, named = ("peer", "the peer") if "peer" in sides else ("ours", "ours in float32")
+    other, named = ("peer", "the peer") if "peer" in sides else ("ours", "itself")
     for side, d_emb in vectors.items():
         scores, found = exact.top_k(q_emb, d_emb, 10)
         values = measures.per_query(measures.to_rankings(list(truth), ids, found, scores), truth)
@@ -262,10 +254,8 @@ def encode(args):
     encoder = load_encoder(args.model, overrides={"doc_length": args.doc_length})
     encoder.set_device(args.device, PRECISIONS[args.precision])
     tokens = Tokens(*encoder.tokenize(texts, "doc"))
-    flops = forward_flops(encoder.doc_tower.backbone, tokens.lengths)
+    flops = forward_flops(encoder.backbones()[0], tokens.lengths)
     if args.side != "peer":
-        if args.side == "int8":
-            quantize(encoder)
         embed(encoder, tokens, range(min(32, len(tokens))))
         begin = now(args)
         vectors = embed(encoder, tokens)
@@ -303,7 +293,7 @@ def train(args):
     q_tokens = Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
     d_tokens = Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
     lengths = [*q_tokens.lengths[B:], *d_tokens.lengths[B : steps * B], *d_tokens.lengths[steps * B + B :]]
-    flops = 3 * forward_flops(encoder.doc_tower.backbone, lengths)
+    flops = 3 * forward_flops(encoder.backbones()[0], lengths)
     if args.side == "ours":
         step = ours_step(args, encoder, q_tokens, d_tokens)
     else:
@@ -321,8 +311,6 @@ def ours_step(args, encoder, q_tokens, d_tokens):
     B, n = args.batch_size, (args.steps + 1) * args.batch_size
     if args.dropout is not None:
         encoder.set_dropout(args.dropout)
-    if args.device == "cpu":
-        use_cpu_dropout(encoder)
     optimizer = torch.optim.AdamW(encoder.train().parameters(), lr=2e-5, fused=True)
     labels = torch.arange(B, device=args.device)
     invalid = torch.zeros(B, 2 * B, dtype=torch.bool, device=args.device)
