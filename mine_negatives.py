@@ -29,7 +29,7 @@ from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput
-from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device
+from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device, pick_precision
 from lib.negatives import audit, check, filters, sampling
 from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table
 from lib.negatives.files import records_of, write_negatives
@@ -143,6 +143,7 @@ def main():
     if args.check:
         return check_file(args)
     device = dist.start(pick_device(args.device))
+    args.precision = pick_precision(device, args.precision)  # the file's header says which
     clock, trained, hidden = run.Clock(), args.run and pathlib.Path(args.run), None
     with dist.main_first():
         # a relabelled copy has the splits that train.py would cut off, or test would be of what was relabelled
@@ -270,7 +271,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
             "pool": describe_pool(pool, collection),
             "versions": run.versions(),
         }
-        names = ("depth", "filters", "sampling", "shares", "cross_encoder", "seed")
+        names = ("depth", "filters", "sampling", "shares", "cross_encoder", "precision", "seed")
         number = write_negatives(path, header | {name: cli.plain(getattr(args, name)) for name in names}, records)
     else:
         number = exchange.write(path, args.format, records, collection, args.split)
