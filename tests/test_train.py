@@ -18,6 +18,7 @@ import train as script
 from lib import dist, run
 from lib.evaluation import plots
 from lib.files import BadInput, read_json
+from lib.model import encoder as model
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)

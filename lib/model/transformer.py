@@ -291,7 +291,8 @@ def _open(folder, *, from_config, attention):
         PreTrainedModel.from_pretrained = original
         logger.removeHandler(strict)
     bare = not (folder / "modules.json").exists()
-    dpr = bare and read_json(folder / "config.json").get("model_type") == "dpr"  # Karpukhin et al. 2020, section 3.1
+    config = folder / "config.json"  # of an adapter there is none
+    dpr = bare and config.exists() and read_json(config).get("model_type") == "dpr"  # Karpukhin et al. 2020, section 3.1
     return _checked(folder, library, towers, bare=bare, dpr=dpr)
 
 
