@@ -292,7 +292,9 @@ def _open(folder, *, from_config, attention):
         logger.removeHandler(strict)
     bare = not (folder / "modules.json").exists()
     config = folder / "config.json"  # of an adapter there is none
-    dpr = bare and config.exists() and read_json(config).get("model_type") == "dpr"  # Karpukhin et al. 2020, section 3.1
+    dpr = (
+        bare and config.exists() and read_json(config).get("model_type") == "dpr"
+    )  # Karpukhin et al. 2020, section 3.1
     return _checked(folder, library, towers, bare=bare, dpr=dpr)
 
 
