@@ -22,7 +22,7 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may comp
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISION_FLAG = ("auto", *PRECISIONS)  # the values of --precision
 PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on CPUs with AMX, else fp32"
-OWN = "lib.model.transformer."  # of modules.json: classes of ours, beside those of sentence-transformers
+OWN = "lib.model.modules."  # of modules.json: classes of ours, beside those of sentence-transformers
 
 
 def save_encoder(encoder, folder):
