@@ -514,6 +514,20 @@ def test_train_a_transformer(train, launch, desk, bert, flags, settings):
     assert evaluated == pytest.approx(summary["test"])
 
 
+def test_a_static_run_imports_no_library_of_transformers(desk):
+    flags = [*SMALL, *STATIC, "--steps", 2, "--negatives", "refresh:1", "--name", "light", "--overwrite"]
+    code = """
+import atexit, runpy, sys
+atexit.register(lambda: print("imported", {"transformers", "sentence_transformers", "peft"} & sys.modules.keys()))
+sys.path.insert(0, sys.argv[1])
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, ROOT, ROOT / "train.py", *flags]
+    done = subprocess.run([*map(str, command)], cwd=desk, capture_output=True, text=True)
+    assert done.stdout.endswith("imported set()\n"), done.stdout[-300:] + done.stderr[-300:]
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_train_a_trained_static_encoder_further(train, seed):
     first = train("first", "--negatives", "in_batch", "--overwrite")

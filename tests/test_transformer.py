@@ -230,11 +230,10 @@ def test_a_compiled_backbone_is_what_is_called(bert, monkeypatch):
     "device, able, wanted",
     [
         ("cuda", {}, "bf16"),
-        ("cpu", {"avx512_bf16": True}, "bf16"),
-        ("cpu", {"amx_bf16": True}, "bf16"),
-        ("cpu", {"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, "fp32"),
         ("cpu", {}, "fp32"),
-        ("mps", {"avx512_bf16": True}, "fp32"),
+        ("mps", {"amx_bf16": True}, "fp32"),
     ],
 )
 def test_the_precision_is_that_of_the_processor(monkeypatch, device, able, wanted):

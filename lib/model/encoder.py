@@ -21,8 +21,8 @@ SAFE = re.compile(r"(0_\w+/)?model(-\d+-of-\d+)?\.safetensors")  # weights of th
 ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISION_FLAG = ("auto", *PRECISIONS)  # the values of --precision
-PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on processors that multiply in it, else fp32"
-OWN = "lib.model.transformer."  # of modules.json: classes of ours, beside those of sentence-transformers
+PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on CPUs with AMX, else fp32"
+OWN = "lib.model.modules."  # of modules.json: classes of ours, beside those of sentence-transformers
 
 
 def save_encoder(encoder, folder):
@@ -111,15 +111,15 @@ def read_modules(folder):
 def pick_precision(device, requested, kind="transformer"):
     """The name in PRECISIONS of what `--precision` asks for, for an encoder of a kind on a torch.device.
 
-    auto is bf16 for a transformer where the processor multiplies in it: on cuda, and on CPUs with AVX512-BF16 or AMX.
+    auto is bf16 for a transformer on cuda and on CPUs with AMX. Those with AVX512-BF16 alone multiply in it too, but at
+    half the rate of fp32.
     """
     if kind != "transformer":
         return "fp32"
     if requested != "auto":
         return requested
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    fast = device.type == "cuda" or able.get("avx512_bf16") or able.get("amx_bf16")
-    return "bf16" if fast else "fp32"
+    return "bf16" if device.type == "cuda" or able.get("amx_bf16") else "fp32"
 
 
 def load_to_encode(folder, device, precision="auto"):

@@ -2,67 +2,18 @@
 
 import contextlib
 import copy
-import logging
 import pathlib
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Module, Normalize, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Normalize, Router
 from torch import nn
-from transformers import PreTrainedModel
 
-from lib.files import BadInput, fingerprint, read_json
-from lib.model.backbone import (
-    NO_LIMIT,
-    append_eos,
-    check_tokenizer,
-    first_line,
-    positions,
-    quiet,
-    strictly,
-    token_types,
-    tokens_state,
-)  # fmt: skip
-from lib.model.pooling import POOLINGS, parse_pooling
-
-LENGTHS = {"query": 64, "doc": 256}  # tokens, where neither the user nor the model's files say
-TASKS = {"query": "query", "doc": "document"}  # sentence-transformers' names of the kinds
-
-
-class OwnPooling(Module):
-    """Poolings of which one or more are functions in POOLINGS: sentence-transformers does not know them."""
-
-    config_keys = ["embedding_dimension", "pooling_mode", "include_prompt"]
-
-    def __init__(self, embedding_dimension, pooling_mode, include_prompt=True):
-        super().__init__()
-        self.embedding_dimension, self.pooling_mode = embedding_dimension, pooling_mode
-        self.include_prompt, self._names = include_prompt, parse_pooling(pooling_mode)
-
-    def forward(self, features):
-        """token_embeddings (n, L, H) -> sentence_embedding (n, H), or (n, sum of H) of several."""
-        hidden, parts = features["token_embeddings"], []
-        mask = features.get("attention_mask", torch.ones(hidden.shape[:2], device=hidden.device)).bool()
-        if not self.include_prompt:
-            mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= features["prompt_length"])
-        for name in map(POOLINGS.get, self._names):
-            library = None if callable(name) else Pooling(hidden.shape[-1], name, self.include_prompt)
-            parts.append(library(dict(features))["sentence_embedding"] if library else name(hidden, mask))
-        return features | {"sentence_embedding": torch.cat(parts, dim=1)}
-
-    def get_embedding_dimension(self):
-        """The length of the vectors."""
-        return self.embedding_dimension * len(self._names)
-
-    def save(self, output_path, *args, **kwargs):
-        """Write the configuration: there are no weights."""
-        self.save_config(output_path)
-
-
-OWN = f"{OwnPooling.__module__}.OwnPooling"  # its type in modules.json
+from lib.files import BadInput, fingerprint
+from lib.model.backbone import positions, token_types, tokens_state
+from lib.model.modules import TASKS, change, dim_of, open_modules, pooling_of
 
 
 class TransformerEncoder(nn.Module):
@@ -89,7 +40,7 @@ class TransformerEncoder(nn.Module):
     @property
     def dim(self):
         """D, the length of the vectors."""
-        return _dim(self.doc_tower)
+        return dim_of(self.doc_tower)
 
     @property
     def tokenizer(self):
@@ -232,16 +183,16 @@ class TransformerEncoder(nn.Module):
         torch.manual_seed(seed)
         overrides = overrides or {}
         how = {"from_config": from_config, "attention": attention}
-        towers, settings = _open(pathlib.Path(source), **how)
+        towers, settings = open_modules(pathlib.Path(source), **how)
         twice = query_source and pathlib.Path(query_source) == pathlib.Path(source)
         if query_source and not twice:
-            of_query, theirs = _open(pathlib.Path(query_source), **how)
+            of_query, theirs = open_modules(pathlib.Path(query_source), **how)
             if theirs["normalize"] != settings["normalize"]:
                 raise BadInput(f"{source} and {query_source}: one compares by cosine, the other by inner product")
             towers["query"] = of_query["query"]
             settings |= {name: theirs[name] for name in ("query_prefix", "query_length")}
         for tower in {id(tower): tower for tower in towers.values()}.values():
-            _change(tower, pooling=overrides.get("pooling"), dim=dim, lora=lora)
+            change(tower, pooling=overrides.get("pooling"), dim=dim, lora=lora)
         if twice and towers["query"] is towers["doc"]:  # after `dim`: both begin in one space
             towers["query"] = copy.deepcopy(towers["doc"])
         settings |= {name: value for name, value in overrides.items() if not name.endswith("_length")}
@@ -252,132 +203,11 @@ class TransformerEncoder(nn.Module):
                 raise BadInput(f"--{name} {asked}: {source} takes at most {limit} tokens")
             settings[name] = asked or min(settings[name], limit)
             setattr(transformer, f"{task}_length", settings[name])
-        settings["pooling"] = _pooling_of(towers["doc"][1:])
-        query_dim, doc_dim = _dim(towers["query"]), _dim(towers["doc"])
+        settings["pooling"] = pooling_of(towers["doc"][1:])
+        query_dim, doc_dim = dim_of(towers["query"]), dim_of(towers["doc"])
         if query_dim != doc_dim:
             raise BadInput(f"{source}: vectors of queries have {query_dim} dimensions, of docs {doc_dim}")
         return cls(towers["query"], towers["doc"], settings=settings)
-
-
-class _Strict(logging.Handler):
-    """Refuses what sentence-transformers' modules only warn of while they are read: nothing is passed over."""
-
-    def emit(self, record):
-        if ".modules" in record.name or record.msg.startswith("Converting"):
-            raise BadInput(record.getMessage())
-
-
-def _open(folder, *, from_config, attention):
-    """({"query": modules, "doc": modules}, settings) of a folder; a Normalize at the end is a setting."""
-    if not any((folder / name).exists() for name in ("config.json", "modules.json", "adapter_config.json")):
-        raise BadInput(
-            f"{folder}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
-        )
-    quiet()
-    strict, logger = _Strict(logging.WARNING), logging.getLogger("sentence_transformers")
-    logger.addHandler(strict)
-    load = strictly(PreTrainedModel.from_pretrained.__func__, from_config=from_config)
-    original = PreTrainedModel.__dict__["from_pretrained"]
-    try:
-        PreTrainedModel.from_pretrained = load
-        library = SentenceTransformer._load_with_module_classes(
-            str(folder), {OWN: OwnPooling}, device="cpu", trust_remote_code=False,
-            model_kwargs={"attn_implementation": attention} if attention else None,
-        )  # fmt: skip
-        towers = {kind: _route(library, task) for kind, task in TASKS.items()}
-    except Exception as error:  # the libraries raise all kinds over files that are cut or foreign
-        raise BadInput(f"{folder}: cannot be loaded ({first_line(error)})") from None
-    finally:
-        PreTrainedModel.from_pretrained = original
-        logger.removeHandler(strict)
-    bare = not (folder / "modules.json").exists()
-    dpr = bare and read_json(folder / "config.json").get("model_type") == "dpr"  # Karpukhin et al. 2020, section 3.1
-    return _checked(folder, library, towers, bare=bare, dpr=dpr)
-
-
-def _dim(modules):
-    """The length of the vectors that modules give."""
-    return next(m.get_embedding_dimension() for m in [*modules][::-1] if hasattr(m, "get_embedding_dimension"))
-
-
-def _route(library, task):
-    """The modules that texts of a task go through; the same list for both where there is no Router."""
-    found = []
-    for module in library:
-        routed = isinstance(module, Router)
-        found += module.sub_modules[module._resolve_route(task=task, modality="text")] if routed else [module]
-    return found
-
-
-def _checked(folder, library, towers, *, bare, dpr):
-    """_open()'s towers and settings of what was read; BadInput if it is no bi-encoder of texts."""
-    if [*map(id, towers["query"])] == [*map(id, towers["doc"])]:
-        towers["query"] = towers["doc"]
-    if library.truncate_dim is not None or library.similarity_fn_name not in ("cosine", "dot"):
-        raise BadInput(f"{folder}: similarity {library.similarity_fn_name} is not supported, only cosine and dot are, "
-                       "without truncate_dim")  # fmt: skip
-    prompts = {name: text for name, text in library.prompts.items() if text}
-    settings = {"normalize": not dpr and library.similarity_fn_name == "cosine"}
-    settings["normalize"] |= all(isinstance(tower[-1], Normalize) for tower in towers.values())
-    settings["unused_prompts"] = sorted(prompts.keys() - set(TASKS.values()))
-    for kind, task in TASKS.items():
-        tower = towers[kind]
-        if not isinstance(tower[0], Transformer) or _pooling_of(tower) is None:
-            names = " ".join(type(module).__name__ for module in tower)
-            raise BadInput(f"{folder}: {names}: a Transformer for texts with a Pooling behind it is expected")
-        if tower[0].query_expansion or "message" in tower[0].modality_config:
-            raise BadInput(f"{folder}: queries that are expanded, or texts in a chat template, are not supported")
-        if settings["normalize"] and isinstance(tower[-1], Normalize):  # the encoder does it, or not, as it is asked
-            tower.pop()
-        if dpr:
-            tower[-1] = Pooling(tower[-1].get_embedding_dimension(), "cls")
-        tokenizer = tower[0].tokenizer
-        check_tokenizer(folder, tokenizer)
-        if tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        own = getattr(tower[0], f"{task}_length") or tokenizer.model_max_length
-        settings[f"{kind}_prefix"] = prompts.get(task, "")
-        settings[f"{kind}_length"] = min(own, LENGTHS[kind] if bare else NO_LIMIT)
-        for name, parameter in nn.ModuleList(tower).named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise BadInput(f"{folder}: {name} holds values that are not finite")
-    if (folder / "settings.json").exists():  # of our folders from before the library kept two lengths
-        settings |= {f"{kind}_length": read_json(folder / "settings.json")[f"{kind}_length"] for kind in TASKS}
-    return towers, settings
-
-
-def _pooling_of(modules):
-    """The names of the first pooling among modules, as in cls+mean; None if there is none."""
-    names = {known: ours for ours, known in POOLINGS.items()}
-    for module in modules:
-        if isinstance(module, OwnPooling):
-            return module.pooling_mode
-        if isinstance(module, Pooling):
-            modes = [module.pooling_mode] if isinstance(module.pooling_mode, str) else module.pooling_mode
-            return "+".join(names.get(mode, mode) for mode in modes)
-    return None
-
-
-def _change(tower, *, pooling, dim, lora):
-    """Change the modules of a tower in place, as read() is asked to."""
-    at = next(i for i, module in enumerate(tower) if isinstance(module, (Pooling, OwnPooling)))
-    if pooling:
-        names, size = parse_pooling(pooling), tower[0].get_embedding_dimension()
-        if any(callable(POOLINGS[name]) for name in names):
-            tower[at] = OwnPooling(size, pooling, tower[at].include_prompt)
-        else:
-            tower[at] = Pooling(size, [POOLINGS[name] for name in names], tower[at].include_prompt)
-        if "last" in names:
-            append_eos(tower[0].tokenizer)
-    if dim:
-        tower.append(Dense(_dim(tower), dim, bias=False, activation_function=nn.Identity()))
-    if lora:
-        try:
-            import peft
-        except ImportError:
-            raise BadInput("--lora needs the package peft: pip install peft") from None
-        config = peft.LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
-        tower[0].model = peft.get_peft_model(tower[0].model, config)
 
 
 def _blocks(lengths, budget):
