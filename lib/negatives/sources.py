@@ -141,7 +141,7 @@ def file_candidates(path, collection, *, needs_teacher):
     """The candidates of --negatives_file."""
     found = load_candidates(path, collection, collection.split("train"))
     if needs_teacher and np.isnan(found.teacher).all():
-        raise BadInput(f"{path}: no record has a teacher_score, which --distill_weight needs")
+        raise BadInput(f"{path}: no record has a teacher_score, which --terms margin_mse and kl need")
     return found
 
 
