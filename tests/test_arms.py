@@ -160,3 +160,45 @@ def test_shares_weigh_stages_by_how_long_they_last():
     assert shares == {"random": (4 * 0.75 + 2 * 0.25, 1.0), "refresh": (2.0, 0.25)}
     rests = Arm.parse("random:4,in_batch@0.25,random:8@0.5 lr=.1").shares
     assert rests == {"random": (4 * 0.25 + 8 * 0.5, 0.75)}
+
+
+@pytest.mark.parametrize(
+    "arm, wanted", [("in_batch", 0), ("queue:7", 7), ("random:9,queue:4+random:2@0.5,queue:8@0.75", 8)]
+)
+def test_the_queue_is_as_long_as_its_longest_stage_wants(arm, wanted):
+    assert Arm.parse(arm).queued == wanted
+
+
+NOTHING = {"in_batch": "on", "miner": None, "negatives_file": None, "teacher": False}
+
+
+@pytest.mark.parametrize(
+    "arm, given",
+    [
+        ("in_batch", {}),
+        ("bm25:1,refresh:1@0.5", {"in_batch": "off"}),
+        ("miner:1+bm25:1", {"miner": "bm25"}),
+        ("file:1,file:1+bm25:1@0.5", {"negatives_file": "f", "teacher": True}),
+        ("bm25:1", {"negatives_file": "f"}),  # which another arm draws from
+    ],
+)
+def test_an_arm_that_has_what_it_needs_passes(arm, given):
+    Arm.parse(arm).check(**NOTHING | given)
+
+
+@pytest.mark.parametrize(
+    "arm, given, message",
+    [
+        ("in_batch", {"in_batch": "off"}, "--in_batch off: the arm in_batch names no other negatives"),
+        ("bm25:1,in_batch@0.5", {"in_batch": "off"}, "--in_batch off: .* for all of the training"),
+        ("miner:1", {}, "miner:K and --miner M come together"),
+        ("bm25:1", {"miner": "bm25"}, "miner:K and --miner M come together"),
+        ("miner:1", {"miner": "bm25+runs/R"}, r"--miner bm25\+runs/R: two retrievers joined by \+"),
+        ("file:1", {}, "file:K and --negatives_file F come together"),
+        ("bm25:1", {"teacher": True}, "--terms margin_mse and kl need file:K in every stage"),
+        ("file:1,bm25:1@0.5", {"teacher": True, "negatives_file": "f"}, "in every stage"),
+    ],
+)
+def test_an_arm_that_lacks_something_is_refused(arm, given, message):
+    with pytest.raises(BadInput, match=message):
+        Arm.parse(arm).check(**NOTHING | given)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.cli import choice
 from lib.evaluation.monitor import batch_stats
 from lib.loss import BASES, MASKS, TERMS, backward, contrastive_loss, contrasts, needs_of
 
@@ -108,81 +109,67 @@ def dot(a, b):
     return sum(x * y for x, y in zip(a, b))
 
 
-def rows_of(options):
-    """The arguments of contrastive_loss() that stand for the words of loop_loss()."""
-    found = {name: value for name, value in options.items() if name in ("explicit", "guide", "dims")}
-    terms = [(name,) for name in options.get("directions", ())]
-    if strength := options.get("hardness_strength"):
-        group = options.get("hardness_of", "all")
-        terms.append(("hardness" if group == "all" else f"hardness_{group}", strength))
-    terms += [
-        (name, options[old]) for old, name in (("focal", "focal"), ("label_smoothing", "smoothing")) if old in options
-    ]
-    masks = [("margin", options["mask_margin"])] if "mask_margin" in options else []
-    if "guide" in options:
-        name = "guide" if options.get("guide_margin_of", "one") == "one" else "guide_share"
-        masks.append((name, options.get("guide_margin", 0.0)))
-    if "debias" in options:
-        found["base"] = ("debiased", options["debias"])
-    if "triplet_margin" in options:
-        found["base"] = ("triplet", options["triplet_margin"])
-    return found | {"masks": masks, "terms": terms}
-
-
-def loop_loss(
-    q_emb,
-    d_emb,
-    labels,
-    invalid,
-    *,
-    temperature,
-    directions=(),
-    hardness_strength=0.0,
-    hardness_of="all",
-    explicit=None,
-    focal=0.0,
-    label_smoothing=0.0,
-    debias=0.0,
-    mask_margin=None,
-    guide=None,
-    guide_margin=0.0,
-    guide_margin_of="one",
-):
-    """InfoNCE with the options of contrastive_loss, one query and one doc after the other."""
+def loop_loss(q_emb, d_emb, labels, invalid, *, temperature, base=("infonce",), masks=(), terms=(), **given):
+    """InfoNCE with bases, masks and terms as contrastive_loss() takes them, one query and one doc after the other."""
     q, d, labels, invalid = (x.tolist() for x in (q_emb, d_emb, labels, invalid))
     B, N, total = len(q), len(d), 0.0
+    explicit, guide = given.get("explicit"), given.get("guide")
+    terms = {name: numbers for name, *numbers in terms}
     for i in range(B):
         own, positive = labels[i], dot(q[i], d[labels[i]])
         negatives, named = [], []
         for j in range(N):
-            margin = mask_margin is not None and dot(q[i], d[j]) > positive + mask_margin
-            scale = 1 if guide is None or guide_margin_of == "one" else abs(guide[i, own])
-            guided = guide is not None and guide[i, j] > guide[i, own] - guide_margin * scale
-            if j != own and not (invalid[i][j] or margin or guided):
+            off = invalid[i][j]
+            for name, x in masks:
+                if name == "margin":
+                    off |= dot(q[i], d[j]) > positive + x
+                else:
+                    off |= bool(guide[i, j] > guide[i, own] - x * (1 if name == "guide" else abs(guide[i, own])))
+            if j != own and not off:
                 negatives.append(dot(q[i], d[j]))
                 named.append(explicit is not None and bool(explicit[i, j]))
         for j in range(B):
             mine_suits_j = labels[j] == own or invalid[j][own]
             theirs_suits_i = labels[j] == own or invalid[i][labels[j]]
-            if "doc_to_query" in directions and not mine_suits_j:
+            if "doc_to_query" in terms and not mine_suits_j:
                 negatives.append(dot(q[j], d[own]))
-            if "query_to_query" in directions and not (mine_suits_j or theirs_suits_i):
+            if "query_to_query" in terms and not (mine_suits_j or theirs_suits_i):
                 negatives.append(dot(q[i], q[j]))
-        if "doc_to_doc" in directions:
+        if "doc_to_doc" in terms:
             negatives += [dot(d[own], d[j]) for j in range(N) if j != own and not invalid[i][j]]
         up = math.exp(positive / temperature)
         named += [False] * (len(negatives) - len(named))  # other queries are nobody's choice
-        hard = {"all": [True] * len(named), "explicit": named, "in_batch": [not x for x in named]}[hardness_of]
-        powers = [math.exp(s / temperature + hardness_strength * s * h) for s, h in zip(negatives, hard)]
-        if debias:
-            corrected = (sum(powers) - debias * len(powers) * up) / (1 - debias)
+        powers = []
+        for s, explicitly in zip(negatives, named):
+            of_group = "hardness_explicit" if explicitly else "hardness_in_batch"
+            strength = sum(terms.get(name, [0.0])[0] for name in ("hardness", of_group))
+            powers.append(math.exp(s / temperature + strength * s))
+        if base[0] == "debiased":
+            corrected = (sum(powers) - base[1] * len(powers) * up) / (1 - base[1])
             total -= math.log(up / (up + max(corrected, len(powers) * math.exp(-1 / temperature))))
             continue
         log_softmax = [math.log(power / (up + sum(powers))) for power in (up, *powers)]
-        spread = sum(log_softmax[1:]) / max(1, len(powers))
-        weight = (1 - math.exp(log_softmax[0])) ** focal
-        total -= weight * ((1 - label_smoothing) * log_softmax[0] + label_smoothing * spread)
+        (share,), (power,) = terms.get("smoothing", [0.0]), terms.get("focal", [0.0])
+        smoothed = (1 - share) * log_softmax[0] + share * sum(log_softmax[1:]) / max(1, len(powers))
+        total -= (1 - math.exp(log_softmax[0])) ** power * smoothed
     return total / B
+
+
+def loss_of(*words, **given):
+    """What --base, --masks and --terms with these words become, as arguments of contrastive_loss()."""
+    tables, rows = {"base": BASES, "masks": MASKS, "terms": TERMS}, {"base": [], "masks": [], "terms": []}
+    for word in words:
+        (place,) = (place for place, table in tables.items() if word.partition(":")[0] in table)
+        found = choice(tables[place])(word)
+        rows[place].append((found.name, *found.numbers))
+    return rows | {"base": (*rows["base"], ("infonce",))[0]} | given
+
+
+def guided(words, seed=0):
+    """Scores of a guide, cosines, some of them negative, and explicit negatives, where the words need them."""
+    torch.manual_seed(seed)
+    given = {"guide": 2 * torch.rand(5, 12, dtype=torch.double) - 1, "explicit": torch.rand(5, 12) < 0.5}
+    return {name: value for name, value in given.items() if name in needs_of(**loss_of(*words))}
 
 
 def make_double(seed=0, B=5, N=12, D=6):
@@ -196,117 +183,110 @@ def make_double(seed=0, B=5, N=12, D=6):
 
 
 @pytest.mark.parametrize(
-    "options",
+    "words",
     [
-        {},
-        {"directions": ("doc_to_query",)},
-        {"directions": ("query_to_query",)},
-        {"directions": ("doc_to_doc",)},
-        {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
-        {"hardness_strength": 3.0},
-        {"hardness_strength": 3.0, "directions": ("query_to_query",)},
-        {"hardness_strength": 3.0, "hardness_of": "explicit"},
-        {"hardness_strength": 3.0, "hardness_of": "in_batch", "directions": ("doc_to_query",)},
-        {"focal": 2.0},
-        {"focal": 0.5, "label_smoothing": 0.2},
-        {"label_smoothing": 0.2},
-        {"label_smoothing": 0.2, "hardness_strength": 2.0},
-        {"debias": 0.05},
-        {"debias": 0.6},
-        {"mask_margin": 0.0},
-        {"mask_margin": 0.3},
-        {"mask_margin": -0.3},
-        {"guide": True},
-        {"guide": True, "guide_margin": 0.4},
-        {"guide": True, "guide_margin": 0.4, "guide_margin_of": "positive"},
-        {"guide": True, "mask_margin": 0.1, "label_smoothing": 0.1},
+        [],
+        ["doc_to_query"],
+        ["query_to_query"],
+        ["doc_to_doc"],
+        ["doc_to_query", "query_to_query", "doc_to_doc"],
+        ["hardness:3"],
+        ["hardness:3", "query_to_query"],
+        ["hardness_explicit:3"],
+        ["hardness_in_batch:3", "doc_to_query"],
+        ["hardness_explicit:3", "hardness_in_batch:1"],
+        ["focal:2"],
+        ["focal:.5", "smoothing:.2"],
+        ["smoothing:.2"],
+        ["smoothing:.2", "hardness:2"],
+        ["debiased:.05"],
+        ["debiased:.6"],
+        ["margin:0"],
+        ["margin:.3"],
+        ["margin:-.3"],
+        ["guide:0"],
+        ["guide:.4"],
+        ["guide_share:.4"],
+        ["guide:0", "margin:.1", "smoothing:.1"],
     ],
-    ids=str,
+    ids=" ".join,
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_options_equal_a_double_loop(options, seed):
-    q_emb, d_emb, labels, invalid = make_double(seed)
-    if "guide" in options:
-        options = options | {"guide": 2 * torch.rand(5, 12, dtype=torch.double) - 1}  # cosines: some are negative
-    if "hardness_of" in options:
-        options = options | {"explicit": torch.rand(5, 12) < 0.5}
-    loss, scores, _ = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))
-    assert loss.item() == pytest.approx(loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **options), abs=1e-7)
-    assert torch.equal(scores, q_emb @ d_emb.T)
-    plain = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3)[0]
-    assert not options or loss != plain
+def test_options_equal_a_double_loop(words, seed):
+    batch, options = make_double(seed), loss_of(*words, **guided(words, seed))
+    loss, scores, _ = contrastive_loss(*batch, temperature=0.3, **options)
+    assert loss.item() == pytest.approx(loop_loss(*batch, temperature=0.3, **options), abs=1e-7)
+    assert torch.equal(scores, batch[0] @ batch[1].T)
+    assert not words or loss != contrastive_loss(*batch, temperature=0.3)[0]
 
 
 @pytest.mark.parametrize(
-    "options",
+    "words",
     [
-        {},
-        {"hardness_strength": 3.0},
-        {"label_smoothing": 0.2},
-        {"debias": 0.05},
-        {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")},
-        {"mask_margin": 0.1},
-        {"triplet_margin": 0.2},
+        [],
+        ["hardness:3"],
+        ["smoothing:.2"],
+        ["debiased:.05"],
+        ["doc_to_query", "query_to_query", "doc_to_doc"],
+        ["margin:.1"],
+        ["triplet:.2"],
     ],
-    ids=str,
+    ids=" ".join,
 )
-def test_options_keep_the_mask(options):
+def test_options_keep_the_mask(words):
     q_emb, d_emb, labels, invalid = make_double()
     column = 11
     invalid[:, column] = True
     d_emb.requires_grad_()
-    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))[0].backward()
+    contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **loss_of(*words))[0].backward()
     assert (d_emb.grad[column] == 0).all() and d_emb.grad.isfinite().all() and d_emb.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"debias": 0.1}, {"label_smoothing": 0.1}, {"directions": ("doc_to_query", "query_to_query", "doc_to_doc")}],
-    ids=str,
+    "words", [[], ["debiased:.1"], ["smoothing:.1"], ["doc_to_query", "query_to_query", "doc_to_doc"]], ids=" ".join
 )
-def test_a_low_temperature_stays_finite(options):
+def test_a_low_temperature_stays_finite(words):
     q_emb, d_emb, labels, invalid, _ = make_batch(4, 9, 4, seed=0)
     q_emb = d_emb[labels].clone().requires_grad_()  # similarities of 1, logits of 100
-    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **rows_of(options))[0]
+    loss = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.01, **loss_of(*words))[0]
     loss.backward()
     assert loss.isfinite() and q_emb.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
-    "options",
+    "words",
     [
-        {},
-        {"mask_margin": 0.0},
-        {"mask_margin": -0.3},
-        {"guide": True},
-        {"guide": True, "guide_margin": 0.4},
-        {"guide": True, "guide_margin": 0.1, "mask_margin": 0.1, "dims": (2, 4), "directions": ("query_to_query",)},
-        {"mask_margin": -0.3, "triplet_margin": 0.2},
+        [],
+        ["margin:0"],
+        ["margin:-.3"],
+        ["guide:0"],
+        ["guide:.4"],
+        ["guide:.1", "margin:.1", "query_to_query"],
+        ["margin:-.3", "triplet:.2"],
     ],
-    ids=str,
+    ids=" ".join,
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_mask_is_what_is_invalid_or_likely_positive(options, seed):
+@pytest.mark.parametrize("dims", [(), (2, 4)])
+def test_the_mask_is_what_is_invalid_or_likely_positive(words, dims, seed):
     q_emb, d_emb, labels, invalid = make_double(seed)
-    if "guide" in options:
-        options = options | {"guide": torch.rand(5, 12, dtype=torch.double)}
-    mask = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, **rows_of(options))[2]
-    assert mask.dtype == torch.bool
-    assert torch.equal(mask, invalid) == (not {"mask_margin", "guide"} & options.keys())
+    options = loss_of(*words, **guided(words, seed))
+    mask = contrastive_loss(q_emb, d_emb, labels, invalid, temperature=0.3, dims=dims, **options)[2]
+    assert mask.dtype == torch.bool and torch.equal(mask, invalid) == (not options["masks"])
     off = invalid.tolist()
     for i, own in enumerate(labels.tolist()):
-        scores = [dot(q_emb[i].tolist(), doc) for doc in d_emb.tolist()]
-        for j in set(range(12)) - {own}:
-            if "mask_margin" in options:
-                off[i][j] |= scores[j] > scores[own] + options["mask_margin"]
-            if "guide" in options:
-                guide = options["guide"][i].tolist()
-                off[i][j] |= guide[j] > guide[own] - options.get("guide_margin", 0.0)
+        scores = {"margin": [dot(q_emb[i].tolist(), doc) for doc in d_emb.tolist()]}
+        if "guide" in options:
+            scores["guide"] = options["guide"][i].tolist()
+        for name, x in options["masks"]:
+            limit = scores[name][own] + (x if name == "margin" else -x)
+            for j in set(range(12)) - {own}:
+                off[i][j] |= scores[name][j] > limit
     assert mask.tolist() == off and not mask[torch.arange(5), labels].any()
 
 
 def test_hardness_is_a_constant_for_the_gradient():
-    """As with importance weights exp(hardness_strength * similarity) on the negatives (Robinson et al. 2021)."""
+    """As with importance weights exp(strength * similarity) on the negatives (Robinson et al. 2021)."""
     q_emb, d_emb, labels, invalid = make_double()
     q_emb.requires_grad_()
     scores = q_emb @ d_emb.T

@@ -33,10 +33,10 @@ def start(desk, *flags, **how):
 
 
 def test_a_reader_that_leaves_ends_no_training(desk):
-    process = start(desk, "--steps", 4, "--name", "read", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(120) == 0
+    training = start(desk, "--steps", 4, "--name", "read", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    training.stdout.readline()
+    training.stdout.close()
+    assert training.wait(120) == 0
     assert read_json(desk / "runs/read/summary.json")["steps"] == 4
     assert (desk / "runs/read/plots/training.png").exists()
 

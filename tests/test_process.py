@@ -1,8 +1,10 @@
 """Scripts as processes: how they end, what they print and what they never show."""
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -75,3 +77,29 @@ def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys):
     assert key[:5] not in told and "me:pass" not in told and told.count("https://***@host/***") == 3
     monkeypatch.setenv("OPENAI_API_KEY", "test")  # what a server is given that wants none
     assert process.hidden("test mrr@10") == "test mrr@10"
+
+
+@pytest.mark.parametrize("error", [None, BadInput("wrong"), IndexError("ours")], ids=repr)
+def test_what_is_asked_for_happens_at_the_end_however_a_script_ends(error):
+    happened = []
+
+    def main():
+        process.at_end(lambda: happened.append("first"))
+        process.at_end(lambda: happened.append("second"))
+        assert happened == []
+        if error:
+            raise error
+
+    with contextlib.suppress(SystemExit, IndexError):
+        process.cli(main)
+    assert happened == ["second", "first"]
+
+
+def test_what_is_printed_outlives_its_reader_and_leaves_no_handler(monkeypatch):
+    before = sys.stdout, signal.getsignal(signal.SIGTERM)
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1) as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", gone)
+        process.cli(lambda: print("to nobody"))
+    assert (sys.stdout, signal.getsignal(signal.SIGTERM)) == before

@@ -331,6 +331,18 @@ def test_a_sampler_goes_on_where_another_stopped(tiny, tmp_path, arm, config, cu
 # --------------------------------------------------------------------------------------------- queue, teacher
 
 
+def test_a_queue_holds_the_last_docs_each_once():
+    queue = Queue(5, 2, device="cpu")
+    for number, docs in enumerate(([1, 2, 3], [4, 2], [7, 8])):
+        queue.push(np.array(docs, dtype=np.int32), np.array([[number, doc] for doc in docs], dtype=np.float32))
+        assert len(queue.docs) == len(queue.vectors) == len(set(queue.docs.tolist())) <= 5
+    assert queue.docs.tolist() == [3, 4, 2, 7, 8]
+    assert queue.vectors.tolist() == [[0, 3], [1, 4], [1, 2], [2, 7], [2, 8]]
+    other = Queue(5, 2, device="cpu")
+    other.load_state_dict(queue.state_dict())
+    assert other.docs.tolist() == queue.docs.tolist() and torch.equal(other.vectors, queue.vectors)
+
+
 def test_arms_with_a_queue(tiny):
     made, order, miner = make_sampler("random:1,queue:4+random:2@0.5,queue:9@0.75", tiny)
     queue = Queue(9, 2, device="cpu")
