@@ -6,6 +6,7 @@
 --data hf:ID:config=NAME                      one of pairs that has several configurations
 """
 
+import contextlib
 import itertools
 import pathlib
 
@@ -70,13 +71,10 @@ def _judged(split, rows, asked=None):
 def _subset(package, ident, names):
     """The first subset of one of these names that has queries and judgements, or None."""
     for name in names:
-        try:
+        with contextlib.suppress(KeyError):
             part = package.load(f"{ident}/{name}")
-        except KeyError:
-            continue
-        if part.has_queries() and part.has_qrels():
-            return part
-    return None
+            if part.has_queries() and part.has_qrels():
+                return part
 
 
 def _doc(doc):
