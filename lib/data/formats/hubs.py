@@ -46,13 +46,12 @@ def build_irds(ident):
 
     def read():
         queries, judged = {}, []
-        with reading(f"--data {spec}"):
-            for split, part in parts.items():
-                asked = {query.query_id: _query(query) for query in part.queries_iter()}
-                for qid, query in asked.items():
-                    if queries.setdefault(qid, query) != query:
-                        raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
-                judged += _judged(split, ((q.query_id, q.doc_id, q.relevance) for q in part.qrels_iter()), asked)
+        for split, part in parts.items():
+            asked = {query.query_id: _query(query) for query in part.queries_iter()}
+            for qid, query in asked.items():
+                if queries.setdefault(qid, query) != query:
+                    raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
+            judged += _judged(split, ((q.query_id, q.doc_id, q.relevance) for q in part.qrels_iter()), asked)
         return map(_doc, whole.docs_iter()), queries.values(), judged, {}
 
     with reading(f"--data {spec}"):
