@@ -13,7 +13,6 @@ import numpy as np
 
 from lib import cli, process
 from lib.data import beir, readers
-from lib.data.beir import SPLITS
 from lib.data.collection import load_collection
 from lib.data.texts import plain
 from lib.data.words import normalise, words
@@ -56,18 +55,15 @@ def check_parts(collection, *, batch_size):
 def leaks(collection):
     """{what: [ids]}: queries of dev and test that training knows something of; texts but for case and punctuation."""
     found = collections.defaultdict(list)
-    if "train" not in collection.qrels:
+    groups, train = collection.docs.groups, collection.qrels.get("train")
+    if train is None:
         return found
-    groups, train = collection.docs.groups, collection.qrels["train"]
     of_text, trained = collections.defaultdict(dict), set(groups[train.docs].tolist())
     for i, row in enumerate(train.queries):
         own = of_text[normalise(collection.queries.text(row))]
         own |= dict.fromkeys(groups[train.positives(i)].tolist(), collection.queries.ids[row])
-    for split in ("dev", "test"):
-        if split not in collection.qrels:
-            continue
-        qrels = collection.qrels[split]
-        for i, row in enumerate(qrels.queries):
+    for split, qrels in collection.qrels.items():
+        for i, row in enumerate(qrels.queries if split != "train" else ()):
             qid, same = collection.queries.ids[row], of_text.get(normalise(collection.queries.text(row)), {})
             positives = groups[qrels.positives(i)].tolist()
             if both := [same[doc] for doc in positives if doc in same]:
@@ -87,12 +83,10 @@ def numbers(collection):
     judged = collection.qrels.values()
     labelled = np.unique(docs.groups[np.concatenate([q.docs[q.grades >= 1] for q in judged])]) if judged else []
     found = {"docs": len(docs), "queries": len(queries)}
-    for split in SPLITS:
-        if split in collection.qrels:
-            qrels = collection.qrels[split]
-            positives = [len(qrels.positives(i)) for i in range(len(qrels))]
-            found[f"{split} queries"] = len(qrels)
-            found[f"positives of a {split} query"] = f"{np.mean(positives):.2f} (at most {max(positives)})"
+    for split, qrels in collection.qrels.items():
+        positives = [len(qrels.positives(i)) for i in range(len(qrels))]
+        found[f"{split} queries"] = len(qrels)
+        found[f"positives of a {split} query"] = f"{np.mean(positives):.2f} (at most {max(positives)})"
     groups = len(np.unique(docs.groups))
     found |= {
         "docs with the text of another": len(docs) - groups,
@@ -101,12 +95,11 @@ def numbers(collection):
         "queries without a text": len(queries.blank),
         "docs that no query is labelled with": f"{1 - len(labelled) / max(1, groups):.1%}",
     }
-    asked = {split: collection.qrels[split].queries for split in collection.qrels}
-    for split, rows in asked.items():
-        unknown = sum(not set(words(queries.text(row))) & known for row in rows)
+    for split, qrels in collection.qrels.items():
+        unknown = sum(not set(words(queries.text(row))) & known for row in qrels.queries)
         found[f"{split} queries of which no doc has a word"] = unknown
     for what, texts in (("doc", docs), ("query", queries)):
-        lengths = [len(texts.text(row).split()) for row in range(len(texts))]
+        lengths = [len(text.split()) for text in texts.texts()]
         ends = ", ".join(f"{int(np.quantile(lengths, q)):,}" for q in QUANTILES)
         found[f"words of a {what} (half, 90 %, 99 %, all have at most)"] = ends
     return found
@@ -128,23 +121,21 @@ def main():
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
     folders = [readers.find(spec) for spec in readers.split(args.data)]
-    name, wrong = readers.JOIN.join(each for each, _ in folders), []
-    for _, folder in folders:
-        wrong += problems_of_lines(folder)
-    collection, odd = None, {}
+    name = readers.JOIN.join(each for each, _ in folders)
+    wrong = [message for _, folder in folders for message in problems_of_lines(folder)]
+    collection, odd, notes, found = None, {}, [], {}
     if not wrong:
         try:
             collection = load_collection(args.data, quiet=True)
-            wrong += list(collection.faults.values())
-            odd = leaks(collection)
+            wrong, notes = list(collection.faults.values()), list(collection.notes)
+            odd, found = leaks(collection), numbers(collection)
         except BadInput as error:
             wrong.append(str(error))
     for message in wrong[:SHOWN]:
         print(f"wrong   {process.one_line(message, 300)}")
     if len(wrong) > SHOWN:
         print(f"wrong   ... and {len(wrong) - SHOWN:,} more (--out FOLDER writes all of them)")
-    found = numbers(collection) if collection else {}
-    for note in collection.notes if collection else ():
+    for note in notes:
         print(f"odd     {process.one_line(note, 300)}")
     for what, ids in odd.items():
         some = ", ".join(ids[:5]) + " ..." * (len(ids) > 5)
@@ -153,7 +144,6 @@ def main():
         print(f"        {what:58} {value:,}" if isinstance(value, int) else f"        {what:58} {value}")
     if args.out:
         out = pathlib.Path(args.out)
-        notes = list(collection.notes) if collection else []
         write_json(out / "check.json", {"wrong": wrong, "odd": notes, "leaks": odd, "numbers": found})
         if collection:
             draw(out / "check.png", collection)

@@ -258,14 +258,9 @@ def _joined(specs, **how):
 
 def collection_of(data, folder, *, cut=(), strict=False):
     """(--data, its collection) where `data` may be None: then that of a run's folder, or python without one."""
-    spec = data or (_data_of(folder) if folder else "python")
-    return spec, load_collection(spec, cut=cut, strict=strict)
-
-
-def _data_of(folder):
-    args = run.recorded(folder)["args"]
-    check_keys(args, folder / "config.json", data=str)
-    return args["data"]
+    args = run.recorded(folder)["args"] if folder and not data else {"data": data or "python"}
+    check_keys(args, f"{folder}/config.json", data=str)
+    return args["data"], load_collection(args["data"], cut=cut, strict=strict)
 
 
 def _cut(qrels, queries, split):

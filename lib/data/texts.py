@@ -139,9 +139,4 @@ def plain(path):
             shutil.copyfileobj(file, out)
 
     with fingerprinted(packed) as content:
-        return cached(cache_dir("unpacked", content) / path.name, unpack, _there)
-
-
-def _there(path):
-    os.stat(path)
-    return path
+        return cached(cache_dir("unpacked", content) / path.name, unpack, lambda path: path.stat() and path)

@@ -100,26 +100,13 @@ class Sharded:
         """
         with dist.main_first():
             tokens = tokenize(docs, encoder, "doc")
-        keys = [encoder.fingerprint, precision]
-        key = fingerprint(*keys, encoder.token_key("doc"), docs.fingerprint)
-        vectors = ShardedVectors(
-            cache_dir("vectors", key),
-            len(docs),
-            encoder.dim,
-            lambda rows: embed(encoder, tokens, rows),
-            desc="embedding docs",
-        )
-        query_key = fingerprint(*keys, encoder.token_key("query"))
-        return cls(
-            vectors,
-            lambda queries: embed_texts(encoder, queries, "query"),
-            key=key,
-            query_key=query_key,
-            max_ram=max_ram,
-            encoder=encoder,
-            mine_index=mine_index,
-            device=device,
-        )
+        made_by = encoder.fingerprint, precision
+        key = fingerprint(*made_by, encoder.token_key("doc"), docs.fingerprint)
+        make_docs = functools.partial(embed, encoder, tokens)
+        vectors = ShardedVectors(cache_dir("vectors", key), len(docs), encoder.dim, make_docs, desc="embedding docs")
+        make_queries = functools.partial(embed_texts, encoder, kind="query")
+        how = {"max_ram": max_ram, "encoder": encoder, "mine_index": mine_index, "device": device}
+        return cls(vectors, make_queries, key=key, query_key=fingerprint(*made_by, encoder.token_key("query")), **how)
 
     def search(self, queries, k, known=None, among=None):
         """The Hits of query texts."""

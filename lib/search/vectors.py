@@ -44,15 +44,12 @@ class Vectors:
             if len(vectors) != len(texts):
                 raise BadInput(f"{path}: {len(vectors):,} rows, and {collection.name} has {len(texts):,} {side}")
             ids = path.with_name(f"{side}.ids.json")
-            if ids.exists():
-                given = read_json(ids)
-                if not isinstance(given, list):
-                    raise BadInput(f"{ids}: a list of ids is wanted, found {type(given).__name__}")
-                if given != texts.ids:
-                    row = next((i for i, pair in enumerate(zip(given, texts.ids)) if pair[0] != pair[1]), len(given))
-                    raise BadInput(
-                        f"{ids}: not the ids of {texts.path}, in its order; the first that differs is row {row}"
-                    )
+            given = read_json(ids) if ids.exists() else texts.ids
+            if not isinstance(given, list):
+                raise BadInput(f"{ids}: a list of ids is wanted, found {type(given).__name__}")
+            if given != texts.ids:
+                row = next((i for i, pair in enumerate(zip(given, texts.ids)) if pair[0] != pair[1]), len(given))
+                raise BadInput(f"{ids}: not the ids of {texts.path}, in its order; the first that differs is row {row}")
             for begin in range(0, len(vectors), 1 << 16):
                 if not np.isfinite(vectors[begin : begin + (1 << 16)]).all():
                     raise BadInput(f"{path}: holds values that are not finite")

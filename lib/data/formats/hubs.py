@@ -6,6 +6,7 @@
 --data hf:ID:config=NAME                      one of pairs that has several configurations
 """
 
+import contextlib
 import itertools
 import pathlib
 
@@ -45,13 +46,12 @@ def build_irds(ident):
 
     def read():
         queries, judged = {}, []
-        with reading(f"--data {spec}"):
-            for split, part in parts.items():
-                asked = {query.query_id: _query(query) for query in part.queries_iter()}
-                for qid, query in asked.items():
-                    if queries.setdefault(qid, query) != query:
-                        raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
-                judged += _judged(split, ((q.query_id, q.doc_id, q.relevance) for q in part.qrels_iter()), asked)
+        for split, part in parts.items():
+            asked = {query.query_id: _query(query) for query in part.queries_iter()}
+            for qid, query in asked.items():
+                if queries.setdefault(qid, query) != query:
+                    raise BadInput(f"--data {spec}: the query {qid} has two texts, in {split} and before")
+            judged += _judged(split, ((q.query_id, q.doc_id, q.relevance) for q in part.qrels_iter()), asked)
         return map(_doc, whole.docs_iter()), queries.values(), judged, {}
 
     with reading(f"--data {spec}"):
@@ -70,13 +70,10 @@ def _judged(split, rows, asked=None):
 def _subset(package, ident, names):
     """The first subset of one of these names that has queries and judgements, or None."""
     for name in names:
-        try:
+        with contextlib.suppress(KeyError):
             part = package.load(f"{ident}/{name}")
-        except KeyError:
-            continue
-        if part.has_queries() and part.has_qrels():
-            return part
-    return None
+            if part.has_queries() and part.has_qrels():
+                return part
 
 
 def _doc(doc):

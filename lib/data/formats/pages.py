@@ -109,13 +109,8 @@ def sections_of_html(text):
 
 
 # suffix -> function that cuts a file of it into sections
-KINDS = {
-    ".md": sections_of_markdown,
-    ".markdown": sections_of_markdown,
-    ".txt": sections_of_text,
-    ".html": sections_of_html,
-    ".htm": sections_of_html,
-}
+KINDS = dict.fromkeys((".md", ".markdown"), sections_of_markdown) | {".txt": sections_of_text}
+KINDS |= dict.fromkeys((".html", ".htm"), sections_of_html)
 
 
 def files_in(folder):
@@ -163,10 +158,7 @@ def _docs(path, name, dropped):
     if path.stat().st_size > MOST_BYTES:
         dropped.setdefault(f"files above {MOST_BYTES // 10**6} MB", []).append(str(name))
         return []
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
+    text = beir.decode_line(path.read_bytes(), path=path, number=1)
     found = []
     shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
     ident = re.sub(r"[\s%]", lambda found: urllib.parse.quote(found[0]), shown)
@@ -181,15 +173,9 @@ def _docs(path, name, dropped):
             dropped.setdefault(f"sections of fewer than {SHORTEST} words", []).append(f"{name}:{line}")
             continue
         for begin in range(0, max(1, len(words) - OVERLAP), WORDS - OVERLAP):
-            title = " > ".join(headings) or pathlib.PurePath(shown).stem
-            found.append(
-                {
-                    "_id": f"{ident}#{len(found) + 1}",
-                    "title": title,
-                    "text": " ".join(words[begin : begin + WORDS]),
-                    "metadata": {"name": title, "file": shown, "line": line},
-                }
-            )
+            title, piece = " > ".join(headings) or pathlib.PurePath(shown).stem, " ".join(words[begin : begin + WORDS])
+            meta = {"name": title, "file": shown, "line": line}
+            found.append({"_id": f"{ident}#{len(found) + 1}", "title": title, "text": piece, "metadata": meta})
     return found
 
 

@@ -26,27 +26,11 @@ from lib.process import end_with_parent
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are built again
 # import name -> distribution; what is not installed is left out, and the fingerprint says so
-MODULES = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "tokenizers": "tokenizers",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "bm25s": "bm25s",
-    "ir_measures": "ir_measures",
-    "tqdm": "tqdm",
-    "safetensors": "safetensors",
-    "faiss": "faiss-cpu",
-    "huggingface_hub": "huggingface-hub",
-    "joblib": "joblib",
-    "networkx": "networkx",
-}
+SAME = "torch transformers tokenizers numpy scipy matplotlib bm25s ir_measures tqdm safetensors joblib networkx".split()
+MODULES = {name: name for name in SAME}
+MODULES |= {"sklearn": "scikit-learn", "faiss": "faiss-cpu", "huggingface_hub": "huggingface-hub"}
 LEFT_OUT = {"test", "tests", "testing", "_testing", "idle_test", "lib2to3", "site-packages", "_vendor", "vendored"}
 GENERATED = ("transformers/models/", "faiss/swigfaiss")  # made by scripts: near-copies of one another
-
-
 TASKS = {"python": "code", "python:docs": "docs"}
 
 

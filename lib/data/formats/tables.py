@@ -31,15 +31,7 @@ MOST_METADATA = 2000  # characters of a column that is kept as metadata
 
 def is_table(spec):
     """Whether a spec names a file of SUFFIXES, perhaps with columns behind a colon."""
-    return parse(spec)[0].suffix.lower() in SUFFIXES
-
-
-def parse(spec):
-    """(path, {role: column}) of a spec."""
-    head, said = split_roles(spec)
-    if said and pathlib.Path(head).suffix.lower() in SUFFIXES:
-        return pathlib.Path(head), said
-    return pathlib.Path(spec), {}
+    return pathlib.Path(split_roles(spec)[0]).suffix.lower() in SUFFIXES
 
 
 def split_roles(spec):
@@ -58,7 +50,8 @@ def check_roles(spec, said):
 
 def build(spec):
     """(name, folder in BEIR layout) of a table; BadInput if it cannot be read as one."""
-    path, said = parse(spec)
+    head, said = split_roles(spec)
+    path = pathlib.Path(head)
     check_roles(spec, said)
     if not path.is_file():
         raise BadInput(f"--data {path}: no such file")
@@ -140,18 +133,14 @@ def parquet_rows(path):
 def _columns(path, number, row, said):
     """{role: column} for the columns of a table; BadInput if question or doc and answer are not there."""
     by_name = {name.lower().strip(): name for name in row}
-    found = {}
-    for role, names in ROLES.items():
-        if role in said:
-            if said[role] not in row:
-                raise BadInput(f"{path}:{number}: no column {said[role]!r}; there are {', '.join(map(repr, row))}")
-            found[role] = said[role]
-        elif column := next(
-            (by_name[name] for name in names if name in by_name and by_name[name] not in said.values()), None
-        ):
-            found[role] = column
-    if "by" in said and said["by"] not in row:
-        raise BadInput(f"{path}:{number}: no column {said['by']!r}; there are {', '.join(map(repr, row))}")
+    found = {role: column for role, column in said.items() if role != "by"}
+    for column in said.values():
+        if column not in row:
+            raise BadInput(f"{path}:{number}: no column {column!r}; there are {', '.join(map(repr, row))}")
+    for role in ROLES.keys() - said.keys():
+        named = [by_name[name] for name in ROLES[role] if name in by_name]
+        if free := [column for column in named if column not in said.values()]:
+            found[role] = free[0]
     if "question" not in found or not {"doc", "answer"} & found.keys():
         raise BadInput(
             f"{path}:{number}: a column of questions and one of answers are wanted, there are "

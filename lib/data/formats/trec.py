@@ -17,14 +17,17 @@ from lib.data import beir
 from lib.files import BadInput, fingerprint_file
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
-WANTED = {
-    "docs": "collection.tsv, corpus.jsonl, docs.trec",
-    "topics": "queries.dev.tsv, topics.txt, topics.xml",
-    "qrels": "qrels.train.tsv, qrels.dev.tsv, qrels.txt",
+# role -> (what the names of its files or folders hold, such names); the first that fits decides
+ROLES = {
+    "qrels": (re.compile(r"qrels?", re.I), "qrels.train.tsv, qrels.dev.tsv, qrels.txt"),
+    "topics": (re.compile(r"topics|queries", re.I), "queries.dev.tsv, topics.txt, topics.xml"),
+    "docs": (
+        re.compile(
+            r"^(collection|corpus|docs|documents|passages|msmarco[-_]docs(?![-_]lookup))\b|\.(trec|sgml?)$", re.I
+        ),
+        "collection.tsv, corpus.jsonl, docs.trec",
+    ),
 }
-DOCS = re.compile(r"^(collection|corpus|docs|documents|passages|msmarco[-_]docs(?![-_]lookup))\b|\.(trec|sgml?)$", re.I)
-TOPICS = re.compile(r"topics|queries", re.I)
-QRELS = re.compile(r"qrels?", re.I)
 SPLIT = re.compile(r"(?<![a-z])(?:doc)?(train|dev|val)", re.I)  # in the name of a file of judgements; else test
 SUFFIXES = ("", ".tsv", ".txt", ".jsonl", ".json", ".xml", ".trec", ".sgml", ".sgm", ".qrels", ".qrel", ".topics")
 IDS = ("_id", "id", "docid", "doc_id", "pid", "qid", "query_id")  # keys of JSONL
@@ -37,14 +40,14 @@ def build(folder):
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise BadInput(f"--data trec:{folder}: no such folder")
-    roles = {role: [] for role in WANTED}
+    roles = {role: [] for role in ROLES}
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         inside = path.relative_to(root)
         if not any(part.startswith(".") for part in inside.parts) and (role := _role(inside)):
             roles[role].append(path)
     for role, paths in roles.items():
         if not paths:
-            raise BadInput(f"--data trec:{folder}: no file of {role} is in it, named as {WANTED[role]}")
+            raise BadInput(f"--data trec:{folder}: no file of {role} is in it, named as {ROLES[role][1]}")
     key = [(role, str(p.relative_to(root)), fingerprint_file(p)) for role in roles for p in roles[role]]
     return beir.build("trec", root.resolve().name, [key, RECIPE], lambda: _read(folder, root, roles))
 
@@ -69,9 +72,8 @@ def _role(path):
     if pathlib.PurePath(name).suffix.lower() not in SUFFIXES and not re.search(r"\d$", name):
         return None
     for part in (name, *reversed(path.parent.parts)):
-        for role, pattern in (("qrels", QRELS), ("topics", TOPICS), ("docs", DOCS)):
-            if pattern.search(part):
-                return role
+        if role := next((role for role, (pattern, _) in ROLES.items() if pattern.search(part)), None):
+            return role
     return None
 
 
@@ -115,9 +117,9 @@ def _from_json(path, number, line):
 
 def _docs(paths):
     """A record of each doc of the files."""
-    seen, read = {}, {"jsonl": _json_docs, "tags": _sgml_docs, "tsv": _tsv_docs}
+    seen = {}
     for path in paths:
-        for number, record in read[_kind(path)](path):
+        for number, record in _sgml_docs(path) if (kind := _kind(path)) == "tags" else _line_docs(path, kind):
             place = f"{path}:{number}"
             if (first := seen.setdefault(record["_id"], place)) != place:
                 raise BadInput(f"{place}: the id {record['_id']} was used at {first} already")
@@ -126,13 +128,11 @@ def _docs(paths):
         raise BadInput(f"{paths[0]}: no doc is in it")
 
 
-def _json_docs(path):
+def _line_docs(path, kind):
     for number, line in beir.read_lines(path):
-        yield number, _from_json(path, number, line)
-
-
-def _tsv_docs(path):
-    for number, line in beir.read_lines(path):
+        if kind == "jsonl":
+            yield number, _from_json(path, number, line)
+            continue
         fields = line.split("\t")
         if not 2 <= len(fields) <= 4:
             raise BadInput(
@@ -207,7 +207,8 @@ def _topics(path):
         text = "\n".join(line for _, line in beir.read_lines(path))
         topics = _old_topics(path, text) if re.search(r"<top>", text, re.I) else _xml_topics(path, text)
     elif kind == "jsonl":
-        topics = [(record["_id"], f"{record['title']} {record['text']}", {}) for _, record in _json_docs(path)]
+        docs = _line_docs(path, kind)
+        topics = [(record["_id"], f"{record['title']} {record['text']}", {"line": number}) for number, record in docs]
     else:
         topics = []
         for number, line in beir.read_lines(path):
@@ -221,17 +222,17 @@ def _topics(path):
         yield record["_id"], {"_id": record["_id"], "text": record["text"]} | ({"metadata": meta} if meta else {})
 
 
+LABELS = {"num": "Number", "title": "Topic", "desc": "Description", "narr": "Narrative"}
+
+
 def _old_topics(path, text):
     """Of the ad hoc tracks: elements end where the next one begins."""
     found = []
     for top in _elements(text, "top")[0]:
-        parts = {
-            name.lower(): " ".join(re.sub(rf"^\s*({label})\s*:", "", value, flags=re.I).split())
-            for name, label, value in (
-                (name, {"num": "Number", "desc": "Description", "narr": "Narrative", "title": "Topic"}[name.lower()], v)
-                for name, v in re.findall(r"<(num|title|desc|narr)>(.*?)(?=<|\Z)", top, re.I | re.S)
-            )
-        }
+        parts = {}
+        for name, value in re.findall(r"<(num|title|desc|narr)>(.*?)(?=<|\Z)", top, re.I | re.S):
+            name = name.lower()
+            parts[name] = " ".join(re.sub(rf"^\s*{LABELS[name]}\s*:", "", value, flags=re.I).split())
         if not parts.get("num") or not (parts.get("title") or parts.get("desc")):
             raise BadInput(f"{path}: a <top> without <num> or without <title>: {beir.shorten(' '.join(top.split()))}")
         meta = {"description": parts.get("desc"), "narrative": parts.get("narr")}
