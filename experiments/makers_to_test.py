@@ -76,7 +76,9 @@ def cacm(clone, more):
     if not found or topics.count("<DOC>") != len(found):
         raise BadInput(f"{path}: {topics.count('<DOC>')} <DOC>, {len(found)} of them whole: the file was cut")
     queries = [{"_id": ident, "text": " ".join(html.unescape(body).split())} for ident, body in found]
-    return _judged(docs, queries, more / "qrels" / "qrels.cacm.txt", doc_column=2)
+    # judgements write CACM-756 for the doc CACM-0756: without the zero these relevant docs could never be found
+    path = more / "qrels" / "qrels.cacm.txt"
+    return _judged(docs, queries, path, doc_column=2, named=lambda ident: re.sub(r"(?<=-)\d+", _four_digits, ident))
 
 
 def cosqa(clone, more):
@@ -145,12 +147,19 @@ def _records(path):
         yield ident, {letter: " ".join(value.split()) for letter, value in fields.items()}
 
 
-def _judged(docs, queries, path, *, doc_column):
-    """(docs, queries, judged) by a file with a query's number first and a doc's in another of four columns."""
+def _four_digits(found):
+    return found[0].zfill(4)
+
+
+def _judged(docs, queries, path, *, doc_column, named=str):
+    """(docs, queries, judged) by a file with a query's number first and a doc's in another of four columns.
+
+    named: the id of the doc that a file calls so.
+    """
     grades, there, known = {}, {doc["_id"] for doc in docs}, {query["_id"] for query in queries}
     for number, line in enumerate(lines(path), 1):
         fields = line.split()
-        if len(fields) != 4 or fields[0] not in known or fields[doc_column] not in there:
+        if len(fields) != 4 or fields[0] not in known or named(fields[doc_column]) not in there:
             raise BadInput(f"{path}:{number}: a query, a doc and two more columns are wanted, found {line[:60]!r}")
-        grades.setdefault(fields[0], {})[fields[doc_column]] = 1
+        grades.setdefault(fields[0], {})[named(fields[doc_column])] = 1
     return docs, [q for q in queries if q["_id"] in grades], [(qid, "test", found) for qid, found in grades.items()]
