@@ -63,15 +63,14 @@ def read_yaml(path):
         return yaml.load(content(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def numbered(folder, pattern):
-    """The files of a folder that are numbered from 0 without a gap, in order; BadInput if there is none or a gap."""
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise BadInput(f"{folder}: no file {pattern} is in it; is this the right clone?")
-    for number, path in enumerate(found):
-        if int(re.search(r"(\d+)\.\w+$", path.name)[1]) != number:
-            raise BadInput(f"{path}: stands where number {number} is wanted: a file is missing")
-    return found
+def numbered(folder, name):
+    """The files of a folder that are called name.format(0), (1) and so on; BadInput if there is none or a gap."""
+    there = len(list(folder.glob(re.sub(r"{.*}", "*", name))))
+    paths = [folder / name.format(number) for number in range(max(1, there))]
+    for path in paths:
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file; is the clone whole?")
+    return paths
 
 
 class Kin:

@@ -9,6 +9,8 @@ import csv
 import io
 import re
 
+from tqdm import tqdm
+
 from experiments.clones import Kin, asked, content, decoded, lines, made, numbered, plain, read_json, read_yaml
 from lib.data.formats.tables import split_by_hash
 from lib.files import BadInput, reading
@@ -24,7 +26,7 @@ def jaquad(clone, more):
     """
     docs, queries, judged = [], [], []
     for side in ("train", "dev"):
-        for path in numbered(clone / "data" / side, f"jaquad_{side}_*.json"):
+        for path in numbered(clone / "data" / side, f"jaquad_{side}_{{:04}}.json"):
             articles = read_json(path)
             with reading(path):
                 for article in articles["data"]:
@@ -108,7 +110,7 @@ def covidqa(clone, more):
                 answers = [answer["text"].strip() for answer in question["answers"]]
                 grades = {}
                 for answer in question["answers"]:
-                    begin, end = _span(whole, answer)
+                    begin, end = _span(path, whole, answer)
                     grades |= {f"{number}-{i}": 1 for i, (a, b) in enumerate(spans) if a < end and begin < b}
                 qid = str(question["id"])
                 meta = {"article": str(number), "answers": answers}
@@ -135,12 +137,12 @@ def chunks(text):
     return spans
 
 
-def _span(whole, answer):
+def _span(path, whole, answer):
     """(begin, end) of an answer: some offsets of the source are wrong by up to three characters, its texts are not."""
     text, said = answer["text"].strip(), answer["answer_start"]
     places = [found.start() for found in re.finditer(re.escape(text), whole)] if text else []
     if not places:
-        raise BadInput(f"the answer {text[:40]!r} does not stand in its article")
+        raise BadInput(f"{path}: the answer {text[:40]!r} does not stand in its article")
     begin = min(places, key=lambda place: abs(place - said))
     return begin, begin + len(text)
 
@@ -179,8 +181,8 @@ def wordnet_examples(clone, more):
         kin.tie(ident, f"below {synset['path'][-2]}" if len(synset["path"]) > 1 else ident)
         meta = {"words": synset["members"], "path": synset["path"]}
         docs[ident] = {"_id": ident, "text": "; ".join(synset["definition"]), "metadata": meta}
-        for example in synset.get("example", ()):
-            phrase = " ".join((example["text"] if isinstance(example, dict) else example).split())
+        for example in synset["example"]:
+            phrase = " ".join(example.split())
             found[ident][phrase] = True
             kin.tie(ident, f"example {plain(phrase)}")
     for ident, phrases in found.items():
@@ -196,13 +198,17 @@ def _synsets(clone):
     paths = [path for kind in ("noun", "verb", "adj", "adv") for path in sorted(folder.glob(f"{kind}.*.yaml"))]
     if missing := {"noun", "verb", "adj", "adv"} - {path.name.split(".")[0] for path in paths}:
         raise BadInput(f"{folder}: no file {min(missing)}.*.yaml is in it; a clone of english-wordnet is wanted")
-    for path in paths:
-        for ident, synset in read_yaml(path).items():
-            with reading(path):
-                keys = ("members", "definition", "partOfSpeech")
-                if lost := [key for key in keys if not synset.get(key)]:
+    for path in tqdm(paths, unit="file", desc="reading WordNet", delay=2):
+        raw = read_yaml(path)
+        with reading(path):
+            for ident, synset in raw.items():
+                if lost := [key for key in ("members", "definition", "partOfSpeech") if not synset.get(key)]:
                     raise BadInput(f"{path}: the synset {ident} has no {lost[0]}; is the file whole?")
-                found[ident] = synset | {"file": path.name.removesuffix(".yaml")}
+                # an example that is quoted from somebody stands beside its source
+                said = [each["text"] if isinstance(each, dict) else each for each in synset.get("example", ())]
+                if odd := [x for x in (*synset["members"], *synset["definition"], *said) if not isinstance(x, str)]:
+                    raise BadInput(f"{path}: {ident} holds {odd[0]!r}, which YAML does not read as a text")
+                found[ident] = synset | {"example": said, "file": path.name.removesuffix(".yaml")}
     for ident, synset in found.items():
         synset["path"] = _path(found, ident, folder)
     return found
@@ -236,7 +242,8 @@ def banking77(clone, more):
     question of a known intent, not a new intent. A train question that is also a test question is left out.
     """
     folder = clone / "banking_data"
-    intents, sides = set(read_json(folder / "categories.json")), {}
+    with reading(folder / "categories.json"):
+        intents, sides = set(read_json(folder / "categories.json")), {}
     for side in ("train", "test"):
         sides[side] = collections.defaultdict(set)  # text -> intents; a text but for case and punctuation is one
         first, path = {}, folder / f"{side}.csv"

