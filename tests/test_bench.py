@@ -21,6 +21,7 @@ SCALE = "tests/bench/mining_scale.py"
 STATIC = "tests/bench/static_vs_sentence_transformers.py"
 TRANSFORMER = "tests/bench/transformer_vs_sentence_transformers.py"
 OF_STATIC = ("--data", "tiny", "--dim", 16, "--depth", 5, "--repeats", 1, "--lrs", 0.02, "--peer_lrs", 0.05)
+PARSED = []  # the parser of train.py, once it was imported
 OF_MINE = ("--data", "tiny", "--encoder", "runs/R/encoder", "--repeats", 1)
 
 
@@ -221,3 +222,15 @@ def test_a_comparison_is_published_without_paths(tmp_path, monkeypatch):
     main()
     kept = {path.name: path.read_text("utf-8") for path in (tmp_path / "results/faq").iterdir()}
     assert set(kept) == {"ablation.json", "config.json", "per_query.npz"} and "/home/me" not in "".join(kept.values())
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("docs/results/*/config.json")))
+def test_what_was_published_can_be_trained_again(name, monkeypatch):
+    """Flags and arms of every published comparison are those of today."""
+    parse_args = runpy.run_path(str(ROOT / "train.py"))["parse_args"] if not PARSED else PARSED[0]
+    PARSED[:] = [parse_args]
+    path = ROOT / "docs/results" / name / "config.json"
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path)])
+    args, _ = parse_args()
+    recorded = json.loads(path.read_text("utf-8"))["args"]
+    assert [arm.text for arm in args.negatives] == recorded["negatives"] and args.seeds == recorded["seeds"]
