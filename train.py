@@ -242,7 +242,7 @@ def no_list(sources):
 
 def no_softmax(args):
     """Whether nothing in the loss is divided by the temperature."""
-    return args.base.name == "triplet" and not any(term.name == "kl" for term in args.terms)
+    return "logits" not in loss.BASES[args.base.name].takes and not any(term.name == "kl" for term in args.terms)
 
 
 def main():
@@ -267,7 +267,8 @@ def main():
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
     if args.negatives_file:
-        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in loss.needs_of(*loss_of(args)))
+        needs = {need for arm in args.negatives for need in loss.needs_of(*loss_of(of_arm(args, arm)))}
+        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in needs)
     if args.plan:
         return show_plan(args, parser, collection)
     check_data.check_parts(collection, batch_size=args.batch_size)

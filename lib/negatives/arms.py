@@ -98,7 +98,9 @@ class Arm:
                 f"--negatives {self}: file:K and --negatives_file F come together: F holds what file:K draws from"
             )
         if teacher and not all(any(SOURCES[name].teaches for name in stage.counts) for stage in self.stages):
-            raise BadInput("--terms margin_mse and kl need file:K in every stage: it has the teacher's scores")
+            raise BadInput(
+                "--terms margin_mse and kl need a source with a teacher's scores in every stage, as file:K is"
+            )
 
     @property
     def explicit(self):
