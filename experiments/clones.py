@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+
 from lib.data.beir import decode_line, parse_xml, shorten
 from lib.data.formats.tables import split_by_hash
 from lib.data.words import normalise
@@ -101,6 +104,22 @@ class Kin:
                 top = self.root(each)
                 self._smallest[top] = min(each, self._smallest.get(top, each))
         return split_by_hash(self._smallest[self.root(name)])
+
+
+def near_copies(texts, share):
+    """Pairs of texts that have more than this share of their pieces of five characters in common (Jaccard).
+
+    Pieces end where words end, so that the order of the words plays no part.
+    """
+    pieces = CountVectorizer(analyzer="char_wb", ngram_range=(5, 5), binary=True).fit_transform(texts).tocsr()
+    counts = np.asarray(pieces.sum(1)).ravel()
+    for begin in range(0, len(texts), 500):
+        common = (pieces[begin : begin + 500] @ pieces.T).tocoo()
+        first, second = common.row + begin, common.col
+        alike = common.data > share * (counts[first] + counts[second] - common.data)
+        for i, j in zip(first[alike].tolist(), second[alike].tolist()):
+            if i < j:
+                yield texts[i], texts[j]
 
 
 def plain(value):

@@ -1,7 +1,7 @@
 """Collections with a train split, from clones of public repositories: a function for each, for public_collections.py.
 
 A maker takes the folder of the clone, and of a second one where it needs that, and returns docs, queries and
-judgements. What is kin (chunks of an article, copies of a command, questions of one intent) stands in one split.
+judgements. What is kin (chunks of an article, copies of a command) stands in one split.
 """
 
 import collections
@@ -11,10 +11,23 @@ import re
 
 from tqdm import tqdm
 
-from experiments.clones import Kin, asked, content, decoded, lines, made, numbered, plain, read_json, read_yaml
+from experiments.clones import (
+    Kin,
+    asked,
+    content,
+    decoded,
+    lines,
+    made,
+    near_copies,
+    numbered,
+    plain,
+    read_json,
+    read_yaml,
+)
 from lib.data.formats.tables import split_by_hash
 from lib.files import BadInput, reading
 
+NEAR = 0.8  # share of their pieces that descriptions or commands have in common which are near-copies
 CHUNK, LONGEST = 120, 240  # words of a chunk, about; words of a sentence that is left in one piece
 
 
@@ -53,8 +66,8 @@ def nl2bash(clone, more):
     """What a shell command does, in English, and the command: short texts, several positives, near-copies.
 
     Most commands begin with find, so that the first word cannot be what splits are made by. Pairs are kin that have
-    the same description or the same command, and also those that have it but for names, numbers and quoted texts:
-    `find . -name "*.txt"` and `find /tmp -name core` stand in one split.
+    the same description or the same command, or nearly so, and also those that have it but for names, numbers and
+    quoted texts: `find . -name "*.txt"` and `find /tmp -name core` stand in one split.
     """
     texts = [lines(clone / "data" / "bash" / f"all.{kind}") for kind in ("nl", "cm")]
     if len(texts[0]) != len(texts[1]):
@@ -67,6 +80,9 @@ def nl2bash(clone, more):
         if not said or not command:
             raise BadInput(f"{clone}/data/bash:{number}: a line of all.nl or all.cm is blank")
         kin.tie(*_names(said, command))
+    for kind, own in (("said", {plain(said) for said, _ in pairs}), ("command", {command for _, command in pairs})):
+        for one, other in near_copies(sorted(own), NEAR):
+            kin.tie(f"{kind} {one}", f"{kind} {other}")
     for said, command in pairs:
         first = re.sub(r"^sudo ", "", command).split()[0]
         meta = {"utility": first}

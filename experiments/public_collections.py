@@ -43,8 +43,8 @@ COLLECTIONS = {
     "mediqa": Row(makers_to_test.mediqa, "abachaa/MEDIQA2019", "none named"),
     "cisi": Row(makers_to_test.cisi, "Shakiba-Alipour/Information-Retrieval-on-CISI", "none named"),
     "med": Row(makers_to_test.med, "ronancummins/gen_polya", "none named"),
-    "cacm": Row(makers_to_test.cacm, "castorini/anserini + castorini/anserini-tools", "Apache 2.0"),
-    "cosqa": Row(makers_to_test.cosqa, "Jun-jie-Huang/CoCLR", "C-UDA (data)"),
+    "cacm": Row(makers_to_test.cacm, "castorini/anserini + castorini/anserini-tools", "none named"),
+    "cosqa": Row(makers_to_test.cosqa, "Jun-jie-Huang/CoCLR", "C-UDA"),
 }
 
 
