@@ -5,7 +5,7 @@ python experiments/tables.py --check    # exit code 1 if something would
 
 A table stands between two comments: `<!-- table NAME: COLUMN ... -->` and `<!-- end -->`. NAME is a folder of
 docs/results; a COLUMN is a measure (its mean and deviation over seeds), a measure with :gain, :p or :detectable (its
-test against the first arm), or seconds, uniformity.
+test against the first arm, or against another one where `against=ARM` is written), or seconds, uniformity.
 """
 
 import pathlib
@@ -63,8 +63,11 @@ def cell(row, column):
 
 def table(name, columns):
     """The Markdown of a table."""
+    against = next((column.partition("=")[2] for column in columns if column.startswith("against=")), None)
+    columns = [column for column in columns if not column.startswith("against=")]
     measures = {column.partition(":")[0] for column in columns} & set(MEASURES) | {"mrr@10"}
-    results = {m: comparison.read_kept(ROOT / "docs" / "results" / name, measure=m) for m in measures}
+    folder = ROOT / "docs" / "results" / name
+    results = {m: comparison.read_kept(folder, measure=m, against=against) for m in measures}
     arms = results["mrr@10"]["arms"]
     head = ["negatives", *(heading(column, f"`{arms[0]['arm']}`") for column in columns)]
     lines = [head, ["---"] * len(head)]
@@ -73,7 +76,8 @@ def table(name, columns):
         lines.append([f"*{label}*", *(f"{values[c]:.4f}" if c in MEASURES else "" for c in columns)])
     for number, arm in enumerate(arms):
         row = {measure: result["arms"][number] for measure, result in results.items()}
-        lines.append([f"`{arm['arm']}`", *(cell(row, column) for column in columns)])
+        label = re.sub(r"=\S*/([\w-]+)\.txt", r"=\1", arm["arm"])  # of a file of docs its name
+        lines.append([f"`{label}`", *(cell(row, column) for column in columns)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
