@@ -62,23 +62,51 @@ def main():
     target = folder / "index" / collection.name
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
-    cli.print_header(
-        f"indexing {collection.name} with {folder}/encoder -> {target}",
-        args,
-        parser,
-        {
-            "docs": len(collection.docs),
-            "dim": encoder.dim,
-            "precision": encoder.precision,
-            "vectors_mb": round(4e-6 * len(collection.docs) * encoder.dim, 1),
-        },
-    )
+    size = {"docs": len(collection.docs), "dim": encoder.dim, "precision": encoder.precision}
+    size |= {"vectors_mb": round(4e-6 * len(collection.docs) * encoder.dim, 1)}
+    cli.print_header(f"indexing {collection.name} with {folder}/encoder -> {target}", args, parser, size)
     clock = run.Clock()
     with clock("vectors"):
         vectors = Sharded.open(collection.docs, encoder, precision=encoder.precision, max_ram=1e9).vectors
     print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: made, or read from the cache")
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
+    index, factory, points, point, reached, build_s = build(args, vectors, q_emb, best)
+    curve = {
+        "factory": factory,
+        "target_recall": args.target_recall,
+        "queries": f"{len(q_emb)} of {split}, half of them kept aside",
+        "exact_queries_per_s": 1 / best[2],
+        "build_s": build_s,
+        "threads": faiss.omp_get_max_threads(),
+        "points": [dataclasses.asdict(each) for each in points],
+        "chosen": dataclasses.asdict(point),
+    }
+
+    def draw(place):
+        plots.recall_curve(place / "curve.png", curve, title=f"{factory} on {collection.name}")
+
+    meta = {"collection": collection.name, "corpus_fingerprint": collection.docs.fingerprint}
+    meta |= {"encoder_fingerprint": encoder.fingerprint, "factory": factory, "parameters": point.parameters}
+    meta |= {"precision": encoder.precision, "versions": run.versions()}
+    faiss_index.save_index(index, target, meta, also=[lambda place: write_json(place / "curve.json", curve), draw])
+    print_curve(points, point, best[2], split)
+    if not reached:
+        print(
+            f"warning: no setting finds {args.target_recall:.1%} of the {tune.K} best docs: the most accurate is kept; "
+            "a larger index (more bits, RFlat behind it, a higher M) finds more"
+        )
+    size = (target / "index.faiss").stat().st_size / 1e6
+    data_flag = f" --data {cli.quoted(spec)}" if args.data else ""
+    print(
+        f"\nwrote   {target}/: index.faiss ({size:,.1f} MB, built in {build_s:.1f} s), meta.json, "
+        f"curve.json, curve.png ({clock.total():.1f} s)"
+        f"\nnext    python evaluate.py --run {cli.quoted(folder)}{data_flag}"
+    )
+
+
+def build(args, vectors, q_emb, best):
+    """(index at the setting that is kept, its string, all settings, that one, whether it suffices, seconds)."""
     plans = [(args.index, "")]
     if args.index == "auto":
         plans = tune.plan(
@@ -96,47 +124,7 @@ def main():
             break
         print(f"{factory} finds {point.tuning_recall:.1%} of the {tune.K} best docs at most")
     faiss_index.set_parameters(index, point.parameters)
-    curve = {
-        "factory": factory,
-        "target_recall": args.target_recall,
-        "queries": f"{len(q_emb)} of {split}, half of them kept aside",
-        "exact_queries_per_s": 1 / best[2],
-        "build_s": build_s,
-        "threads": faiss.omp_get_max_threads(),
-        "points": [dataclasses.asdict(each) for each in points],
-        "chosen": dataclasses.asdict(point),
-    }
-
-    def draw(place):
-        plots.recall_curve(place / "curve.png", curve, title=f"{factory} on {collection.name}")
-
-    faiss_index.save_index(
-        index,
-        target,
-        {
-            "collection": collection.name,
-            "corpus_fingerprint": collection.docs.fingerprint,
-            "encoder_fingerprint": encoder.fingerprint,
-            "factory": factory,
-            "parameters": point.parameters,
-            "precision": encoder.precision,
-            "versions": run.versions(),
-        },
-        also=[lambda place: write_json(place / "curve.json", curve), draw],
-    )
-    print_curve(points, point, best[2], split)
-    if not reached:
-        print(
-            f"warning: no setting finds {args.target_recall:.1%} of the {tune.K} best docs: the most accurate is kept; "
-            "a larger index (more bits, RFlat behind it, a higher M) finds more"
-        )
-    size = (target / "index.faiss").stat().st_size / 1e6
-    data_flag = f" --data {cli.quoted(spec)}" if args.data else ""
-    print(
-        f"\nwrote   {target}/: index.faiss ({size:,.1f} MB, built in {build_s:.1f} s), meta.json, "
-        f"curve.json, curve.png ({clock.total():.1f} s)"
-        f"\nnext    python evaluate.py --run {cli.quoted(folder)}{data_flag}"
-    )
+    return index, factory, points, point, reached, build_s
 
 
 def real_queries(collection, encoder):

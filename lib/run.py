@@ -125,15 +125,9 @@ class Run:
         if not self.writes:
             return
         sizes = {name: (self.path / name).stat().st_size for name in LOGS if (self.path / name).exists()}
+        state = {"parts": {name: part.state_dict() for name, part in parts.items()}}
         with atomic_path(self.path / "state.pt") as temporary:
-            torch.save(
-                {
-                    "parts": {name: part.state_dict() for name, part in parts.items()},
-                    "values": values,
-                    "log_sizes": sizes,
-                },
-                temporary,
-            )
+            torch.save(state | {"values": values, "log_sizes": sizes}, temporary)
         remove(self._aside)
 
     def load_state(self, parts):
