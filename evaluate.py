@@ -23,17 +23,7 @@ from lib import cli, process, run
 from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
-from lib.evaluation import (
-    checks,
-    comparison,
-    error_split,
-    measures,
-    mteb_bridge,
-    plots,
-    report,
-    retrieval,
-    significance,
-)
+from lib.evaluation import checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, pick_device
 from lib.search import exact, faiss_index, tune
@@ -160,9 +150,7 @@ def evaluate(args, parser, spec, data, *, header):
         result["start"] = start_of(args, collection, values, self_match)
     parts = split_errors(args, collection, retriever) if args.error_split else None
     if parts:
-        result["error_split"] = {
-            name: float(np.mean([own[name] for own in parts.values()])) for name in error_split.PARTS
-        }
+        result["error_split"] = {name: float(np.mean([own[name] for own in parts.values()])) for name in checks.LOST_BY}
         for qid, own in parts.items():
             values[qid] |= {f"lost by {name}": value for name, value in own.items()}
     (target / "metrics.json").unlink(missing_ok=True)  # written last: a half-replaced evaluation has none
@@ -299,10 +287,10 @@ def split_errors(args, collection, retriever):
     depth = 10 + exact.TIES + (measures.spare(collection, args.split) if dropping else 0)
     best = tune.exact_best(vectors, q_emb, depth)[:2]
     qids, rankings = [collection.queries.ids[row] for row in rows], []
-    for hits in error_split.hits_of(retriever.index, q_emb, best, depth):
+    for hits in checks.hits_of(retriever.index, q_emb, best, depth):
         hits = measures.without_itself(collection, args.split, hits, depth)[0] if dropping else hits
         rankings.append(measures.to_rankings(qids, collection.docs.ids, hits.rows, hits.scores))
-    return error_split.split(rankings, collection.qrels_dict(args.split))
+    return checks.error_split(rankings, collection.qrels_dict(args.split))
 
 
 def next_step(row):

@@ -14,7 +14,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
-from lib.evaluation.comparison import KEPT
+from lib.evaluation.analysis import KEPT
 from lib.files import read_json, write_text
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "results"

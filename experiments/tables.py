@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
-from lib.evaluation import comparison
+from lib.evaluation import analysis
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput, write_text
 
@@ -67,7 +67,7 @@ def table(name, columns):
     columns = [column for column in columns if not column.startswith("against=")]
     measures = {column.partition(":")[0] for column in columns} & set(MEASURES) | {"mrr@10"}
     folder = ROOT / "docs" / "results" / name
-    results = {m: comparison.read_kept(folder, measure=m, against=against) for m in measures}
+    results = {m: analysis.read_kept(folder, measure=m, against=against) for m in measures}
     arms = results["mrr@10"]["arms"]
     head = ["negatives", *(heading(column, f"`{arms[0]['arm']}`") for column in columns)]
     lines = [head, ["---"] * len(head)]

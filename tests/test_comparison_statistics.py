@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib import files
-from lib.evaluation import comparison, measures, significance
+from lib.evaluation import analysis, comparison, measures, significance
 from lib.evaluation.comparison import Measured
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput
@@ -104,7 +104,7 @@ def harmed(**late):
 
 
 def analyse(runs):
-    return comparison.analyse(runs, measure="mrr@10")
+    return analysis.analyse(runs, measure="mrr@10")
 
 
 def test_arms_are_averaged_over_seeds_and_tested_against_the_first():
@@ -209,10 +209,10 @@ def test_an_arm_that_gains_above_and_loses_below():
 
 def test_late_negatives_are_those_of_the_second_half():
     runs = harmed(above=0.3, gradient=0.8, copies=0.1)
-    row = comparison.late_negatives(runs[3:4])
+    row = analysis.late_negatives(runs[3:4])
     assert row == {"bm25": {"above": 0.3, "gradient": 0.8, "near_copies": 0.1}}  # step 0 says .1 and .5
     runs[3].summary["near_copies"] = {}  # random draws from no list
-    assert comparison.late_negatives(runs[3:4])["bm25"]["near_copies"] is None
+    assert analysis.late_negatives(runs[3:4])["bm25"]["near_copies"] is None
 
 
 def test_warnings_are_listed_once():
@@ -233,7 +233,7 @@ def test_runs_on_other_queries_are_refused():
 
 def test_another_measure():
     runs = other_measure()
-    found = comparison.analyse(runs, measure="ndcg@10")
+    found = analysis.analyse(runs, measure="ndcg@10")
     assert found["measure"] == "ndcg@10" and found["arms"][1]["against_first"]["difference"] < 0
     assert analyse(runs)["arms"][1]["against_first"]["difference"] > 0
 

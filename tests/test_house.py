@@ -101,9 +101,9 @@ def test_lib_shows_few_entries():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_class_has_a_dozen_public_methods(path):
+def test_no_class_has_more_than_a_dozen_public_methods(path):
     for name, methods in public_methods(path.read_text(encoding="utf-8")).items():
-        assert len(methods) <= 11, f"{name} has {sorted(methods)}"
+        assert len(methods) <= 12, f"{name} has {sorted(methods)}"
 
 
 # ------------------------------------------------------------------------------- what these checks would catch

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from lib.evaluation import error_split, measures
+from lib.evaluation import checks, measures
 from lib.files import BadInput
 from lib.search import exact, faiss_index, tune
 from lib.search.approximate import Approximate
@@ -109,9 +109,9 @@ def test_the_parts_of_the_error_add_up(space, kind):
     qrels = {qid: {f"d{best[1][i, random.integers(15)]}": 1, "d7": 2} for i, qid in enumerate(qids)}
     rankings = [
         measures.to_rankings(qids, doc_ids, hits.rows, hits.scores)
-        for hits in error_split.hits_of(index, queries, best[:2], 40)
+        for hits in checks.hits_of(index, queries, best[:2], 40)
     ]
-    parts = error_split.split(rankings, qrels)
+    parts = checks.error_split(rankings, qrels)
     for qid, own in parts.items():
         whole = measures.per_query(rankings[2], {qid: qrels[qid]})[qid]["ndcg@10"]
         assert sum(own.values()) == pytest.approx(1 - whole, abs=1e-12)

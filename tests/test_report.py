@@ -23,7 +23,7 @@ from test_comparison_statistics import (
 )
 
 from lib import files
-from lib.evaluation import comparison, comparison_plots, measures, report
+from lib.evaluation import analysis, comparison, comparison_plots, measures, report
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput
 
@@ -121,7 +121,7 @@ def test_one_arm_is_a_table_without_tests():
 
 
 def test_the_table_names_another_measure():
-    found = comparison.analyse(other_measure(), measure="ndcg@10")
+    found = analysis.analyse(other_measure(), measure="ndcg@10")
     assert "ndcg@10 against a [95 %]" in table(found)
 
 
@@ -183,12 +183,12 @@ def test_a_comparison_is_tested_again_without_its_runs(tmp_path, against):
     table = report.of_comparison(folder, measure="mrr@10", against=against)
     kept = tmp_path / "kept"
     kept.mkdir()
-    for name in ("ablation.json", comparison.KEPT):
+    for name in ("ablation.json", analysis.KEPT):
         (kept / name).write_bytes((folder / name).read_bytes())
     assert report.of_comparison(kept, measure="mrr@10", against=against) == table
     assert files.read_json(kept / "ablation.json") == files.read_json(folder / "ablation.json")
     assert report.of_comparison(kept, measure="recall@100", against=against) != table
-    (kept / comparison.KEPT).write_bytes(b"PK")
+    (kept / analysis.KEPT).write_bytes(b"PK")
     with pytest.raises(BadInput, match="per_query.npz: cannot be read"):
         report.of_comparison(kept, measure="mrr@10")
 

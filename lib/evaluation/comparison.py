@@ -4,16 +4,12 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
-import numpy as np
-
 from lib import run
-from lib.evaluation import measures, significance
+from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
-from lib.files import NUMBER, BadInput, atomic_path, check_keys, fingerprint, read_json, reading
+from lib.files import NUMBER, BadInput, check_keys, fingerprint, read_json
 
-KEPT = "per_query.npz"  # per-query values of what a comparison tests
 TUNING = "tuning.json"  # what --tune tried and chose
-DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 
 
 MEASURED = dict.fromkeys(measures.MEASURES, NUMBER)
@@ -100,6 +96,13 @@ def read_comparison(folder, *, against=None, tuned=True):
             f"seed {seed}; continue with the same command and --resume"
         )
     return in_front(found, against, lambda one: one.arm)
+
+
+def in_front(found, arm, arm_of):
+    """The list with what belongs to an arm in front; BadInput if there is no such arm."""
+    if arm is not None and arm not in (arms := dict.fromkeys(map(arm_of, found))):
+        raise BadInput(f"--against {arm!r}: no such arm; the comparison has {', '.join(arms)}")
+    return sorted(found, key=lambda each: arm is not None and arm_of(each) != arm)
 
 
 def read_tuning(folder):
@@ -191,238 +194,3 @@ def read_audits(folder):
         for path in sorted(folder.glob("*/audit/*.json"))
         for row in run.read_json(path)["rows"]
     ]
-
-
-# ------------------------------------------------------------------------------------------------ statistics
-
-
-def analyse(runs, *, measure):
-    """Rows for each arm, tested against the first; then each against the next in the order of means."""
-    arms = {}
-    for one in runs:
-        arms.setdefault(one.arm, []).append(one)
-        if one.values.keys() != runs[0].values.keys():
-            raise BadInput(
-                f"{one.arm}, seed {one.seed}, was measured on other queries than {runs[0].arm}; run "
-                "evaluate.py --overwrite on both"
-            )
-    qids = list(runs[0].values)
-    rows = [arm_row(arm, of_arm, measure) for arm, of_arm in arms.items()]
-    first = rows[0]["arm"]
-    result = {
-        "measure": measure,
-        "seeds": [one.seed for one in arms[first]],
-        "queries": len(qids),
-        "references": references(runs),
-        "arms": rows,
-    }
-    result["order"] = compare_arms(rows, per_query_of(runs), measure)
-    summary = runs[0].summary
-    result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
-    scores = [row.get("forecast") for row in rows]
-    if len(rows) > 2 and all(scores):
-        means = [np.mean(row["test"][measure]) for row in rows]
-        result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
-    return result
-
-
-def per_query_of(runs):
-    """{measure: {arm: (S, Q) values}}."""
-    found = {name: {} for name in measures.MEASURES}
-    for name, by_arm in found.items():
-        for one in runs:
-            by_arm.setdefault(one.arm, []).append([values[name] for values in one.values.values()])
-    return {name: {arm: np.array(rows) for arm, rows in by_arm.items()} for name, by_arm in found.items()}
-
-
-def compare_arms(rows, matrices, measure):
-    """Add to the rows of arms their tests against the first; the tests of each against the next in order of means.
-
-    An arm may lift the top and lose what lies deep: DEEP is tested besides `measure`.
-    """
-    first = rows[0]["arm"]
-    for name, matrix in ((name, matrices[name]) for name in dict.fromkeys((measure, DEEP))):
-        tests = significance.compare(matrix, [(row["arm"], first) for row in rows[1:]])
-        for row, test in zip(rows[1:], tests):
-            if name == measure:
-                row["against_first"] = test
-            if test["difference"] < 0 and test["differs"]:
-                row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_holm")}
-                row["why"] = why(row, rows[0])
-    matrix = matrices[measure]
-    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
-    steps = significance.compare(matrix, itertools.pairwise(order))
-    for (a, b), test in zip(itertools.pairwise(order), steps):
-        test |= {"above": a, "below": b}
-    return steps
-
-
-def keep(path, runs):
-    """Write the per-query values that a comparison tests: with ablation.json enough to test them again."""
-    matrices = {name: np.stack(list(by_arm.values())) for name, by_arm in per_query_of(runs).items()}  # (A, S, Q)
-    arms = np.array(list(dict.fromkeys(one.arm for one in runs)))
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, qids=np.array(list(runs[0].values)), arms=arms, **matrices)
-
-
-def read_kept(folder, *, measure, against=None):
-    """analyse() of a comparison whose runs are gone, from its ablation.json and what keep() wrote beside it."""
-    path = folder / KEPT
-    result = read_json(folder / "ablation.json", arms=list, references=dict, seeds=list)
-    with reading(path), np.load(path, allow_pickle=False) as kept:
-        arms = kept["arms"].tolist()
-        matrices = {name: dict(zip(arms, kept[name])) for name in (measure, DEEP)}
-    if arms != [row.get("arm") for row in result["arms"]]:
-        raise BadInput(f"{path}: its arms are not those of ablation.json")
-    rows = in_front(result["arms"], against, lambda row: row["arm"])
-    for row in rows:
-        for key in ("against_first", "hurts", "why"):
-            row.pop(key, None)
-    return result | {"arms": rows, "measure": measure, "order": compare_arms(rows, matrices, measure)}
-
-
-def in_front(found, arm, arm_of):
-    """The list with what belongs to an arm in front; BadInput if there is no such arm."""
-    if arm is not None and arm not in (arms := dict.fromkeys(map(arm_of, found))):
-        raise BadInput(f"--against {arm!r}: no such arm; the comparison has {', '.join(arms)}")
-    return sorted(found, key=lambda each: arm is not None and arm_of(each) != arm)
-
-
-def references(runs):
-    """{name: {measure: mean}} of BM25 and the untrained encoder, where the runs recorded them."""
-    if not all("bm25" in one.summary for one in runs):
-        return {}
-    found = {"bm25": runs[0].summary["bm25"]}
-    if all("untrained" in one.summary for one in runs):
-        found["untrained"] = {
-            name: float(np.mean([one.summary["untrained"][name] for one in runs])) for name in measures.MEASURES
-        }
-    return found
-
-
-def arm_row(arm, of_arm, measure):
-    """Numbers of one arm over its seeds; what training costs and looks like only where it was recorded."""
-    summaries = [one.summary for one in of_arm]
-    row = {
-        "arm": arm,
-        "seeds": [one.seed for one in of_arm],
-        "test": {name: [measures.mean(one.values)[name] for one in of_arm] for name in measures.MEASURES},
-        "trained": all("steps" in summary for summary in summaries),
-    }
-    if not row["trained"]:
-        return row
-    row |= {
-        key: float(np.mean([s[key] for s in summaries]))
-        for key in ("steps", "denominators", "docs_encoded", "train_s", "mine_s")
-    }
-    row["seconds"] = row["train_s"] + row["mine_s"]
-    row["gain_per_minute"] = None  # without a number of the untrained encoder
-    if all("untrained" in s for s in summaries) and row["seconds"]:  # which are rounded, to 0 for a handful of steps
-        gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
-        row["gain_per_minute"] = float(60 * gain / row["seconds"])
-    row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
-    steps, predictions = (
-        [[x for x in one.log if x["event"] == event] for one in of_arm] for event in ("step", "forecast")
-    )
-    row["geometry"]["effective_negatives"] = float(np.mean([lines[-1]["effective"] for lines in steps]))
-    row["forecast"] = (
-        {
-            key: float(np.mean([lines[0]["forecast"][key] for lines in predictions]))
-            for key in predictions[0][0]["forecast"]
-        }
-        if all(predictions)
-        else None
-    )
-    row["warnings"] = sorted({x["warning"] for one in of_arm for x in one.log if x["event"] == "warning"})
-    row["best_at"] = float(np.mean([s["best_step"] / s["steps"] for s in summaries]))
-    row["late"] = late_negatives(of_arm)
-    row["pool"] = summaries[0]["pool"]
-    row |= explicit_shares(of_arm)
-    return row
-
-
-def explicit_shares(of_arm):
-    """{unlabelled, held_out: share of the explicit negatives that are so}, over all logged steps and seeds.
-
-    unlabelled: of no training query's positives; held_out: a positive of a dev or test query besides. None where
-    an arm has no explicit negatives.
-    """
-    rows = [
-        row
-        for one in of_arm
-        for x in one.log
-        if x["event"] == "step"
-        for source, row in x["sources"].items()
-        if source != "in_batch"
-    ]
-    count = sum(row["negatives"] for row in rows)
-    return {
-        key: sum(row[key] * row["negatives"] for row in rows) / count if count else None
-        for key in ("unlabelled", "held_out")
-    }
-
-
-def late_negatives(of_arm):
-    """{source: what its negatives did in the second half of training}, in_batch left out; means over seeds.
-
-    above: share of them above the positive; gradient: share of the gradient; near_copies: share of the last
-    list that resembles a positive, None for a source without lists.
-    """
-    found = {}
-    for one in of_arm:
-        half = one.summary["steps"] / 2
-        for x in (x for x in one.log if x["event"] == "step" and x["step"] >= half):
-            for source, row in x["sources"].items():
-                if source != "in_batch" and row["negatives"]:
-                    copies = one.summary.get("near_copies", {}).get(source)
-                    found.setdefault(source, []).append((row["above"], row["gradient"], copies))
-    return {
-        source: {
-            key: None if None in values else float(np.mean(values))
-            for key, values in zip(("above", "gradient", "near_copies"), zip(*rows))
-        }
-        for source, rows in found.items()
-    }
-
-
-def why(row, first):
-    """What may explain that an arm is worse than the first, both trained: sentences, each with what to try."""
-    found = []
-    for source, late in row["late"].items():
-        if (late["near_copies"] or 0) > 0.02:
-            found.append(
-                f"{late['near_copies']:.0%} of what {source} mined are near-copies of a positive "
-                "(--filters near_copy:0.5)"
-            )
-        if late["above"] > 0.1:
-            found.append(
-                f"{late['above']:.0%} of {source}'s negatives still stood above the positive in the "
-                "second half of training: unlabelled positives, or too hard for this encoder "
-                "(mine_negatives.py --audit 0.3; --filters percpos:0.95)"
-            )
-    few, many = (arm["geometry"]["effective_negatives"] for arm in (row, first))
-    if few < many / 2:
-        found.append(
-            f"the gradient of a query came from {few:.1f} negatives, not {many:.1f}: they crowd out "
-            "the rest (fewer of them, a higher --temperature)"
-        )
-    own, other = (arm["geometry"]["uniformity"] for arm in (row, first))
-    if own > other + 0.1:
-        found.append(
-            f"its docs are spread less evenly (uniformity {own:.2f} against {other:.2f}), which "
-            "costs deep recall: negatives from a fixed list or without gradient (bm25, dense, "
-            "adore, queue) leave the rest of the corpus alone (refresh:4, random:2+bm25:2)"
-        )
-    if row["best_at"] <= 0.5 < first["best_at"]:
-        found.append(
-            f"dev was best at {row['best_at']:.0%} of the steps and fell from there "
-            "(fewer --epochs, or hard negatives later: in_batch,refresh:4@0.5)"
-        )
-    return found or ["nothing in its logs stands out; read the examples of mine_negatives.py --audit 0.3"]
-
-
-def _correlation(a, b):
-    """Spearman's, None where one of the two is constant."""
-    from scipy import stats  # here: it takes a second to import
-
-    return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)

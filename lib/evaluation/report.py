@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from lib.evaluation import comparison, comparison_plots, plots, significance
+from lib.evaluation import analysis, comparison, comparison_plots, plots, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import markdown, read_json, reading, write_json, write_text
 
@@ -12,12 +12,12 @@ from lib.files import markdown, read_json, reading, write_json, write_text
 def write(folder, runs, *, measure, name=None):
     """Write ablation.json, ablation.md and plots/ of a comparison of Measured runs; returns the table."""
     folder = pathlib.Path(folder)
-    result = comparison.analyse(runs, measure=measure)
+    result = analysis.analyse(runs, measure=measure)
     result["name"] = name or pathlib.Path(result["data"]).name
     table = to_table(result)
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
-    comparison.keep(folder / comparison.KEPT, runs)
+    analysis.keep(folder / analysis.KEPT, runs)
     features = folder / "queries.json"
     with plots.optional(folder):
         draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
@@ -28,7 +28,7 @@ def write(folder, runs, *, measure, name=None):
 
 def of_comparison(folder, *, measure, against=None):
     """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it."""
-    if (folder / comparison.KEPT).exists() and not any(folder.glob("*/summary.json")):
+    if (folder / analysis.KEPT).exists() and not any(folder.glob("*/summary.json")):
         return again(folder, measure=measure, against=against)
     text = write(folder, comparison.read_comparison(folder, against=against), measure=measure)
     if not (folder / comparison.TUNING).exists():
@@ -48,7 +48,7 @@ def of_comparison(folder, *, measure, against=None):
 
 def again(folder, *, measure, against=None):
     """The table and the figure of a comparison whose runs are gone, from the per-query values that were kept."""
-    result = comparison.read_kept(folder, measure=measure, against=against)
+    result = analysis.read_kept(folder, measure=measure, against=against)
     with reading(folder / "ablation.json"):
         table = to_table(result)
         with plots.optional(folder):

@@ -58,13 +58,9 @@ class TransformerEncoder(nn.Module):
             self.block_tokens = 1 << 16
         return self
 
-    def backbones(self):
-        """The Hugging Face model of each tower, each once, in a fixed order."""
-        return [tower[0].model for tower in dict.fromkeys((self.query_tower, self.doc_tower))]
-
     def compile_backbone(self):
         """torch.compile, in place: parameters keep their names. The modules call forward() and not the model."""
-        for backbone in self.backbones():
+        for backbone in backbones(self):
             backbone.forward = torch.compile(backbone.forward, dynamic=True)
 
     def set_dropout(self, rate):
@@ -77,7 +73,7 @@ class TransformerEncoder(nn.Module):
 
     def checkpoint_activations(self):
         """Recompute activations in the backward pass."""
-        for backbone in self.backbones():
+        for backbone in backbones(self):
             backbone.activation_checkpointing_enable()
             backbone.enable_input_require_grads()  # with LoRA the embeddings would ask for none
 
@@ -155,7 +151,7 @@ class TransformerEncoder(nn.Module):
     def write(self, folder):
         """Write the encoder's files, as sentence-transformers does: two towers are a Router over both."""
         encoder = self
-        if any(hasattr(backbone, "merge_and_unload") for backbone in self.backbones()):
+        if any(hasattr(backbone, "merge_and_unload") for backbone in backbones(self)):
             encoder = copy.deepcopy(self)  # LoRA: plain weights are saved, which every reader takes
             for tower in {encoder.query_tower, encoder.doc_tower}:
                 tower[0].model = tower[0].model.merge_and_unload()
@@ -217,3 +213,8 @@ def _blocks(lengths, budget):
         count = max(1, budget // max(1, lengths[begin]))
         yield slice(begin, begin + count)
         begin += count
+
+
+def backbones(encoder):
+    """The Hugging Face model of each tower, each once, in a fixed order."""
+    return [tower[0].model for tower in dict.fromkeys((encoder.query_tower, encoder.doc_tower))]

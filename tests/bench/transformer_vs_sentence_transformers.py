@@ -254,7 +254,7 @@ def encode(args):
     encoder = load_encoder(args.model, overrides={"doc_length": args.doc_length})
     encoder.set_device(args.device, PRECISIONS[args.precision])
     tokens = Tokens(*encoder.tokenize(texts, "doc"))
-    flops = forward_flops(encoder.backbones()[0], tokens.lengths)
+    flops = forward_flops(backbones(encoder)[0], tokens.lengths)
     if args.side != "peer":
         embed(encoder, tokens, range(min(32, len(tokens))))
         begin = now(args)
@@ -293,7 +293,7 @@ def train(args):
     q_tokens = Tokens(*encoder.tokenize(collection.queries.texts(q_rows), "query"), kind="query")
     d_tokens = Tokens(*encoder.tokenize(collection.docs.texts(named), "doc"))
     lengths = [*q_tokens.lengths[B:], *d_tokens.lengths[B : steps * B], *d_tokens.lengths[steps * B + B :]]
-    flops = 3 * forward_flops(encoder.backbones()[0], lengths)
+    flops = 3 * forward_flops(backbones(encoder)[0], lengths)
     if args.side == "ours":
         step = ours_step(args, encoder, q_tokens, d_tokens)
     else:
