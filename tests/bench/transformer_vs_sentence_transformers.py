@@ -48,6 +48,7 @@ from lib.evaluation.diagnostics import cosines  # noqa: E402
 from lib.files import BadInput  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
+from lib.model.transformer import backbones  # noqa: E402
 from lib.search import exact  # noqa: E402
 
 PARTS = ("encode", "train", "gradcache")
