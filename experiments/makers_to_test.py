@@ -43,13 +43,13 @@ def mediqa(clone, more):
 
 def cisi(clone, more):
     """Abstracts of library science, and what 76 of 112 questions were judged to want of them."""
-    return _smart(clone / "CISI.ALL", clone / "CISI.QRY", clone / "CISI.REL", doc_column=1, texts="TW")
+    return _smart(clone / "CISI.ALL", clone / "CISI.QRY", clone / "CISI.REL", doc_column=1)
 
 
 def med(clone, more):
     """Abstracts of MEDLINE, and 30 questions."""
     folder = clone / "data" / "med"
-    return _smart(folder / "MED.ALL", folder / "MED.QRY", folder / "MED.REL", doc_column=2, texts="TW")
+    return _smart(folder / "MED.ALL", folder / "MED.QRY", folder / "MED.REL", doc_column=2)
 
 
 def cacm(clone, more):
@@ -114,17 +114,18 @@ def answered(docs, queries, judged):
     return docs, [query for query in queries if query["_id"] in kept], judged
 
 
-def _smart(docs, queries, judgements, *, doc_column, texts):
+def _smart(docs, queries, judgements, *, doc_column):
     """A collection in the format of the SMART system: .I begins a record, .T its title, .W its text."""
+    # queries and docs are both numbered from 1, and a doc with a query's id would count as the query itself
     found = [
         [
-            {"_id": ident, "title": fields.get("T", ""), "text": fields["W"]}
+            {"_id": f"{kind}{ident}", "title": fields.get("T", ""), "text": fields["W"]}
             | ({"metadata": {"authors": fields["A"]}} if fields.get("A") else {})
             for ident, fields in _records(path)
         ]
-        for path in (docs, queries)
+        for kind, path in (("", docs), ("q", queries))
     ]
-    return _judged(*found, judgements, doc_column=doc_column)
+    return _judged(*found, judgements, doc_column=doc_column, asked_as="q{}".format)
 
 
 def _records(path):
@@ -151,15 +152,15 @@ def _four_digits(found):
     return found[0].zfill(4)
 
 
-def _judged(docs, queries, path, *, doc_column, named=str):
+def _judged(docs, queries, path, *, doc_column, named=str, asked_as=str):
     """(docs, queries, judged) by a file with a query's number first and a doc's in another of four columns.
 
-    named: the id of the doc that a file calls so.
+    named, asked_as: the ids of the doc and of the query that the file calls so.
     """
     grades, there, known = {}, {doc["_id"] for doc in docs}, {query["_id"] for query in queries}
     for number, line in enumerate(lines(path), 1):
         fields = line.split()
-        if len(fields) != 4 or fields[0] not in known or named(fields[doc_column]) not in there:
+        if len(fields) != 4 or asked_as(fields[0]) not in known or named(fields[doc_column]) not in there:
             raise BadInput(f"{path}:{number}: a query, a doc and two more columns are wanted, found {line[:60]!r}")
-        grades.setdefault(fields[0], {})[named(fields[doc_column])] = 1
+        grades.setdefault(asked_as(fields[0]), {})[named(fields[doc_column])] = 1
     return docs, [q for q in queries if q["_id"] in grades], [(qid, "test", found) for qid, found in grades.items()]

@@ -62,11 +62,13 @@ def minilm_l3(out):
     with reading(path, " as ONNX"):
         weights = weights_of(onnx.load(str(path)), onnx.numpy_helper.to_array)
     config = read_json(out / "config.json")
-    config["num_hidden_layers"] = 1 + max(int(layer) for layer in re.findall(r"layer\.(\d+)\.", " ".join(weights)))
+    config["num_hidden_layers"] = len(set(re.findall(r"layer\.(\d+)\.", " ".join(weights))))
     write_json(out / "config.json", config)
     backbone = transformers.BertModel(transformers.BertConfig(**config), add_pooling_layer=False)
     with reading(path, " as this model"):
         backbone.load_state_dict(weights, strict=True)
+    for name in ("model.safetensors", "README.md", "data_config.json"):  # of the six layers
+        (out / name).unlink(missing_ok=True)
     save_file(backbone.state_dict(), out / "model.safetensors", metadata={"format": "pt"})
     settings = out / "sentence_bert_config.json"
     write_json(settings, read_json(settings) | {"max_seq_length": OWN_TOKENS})
