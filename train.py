@@ -153,6 +153,8 @@ def parse_args():
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
+    add("--by", metavar="FIELD", help="the metadata field that the docs of the source sibling:K share with the "
+        "positive, as in \"sibling:4 by=title\": of the docs or, where none has it, of the train queries they answer")
     add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4: what approximate search does to negatives",
         idle_when=lambda args, sources: not any(row.encodes_corpus for row in sources))
@@ -226,7 +228,8 @@ def check(args, parser):
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     (arm,) = args.negatives
-    arm.check(in_batch=args.in_batch, miner=args.miner, negatives_file=args.negatives_file, teacher="teacher" in needs)
+    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "negatives_file")}
+    arm.check(**found, teacher="teacher" in needs)
 
 
 def loss_of(args):
@@ -487,6 +490,7 @@ def set_up(args, parser, collection, folder, *, device):
     miner_of = functools.partial(
         Miner, embedder, encoder, averaged, pool=pool, mine_index=args.mine_index,
         negatives_file=args.negatives_file, needs_teacher="teacher" in needs, miner=args.miner, device=device,
+        by=args.by, seed=seed,
     )  # fmt: skip
     mining = MiningConfig(args.depth, derived["candidates"], tuple(args.filters), args.sampling, pool,
                           derived["refresh_every"])  # fmt: skip

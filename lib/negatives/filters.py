@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.cli import choice
+from lib.data import fields
 from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
@@ -72,6 +73,13 @@ def answer(candidates, collection):
     return drop
 
 
+def not_same(candidates, collection, field):
+    """Docs that share this metadata field with a positive, as other chunks of its document do."""
+    of_queries, of_docs = fields.values(collection, field, candidates.queries)
+    found = np.where(candidates.docs >= 0, of_docs[candidates.docs], -1)  # (n, C)
+    return ((found[:, :, None] == of_queries[:, None, :]) & (found >= 0)[:, :, None]).any(2)
+
+
 def denoise(candidates, collection, limit):
     """Docs that a cross-encoder gives more than this (RocketQA, Qu et al. 2021: 0.1)."""
     if candidates.teacher is None:
@@ -108,6 +116,7 @@ FILTERS = {
     "quantile": Filter(quantile, {"LEVEL": SHARE}, ("scores", "positive")),
     "near_copy": Filter(near_copy, {"SIMILARITY": SHARE}),
     "answer": Filter(answer),
+    "not_same": Filter(not_same, {"FIELD": {"kind": str}}),
     "denoise": Filter(denoise, {"SHARE": SHARE}),
 }
 parse_filter = choice(FILTERS)

@@ -1,0 +1,106 @@
+"""Kinds of negatives, filters, sampling and losses that are chosen by name: what each does, in a plain case."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_collection
+
+from lib import run
+from lib.data.collection import load_collection
+from lib.files import BadInput
+from lib.negatives.candidates import Candidates
+from lib.negatives.filters import apply, parse_filter
+from lib.negatives.pool import open_pool
+from lib.negatives.sources import Miner
+
+FILES = 8  # of three sections each
+SHAPE = ("--batch_size", 8, "--steps", 4, "--log_every", 1, "--dim", 16, "--vocab_size", 400, "--negative_docs", "all")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with the collection sections/: docs of eight files, a query for each; one file has a single section."""
+    folder = tmp_path_factory.mktemp("desk")
+    docs = {f"d{i}": f"section {i} of file {i // 3} tells of matter number {i}" for i in range(3 * FILES)}
+    docs["alone"] = "a file with a single section"
+    queries = {f"q{i}": f"what is matter number {i}" for i in range(3 * FILES)} | {"lonely": "which file is alone"}
+    qrels = {"train": [(f"q{i}", f"d{i}", 1) for i in range(18)] + [("lonely", "alone", 1)]}
+    qrels |= {"dev": [(f"q{i}", f"d{i}", 1) for i in range(18, 21)], "test": [("q21", "d21", 1), ("q22", "d22", 1)]}
+    write_collection(folder / "sections", docs, queries, qrels)
+    write_collection(folder / "asked", docs, queries, qrels)
+    for name, file in (("sections", "corpus.jsonl"), ("asked", "queries.jsonl")):  # who has the field
+        path, lines = folder / name / file, []
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            number = int(record["_id"][1:]) // 3 if record["_id"][1:].isdigit() else FILES
+            lines.append(json.dumps(record | {"metadata": {"file": f"f{number}.md"}}) + "\n")
+        path.write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def train(launch, desk, monkeypatch):
+    """A function that trains on a collection of the desk; (lines of the log by event, the run's folder)."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+
+    def start(*flags, data="sections", name="run"):
+        assert launch("train.py", "--data", data, *SHAPE, *flags, "--name", name, "--overwrite", cwd=desk) == 0
+        events = {}
+        for line in run.Run(desk / "runs" / name).read_log():
+            events.setdefault(line["event"], []).append(line)
+        return events, desk / "runs" / name
+
+    return start
+
+
+def ids(collection, rows):
+    """The ids of doc rows, -1 left out."""
+    return {collection.docs.ids[row] for row in rows if row >= 0}
+
+
+@pytest.mark.parametrize("name, pool", [("sections", "all"), ("asked", "all"), ("sections", "labelled")])
+def test_siblings_share_the_field_of_the_positive(desk, name, pool):
+    collection = load_collection(desk / name)
+    for seed in (0, 1):
+        miner = Miner(collection=collection, by="file", seed=seed, pool=open_pool(pool, collection))
+        found = miner.mine("sibling", np.arange(19), 5)
+        for i in range(18):
+            assert ids(collection, found.docs[i]) == {f"d{j}" for j in range(18) if j // 3 == i // 3 and j != i}
+        assert not ids(collection, found.docs[18])  # of the file with one section
+    assert found.describe()["empty_lists"] == 1 and found.dropped["positive"] == 19
+    other = Miner(collection=collection, by="file", seed=0).mine("sibling", np.arange(19), 5)
+    assert (other.docs != found.docs).any()  # another seed, another order
+
+
+def test_a_query_of_dev_has_siblings_of_its_positive_where_docs_have_the_field(desk):
+    for name, wanted in (("sections", {"d19", "d20"}), ("asked", set())):  # no label of dev says which docs are theirs
+        collection = load_collection(desk / name)
+        found = Miner(collection=collection, split="dev", by="file").mine("sibling", np.arange(3), 5)
+        assert ids(collection, found.docs[0]) == wanted
+
+
+def test_an_arm_of_siblings(train, launch, refused, desk, capsys):
+    log, _ = train("--negatives", "sibling:4 by=file")
+    (line,) = log["mining"]
+    assert line["empty_lists"] == 1 and line["mined"] == "sibling"
+    assert 0 < sum(r["negatives"] for step in log["step"] for r in step["ledger"] if r["source"] == "sibling") <= 8
+    assert launch("mine_negatives.py", "--data", "sections", "--sources", "sibling", "--by", "file", cwd=desk) == 0
+    capsys.readouterr()
+    for flags in (["--negatives", "sibling:4"], ["--negatives", "bm25:4 by=file"]):
+        assert "sibling:K and --by FIELD come together" in refused("train.py", "--data", "sections", *flags, cwd=desk)
+    said = refused("train.py", "--data", "sections", *SHAPE, "--negatives", "sibling:4 by=author", cwd=desk)
+    assert "no doc has the field author in its metadata" in said and "there are: file" in said
+
+
+def test_not_same_drops_what_shares_the_field(desk):
+    for name in ("sections", "asked"):
+        collection = load_collection(desk / name)
+        everything = np.tile(np.arange(18), (18, 1))
+        found = apply(Candidates("all", np.arange(18), everything), [parse_filter("not_same:file")], collection)
+        for i in range(18):
+            assert ids(collection, found.docs[i]) == {f"d{j}" for j in range(18) if j // 3 != i // 3}
+        assert found.dropped == {"not_same:file": 18 * 3}
+    for text in ("not_same", "not_same:", "not_same:a:b"):
+        with pytest.raises(BadInput, match=text):
+            parse_filter(text)
