@@ -148,7 +148,7 @@ def choice(table):
     """A type for argparse: name:number:number -> a Choice among the rows of a table.
 
     A row has `numbers` {letter: limits of number(), with int as the `kind` of whole ones, str of what is no number but
-    a name, and maybe a `default`}.
+    a name, and maybe a `default`: a number, or the letter of another whose number it is}.
     """
 
     def convert(text):
@@ -165,6 +165,8 @@ def choice(table):
                 values[i] = _name(number_text) if kind is str else number(kind, **limits)(number_text)
             except BadInput as error:
                 raise BadInput(f"{text}: {error}") from None
+        by_letter = dict(zip(wanted, values))
+        values[len(given) :] = [by_letter.get(value, value) for value in values[len(given) :]]
         return Choice(text, name, tuple(values))
 
     return convert

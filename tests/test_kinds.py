@@ -12,6 +12,8 @@ from lib.files import BadInput
 from lib.negatives.candidates import Candidates
 from lib.negatives.filters import apply, parse_filter
 from lib.negatives.pool import open_pool
+from lib.negatives.sampling import parse_sampling
+from lib.negatives.sampling import slots as slots_of
 from lib.negatives.sources import Miner
 
 FILES = 8  # of three sections each
@@ -104,3 +106,30 @@ def test_not_same_drops_what_shares_the_field(desk):
     for text in ("not_same", "not_same:", "not_same:a:b"):
         with pytest.raises(BadInput, match=text):
             parse_filter(text)
+
+
+def drawn_scores(sampling, candidates, progress, *, draws=2000):
+    """The mean score of one draw, over many epochs."""
+    choice = parse_sampling(sampling)
+    slots = [slots_of(choice, candidates, 1, seed=0, epoch=e, progress=progress)[0, 0] for e in range(draws)]
+    return candidates.scores[0, slots].mean()
+
+
+@pytest.mark.parametrize("sampling", ["softmax:1:.02", "simans:10:-.5:10:0"])
+def test_negatives_grow_harder_within_a_run(sampling):
+    scores, positive = np.linspace(0.9, 0.1, 30, dtype=np.float32)[None], np.array([0.95], dtype=np.float32)
+    candidates = Candidates("dense", np.zeros(1, dtype=int), np.arange(30)[None], scores, positive)
+    means = [drawn_scores(sampling, candidates, progress) for progress in (0, 0.5, 1)]
+    assert means == sorted(means) and means[2] > means[0] + 0.2
+    name, *numbers = sampling.split(":")
+    ends = [":".join([name, *part]) for part in (numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :])]
+    for end, progress in zip(ends, (0, 1)):  # the ends are what is written with those numbers alone, draw by draw
+        assert drawn_scores(end, candidates, 0.3) == drawn_scores(sampling, candidates, progress)
+
+
+def test_an_arm_that_grows_harder(train):
+    flags = ("--negatives", "bm25:2", "--depth", 20)
+    (log, _), (same, _), (plain, _) = (
+        train(*flags, "--sampling", sampling) for sampling in ("softmax:50:.01", "softmax:1:1", "softmax:1")
+    )
+    assert same["step"] == plain["step"] != log["step"]

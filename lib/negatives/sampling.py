@@ -15,14 +15,19 @@ from lib.files import BadInput
 from lib.rng import uniform
 
 
-def simans(candidates, progress, a, b):
-    """exp(-A (s - s+ - B)^2): around the positive's score (Zhou et al. 2022, eq. 5)."""
+def simans(candidates, progress, a, b, last_a, last_b):
+    """exp(-A (s - s+ - B)^2): around the positive's score (Zhou et al. 2022, eq. 5); A and B move to A1 and B1."""
+    a, b = _between(a, last_a, progress), _between(b, last_b, progress)
     return -a * (candidates.scores - candidates.positive[:, None] - b) ** 2
 
 
-def softmax(candidates, progress, temperature):
-    """exp(s / T)."""
-    return candidates.scores / temperature
+def softmax(candidates, progress, first, last):
+    """exp(s / T), with T moving from T0 to T1: falling, the negatives grow harder (CoRNStack, Suresh et al. 2024)."""
+    return candidates.scores / _between(first, last, progress)
+
+
+def _between(first, last, progress):
+    return first + (last - first) * progress
 
 
 class Sampling(NamedTuple):
@@ -36,8 +41,10 @@ class Sampling(NamedTuple):
 SAMPLING = {
     "top": Sampling(),
     "uniform": Sampling(),
-    "simans": Sampling(simans, {"A": {}, "B": {}}, ("scores", "positive")),
-    "softmax": Sampling(softmax, {"T": {"above": 0}}, ("scores",)),
+    "simans": Sampling(
+        simans, {"A": {}, "B": {}, "A1": {"default": "A"}, "B1": {"default": "B"}}, ("scores", "positive")
+    ),
+    "softmax": Sampling(softmax, {"T0": {"above": 0}, "T1": {"above": 0, "default": "T0"}}, ("scores",)),
 }
 parse_sampling = choice(SAMPLING)
 
