@@ -27,7 +27,7 @@ from lib import cli, dist, loss, process, rng, run
 from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.data import batches, readers
 from lib.data import check as check_data
-from lib.data.collection import load_collection
+from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
 from lib.evaluation.training import Evaluator, Training
@@ -40,7 +40,7 @@ from lib.model.static import new_static
 from lib.negatives import sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import how_many
-from lib.negatives.filters import FILTERS, parse_filter
+from lib.negatives.filters import FILTERS, POSITIVE_FILTERS, inconsistent, parse_filter, parse_positive_filter
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
@@ -137,6 +137,9 @@ def parse_args():
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
         help=f"candidates to drop: {cli.usage(FILTERS)} (lib/negatives/filters.py)",
         idle_when=lambda args, sources: no_list(sources))
+    add("--positive_filter", type=parse_positive_filter, metavar="F", help="training pairs to leave out, by --miner or "
+        f"BM25 over the corpus: {cli.usage(POSITIVE_FILTERS)}; a query stays if its best positive is among the K best "
+        "docs, or scores at least X; dropped_pairs.tsv names the others")
     add("--candidates", type=cli.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100",
         idle_when=lambda args, sources: no_list(sources))
@@ -228,7 +231,7 @@ def check(args, parser):
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     (arm,) = args.negatives
-    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "negatives_file")}
+    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "negatives_file", "positive_filter")}
     arm.check(**found, teacher="teacher" in needs)
 
 
@@ -439,11 +442,13 @@ def learning_rate(step, steps, warmup):
 def set_up(args, parser, collection, folder, *, device):
     """The Training of these arguments, its run folder begun."""
     (arm,), (label,) = args.negatives, args.seeds
-    clock, seed, own = run.Clock(), label + args.seed_shift, collection
+    clock, seed, whole = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
+        own, dropped = consistent_part(args, whole, device)
+        collection = own
         if args.pull:
             collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own))
-        encoder = make_encoder(args, own, seed=seed)
+        encoder = make_encoder(args, whole, seed=seed)  # every arm starts from the same weights
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
     if too_long := [dim for dim in args.dims if dim > encoder.dim]:
@@ -456,6 +461,7 @@ def set_up(args, parser, collection, folder, *, device):
     pulled = len(collection.split("train")) - len(own.split("train"))
     order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=pulled)
     derived = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
+    derived |= {"dropped_pairs": len(dropped)} if args.positive_filter else {}
     of_arm = {"arm": arm.text, "base": arm.base, "seed": label}
     of_arm |= {"overrides": {name: cli.plain(value) for name, value in arm.overrides.items()}}
     config = run.record(args, parser, derived=derived | of_arm, inputs=inputs(args, own))
@@ -463,10 +469,15 @@ def set_up(args, parser, collection, folder, *, device):
         folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, writes=dist.is_main(),
         config=config,
     )  # fmt: skip
+    if args.positive_filter and dist.is_main():
+        lines = ["query-id\tcorpus-id\tscore", *("\t".join(pair) for pair in dropped)]
+        (folder / "dropped_pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
     cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
     print(f"   {advise(derived['pool'])}")
+    if args.positive_filter:
+        print(f"   --positive_filter {args.positive_filter.text} leaves out {len(dropped):,} training pairs")
     if derived["steps"] < FEW_STEPS:
         print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
     for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
@@ -522,6 +533,22 @@ def set_up(args, parser, collection, folder, *, device):
 
 
 # ------------------------------------------------------------------------------- what follows from the arguments
+
+
+def consistent_part(args, collection, device):
+    """(the collection without the training pairs that --positive_filter drops, these: query id, doc id, score)."""
+    if not args.positive_filter:
+        return collection, []
+    miner, train = Miner(collection=collection, device=device), collection.split("train")
+    drop, scores = inconsistent(args.positive_filter, miner, args.miner or "bm25")
+    dropped = [
+        (collection.queries.ids[train.queries[i]], collection.docs.ids[doc], f"{scores[i]:.6g}")
+        for i in np.flatnonzero(drop)
+        for doc in train.positives(i)
+    ]
+    collection = without(collection, drop)
+    check_data.check_parts(collection, batch_size=args.batch_size)
+    return collection, dropped
 
 
 def order_of(args, *, collection, seed, clusters=None, pulled=0):

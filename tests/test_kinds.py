@@ -7,11 +7,11 @@ import pytest
 from conftest import write_collection
 
 from lib import run
-from lib.data.collection import load_collection
+from lib.data.collection import load_collection, without
 from lib.files import BadInput
 from lib.negatives.candidates import Candidates
-from lib.negatives.filters import apply, parse_filter
-from lib.negatives.pool import open_pool
+from lib.negatives.filters import apply, inconsistent, parse_filter, parse_positive_filter
+from lib.negatives.pool import held_out, labelled, open_pool
 from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as slots_of
 from lib.negatives.sources import Miner
@@ -133,3 +133,40 @@ def test_an_arm_that_grows_harder(train):
         train(*flags, "--sampling", sampling) for sampling in ("softmax:50:.01", "softmax:1:1", "softmax:1")
     )
     assert same["step"] == plain["step"] != log["step"]
+
+
+def test_positives_are_filtered_by_rank_and_by_score(desk):
+    collection = load_collection(desk / "sections")
+    found, rows = Miner(collection=collection).propose("bm25", "all", 25), collection.split("train").queries
+    ranks = 1 + (found.scores > found.positive[:, None]).sum(1)
+    middle = float(np.median(found.positive))
+    for text, wanted in (("rank:1", ranks > 1), ("rank", ranks > 2), (f"score:{middle}", found.positive < middle)):
+        drop, scores = inconsistent(parse_positive_filter(text), Miner(collection=collection), "bm25")
+        np.testing.assert_array_equal(drop, wanted)
+        np.testing.assert_array_equal(scores, found.positive)
+    with pytest.raises(BadInput, match="score:1000: by bm25 it drops every training pair"):
+        inconsistent(parse_positive_filter("score:1000"), Miner(collection=collection), "bm25")
+    smaller = without(collection, np.arange(len(rows)) < 5)
+    assert smaller.split("train").queries.tolist() == rows[5:].tolist()
+    for before, after in zip(collection.known, smaller.known):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(labelled(collection), labelled(smaller))
+    np.testing.assert_array_equal(held_out(collection), held_out(smaller))
+
+
+def test_an_arm_without_inconsistent_pairs(train, refused, desk, capsys):
+    _, folder = train("--negatives", "bm25:2", name="whole")
+    start = json.loads((folder / "config.json").read_text())["derived"]
+    assert not (folder / "dropped_pairs.tsv").exists() and "dropped_pairs" not in start
+    least = float(np.median(Miner(collection=load_collection(desk / "sections")).propose("bm25", "all", 1).positive))
+    _, folder = train("--negatives", f"bm25:2 positive_filter=score:{least}")
+    derived = json.loads((folder / "config.json").read_text())["derived"]
+    header, *lines = (folder / "dropped_pairs.tsv").read_text().splitlines()
+    assert header == "query-id\tcorpus-id\tscore" and 0 < len(lines) == derived["dropped_pairs"] < 19
+    assert derived["train_queries"] == 19 - len(lines) and derived["initial_weights"] == start["initial_weights"]
+    assert all(float(line.split("\t")[2]) < least for line in lines)
+    assert f"leaves out {len(lines)} training pairs" in capsys.readouterr().out
+    train("--negatives", "bm25:2", "--positive_filter", "rank:3", "--miner", "runs/whole")
+    capsys.readouterr()
+    said = refused("train.py", "--data", "sections", "--negatives", "bm25:2", "--miner", "bm25", cwd=desk)
+    assert "miner:K and --miner M come together" in said

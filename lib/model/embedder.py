@@ -56,7 +56,9 @@ class Embedder:
         if count > len(queries):
             raise BadInput(f"--query_clusters {count}: there are {len(queries)} train queries")
         q_emb = embed(encoder, self.tokens["query"], queries, desc="embedding queries to cluster")
-        return cluster_queries(q_emb, count, key=[weights_fingerprint(encoder), self.collection.fingerprint])
+        return cluster_queries(
+            q_emb, count, key=[weights_fingerprint(encoder), self.collection.fingerprint, fingerprint(queries)]
+        )
 
 
 class Guide:

@@ -141,3 +141,36 @@ def apply(candidates, filters, collection):
         candidates = candidates.keep(there & ~drop)
         candidates.dropped = candidates.dropped | {each.text: before + int(drop.sum())}
     return candidates
+
+
+# ---------------------------------------------------------------------------------------------- of positives
+
+
+def rank(candidates, most):
+    """Positives that this many docs score above, or more (consistency filtering; Nomic Embed 2024: the best 2)."""
+    return (candidates.scores > candidates.positive[:, None]).sum(1) >= most
+
+
+def score(candidates, least):
+    """Positives that score below this (CoRNStack, Suresh et al. 2024: cosines of .7)."""
+    return candidates.positive < least
+
+
+# what a row drops by Candidates of the train queries, mined from the whole corpus: a whole number is how many of them
+# it needs; without one it goes by the positives alone
+POSITIVE_FILTERS = {
+    "rank": Filter(rank, {"K": {"kind": int, "least": 1, "most": 1_000_000, "default": 2}}),
+    "score": Filter(score, {"X": {"default": 0.7}}),
+}
+parse_positive_filter = choice(POSITIVE_FILTERS)
+
+
+def inconsistent(each, miner, spec):
+    """(Q,) which train queries a Choice of POSITIVE_FILTERS drops by the retriever `spec`, and (Q,) their positives'
+    scores; of several positives the best counts."""
+    depth = max([1, *(number for number in each.numbers if isinstance(number, int))])
+    found = miner.propose(spec, "positive_filter", depth)
+    drop = POSITIVE_FILTERS[each.name].function(found, *each.numbers)
+    if drop.all():
+        raise BadInput(f"--positive_filter {each.text}: by {spec} it drops every training pair")
+    return drop, found.positive
