@@ -170,3 +170,18 @@ def test_an_arm_without_inconsistent_pairs(train, refused, desk, capsys):
     capsys.readouterr()
     said = refused("train.py", "--data", "sections", "--negatives", "bm25:2", "--miner", "bm25", cwd=desk)
     assert "miner:K and --miner M come together" in said
+
+
+def test_spread_draws_docs_that_differ():
+    scores = np.array([[0.9, 0.9, 0.9, 0.9, 0.5, 0.1, 0.7], [0.3] * 4 + [np.nan] * 3], dtype=np.float32)
+    docs = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, -1, -1, -1]])
+    candidates = Candidates("file", np.arange(2), docs, scores)  # in no order of scores, as a file may be
+    counts, copies = np.zeros(7), 0
+    for epoch in range(300):
+        drawn = slots_of(parse_sampling("spread"), candidates, 3, seed=0, epoch=epoch)
+        assert len(set(drawn[0])) == 3 and len(set(drawn[1])) == 3 and drawn[1].max() < 4  # equal scores: any of them
+        counts += np.bincount(drawn[0], minlength=7)
+        copies += (drawn[0] < 4).sum() > 1
+    assert copies < 3 and counts[4] > counts[3] > 0  # of four copies hardly ever two
+    full = slots_of(parse_sampling("spread"), candidates, 7, seed=0, epoch=0)
+    assert sorted(full[0]) == list(range(7)) and (full[1] >= 0).sum() == 4
