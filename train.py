@@ -522,9 +522,11 @@ def set_up(args, parser, collection, folder, *, device):
         monitor.Averages(doc_states(own)),
         args.select,
     )  # fmt: skip
+    log_q = batches.log_drawn(collection, order) if "logq" in needs else None
     # ABLATION: what a loss may need of a batch, (B, N) each
     makers = {
         "explicit": lambda batch, positions, step: batch.source > 0,
+        "logq": lambda batch, positions, step: batches.by_chance(batch, log_q),
         "guide": lambda batch, positions, step: guide.scores(batch),
         "teacher": t.sampler.teacher,
     }

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_collection
 
 from lib import run
+from lib.data.batches import QueryOrder, by_chance, log_drawn, make_batch
 from lib.data.collection import load_collection, without
 from lib.files import BadInput
+from lib.loss import contrastive_loss
 from lib.negatives.candidates import Candidates
 from lib.negatives.filters import apply, inconsistent, parse_filter, parse_positive_filter
 from lib.negatives.pool import held_out, labelled, open_pool
@@ -185,3 +188,45 @@ def test_spread_draws_docs_that_differ():
     assert copies < 3 and counts[4] > counts[3] > 0  # of four copies hardly ever two
     full = slots_of(parse_sampling("spread"), candidates, 7, seed=0, epoch=0)
     assert sorted(full[0]) == list(range(7)) and (full[1] >= 0).sum() == 4
+
+
+def test_logq_is_how_often_a_batch_holds_a_doc(crowded):
+    qrels, groups = crowded.split("train"), crowded.docs.groups
+    order = QueryOrder(len(qrels), batch_size=4, seed=0)
+    times = np.zeros(len(groups))
+    for i in range(len(qrels)):
+        for doc in (positives := qrels.positives(i)):
+            times[groups[doc]] += 4 / len(qrels) / len(positives)
+    wanted = np.array([np.log(min(1, times[group])) if times[group] else 0 for group in groups])
+    found = log_drawn(crowded, order)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert found.min() < -1 and (found == 0).any()
+    rows = qrels.queries[:4]
+    positives = np.array([qrels.positives(i)[0] for i in range(4)])
+    named = np.array([[qrels.positives(5)[0]], [-1], [-1], [-1]])
+    batch = make_batch(crowded, rows, positives, {1: named})
+    array = by_chance(batch, found)
+    for i in range(4):
+        for j, doc in enumerate(batch.docs):
+            kept = j == batch.labels[i] or batch.source[i, j] > 0
+            assert array[i, j] == (0 if kept else found[doc])
+
+
+def test_logq_moves_the_logits_of_other_queries_docs_alone():
+    torch.manual_seed(0)
+    q_emb, d_emb = (torch.nn.functional.normalize(torch.randn(n, 6, dtype=torch.double), dim=1) for n in (3, 5))
+    labels, invalid = torch.arange(3), torch.zeros(3, 5, dtype=torch.bool)
+    log_q = torch.log(torch.rand(3, 5, dtype=torch.double)) * (1 - torch.nn.functional.one_hot(labels, 5))
+    value, _, _ = contrastive_loss(
+        q_emb, d_emb, labels, invalid, temperature=0.1, terms=[("logq",), ("query_to_query",)], logq=log_q
+    )
+    logits = torch.cat([q_emb @ d_emb.T / 0.1 - log_q, (q_emb @ q_emb.T / 0.1).fill_diagonal_(-torch.inf)], 1)
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_an_arm_with_logq(train):
+    (plain, _), (log, _) = (
+        train("--negatives", f"bm25:1 pull=first_sentence negative_docs=labelled{terms}")
+        for terms in ("", " terms=logq")
+    )
+    assert log["step"][0]["loss"] > plain["step"][0]["loss"]  # the same batch, its docs weighing more
