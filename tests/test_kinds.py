@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
-from conftest import write_collection
+from conftest import make_encoder, write_collection
 
 from lib import run
 from lib.data.batches import QueryOrder, by_chance, log_drawn, make_batch
 from lib.data.collection import load_collection, without
 from lib.files import BadInput
 from lib.loss import contrastive_loss
+from lib.model import merge
+from lib.model.encoder import load_encoder, save_encoder
 from lib.negatives.candidates import Candidates
 from lib.negatives.filters import apply, inconsistent, parse_filter, parse_positive_filter
 from lib.negatives.pool import held_out, labelled, open_pool
@@ -230,3 +233,43 @@ def test_an_arm_with_logq(train):
         for terms in ("", " terms=logq")
     )
     assert log["step"][0]["loss"] > plain["step"][0]["loss"]  # the same batch, its docs weighing more
+
+
+def merged(monkeypatch, *flags):
+    """Call lib.model.merge with these flags."""
+    monkeypatch.setattr("sys.argv", ["merge", *map(str, flags)])
+    merge.main()
+
+
+@pytest.mark.parametrize("kind", ["static", "bert"])
+def test_weights_are_merged(kind, tiny, bert, tmp_path, monkeypatch):
+    start = make_encoder(tiny) if kind == "static" else load_encoder(bert)
+    trained = make_encoder(tiny, seed=1) if kind == "static" else load_encoder(bert)
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.add_(torch.randn_like(weight) / 10)
+    (tmp_path / "run").mkdir()
+    save_encoder(start, tmp_path / "start")
+    save_encoder(trained, tmp_path / "run/encoder")
+    for alpha in (0, 0.25, 1):
+        merged(monkeypatch, tmp_path / "start", tmp_path / "run", "--alpha", alpha, "--out", tmp_path / f"{alpha}")
+        found = dict(load_encoder(tmp_path / f"{alpha}").named_parameters())
+        for (name, a), b in zip(start.named_parameters(), trained.parameters()):
+            torch.testing.assert_close(found[name], alpha * b + (1 - alpha) * a)
+    with pytest.raises(BadInput, match="exists"):
+        merged(monkeypatch, tmp_path / "start", tmp_path / "run", "--out", tmp_path / "1")
+
+
+def test_weights_that_do_not_fit_are_not_merged(tiny, bert, tmp_path, monkeypatch):
+    names = {"a": make_encoder(tiny), "wide": make_encoder(tiny, dim=17), "bert": load_encoder(bert)}
+    names["other"] = make_encoder(tiny)
+    vocabulary = names["other"].tokenizer.get_vocab()
+    first, second = sorted(vocabulary)[-2:]
+    vocabulary |= {first: vocabulary[second], second: vocabulary[first]}
+    names["other"].tokenizer.model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    for name, encoder in names.items():
+        save_encoder(encoder, tmp_path / name)
+    for name, said in (("wide", "differ in shape, table first"), ("bert", "differ in shape"), ("other", "vocabular")):
+        with pytest.raises(BadInput, match=said):
+            merged(monkeypatch, tmp_path / name, tmp_path / "a", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
