@@ -179,6 +179,8 @@ def parse_args():
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
+    add("--freeze_docs", action="store_true", help="train the queries' side alone, of two given as --encoder DOCS "
+        "QUERIES: docs are encoded once, and neither steps nor mining encode them again")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
     add("--dropout", type=BELOW_1, help="rate of every dropout; default: the model's own")
     add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
@@ -399,21 +401,24 @@ def gradients(t, batch, given, *, chunk_size):
     """
     labels, invalid = (torch.from_numpy(x).to(t.device) for x in (batch.labels, batch.invalid))
     given = {name: torch.from_numpy(x).to(t.device) for name, x in given.items()}
-    queued = len(batch.queued)
+    queued, frozen = len(batch.queued), t.embedder.frozen
 
-    def loss_of(q_own, d_own):
+    def loss_of(q_own, d_own=None):
         q_emb = dist.gather(q_own, len(batch.queries))  # (B, D)
-        d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
+        if frozen is None:
+            d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
+        else:
+            d_emb = torch.from_numpy(frozen[batch.docs]).to(t.device)
         if queued:
             d_emb = torch.cat([d_emb, t.queue.vectors[-queued:]])
         return t.loss_fn(q_emb, d_emb, labels, invalid, temperature=t.temperature.exp(), **given)
 
     cached, sides = t.plan["cached_gradients"], []
-    for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
+    for kind, rows in (("query", batch.queries), ("doc", batch.docs))[: 2 if frozen is None else 1]:
         rows = rows[dist.own(len(rows))]
         size = chunk_size if cached else max(1, len(rows))
         sides.append([t.embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
-    both = getattr(t.encoder, "both", None)
+    both = getattr(t.encoder, "both", None) if frozen is None else None
     value, scores, mask = loss.backward(t.encoder, sides, loss_of, cached=cached, both=both, scale=t.scaler.scale)
     return value.item(), scores, mask
 
@@ -486,6 +491,8 @@ def set_up(args, parser, collection, folder, *, device):
     # the model, what trains it, and what chooses its negatives
     encoder.set_device(device, model.PRECISIONS[derived["precision"]])
     averaged = model.averaged_twin(encoder, args.ema)
+    if args.freeze_docs:
+        embedder.freeze_docs(encoder)
     if args.compile:
         encoder.compile_backbone()
     if args.gradient_checkpointing:
@@ -611,6 +618,12 @@ def make_encoder(args, collection, *, seed):
     docs, *queries = args.encoder.split(readers.JOIN)
     how |= {"query_source": queries and model.local_folder(queries[0])}
     encoder = model.load_encoder(docs, seed=seed, overrides=overrides, **how)
+    if args.freeze_docs:
+        if encoder.kind == "static" or encoder.query_tower is encoder.doc_tower:
+            raise BadInput(
+                "--freeze_docs needs two towers, as --encoder M M gives: one that docs and queries share moves"
+            )
+        encoder.doc_tower.requires_grad_(False)
     if args.dropout is not None and encoder.kind == "transformer":
         encoder.set_dropout(args.dropout)
     return encoder

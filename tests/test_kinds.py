@@ -13,7 +13,7 @@ from lib.data.batches import QueryOrder, by_chance, log_drawn, make_batch
 from lib.data.collection import load_collection, without
 from lib.files import BadInput
 from lib.loss import contrastive_loss
-from lib.model import merge
+from lib.model import embedder, merge
 from lib.model.encoder import load_encoder, save_encoder
 from lib.negatives.candidates import Candidates
 from lib.negatives.filters import apply, inconsistent, parse_filter, parse_positive_filter
@@ -273,3 +273,40 @@ def test_weights_that_do_not_fit_are_not_merged(tiny, bert, tmp_path, monkeypatc
         with pytest.raises(BadInput, match=said):
             merged(monkeypatch, tmp_path / name, tmp_path / "a", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--chunk_size", "3"]], ids=["whole", "cached"])
+def test_frozen_docs_are_encoded_once(launch, refused, desk, bert, monkeypatch, capsys, more):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+    embedded, original = [], embedder.embed
+
+    def embed(encoder, tokens, *args, **kwargs):
+        embedded.append(tokens.kind)
+        return original(encoder, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(embedder, "embed", embed)
+    flags = [
+        "--data",
+        "sections",
+        "--batch_size",
+        8,
+        "--steps",
+        4,
+        "--refresh_every",
+        2,
+        "--lr",
+        ".001",
+        "--freeze_docs",
+    ]
+    flags += ["--negatives", "refresh:2", *more, "--name", "frozen", "--overwrite"]
+    monkeypatch.setenv("HARDNEG_CACHE", str(desk / "-".join(["cache", *more])))
+    assert launch("train.py", *flags, "--encoder", bert, bert, cwd=desk) == 0
+    assert embedded.count("doc") == 1 and embedded.count("query") > 4
+    start, trained = load_encoder(bert), load_encoder(desk / "runs/frozen/encoder")
+    for tower, moved in ((trained.doc_tower, False), (trained.query_tower, True)):
+        pairs = list(zip(start.doc_tower.parameters(), tower.parameters(), strict=True))
+        assert any(not torch.equal(a, b) for a, b in pairs) == moved
+    assert json.loads((desk / "runs/frozen/summary.json").read_text())["docs_encoded"] == 0
+    capsys.readouterr()
+    for encoder in ([bert], ["static"]):
+        assert "--freeze_docs" in refused("train.py", *flags, "--encoder", *encoder, cwd=desk).splitlines()[-1]

@@ -215,7 +215,7 @@ def file_candidates(path, collection, *, needs_teacher, split="train", format="o
 
 def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
     """The encoder's own best."""
-    miner.encoded += len(miner.collection.docs)
+    miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
     q_emb = miner.embed_queries(encoder, positions)
     return miner.search(source, positions, count, last, q_emb, miner.embedder.embed_docs(encoder))
 
@@ -224,7 +224,7 @@ def mine_adore(miner, positions, count, last, encoder):
     """The best by the query vectors of this very step, over docs frozen as the source began (Zhan et al. 2021)."""
     if "adore" not in miner.frozen:
         miner.frozen["adore"] = miner.embedder.embed_docs(encoder)
-        miner.encoded += len(miner.collection.docs)
+        miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
     q_emb = miner.embed_queries(miner.encoder, positions)
     return miner.search("adore", positions, count, last, q_emb, miner.frozen["adore"])
 
