@@ -52,6 +52,8 @@ def parse_args():
     add("--run", help="run folder whose encoder mines; needed for the source dense")
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner asks: any retriever, as in "
         "evaluate.py --retriever, but no two of them joined")
+    add("--by", metavar="FIELD", help="the metadata field that the docs of the source sibling share with the positive: "
+        "of the docs or, where none has it, of the train queries that they answer")
     add("--sources", nargs="+", choices=offered, metavar="SOURCE",
         help=f"any of {', '.join(offered)}; default: dense with --run, miner with --miner, else bm25")
     add("--negatives_file", metavar="F", help="what the source file proposes: a file to filter or convert")
@@ -110,6 +112,8 @@ def check_sources(args):
     rows = [SOURCES[name] for name in args.sources]
     if ("miner" in args.sources) != bool(args.miner) or args.miner and parts(args.miner):
         raise BadInput("the source miner and --miner M come together, and M is one retriever")
+    if any(row.by_field for row in rows) != bool(args.by):
+        raise BadInput("the source sibling and --by FIELD come together")
     if not args.run and (unfit := [name for name, row in zip(args.sources, rows) if row.encodes_corpus]):
         raise BadInput(f"the source {unfit[0]} needs --run R: the run whose encoder mines")
     if args.mine_index and not any(row.encodes_corpus for row in rows):
@@ -211,7 +215,7 @@ def mine(args, collection, pool, count, device):
     miner_of = functools.partial(
         Miner, collection=collection, split=args.split, run=args.run, pool=pool, negatives_file=args.negatives_file,
         negatives_format=args.negatives_format, miner=args.miner, device=device, precision=args.precision,
-        max_ram=args.max_ram * 1e9,
+        max_ram=args.max_ram * 1e9, by=args.by, seed=args.seed,
     )  # fmt: skip
     miner, mined = miner_of(mine_index=args.mine_index), []
     everybody = np.arange(len(miner.queries))

@@ -27,7 +27,7 @@ from lib import cli, dist, loss, process, rng, run
 from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
 from lib.data import batches, readers
 from lib.data import check as check_data
-from lib.data.collection import load_collection
+from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
 from lib.evaluation.training import Evaluator, Training
@@ -40,7 +40,7 @@ from lib.model.static import new_static
 from lib.negatives import sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import how_many
-from lib.negatives.filters import FILTERS, parse_filter
+from lib.negatives.filters import FILTERS, POSITIVE_FILTERS, inconsistent, parse_filter, parse_positive_filter
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
@@ -137,6 +137,9 @@ def parse_args():
     add("--filters", nargs="+", type=parse_filter, default=[], metavar="F",
         help=f"candidates to drop: {cli.usage(FILTERS)} (lib/negatives/filters.py)",
         idle_when=lambda args, sources: no_list(sources))
+    add("--positive_filter", type=parse_positive_filter, metavar="F", help="training pairs to leave out, by --miner or "
+        f"BM25 over the corpus: {cli.usage(POSITIVE_FILTERS)}; a query stays if its best positive is among the K best "
+        "docs, or scores at least X; dropped_pairs.tsv names the others")
     add("--candidates", type=cli.DEPTH, help="candidates to mine for each query, before the filters; default: --depth, "
         "with filters 100",
         idle_when=lambda args, sources: no_list(sources))
@@ -153,6 +156,8 @@ def parse_args():
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
+    add("--by", metavar="FIELD", help="the metadata field that the docs of the source sibling:K share with the "
+        "positive, as in \"sibling:4 by=title\": of the docs or, where none has it, of the train queries they answer")
     add("--mine_index", metavar="STRING", help="mine by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4: what approximate search does to negatives",
         idle_when=lambda args, sources: not any(row.encodes_corpus for row in sources))
@@ -174,6 +179,8 @@ def parse_args():
     add("--query_length", type=COUNT, help="most tokens of a query; default: the model's own, else 64")
     add("--doc_length", type=COUNT, help="most tokens of a doc; default: the model's own, else 256")
     add("--from_config", action="store_true", help="the model's architecture with random weights")
+    add("--freeze_docs", action="store_true", help="train the queries' side alone, of two given as --encoder DOCS "
+        "QUERIES: docs are encoded once, and neither steps nor mining encode them again")
     add("--lora", type=COUNT, metavar="RANK", help="train low-rank updates only (needs the package peft)")
     add("--dropout", type=BELOW_1, help="rate of every dropout; default: the model's own")
     add("--gradient_checkpointing", action="store_true", help="recompute activations: less memory, slower")
@@ -226,7 +233,8 @@ def check(args, parser):
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     (arm,) = args.negatives
-    arm.check(in_batch=args.in_batch, miner=args.miner, negatives_file=args.negatives_file, teacher="teacher" in needs)
+    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "negatives_file", "positive_filter")}
+    arm.check(**found, teacher="teacher" in needs)
 
 
 def loss_of(args):
@@ -394,21 +402,24 @@ def gradients(t, batch, given, *, chunk_size):
     """
     labels, invalid = (torch.from_numpy(x).to(t.device) for x in (batch.labels, batch.invalid))
     given = {name: torch.from_numpy(x).to(t.device) for name, x in given.items()}
-    queued = len(batch.queued)
+    queued, frozen = len(batch.queued), t.embedder.frozen
 
-    def loss_of(q_own, d_own):
+    def loss_of(q_own, d_own=None):
         q_emb = dist.gather(q_own, len(batch.queries))  # (B, D)
-        d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
+        if frozen is None:
+            d_emb = dist.gather(d_own, len(batch.docs))  # (N, D)
+        else:
+            d_emb = torch.from_numpy(frozen[batch.docs]).to(t.device)
         if queued:
             d_emb = torch.cat([d_emb, t.queue.vectors[-queued:]])
         return t.loss_fn(q_emb, d_emb, labels, invalid, temperature=t.temperature.exp(), **given)
 
     cached, sides = t.plan["cached_gradients"], []
-    for kind, rows in (("query", batch.queries), ("doc", batch.docs)):
+    for kind, rows in (("query", batch.queries), ("doc", batch.docs))[: 2 if frozen is None else 1]:
         rows = rows[dist.own(len(rows))]
         size = chunk_size if cached else max(1, len(rows))
         sides.append([t.embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
-    both = getattr(t.encoder, "both", None)
+    both = getattr(t.encoder, "both", None) if frozen is None else None
     value, scores, mask = loss.backward(t.encoder, sides, loss_of, cached=cached, both=both, scale=t.scaler.scale)
     return value.item(), scores, mask
 
@@ -437,11 +448,13 @@ def learning_rate(step, steps, warmup):
 def set_up(args, parser, collection, folder, *, device):
     """The Training of these arguments, its run folder begun."""
     (arm,), (label,) = args.negatives, args.seeds
-    clock, seed, own = run.Clock(), label + args.seed_shift, collection
+    clock, seed, whole = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
+        own, dropped = consistent_part(args, whole, device)
+        collection = own
         if args.pull:
             collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own))
-        encoder = make_encoder(args, own, seed=seed)
+        encoder = make_encoder(args, whole, seed=seed)  # every arm starts from the same weights
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
     if too_long := [dim for dim in args.dims if dim > encoder.dim]:
@@ -454,6 +467,7 @@ def set_up(args, parser, collection, folder, *, device):
     pulled = len(collection.split("train")) - len(own.split("train"))
     order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=pulled)
     derived = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
+    derived |= {"dropped_pairs": len(dropped)} if args.positive_filter else {}
     of_arm = {"arm": arm.text, "base": arm.base, "seed": label}
     of_arm |= {"overrides": {name: cli.plain(value) for name, value in arm.overrides.items()}}
     config = run.record(args, parser, derived=derived | of_arm, inputs=inputs(args, own))
@@ -461,10 +475,15 @@ def set_up(args, parser, collection, folder, *, device):
         folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, writes=dist.is_main(),
         config=config,
     )  # fmt: skip
+    if args.positive_filter and dist.is_main():
+        lines = ["query-id\tcorpus-id\tscore", *("\t".join(pair) for pair in dropped)]
+        (folder / "dropped_pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
     cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
     print(f"   {advise(derived['pool'])}")
+    if args.positive_filter:
+        print(f"   --positive_filter {args.positive_filter.text} leaves out {len(dropped):,} training pairs")
     if derived["steps"] < FEW_STEPS:
         print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
     for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
@@ -473,6 +492,8 @@ def set_up(args, parser, collection, folder, *, device):
     # the model, what trains it, and what chooses its negatives
     encoder.set_device(device, model.PRECISIONS[derived["precision"]])
     averaged = model.averaged_twin(encoder, args.ema)
+    if args.freeze_docs:
+        embedder.freeze_docs(encoder)
     if args.compile:
         encoder.compile_backbone()
     if args.gradient_checkpointing:
@@ -488,6 +509,7 @@ def set_up(args, parser, collection, folder, *, device):
     miner_of = functools.partial(
         Miner, embedder, encoder, averaged, pool=pool, mine_index=args.mine_index,
         negatives_file=args.negatives_file, needs_teacher="teacher" in needs, miner=args.miner, device=device,
+        by=args.by, seed=seed,
     )  # fmt: skip
     mining = MiningConfig(args.depth, derived["candidates"], tuple(args.filters), args.sampling, pool,
                           derived["refresh_every"])  # fmt: skip
@@ -508,9 +530,11 @@ def set_up(args, parser, collection, folder, *, device):
         monitor.Averages(doc_states(own)),
         args.select,
     )  # fmt: skip
+    log_q = batches.log_drawn(collection, order) if "logq" in needs else None
     # ABLATION: what a loss may need of a batch, (B, N) each
     makers = {
         "explicit": lambda batch, positions, step: batch.source > 0,
+        "logq": lambda batch, positions, step: batches.by_chance(batch, log_q),
         "guide": lambda batch, positions, step: guide.scores(batch),
         "teacher": t.sampler.teacher,
     }
@@ -519,6 +543,22 @@ def set_up(args, parser, collection, folder, *, device):
 
 
 # ------------------------------------------------------------------------------- what follows from the arguments
+
+
+def consistent_part(args, collection, device):
+    """(the collection without the training pairs that --positive_filter drops, these: query id, doc id, score)."""
+    if not args.positive_filter:
+        return collection, []
+    miner, train = Miner(collection=collection, device=device), collection.split("train")
+    drop, scores = inconsistent(args.positive_filter, miner, args.miner or "bm25")
+    dropped = [
+        (collection.queries.ids[train.queries[i]], collection.docs.ids[doc], f"{scores[i]:.6g}")
+        for i in np.flatnonzero(drop)
+        for doc in train.positives(i)
+    ]
+    collection = without(collection, drop)
+    check_data.check_parts(collection, batch_size=args.batch_size)
+    return collection, dropped
 
 
 def order_of(args, *, collection, seed, clusters=None, pulled=0):
@@ -579,6 +619,12 @@ def make_encoder(args, collection, *, seed):
     docs, *queries = args.encoder.split(readers.JOIN)
     how |= {"query_source": queries and model.local_folder(queries[0])}
     encoder = model.load_encoder(docs, seed=seed, overrides=overrides, **how)
+    if args.freeze_docs:
+        if encoder.kind == "static" or encoder.query_tower is encoder.doc_tower:
+            raise BadInput(
+                "--freeze_docs needs two towers, as --encoder M M gives: one that docs and queries share moves"
+            )
+        encoder.doc_tower.requires_grad_(False)
     if args.dropout is not None and encoder.kind == "transformer":
         encoder.set_dropout(args.dropout)
     return encoder

@@ -118,6 +118,12 @@ def number(kind, *, above=-math.inf, least=-math.inf, below=math.inf, most=math.
     return convert
 
 
+def _name(text):
+    if not text.strip():
+        raise BadInput("a name is empty")
+    return text
+
+
 COUNT = number(int, least=1, below=1 << 53)  # of queries, docs, steps
 DIM = number(int, least=1, most=1 << 16)
 DEPTH = number(int, least=1, most=1_000_000)
@@ -141,7 +147,8 @@ class Choice:
 def choice(table):
     """A type for argparse: name:number:number -> a Choice among the rows of a table.
 
-    A row has `numbers` {letter: limits of number(), with int as the `kind` of whole ones and maybe a `default`}.
+    A row has `numbers` {letter: limits of number(), with int as the `kind` of whole ones, str of what is no number but
+    a name, and maybe a `default`: a number, or the letter of another whose number it is}.
     """
 
     def convert(text):
@@ -152,12 +159,14 @@ def choice(table):
         values = [limits.get("default") for limits in wanted.values()]
         if len(given) > len(wanted) or None in values[len(given) :]:
             raise BadInput(f"{text}: write {':'.join([name, *wanted])}, with a number for each letter")
-        for i, (number_text, limits) in enumerate(zip(given, wanted.values())):
-            limits = {key: limit for key, limit in limits.items() if key not in ("kind", "default")}
+        for i, (number_text, row) in enumerate(zip(given, wanted.values())):
+            limits, kind = {key: row[key] for key in row if key not in ("kind", "default")}, row.get("kind", float)
             try:
-                values[i] = number(list(wanted.values())[i].get("kind", float), **limits)(number_text)
+                values[i] = _name(number_text) if kind is str else number(kind, **limits)(number_text)
             except BadInput as error:
                 raise BadInput(f"{text}: {error}") from None
+        by_letter = dict(zip(wanted, values))
+        values[len(given) :] = [by_letter.get(value, value) for value in values[len(given) :]]
         return Choice(text, name, tuple(values))
 
     return convert

@@ -35,6 +35,7 @@ class Scores:
     explicit: torch.Tensor | None = None  # (B, N) bool: negatives that the arm names, not docs of other queries
     guide: torch.Tensor | None = None  # (B, N) scores of another encoder
     teacher: torch.Tensor | None = None  # (B, N) scores of a teacher, nan where it has none
+    logq: torch.Tensor | None = None  # (B, N) log of how likely a batch holds the doc; 0 for what is there for sure
 
     def __post_init__(self):
         self.rows = torch.arange(len(self.q), device=self.q.device)
@@ -145,6 +146,14 @@ def hardness_in_batch(s, strength):
     return hardness(s, strength, ~s.named())
 
 
+def logq(s):
+    """Subtracts log Q, how likely a batch holds the doc, from the logits of docs of other queries (Yi et al. 2019).
+
+    The positive is there for sure and keeps its logit (Khrylchenko et al. 2025); so do negatives that the arm names.
+    """
+    return -F.pad(s.logq, (0, s.similarities.shape[1] - s.logq.shape[1]))
+
+
 def smoothing(s, value, share):
     """Spreads this share of the target evenly over the negatives."""
     spread = -(s.log_probs.masked_fill(~s.is_negative, 0.0).sum(1)) / s.is_negative.sum(1).clamp(min=1)
@@ -211,7 +220,7 @@ class Row(NamedTuple):
 
     function: Callable
     numbers: dict = {}  # letter -> limits, maybe with a default
-    needs: tuple = ()  # of explicit, guide, teacher
+    needs: tuple = ()  # of explicit, guide, logq, teacher
     at: str = ""  # of a term: where it acts
     takes: str = ""  # of a base: where terms may act
 
@@ -233,6 +242,7 @@ TERMS = {  # in the order in which they act
     "hardness": Row(hardness, {"X": LEAST_0}, at="logits"),
     "hardness_explicit": Row(hardness_explicit, {"X": LEAST_0}, ("explicit",), at="logits"),
     "hardness_in_batch": Row(hardness_in_batch, {"X": LEAST_0}, ("explicit",), at="logits"),
+    "logq": Row(logq, needs=("logq",), at="logits"),
     "smoothing": Row(smoothing, {"SHARE": SHARE}, at="targets"),
     "focal": Row(focal, {"POWER": LEAST_0}, at="queries"),
     "spread": Row(spread, {"WEIGHT": LEAST_0}, at="whole"),
@@ -245,7 +255,7 @@ INFO_NCE = ("infonce",)
 
 
 def needs_of(base, masks, terms):
-    """What of a batch the loss needs besides the vectors: of explicit, guide, teacher."""
+    """What of a batch the loss needs besides the vectors: of explicit, guide, logq, teacher."""
     rows = [BASES[base[0]], *(MASKS[name] for name, *_ in masks), *(TERMS[name] for name, *_ in terms)]
     return {need for row in rows for need in row.needs}
 

@@ -148,9 +148,9 @@ def test_how_many_are_drawn_may_differ_by_query(monkeypatch):
 @pytest.mark.parametrize(
     "text, wanted",
     [
-        ("best", "'best' is none of top, uniform, simans:A:B, softmax:T"),
+        ("best", "'best' is none of top, uniform, simans:A:B:A1:B1, softmax:T0:T1, spread"),
         ("top:1", "write top, with a number for each letter"),
-        ("simans:1", "write simans:A:B, with a number for each letter"),
+        ("simans:1", "write simans:A:B:A1:B1, with a number for each letter"),
         ("simans:a:0", "a: must be a number"),
         ("softmax:0", "0: must be above 0"),
     ],
@@ -162,8 +162,10 @@ def test_wrong_ways_of_sampling_are_refused(text, wanted):
 
 
 def test_ways_of_sampling_keep_their_numbers():
-    assert [parse_sampling(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0)]
-    assert parse_sampling("softmax:2") == Choice("softmax:2", "softmax", (2.0,))
+    assert [parse_sampling(text).numbers for text in ("top", "simans:.5:0")] == [(), (0.5, 0.0, 0.5, 0.0)]
+    assert parse_sampling("softmax:2") == Choice("softmax:2", "softmax", (2.0, 2.0))
+    assert parse_sampling("softmax:2:.1").numbers == (2.0, 0.1)
+    assert parse_sampling("simans:1:0:5").numbers == (1.0, 0.0, 5.0, 0.0)  # each its own, where it is left out
 
 
 @pytest.mark.parametrize("text", ["simans:0.5:0", "softmax:1"])

@@ -108,6 +108,29 @@ def cluster_queries(q_emb, count, *, key):
     return cached_array(cache_dir("clusters", fingerprint(key, count) + ".npy"), make)
 
 
+def log_drawn(collection, order):
+    """(M,) float32 logarithm of how often a batch holds each doc, or a copy, as a positive; 0 for once and more.
+
+    Docs that no query draws, there as a negative that another query's arm names, have 0 too: nothing is known of them.
+    """
+    qrels = collection.split("train")
+    per_query = np.full(len(qrels), (order.batch_size - order.pulled_per_step) / order.n)  # times in a batch
+    per_query[order.n :] = order.pulled_per_step / max(1, order.pulled)
+    positive = qrels.grades >= 1
+    owner = np.repeat(np.arange(len(qrels)), np.diff(qrels.indptr))[positive]
+    weights = per_query[owner] / np.bincount(owner, minlength=len(qrels))[owner]  # a query draws one of its positives
+    groups = collection.docs.groups
+    times = np.bincount(groups[qrels.docs[positive]], weights, minlength=len(groups))[groups]
+    return np.log(np.where(times > 0, np.minimum(times, 1), 1)).astype(np.float32)
+
+
+def by_chance(batch, of_docs):
+    """(B, N) numbers of the batch's docs, 0 for the positive of each query and for negatives that its arm names."""
+    found = np.where(batch.source == 0, of_docs[batch.columns], 0)
+    found[np.arange(len(found)), batch.labels] = 0
+    return found
+
+
 def draw_positives(qrels, positions, *, seed, epoch):
     """(B,) doc rows: one positive of each of the split's queries at `positions`, drawn anew each epoch."""
     draws = rng.uniform("positive", seed, epoch, qrels.queries[positions])

@@ -57,6 +57,7 @@ class Collection:
     faults: dict = dataclasses.field(default_factory=dict)  # split -> what makes it unusable
     notes: tuple = ()  # what was kept or skipped although it is odd
     parts: dict = dataclasses.field(default_factory=dict)  # of several joined: name -> its first query row
+    left_out: tuple = ()  # Qrels of train queries that are not trained on; their positives stay known
 
     def split(self, name):
         """The judgements of one split; BadInput if the collection has none."""
@@ -94,7 +95,8 @@ class Collection:
         Copies count: a copy of a positive is positive, and queries with equal text share their positives.
         """
         pairs = [
-            np.stack([np.repeat(q.queries, np.diff(q.indptr)), q.docs])[:, q.grades >= 1] for q in self.qrels.values()
+            np.stack([np.repeat(q.queries, np.diff(q.indptr)), q.docs])[:, q.grades >= 1]
+            for q in (*self.qrels.values(), *self.left_out)
         ]
         rows, docs = np.concatenate(pairs, axis=1).astype(np.int64)
         pairs = np.unique(np.stack([self.queries.groups[rows], self.docs.groups[docs]]), axis=1)  # sorted by query
@@ -158,6 +160,13 @@ class Collection:
         docs = np.full((len(query_rows), max(1, counts.max(initial=0))), -1, dtype=np.int32)
         docs[np.arange(docs.shape[1]) < counts[:, None]] = groups[ranges(indptr[query_rows], indptr[query_rows + 1])]
         return docs
+
+
+def without(collection, drop):
+    """The collection whose train split lacks the queries where `drop` (Q,) holds, whose positives stay known."""
+    train = collection.split("train")
+    qrels = collection.qrels | {"train": train.select(~drop)}
+    return dataclasses.replace(collection, qrels=qrels, left_out=(*collection.left_out, train.select(drop)))
 
 
 def count_docs(collection, relation):

@@ -123,7 +123,8 @@ class Training:
     def note(self, batch, value, scores, mask):
         """Note what a step cost and taught."""
         self.tally["denominators"] += int((~batch.invalid).sum()) / len(batch.queries) - 1
-        self.tally["docs_encoded"] += len(batch.docs) * (2 if self.queue.size else 1)
+        times = 0 if self.embedder.frozen is not None else 2 if self.queue.size else 1
+        self.tally["docs_encoded"] += len(batch.docs) * times
         temperature = self.temperature.exp().item()
         self.averages.add(value, scores, mask, batch, self.sampler.labels, temperature=temperature)
 

@@ -22,10 +22,13 @@ class Embedder:
             "doc": tokenize(collection.docs, encoder, "doc"),
         }
         self._docs = None, None  # fingerprint of weights, their vectors of all docs
+        self.frozen = None  # (M, D) vectors of the docs where they do not change in training
 
     def embed(self, encoder, kind, rows=None):
         """(n, D) vectors of rows of the queries or of the docs, all by default."""
         rows = np.arange(len(self.tokens[kind])) if rows is None else rows
+        if kind == "doc" and self.frozen is not None:
+            return self.frozen[rows]
         tokens, desc = self.tokens[kind], "embedding " + {"query": "queries", "doc": "docs"}[kind]
         return dist.map_rows(lambda own: embed(encoder, tokens, own, desc=desc), rows)
 
@@ -35,12 +38,18 @@ class Embedder:
         shared: whether other runs will want them, as those of a model that is not yet trained. A transformer's
         then go through the cache; a static encoder makes its own faster than they could be read.
         """
+        if self.frozen is not None:
+            return self.frozen
         key = weights_fingerprint(encoder)
         found = self._docs  # a local: another thread may mine meanwhile
         if found[0] != key:
             found = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
         self._docs = found
         return found[1]
+
+    def freeze_docs(self, encoder):
+        """Embed the docs for the last time: whatever encoder is asked for them later on has the same tower of docs."""
+        self.frozen = self.embed_shared(encoder, "doc")
 
     def embed_shared(self, encoder, kind):
         """embed() of all queries or docs, through the cache where a transformer makes them in one process."""
@@ -56,7 +65,9 @@ class Embedder:
         if count > len(queries):
             raise BadInput(f"--query_clusters {count}: there are {len(queries)} train queries")
         q_emb = embed(encoder, self.tokens["query"], queries, desc="embedding queries to cluster")
-        return cluster_queries(q_emb, count, key=[weights_fingerprint(encoder), self.collection.fingerprint])
+        return cluster_queries(
+            q_emb, count, key=[weights_fingerprint(encoder), self.collection.fingerprint, fingerprint(queries)]
+        )
 
 
 class Guide:

@@ -85,12 +85,14 @@ class Arm:
         counts = [(name, count) for stage in self.stages for name, count in stage.counts.items()]
         return max((count for name, count in counts if SOURCES[name].queue), default=0)
 
-    def check(self, *, in_batch, miner, negatives_file, teacher):
+    def check(self, *, in_batch, miner, by, negatives_file, positive_filter, teacher):
         """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
         if in_batch == "off" and not all(stage.counts for stage in self.stages):
             raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
-        if ("miner" in self.sources) != bool(miner):
+        if ("miner" in self.sources or bool(miner and positive_filter)) != bool(miner):
             raise BadInput(f"--negatives {self}: miner:K and --miner M come together: M is what is asked")
+        if any(SOURCES[name].by_field for name in self.sources) != bool(by):
+            raise BadInput(f"--negatives {self}: sibling:K and --by FIELD come together: siblings share that field")
         if miner and parts(miner):
             raise BadInput(f"--miner {miner}: two retrievers joined by + have no scores for positives; name one")
         if any(SOURCES[name].needs_file for name in self.sources) and not negatives_file:

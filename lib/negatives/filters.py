@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.cli import choice
+from lib.data import fields
 from lib.data.beir import metadata_of
 from lib.data.words import normalise
 from lib.files import BadInput
@@ -72,6 +73,13 @@ def answer(candidates, collection):
     return drop
 
 
+def not_same(candidates, collection, field):
+    """Docs that share this metadata field with a positive, as other chunks of its document do."""
+    of_queries, of_docs = fields.values(collection, field, candidates.queries)
+    found = np.where(candidates.docs >= 0, of_docs[candidates.docs], -1)  # (n, C)
+    return ((found[:, :, None] == of_queries[:, None, :]) & (found >= 0)[:, :, None]).any(2)
+
+
 def denoise(candidates, collection, limit):
     """Docs that a cross-encoder gives more than this (RocketQA, Qu et al. 2021: 0.1)."""
     if candidates.teacher is None:
@@ -108,6 +116,7 @@ FILTERS = {
     "quantile": Filter(quantile, {"LEVEL": SHARE}, ("scores", "positive")),
     "near_copy": Filter(near_copy, {"SIMILARITY": SHARE}),
     "answer": Filter(answer),
+    "not_same": Filter(not_same, {"FIELD": {"kind": str}}),
     "denoise": Filter(denoise, {"SHARE": SHARE}),
 }
 parse_filter = choice(FILTERS)
@@ -132,3 +141,36 @@ def apply(candidates, filters, collection):
         candidates = candidates.keep(there & ~drop)
         candidates.dropped = candidates.dropped | {each.text: before + int(drop.sum())}
     return candidates
+
+
+# ---------------------------------------------------------------------------------------------- of positives
+
+
+def rank(candidates, most):
+    """Positives that this many docs score above, or more (consistency filtering; Nomic Embed 2024: the best 2)."""
+    return (candidates.scores > candidates.positive[:, None]).sum(1) >= most
+
+
+def score(candidates, least):
+    """Positives that score below this (CoRNStack, Suresh et al. 2024: cosines of .7)."""
+    return candidates.positive < least
+
+
+# what a row drops by Candidates of the train queries, mined from the whole corpus: a whole number is how many of them
+# it needs; without one it goes by the positives alone
+POSITIVE_FILTERS = {
+    "rank": Filter(rank, {"K": {"kind": int, "least": 1, "most": 1_000_000, "default": 2}}),
+    "score": Filter(score, {"X": {"default": 0.7}}),
+}
+parse_positive_filter = choice(POSITIVE_FILTERS)
+
+
+def inconsistent(each, miner, spec):
+    """(Q,) which train queries a Choice of POSITIVE_FILTERS drops by the retriever `spec`, and (Q,) their positives'
+    scores; of several positives the best counts."""
+    depth = max([1, *(number for number in each.numbers if isinstance(number, int))])
+    found = miner.propose(spec, "positive_filter", depth)
+    drop = POSITIVE_FILTERS[each.name].function(found, *each.numbers)
+    if drop.all():
+        raise BadInput(f"--positive_filter {each.text}: by {spec} it drops every training pair")
+    return drop, found.positive

@@ -41,7 +41,7 @@ EVERYTHING = Pool("all", None)
 
 
 def labelled(collection):
-    """(M,) bool: docs that are, themselves or as a copy, a positive of some training query."""
+    """(M,) bool: docs that are, themselves or as a copy, a positive of some training query, or of one left out."""
     return _positives(collection, ["train"])
 
 
@@ -64,6 +64,7 @@ def doc_states(collection):
 def _positives(collection, splits):
     groups = collection.docs.groups
     wanted = [collection.qrels[split] for split in splits if split in collection.qrels]
+    wanted += collection.left_out if "train" in splits else ()
     docs = np.concatenate([qrels.docs[qrels.grades >= 1] for qrels in wanted] or [np.empty(0, dtype=np.int32)])
     return np.isin(groups, groups[docs])
 

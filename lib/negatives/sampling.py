@@ -14,15 +14,37 @@ from lib.cli import choice
 from lib.files import BadInput
 from lib.rng import uniform
 
+NARROWEST = 1e-6  # share of all scores that a doc has at least, so that copies fill a list that lacks others
 
-def simans(candidates, progress, a, b):
-    """exp(-A (s - s+ - B)^2): around the positive's score (Zhou et al. 2022, eq. 5)."""
+
+def simans(candidates, progress, a, b, last_a, last_b):
+    """exp(-A (s - s+ - B)^2): around the positive's score (Zhou et al. 2022, eq. 5); A and B move to A1 and B1."""
+    a, b = _between(a, last_a, progress), _between(b, last_b, progress)
     return -a * (candidates.scores - candidates.positive[:, None] - b) ** 2
 
 
-def softmax(candidates, progress, temperature):
-    """exp(s / T)."""
-    return candidates.scores / temperature
+def softmax(candidates, progress, first, last):
+    """exp(s / T), with T moving from T0 to T1: falling, the negatives grow harder (CoRNStack, Suresh et al. 2024)."""
+    return candidates.scores / _between(first, last, progress)
+
+
+def spread(candidates, progress):
+    """The width of scores that a doc has for itself, up to halfway to its neighbours: hard and easy ones alike.
+
+    K docs that differ say more than K alike (InDi, Cohen et al. 2024, who cluster vectors). Near-copies score alike,
+    and here they share one width between them.
+    """
+    scores = np.where(candidates.docs >= 0, candidates.scores, np.nan)
+    order = np.argsort(-scores, axis=1, kind="stable")  # nan last
+    gaps = np.nan_to_num(-np.diff(np.take_along_axis(scores, order, 1), axis=1))
+    widths = np.zeros(scores.shape)
+    np.put_along_axis(widths, order, np.pad(gaps, ((0, 0), (1, 0))) + np.pad(gaps, ((0, 0), (0, 1))), 1)
+    whole = widths.sum(1, keepdims=True)
+    return np.log(np.maximum(widths, NARROWEST * np.where(whole > 0, whole, 1)))
+
+
+def _between(first, last, progress):
+    return first + (last - first) * progress
 
 
 class Sampling(NamedTuple):
@@ -36,8 +58,11 @@ class Sampling(NamedTuple):
 SAMPLING = {
     "top": Sampling(),
     "uniform": Sampling(),
-    "simans": Sampling(simans, {"A": {}, "B": {}}, ("scores", "positive")),
-    "softmax": Sampling(softmax, {"T": {"above": 0}}, ("scores",)),
+    "simans": Sampling(
+        simans, {"A": {}, "B": {}, "A1": {"default": "A"}, "B1": {"default": "B"}}, ("scores", "positive")
+    ),
+    "softmax": Sampling(softmax, {"T0": {"above": 0}, "T1": {"above": 0, "default": "T0"}}, ("scores",)),
+    "spread": Sampling(spread, needs=("scores",)),
 }
 parse_sampling = choice(SAMPLING)
 

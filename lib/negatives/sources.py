@@ -16,13 +16,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from lib.data import fields
 from lib.files import BadInput
 from lib.model.embedder import Embedder
 from lib.model.encoder import load_to_encode
-from lib.negatives.candidates import random_docs, search_candidates
+from lib.negatives.candidates import Candidates, overfetch, random_docs, search_candidates
 from lib.negatives.files import load_candidates
 from lib.negatives.formats import exchange
 from lib.negatives.pool import EVERYTHING
+from lib.rng import uniform
 from lib.search import exact
 from lib.search.approximate import Approximate
 from lib.search.retriever import EXACT_RAM, open_retriever
@@ -41,6 +43,7 @@ class Source:
     encodes_corpus: bool = False  # whether it embeds all docs: at each refresh, or once
     searches: bool = False  # whether an encoder that is trained already proposes its search's best, as dense does
     needs_file: bool = False  # whether its lists stand in --negatives_file
+    by_field: bool = False  # whether it goes by the metadata field of --by
     teaches: bool = False  # whether its lists have a teacher's scores, at least where that is asked for
     queue: bool = False  # whether its docs come with the vectors that they had
     explicit: bool = True  # whether it adds anything to the batch, and so takes a number
@@ -50,7 +53,8 @@ class Miner:
     """What sources mine with: a collection and its pool; in training the embedder, the encoder and the average of it.
 
     Where nothing is trained, `run` is the folder whose encoder mines. miner: what the source miner asks, in the words
-    of search.retriever.HELP. queries: the rows that are mined for.
+    of search.retriever.HELP. by: the metadata field of the source sibling. seed: of what is drawn when mining.
+    queries: the rows that are mined for.
     """
 
     def __init__(
@@ -68,11 +72,14 @@ class Miner:
         needs_teacher=False,
         mine_index=None,
         miner=None,
+        by=None,
+        seed=0,
         device=None,
         precision="fp32",
         max_ram=EXACT_RAM,
     ):
         self.run, self.miner, self.device, self.averaged = run, miner, device or torch.device("cpu"), averaged
+        self.by, self.seed = by, seed
         if embedder:
             self.embedder, self.encoder = embedder, encoder
         self.collection, self.pool, self.split = collection or embedder.collection, pool, split
@@ -167,6 +174,29 @@ def mine_by_miner(miner, positions, count, last, encoder):
     return miner.propose(miner.miner, "miner", count)
 
 
+def mine_siblings(miner, positions, count, last, encoder):
+    """Docs that share a metadata field's value with a positive, in random order, of all queries; none without any.
+
+    The other chunks of the positive's document are such docs, negatives for an encoder that sees a chunk in its context
+    (InSeNT; Conti et al. 2025).
+    """
+    collection, rows = miner.collection, miner.queries
+    of_queries, of_docs = fields.values(collection, miner.by, rows)
+    inside = np.flatnonzero((of_docs >= 0) & miner.pool.holds(np.arange(len(of_docs))))
+    inside = inside[np.argsort(of_docs[inside], kind="stable")]
+    begin, end = (np.searchsorted(of_docs[inside], of_queries, side=side) for side in ("left", "right"))
+    found = []
+    for row, codes, begins, ends in zip(rows, of_queries, begin, end):
+        siblings = [inside[a:b] for code, a, b in zip(codes, begins, ends) if code >= 0]
+        docs = np.unique(np.concatenate(siblings)) if siblings else inside[:0]
+        order = np.argsort(uniform("sibling", miner.seed, row, docs), kind="stable")
+        found.append(docs[order][: count + overfetch(collection, np.array([row]))])
+    docs = np.full((len(rows), max(1, *map(len, found))), -1)
+    for i, own in enumerate(found):
+        docs[i, : len(own)] = own
+    return Candidates("sibling", rows, docs)
+
+
 def mine_file(miner, positions, count, last, encoder):
     """What stands in the negatives file, of all queries."""
     path, format = miner.file
@@ -185,7 +215,7 @@ def file_candidates(path, collection, *, needs_teacher, split="train", format="o
 
 def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
     """The encoder's own best."""
-    miner.encoded += len(miner.collection.docs)
+    miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
     q_emb = miner.embed_queries(encoder, positions)
     return miner.search(source, positions, count, last, q_emb, miner.embedder.embed_docs(encoder))
 
@@ -194,7 +224,7 @@ def mine_adore(miner, positions, count, last, encoder):
     """The best by the query vectors of this very step, over docs frozen as the source began (Zhan et al. 2021)."""
     if "adore" not in miner.frozen:
         miner.frozen["adore"] = miner.embedder.embed_docs(encoder)
-        miner.encoded += len(miner.collection.docs)
+        miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
     q_emb = miner.embed_queries(miner.encoder, positions)
     return miner.search("adore", positions, count, last, q_emb, miner.frozen["adore"])
 
@@ -226,6 +256,12 @@ SOURCES = {
         "K of the best --depth of --miner: BM25, a run, any model, or vectors from files; mined once",
         mine=mine_by_miner,
         fixed=True,
+    ),
+    "sibling": Source(
+        "K of the docs that share the metadata field --by with the positive, fewer where there are none",
+        mine=mine_siblings,
+        fixed=True,
+        by_field=True,
     ),
     "queue": Source("the N most recent docs, with the vectors that the averaged encoder gave them", queue=True),
     "file": Source(
