@@ -195,7 +195,7 @@ def test_an_arm_that_has_what_it_needs_passes(arm, given):
         ("bm25:1", {"miner": "bm25"}, "miner:K and --miner M come together"),
         ("miner:1", {"miner": "bm25+runs/R"}, r"--miner bm25\+runs/R: two retrievers joined by \+"),
         ("file:1", {}, "file:K and --negatives_file F come together"),
-        ("bm25:1", {"teacher": True}, "--terms margin_mse and kl need file:K in every stage"),
+        ("bm25:1", {"teacher": True}, "--terms margin_mse and kl need a source with a teacher"),
         ("file:1,bm25:1@0.5", {"teacher": True, "negatives_file": "f"}, "in every stage"),
     ],
 )

@@ -386,7 +386,7 @@ def test_one_arm_of_several_may_distill(parsed, first):
         ("bm25:1 terms=focal:-1", "--terms focal:-1: -1: must be at least 0"),
         ("bm25:1 base=triplet", "--base triplet: write triplet:MARGIN"),
         ("bm25:1 base=triplet:.1 terms=focal:1", "--terms focal:1 plays no part with --base triplet:.1"),
-        ("bm25:1 terms=kl:.5", "--terms margin_mse and kl need file:K in every stage"),
+        ("bm25:1 terms=kl:.5", "--terms margin_mse and kl need a source with a teacher"),
         ("bm25:1 candidates=0", "--candidates 0: must be at least 1"),
     ],
 )

@@ -25,12 +25,9 @@ def add_flags(add):
     add("--rerank_depth", type=cli.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
-FLAGS = ("fusion", "normalise", "weight", "rerank", "rerank_depth")
-
-
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
-    how = {name: getattr(args, name) for name in FLAGS}
+    how = {name: getattr(args, name) for name in ("fusion", "normalise", "weight", "rerank", "rerank_depth")}
     return open_mixed(spec, collection, device=device, precision=args.precision, tuned_weight=tuned_weight, **how)
 
 
