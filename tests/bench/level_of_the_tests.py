@@ -57,10 +57,16 @@ def of_two_arms(values):
     return found
 
 
+def decides(values):
+    """Whether there are seeds enough for significance.compare() to say anything of other seeds."""
+    return (len(values) - 1) * (len(values[0]) - 1) >= 2
+
+
 def ours(values):
     """p of significance.compare(); 1 where it decides nothing."""
-    tests = significance.compare(values, pairs_of(values))
-    return [test["p"] if test["over"] == significance.BOTH else 1.0 for test in tests]
+    if not decides(values):
+        return [1.0 for _ in pairs_of(values)]
+    return [test["p"] for test in significance.compare(values, pairs_of(values))]
 
 
 TESTS = {"over queries": over_queries, "two arms alone": of_two_arms, "ours": ours}
@@ -79,9 +85,10 @@ def level(arms, seeds, *, comparisons, rng, **how):
 
 def power(arms, seeds, *, comparisons, rng, **how):
     """How often, after Holm's correction, an arm is found better that is so by what is called detectable."""
-    tests = [significance.compare(v, pairs_of(v)) for v in (simulate(arms, seeds, rng=rng, **how) for _ in range(20))]
-    if tests[0][0]["detectable"] is None:
+    drawn = [simulate(arms, seeds, rng=rng, **how) for _ in range(20)]
+    if not decides(drawn[0]):
         return None
+    tests = [significance.compare(values, pairs_of(values)) for values in drawn]
     gain = float(np.median([test[0]["detectable"] for test in tests]))
     found = 0
     for _ in range(comparisons):
