@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lib import cli, dist, loss, process, rng, run
 from lib.cli import ABOVE_0, AT_LEAST_0, BELOW_1, COUNT
-from lib.data import batches, readers
+from lib.data import batches, fields, readers
 from lib.data import check as check_data
 from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
@@ -98,6 +98,10 @@ def parse_args():
     add("--query_clusters", type=COUNT, metavar="N", per_arm=True, excludes="pull",
         help="batches of queries of one cluster each, out "
         "of N found by k-means of the untrained encoder's query vectors")
+    add("--batch_by", metavar="FIELD", per_arm=True, excludes="query_clusters", help="batches of queries that share a "
+        "metadata field's value: of their positives or, where no doc has it, of their own")
+    add("--batches", metavar="FILE", per_arm=True, help="the batches of an epoch, in order: --batch_size ids of train "
+        "queries a line")
     add("--chunk_size", type=COUNT, metavar="C", help="texts whose activations are kept at once; below --batch_size "
         "it caches gradients: the same result in less memory, for one more forward pass",
         idle_when=lambda args, sources: args.chunk_size >= args.batch_size)
@@ -229,6 +233,10 @@ def check(args, parser):
     base, masks, terms = loss_of(args)
     if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in loss.BASES[base[0]].takes.split()]:
         raise BadInput(f"--terms {unfit[0]} plays no part with --base {args.base.text}")
+    if args.batches and (args.batch_by or args.query_clusters):
+        raise BadInput("--batches says which queries are together: leave --batch_by and --query_clusters out")
+    if args.freeze_docs and args.budget == "docs_encoded":
+        raise BadInput("--budget docs_encoded has nothing to count with --freeze_docs, whose steps encode no docs")
     needs = loss.needs_of(base, masks, terms)
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
@@ -280,8 +288,11 @@ def main():
     if args.plan:
         return show_plan(args, parser, collection)
     check_data.check_parts(collection, batch_size=args.batch_size)
-    if collection.parts and any(of_arm(args, arm).query_clusters for arm in args.negatives):
-        raise BadInput("--query_clusters is for one collection: of several, each batch is of one already")
+    arms = [of_arm(args, arm) for arm in args.negatives]
+    if collection.parts and any(arm.query_clusters or arm.batch_by for arm in arms):
+        raise BadInput(
+            "--query_clusters and --batch_by are for one collection: of several, each batch is of one already"
+        )
     if several:
         return compare(args, parser, collection, args.name or f"{collection.name}-ablation")
     (arm,), (seed,) = args.negatives, args.seeds
@@ -457,6 +468,8 @@ def set_up(args, parser, collection, folder, *, device):
         encoder = make_encoder(args, whole, seed=seed)  # every arm starts from the same weights
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
+        if args.batch_by:
+            clusters = fields.values(own, args.batch_by, own.split("train").queries)[0].max(1)
     if too_long := [dim for dim in args.dims if dim > encoder.dim]:
         raise BadInput(f"--dims {too_long[0]}: the vectors have {encoder.dim} dimensions")
     if args.mine_index:
@@ -566,8 +579,10 @@ def order_of(args, *, collection, seed, clusters=None, pulled=0):
     queries = collection.split("train").queries
     parts = collection.part_of(queries) if collection.parts else None
     per_step = max(1, round(args.pull_rate * min(args.batch_size, len(queries)))) if args.pull else 0
+    size, path = args.batch_size, args.batches
+    lines = batches.read_lines_of_ids(path, collection, batch_size=size) if path else None
     return batches.QueryOrder(
-        len(queries), batch_size=args.batch_size, seed=seed, clusters=clusters, pulled=(pulled, per_step), parts=parts
+        len(queries), batch_size=size, seed=seed, clusters=clusters, pulled=(pulled, per_step), parts=parts, lines=lines
     )
 
 
@@ -639,7 +654,12 @@ def inputs(args, collection):
     """What went in, by content: a run is resumed on the same only."""
     judgements = {split: collection.judgements(split) for split in collection.qrels if split != "train"}
     found = {"collection": collection.name, "collection_fingerprint": collection.fingerprint, "judgements": judgements}
-    by = {"negatives_file": fingerprint_file, "miner": fingerprint_of, "init": model.fingerprint_of_model}
+    by = {
+        "negatives_file": fingerprint_file,
+        "batches": fingerprint_file,
+        "miner": fingerprint_of,
+        "init": model.fingerprint_of_model,
+    }
     by |= {"guide": model.fingerprint_of_model}
     return found | {name: of(getattr(args, name)) for name, of in by.items() if getattr(args, name)}
 

@@ -18,6 +18,7 @@ from lib.model.encoder import load_encoder, save_encoder
 from lib.negatives.candidates import Candidates
 from lib.negatives.filters import apply, inconsistent, parse_filter, parse_positive_filter
 from lib.negatives.pool import held_out, labelled, open_pool
+from lib.negatives.sampler import NegativeSampler
 from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as slots_of
 from lib.negatives.sources import Miner
@@ -310,3 +311,47 @@ def test_frozen_docs_are_encoded_once(launch, refused, desk, bert, monkeypatch, 
     capsys.readouterr()
     for encoder in ([bert], ["static"]):
         assert "--freeze_docs" in refused("train.py", *flags, "--encoder", *encoder, cwd=desk).splitlines()[-1]
+
+
+@pytest.fixture
+def visited(monkeypatch):
+    """A list that each step of training adds the ids of its queries to."""
+    found, original = [], NegativeSampler.batch
+
+    def batch(self, positions, **how):
+        rows = self.qrels.queries[positions]
+        found.append([self.collection.queries.ids[row] for row in rows])
+        return original(self, positions, **how)
+
+    monkeypatch.setattr(NegativeSampler, "batch", batch)
+    return found
+
+
+@pytest.mark.parametrize("data", ["sections", "asked"])
+def test_batches_by_a_field(train, refused, desk, visited, capsys, data):
+    train("--negatives", "in_batch batch_by=file", "--batch_size", 3, data=data)
+    steps = visited[-4:]
+    of_file = [{int(name[1:]) // 3 if name != "lonely" else FILES for name in step} for step in steps]
+    assert all(len(files) <= 3 for files in of_file) and np.mean([len(files) for files in of_file]) < 2.5
+    capsys.readouterr()
+    for flags in (["--batch_by", "author"], ["--batch_by", "file", "--query_clusters", 2]):
+        said = refused("train.py", "--data", data, *SHAPE, *flags, "--name", "x", cwd=desk)
+        assert "author" in said or "exclude each other" in said
+
+
+def test_batches_of_a_file(train, refused, desk, visited, capsys):
+    lines = ["q3 q1 q2", "q9 q8 q17", "q3 q9 lonely"]
+    (desk / "batches.txt").write_text("\n".join(lines) + "\n")
+    flags = ("--negatives", "in_batch", "--batch_size", 3)
+    train(*flags, "--batches", "batches.txt")
+    assert [" ".join(step) for step in visited[-4:]] == [*lines, lines[0]]
+    capsys.readouterr()
+    for text, wanted in (
+        ("q3 q1", ":1: 2 different queries among 2, and --batch_size is 3"),
+        ("q3 q1 q2\nq3 q3 q1", ":2: 2 different queries among 3"),
+        ("q3 q1 q20", ":1: 'q20' is no train query"),
+        ("\n", "no batch in it"),
+    ):
+        (desk / "batches.txt").write_text(text)
+        said = refused("train.py", "--data", "sections", *SHAPE, *flags, "--batches", "batches.txt", cwd=desk)
+        assert wanted in said

@@ -379,7 +379,7 @@ def test_one_arm_of_several_may_distill(parsed, first):
         ("bm25:1 temperature", "temperature= is no flag=value"),
         ("bm25:1 temperature=", "temperature= is no flag=value"),
         ("bm25:1 batch_size=4", "batch_size=4 is no flag=value"),
-        ("bm25:1 steps=4", "it may change seed_shift, query_clusters, lr"),
+        ("bm25:1 steps=4", "it may change seed_shift, query_clusters, batch_by, batches, lr"),
         ("bm25:1 temperature=0", "--temperature 0: must be above 0"),
         ("bm25:1 filters=percpos", "write percpos:SHARE, with a number"),
         ("bm25:1 sampling=best", "--sampling best"),

@@ -11,8 +11,9 @@ import functools
 import numpy as np
 
 from lib import rng
+from lib.data import beir
 from lib.data.collection import ranges
-from lib.files import cache_dir, cached_array, fingerprint
+from lib.files import BadInput, cache_dir, cached_array, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +40,24 @@ class QueryOrder:
     An epoch is a new permutation of the n queries, cut into batches; what does not fill one waits for a later
     epoch. With clusters (n,), a number for each query, the queries of a batch are of one cluster or, where
     one ends, of two (topic-aware sampling; Hofstätter et al. 2021). With parts (n,), those of a batch are of one part,
-    and an epoch has batches of each in proportion to its size. pulled = (count, of each step): so many
-    pseudo-queries stand behind the n queries of the split, and each step has some of them besides its own.
+    and an epoch has batches of each in proportion to its size. With lines (L, batch_size), positions, these are the
+    batches of every epoch, in this order. pulled = (count, of each step): so many pseudo-queries stand behind the n
+    queries of the split, and each step has some of them besides its own.
     """
 
-    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0), parts=None):
+    def __init__(self, n, *, batch_size, seed, clusters=None, pulled=(0, 0), parts=None, lines=None):
         self.n, self.seed, self.clusters, self.parts = n, seed, clusters, parts
         self._real = min(batch_size, n)
         self.pulled, self.pulled_per_step = pulled
         self.batch_size = self._real + self.pulled_per_step  # queries of a step
         sizes = [n] if parts is None else np.bincount(parts).tolist()
         full = [size // self._real for size in sizes]  # batches of each part
-        self.batches_of_part, self.steps_per_epoch = full, sum(full)
+        self.batches_of_part, self.steps_per_epoch = full, sum(full) if lines is None else len(lines)
         self._again = functools.lru_cache(maxsize=4)(lambda time: rng.permutation(self.pulled, "pulled", seed, time))
-        self._permutation = functools.lru_cache(maxsize=4)(
-            self._by_part if parts is not None else self._by_cluster if clusters is not None else self._by_chance
-        )
+        by = self._by_part if parts is not None else self._by_cluster if clusters is not None else self._by_chance
+        if lines is not None:
+            by = lambda epoch: lines.reshape(-1)  # noqa: E731
+        self._permutation = functools.lru_cache(maxsize=4)(by)
 
     def _by_chance(self, epoch):
         return rng.permutation(self.n, "order", self.seed, epoch)
@@ -95,6 +98,23 @@ class QueryOrder:
     def upcoming(self, step, count):
         """Positions of all queries that the `count` steps from `step` on visit, sorted, each once."""
         return np.unique(np.concatenate([self.positions(s) for s in range(step, step + count)]))
+
+
+def read_lines_of_ids(path, collection, *, batch_size):
+    """(L, batch_size) positions in the train split of a file that names the queries of a batch a line."""
+    position = {collection.queries.ids[row]: i for i, row in enumerate(collection.split("train").queries.tolist())}
+    lines = []
+    for number, line in beir.read_lines(path):
+        names = line.split()
+        if odd := [name for name in names if name not in position]:
+            raise BadInput(f"{path}:{number}: {beir.shorten(odd[0])} is no train query of {collection.name}")
+        if names and not len(names) == len(set(names)) == batch_size:
+            found = f"{len(set(names))} different queries among {len(names)}"
+            raise BadInput(f"{path}:{number}: {found}, and --batch_size is {batch_size}")
+        lines += [[position[name] for name in names]] if names else []
+    if not lines:
+        raise BadInput(f"{path}: no batch in it; a line of query ids is one")
+    return np.array(lines)
 
 
 def cluster_queries(q_emb, count, *, key):

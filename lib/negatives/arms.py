@@ -85,7 +85,7 @@ class Arm:
         counts = [(name, count) for stage in self.stages for name, count in stage.counts.items()]
         return max((count for name, count in counts if SOURCES[name].queue), default=0)
 
-    def check(self, *, in_batch, miner, by, negatives_file, positive_filter, teacher):
+    def check(self, *, in_batch, miner, negatives_file, teacher, by=None, positive_filter=None):
         """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
         if in_batch == "off" and not all(stage.counts for stage in self.stages):
             raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
