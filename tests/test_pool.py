@@ -83,9 +83,7 @@ def test_an_unknown_doc_and_an_empty_file_are_refused(collection, tmp_path):
         open_pool(path, collection)
 
 
-@pytest.mark.parametrize(
-    "source", [name for name, row in SOURCES.items() if row.draw or row.mine and not row.needs_file]
-)
+@pytest.mark.parametrize("source", [name for name, row in SOURCES.items() if row.draw or row.mine and not row.given])
 def test_every_source_keeps_to_the_pool_and_depth_means_depth(collection, source):
     pool = Pool("some", np.arange(10, 90, dtype=np.int32))
     encoder = make_encoder(collection)

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lib.data.formats import hubs, medquad, pages, python_code, tables, trec
+from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
 from lib.files import BadInput
 
 # --data NAME: (function that writes a folder in BEIR layout, what it holds)
@@ -21,7 +21,8 @@ JOIN = " + "  # between several collections that are one
 STRICT = "refuse a collection of which something would have to be kept or skipped although it is odd"
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
-    f"FILE{'|'.join(tables.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,answer=COLUMN; "
+    f"FILE{'|'.join(table_files.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,"
+    "answer=COLUMN, perhaps with labels or negatives; "
     f"a folder of {', '.join(pages.KINDS)} files; "
     + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
 )
