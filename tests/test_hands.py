@@ -229,6 +229,22 @@ def test_another_name_of_dev(tmp_path, name):
     assert set(load_collection(table).qrels) == {"train", "dev"}
 
 
+def test_a_folder_to_test_on_says_how_it_trains_and_does(launch, tmp_path, capsys):
+    docs = {f"d{i}": f"doc{i} is about w{i % 9}. It has more." for i in range(60)}
+    queries = {f"q{i}": f"what of w{i} doc{i}" for i in range(8)}
+    folder = write_collection(tmp_path / "f", docs, queries, {"test": [(f"q{i}", f"d{i}", 1) for i in range(8)]})
+    flags = ("--dim", 8, "--vocab_size", 200, "--batch_size", 8, "--steps", 2, "--name", "r")
+    assert launch("train.py", "--data", folder, *flags, cwd=tmp_path) == 2
+    assert "it has test; --data made:FOLDER trains on queries that are made from its docs" in capsys.readouterr().err
+    assert launch("train.py", "--data", f"made:{folder}", *flags, cwd=tmp_path) == 0
+    made, own = load_collection(f"made:{folder}"), load_collection(folder)
+    assert made.docs.fingerprint == own.docs.fingerprint and made.qrels_dict("test") == own.qrels_dict("test")
+    assert len(made.split("train")) + len(made.split("dev")) == 60 and len(made.split("dev")) > 1
+    assert made.queries.text(made.queries.row_of["made:d3"]) == "doc3 is about w3."
+    with pytest.raises(BadInput, match="without train.tsv is wanted"):
+        load_collection(f"made:{tmp_path}")
+
+
 def test_a_question_in_two_splits_stays_in_the_first(tmp_path, capsys, monkeypatch):
     lines = ["question,answer,split", "again?,other,test", *(f"q{i},a{i},{SPLIT[i % 4]}" for i in range(20))]
     spec = put(tmp_path / "splits.csv", "\n".join([*lines, "again?,first,train", "q19,x,validation"]) + "\n")

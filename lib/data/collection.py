@@ -66,7 +66,7 @@ class Collection:
         if name in self.faults:
             raise BadInput(self.faults[name])
         if name not in self.qrels:
-            how = ": --pull first_sentence trains on queries made from its docs" if name == "train" else ""
+            how = "; --data made:FOLDER trains on queries that are made from its docs" if name == "train" else ""
             raise BadInput(f"collection {self.name} has no split {name!r}; it has {', '.join(self.qrels)}{how}")
         return self.qrels[name]
 

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from lib.data import made_queries
 from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
 from lib.files import BadInput
 
@@ -14,6 +15,7 @@ EMBEDDED = {
 READERS = {
     "medquad": (medquad.build, "a clone of MedQuAD's repository"),
     "trec": (trec.build, "a folder of TREC's or MS MARCO's files"),
+    "made": (made_queries.build, "a folder in BEIR layout with queries to test on alone: others are made to train on"),
     "irds": (hubs.build_irds, "an id of ir_datasets"),
     "hf": (hubs.build_hf, "a dataset of Hugging Face's hub"),
 }

@@ -143,7 +143,7 @@ def _number(value):
         return None
 
 
-def _grading(path, rows, columns, said):
+def grading(path, rows, columns, said):
     """A function from a label to a grade, None without labels; BadInput if the numbers are no grades."""
     if not (column := columns.get("label", [None])[0]):
         if "relevant_from" in said:
@@ -151,7 +151,7 @@ def _grading(path, rows, columns, said):
         return None
     cells = [(number, cell) for number, row in rows for cell in _listed(row.get(column))]
     known = [(number, value) for number, cell in cells if (value := _number(cell)) is not None]
-    if not known and "label" not in said:  # words, as the topic of a question
+    if not known and cells and "label" not in said:  # words, as the topic of a question
         del columns["label"]
         return None
     whole = all(value == int(value) and abs(value) <= MOST_GRADE for _, value in known)
@@ -206,7 +206,7 @@ def read(path, said, rows, wrong=()):
     try:
         if rows:
             columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
-            grade = _grading(path, rows, columns, said)
+            grade = grading(path, rows, columns, said)
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
 
