@@ -10,6 +10,7 @@ from conftest import write_collection
 from lib.data import beir, check, readers
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json
+from lib.negatives.formats import exchange
 from lib.negatives.sources import Miner
 
 SPLIT = ("train", "train", "dev", "test")
@@ -210,6 +211,35 @@ def test_it_trains_in_one_step_and_joined(launch, tmp_path):
     assert set(mined(collection, "file")) == set(mined(collection, "judged"))
 
 
+THEIRS = {
+    "dpr": [item | {"hard_negative_ctxs": [{"text": "n1", "passage_id": None}, {"text": "n2", "passage_id": 3}]}
+            for item in BRING["dpr"]],
+    "dpr, no positive": [
+        BRING["dpr"][0] | {"positive_ctxs": [], "hard_negative_ctxs": [{"text": "n1"}, {"text": "n2"}]}
+    ],
+    "flagembedding": BRING["cornstack"],
+    "tevatron": [BRING["tevatron"][0] | {"query_id": "q1", "negative_passages": [{"text": "n1"}, {"docid": 3}]}],
+    "tevatron-ids": [{"qid": "q1", "pos": [1], "neg": {"bm25": [2], "dense": [3, 1]}}],
+    "st-triplet": [{"query": "q", "answer": "p", "negative": n, "scores": [0.9, 0.5]} for n in ("n1", "n2")],
+    "st-ntuple": BRING["n-tuple"],
+    "st-pair": BRING["miner, labelled pairs"],
+    "st-pair, scores": [{"query": "q", "answer": t, "score": n} for t, n in (("p", 0.9), ("n1", 0.5), ("n2", 0.4))],
+    "st-list": BRING["miner, labelled lists"],
+    "st-list, scores": [{"query": "q", "answer": ["p", "n1", "n2"], "scores": [0.9, 0.5, 0.25]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_negatives_files_without_ids_with_numbers_and_by_place(tmp_path, name):
+    docs = {"1": "p", "2": "n1", "3": "n2"}
+    collection = load_collection(write_collection(tmp_path / "f", docs, {"q1": "q"}, {"train": [("q1", "1", 1)]}))
+    spec, format = put(tmp_path / "theirs.jsonl", THEIRS[name]), name.partition(",")[0]
+    found = list(exchange.read(spec, format, collection))
+    assert [(record["qid"], record["doc_id"]) for _, record in found] == [("q1", "2"), ("q1", "3")]
+    if name in ("flagembedding", "st-triplet", "st-ntuple") or "scores" in name:
+        assert found[0][1]["score"] == 0.5
+
+
 # ------------------------------------------------------------------------------------- splits and odd lines
 
 
@@ -337,3 +367,47 @@ def test_squad_and_alpaca(tmp_path):
     rows.append({"instruction": "Say hello.", "input": "", "output": "hello", "split": "train"})
     found = texts_of(load_collection(put(tmp_path / "alpaca.jsonl", rows)))
     assert found == {f"Reply. how {i}?": {f"so {i}": 1} for i in range(3)} | {"Say hello.": {"hello": 1}}
+
+
+# ---------------------------------------------------------------------------------------------------- the hub
+
+
+def hub(folder, configs):
+    """A repository of the hub: {config: {split: rows}}."""
+    card = ["---", "configs:"]
+    folder.mkdir()
+    for config, parts in configs.items():
+        card += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in parts.items():
+            put(folder / f"{config}-{split}.jsonl", rows)
+            card += [f"  - split: {split}", f"    path: {config}-{split}.jsonl"]
+    put(folder / "README.md", "\n".join([*card, "---", ""]))
+    return f"hf:{folder}"
+
+
+def test_grades_and_languages_of_the_hub(tmp_path):
+    pytest.importorskip("datasets")
+    docs, queries = ([{"_id": f"{kind}{i}", "text": f"{kind} {i}"} for i in range(3)] for kind in "dq")
+
+    def judged(*grades):
+        return {"train": [{"query-id": "q0", "corpus-id": f"d{i}", "score": g} for i, g in enumerate(grades)]}
+
+    parts = {"corpus": {"corpus": docs}, "queries": {"queries": queries}}
+    spec = hub(tmp_path / "floats", parts | {"default": judged(1.0, 0.7, 0.5)})
+    with pytest.raises(BadInput, match=r"floats:2: score is 0.7, which is no grade .*relevant_from=.5"):
+        load_collection(spec)
+    assert load_collection(f"{spec}:relevant_from=.6").qrels_dict("train") == {"q0": {"d0": 1, "d1": 1, "d2": 0}}
+    spec = hub(tmp_path / "whole", parts | {"default": judged(2.0, 1.0, 0.0)})
+    assert load_collection(spec).qrels_dict("train") == {"q0": {"d0": 2, "d1": 1, "d2": 0}}
+    configs = {f"{name}-{part}": rows for name in ("de", "en") for part, rows in parts.items()}
+    spec = hub(tmp_path / "multi", configs | {"de-qrels": judged(1), "en-qrels": judged(0, 1)})
+    with pytest.raises(BadInput, match="which of de, en. Say hf:.*:config=de"):
+        load_collection(spec)
+    assert load_collection(f"{spec}:config=de").qrels_dict("train") == {"q0": {"d0": 1}}
+    assert load_collection(f"{spec}:config=en").qrels_dict("train") == {"q0": {"d0": 0, "d1": 1}}
+    rows = [{"id": "5", "title": "B", "context": "c", "question": "q", "answers": {"text": ["x"], "answer_start": [1]}}]
+    (tmp_path / "squad").mkdir()
+    put(tmp_path / "squad/train.jsonl", rows)
+    put(tmp_path / "squad/validation.jsonl", [rows[0] | {"question": "other"}])
+    collection = load_collection(f"hf:{tmp_path}/squad")
+    assert set(collection.qrels) == {"train", "dev"} and collection.queries.record(0)["metadata"]["answers"] == ["x"]

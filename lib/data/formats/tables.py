@@ -129,11 +129,11 @@ def _docs(value, *, path, number, column):
             if not isinstance(text, (str, int, float, type(None))):
                 raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
             if text is not None and (text := str(text).strip()):
-                found.append((" ".join(str(held.get("title") or "").split()), text, _number(held.get("score"))))
+                found.append((" ".join(str(held.get("title") or "").split()), text, number_of(held.get("score"))))
     return found
 
 
-def _number(value):
+def number_of(value):
     """The number that a cell holds, or None."""
     if isinstance(value, str):
         value = WORDS.get(value.strip().lower(), value)
@@ -150,7 +150,7 @@ def grading(path, rows, columns, said):
             raise BadInput(f"{path}: relevant_from, and no column of labels; say which, as in {path}:label=COLUMN")
         return None
     cells = [(number, cell) for number, row in rows for cell in _listed(row.get(column))]
-    known = [(number, value) for number, cell in cells if (value := _number(cell)) is not None]
+    known = [(number, value) for number, cell in cells if (value := number_of(cell)) is not None]
     if not known and cells and "label" not in said:  # words, as the topic of a question
         del columns["label"]
         return None
@@ -175,7 +175,7 @@ def _labels(row, columns, docs, grade, *, path, number):
     cells = _listed(row.get(column))
     if all(cell is None or not str(cell).strip() for cell in cells):
         return None
-    values = [_number(cell) for cell in (cells if len(cells) > 1 else cells * len(docs))]
+    values = [number_of(cell) for cell in (cells if len(cells) > 1 else cells * len(docs))]
     if None in values or len(values) != len(docs):
         raise BadInput(f"{path}:{number}: {column} is {beir.shorten(row[column])}: a number for each doc is wanted")
     return [grade(value) for value in values]
@@ -184,7 +184,7 @@ def _labels(row, columns, docs, grade, *, path, number):
 def _scores(row, positives, negatives):
     """(score of the best positive, that of each negative), None where the row has none, or not one for each."""
     of_pos, of_neg, of_all = (
-        next(([_number(each) for each in _listed(row[name])] for name in names if row.get(name) is not None), [])
+        next(([number_of(each) for each in _listed(row[name])] for name in names if row.get(name) is not None), [])
         for names in SCORED
     )
     if len(of_all) == len(positives) + len(negatives):
@@ -210,7 +210,7 @@ def read(path, said, rows, wrong=()):
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
 
-    def number_of(title, text):
+    def id_of(title, text):
         return docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})["_id"]
 
     def add(number, row):
@@ -246,7 +246,7 @@ def read(path, said, rows, wrong=()):
         best, scores = _scores(row, positives, negatives)
         scores = [*[None] * len(positives), *scores]
         for (of_doc, text, _), given, score in zip(positives + negatives, grades + [0] * len(negatives), scores):
-            doc = number_of(of_doc or (title if "negative" not in columns else ""), text)
+            doc = id_of(of_doc or (title if "negative" not in columns else ""), text)
             if (own.setdefault(doc, given) >= 1) != (given >= 1):
                 dropped.setdefault("judgements that are lower than another of the same", []).append(f"line {number}")
             own[doc] = max(own[doc], given)

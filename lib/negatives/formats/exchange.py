@@ -17,7 +17,7 @@ from lib.data import beir
 from lib.data.beir import shorten
 from lib.data.formats import table_files
 from lib.files import BadInput, atomic_path
-from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, Doc, Group
+from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, ByText, Doc, Group
 
 FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
 FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
@@ -158,16 +158,19 @@ def _finder(texts, kind, *, by_id, squeeze=False):
         text = " ".join(text.split()) if squeeze else text
         return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
-    def find(value):
-        row = rows.get(value if by_id else digest(value))
-        hint = "" if by_id else "; texts are wanted as there, title and text with a space between"
-        return (row, None) if row is not None else (-1, f"{kind} {shorten(value)} is not in the collection{hint}")
-
-    rows = texts.row_of if by_id else {}
-    if not by_id:
-        first = np.unique(texts.groups).tolist()  # in order of rows, so that the first of equal texts is kept
+    @functools.cache
+    def by_text():
+        rows, first = {}, np.unique(texts.groups).tolist()  # in order of rows, so that the first of equal texts is kept
         for row in tqdm(first, unit="text", unit_scale=True, delay=2, desc=f"reading {texts.path.name}"):
             rows.setdefault(digest(texts.text(row)), row)
+        return rows
+
+    def find(value):
+        exact = by_id and not isinstance(value, ByText)
+        row = texts.row_of.get(value) if exact else by_text().get(digest(value))
+        hint = "" if exact else "; texts are wanted as there, title and text with a space between"
+        return (row, None) if row is not None else (-1, f"{kind} {shorten(value)} is not in the collection{hint}")
+
     return find
 
 
