@@ -138,6 +138,14 @@ def test_labels_that_are_words_or_contradict(tmp_path, capsys):
         load_collection(spec)
 
 
+def test_texts_in_brackets_places_and_titles(tmp_path):
+    rows = [{"question": "q1", "answer": '[{"a": 1}]', "pos": 3}, {"question": "q2", "answer": "[1]", "pos": 4}]
+    found = texts_of(load_collection(put(tmp_path / "t.jsonl", [row | {"split": "train"} for row in rows])))
+    assert found == {"q1": {'[{"a": 1}]': 1}, "q2": {"[1]": 1}}
+    rows = [{"query": "q", "title": "T", "positive": "p", "negative": "n", "split": "train"}]
+    assert texts_of(load_collection(put(tmp_path / "n.jsonl", rows))) == {"q": {"T p": 1, "n": 0}}
+
+
 def test_a_folder_without_judged_negatives_has_none_to_draw(tmp_path):
     folder = write_collection(tmp_path / "f", {"a": "x", "b": "y"}, {"q": "z"}, {"train": [("q", "a", 1)]})
     with pytest.raises(BadInput, match="no doc of the train split was judged as not relevant"):

@@ -98,6 +98,8 @@ def _columns(path, number, row, said):
             found[role] = free if role == "negative" else free[:1]
     if "negative" in found and "label" not in said:  # then numbers are the scores of a miner or a teacher
         found.pop("label", None)
+    if "negative" not in found and "answer" in found and found.get("doc") == [by_name.get("pos")]:
+        del found["doc"]  # beside answers, pos is a place
     if found.get("question") == [by_name.get("instruction")] and "question" not in said and "input" in by_name:
         found["question"].append(by_name["input"])
     if "question" not in found or not {"doc", "answer"} & found.keys():
@@ -118,13 +120,17 @@ def _listed(value):
     return value if isinstance(value, list) else [value]
 
 
+def _holds(value):
+    return isinstance(value, dict) and "text" in value
+
+
 def _docs(value, *, path, number, column):
     """[(title, text, score or None)] of a cell: texts, or objects that hold a text, or texts (SQuAD)."""
     found, listed = [], _listed(value)
-    if isinstance(value, str) and not all(isinstance(each, (str, dict)) for each in listed):
+    if isinstance(value, str) and not all(isinstance(each, str) or _holds(each) for each in listed):
         listed = [value]  # a text in brackets
     for each in listed:
-        held = each if isinstance(each, dict) and "text" in each else {"text": each}
+        held = each if _holds(each) else {"text": each}
         for text in held["text"] if isinstance(held["text"], list) and held is each else [held["text"]]:
             if not isinstance(text, (str, int, float, type(None))):
                 raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
@@ -182,7 +188,7 @@ def _labels(row, columns, docs, grade, *, path, number):
 
 
 def _scores(row, positives, negatives):
-    """(score of the best positive, that of each negative), None where the row has none, or not one for each."""
+    """The score of the best positive, None for each positive, the scores of the negatives, None where it has none."""
     of_pos, of_neg, of_all = (
         next(([number_of(each) for each in _listed(row[name])] for name in names if row.get(name) is not None), [])
         for names in SCORED
@@ -192,7 +198,7 @@ def _scores(row, positives, negatives):
     of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
     if len(of_neg) != len(negatives):
         of_neg = [score for _, _, score in negatives]
-    return max((score for score in of_pos if score is not None), default=None), of_neg
+    return [max((score for score in of_pos if score is not None), default=None), *[None] * len(positives), *of_neg]
 
 
 def read(path, said, rows, wrong=()):
@@ -243,10 +249,9 @@ def read(path, said, rows, wrong=()):
             split = next(iter(judged[question]), split)
         own, beside, _ = judged[question].setdefault(split, ({}, {}, number))
         title = " ".join(text for _, text, _ in cell("title"))
-        best, scores = _scores(row, positives, negatives)
-        scores = [*[None] * len(positives), *scores]
-        for (of_doc, text, _), given, score in zip(positives + negatives, grades + [0] * len(negatives), scores):
-            doc = id_of(of_doc or (title if "negative" not in columns else ""), text)
+        best, *scores = _scores(row, positives, negatives)
+        docs_of = [(of_doc or title, text) for of_doc, text, _ in positives] + [pair[:2] for pair in negatives]
+        for doc, given, score in zip(itertools.starmap(id_of, docs_of), grades + [0] * len(negatives), scores):
             if (own.setdefault(doc, given) >= 1) != (given >= 1):
                 dropped.setdefault("judgements that are lower than another of the same", []).append(f"line {number}")
             own[doc] = max(own[doc], given)
@@ -261,14 +266,21 @@ def read(path, said, rows, wrong=()):
             wrong.append(str(error))
     if wrong or not queries:
         raise beir.Malformed(wrong or [f"{path}: no row with a question and an answer"])
+    found, candidates = _by_split(queries, judged, dropped)
     taken = "; ".join(f"{role}: {', '.join(names)}" for role, names in columns.items())
-    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}")
+    wrong = f"; {len(candidates):,} docs are not relevant to their question" if candidates else ""
+    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}")
+    return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _by_split(queries, judged, dropped):
+    """([(qid, split, grades)], records of what is not relevant); a question that is in two splits is in the first."""
     found, candidates = [], []
     for question, query in queries.items():
         if held := query["metadata"].get("answers"):
             query["metadata"]["answers"] = list(held)
         first, *later = sorted(judged[question], key=beir.SPLITS.index)
-        for split in later:  # a question can be in one split only
+        for split in later:
             place = f"line {judged[question][split][2]}, {beir.shorten(question)}"
             dropped.setdefault(f"questions of {split} that are in {first} too", []).append(place)
         own, beside, _ = judged[question][first]
@@ -276,7 +288,7 @@ def read(path, said, rows, wrong=()):
         for rank, (doc, (score, best)) in enumerate(((d, s) for d, s in beside.items() if own[d] < 1), 1):
             record = {"qid": query["_id"], "doc_id": doc, "source": "given", "rank": rank, "score": score}
             candidates.append(record | {"positive_score": best})
-    return docs.values(), queries.values(), found, dropped, candidates
+    return found, candidates
 
 
 def _plain(value):
