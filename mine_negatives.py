@@ -119,7 +119,7 @@ def check_sources(args):
     if args.mine_index and not any(row.encodes_corpus for row in rows):
         raise BadInput("--mine_index changes nothing without the source dense: it searches vectors")
     from_file = any(row.needs_file for row in rows)
-    if from_file != bool(args.negatives_file):
+    if args.negatives_file and not from_file:
         raise BadInput("the source file and --negatives_file F come together")
     if len(set(args.sources)) < len(args.sources):
         raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
@@ -241,7 +241,11 @@ def teach(args, mined, collection, device):
     elif args.own_teacher:
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
     for found in mined if judged_by(args) else ():
-        place = args.negatives_file if SOURCES[found.source].needs_file else f"the source {found.source}"
+        place = (
+            args.negatives_file or collection.negatives
+            if SOURCES[found.source].needs_file
+            else f"the source {found.source}"
+        )
         filters.check_teacher(found, place)
     return mined
 

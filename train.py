@@ -68,7 +68,8 @@ def parse_args():
         "transformer gets a linear layer for it, by default none")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
         type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
-    add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from")
+    add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from "
+        "(without it: the negatives that --data brings)")
     add("--seeds", "--seed", nargs="+", type=cli.SEED, default=[0], metavar="S", help="random seed(s) of initial "
         "weights, query order and sampled negatives")
     add("--seed_shift", type=cli.SEED, default=0, per_arm=True, help="added to every seed")
@@ -241,7 +242,7 @@ def check(args, parser):
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     (arm,) = args.negatives
-    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "negatives_file", "positive_filter")}
+    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "positive_filter")}
     arm.check(**found, teacher="teacher" in needs)
 
 
@@ -269,7 +270,8 @@ def main():
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
     if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
         raise BadInput("--negatives or --seeds name the same run twice")
-    if args.negatives_file and not any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources):
+    from_file = any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources)
+    if args.negatives_file and not from_file:
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
     if several and "RANK" in os.environ:
         raise BadInput("a comparison starts its own processes: python train.py --jobs N, without torchrun")
@@ -282,7 +284,7 @@ def main():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
-    if args.negatives_file:
+    if from_file:
         needs = {need for arm in args.negatives for need in loss.needs_of(*loss_of(of_arm(args, arm)))}
         file_candidates(args.negatives_file, collection, needs_teacher="teacher" in needs)
     if args.plan:

@@ -169,7 +169,7 @@ def test_the_queue_is_as_long_as_its_longest_stage_wants(arm, wanted):
     assert Arm.parse(arm).queued == wanted
 
 
-NOTHING = {"in_batch": "on", "miner": None, "negatives_file": None, "teacher": False}
+NOTHING = {"in_batch": "on", "miner": None, "teacher": False}
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,7 @@ NOTHING = {"in_batch": "on", "miner": None, "negatives_file": None, "teacher": F
         ("in_batch", {}),
         ("bm25:1,refresh:1@0.5", {"in_batch": "off"}),
         ("miner:1+bm25:1", {"miner": "bm25"}),
-        ("file:1,file:1+bm25:1@0.5", {"negatives_file": "f", "teacher": True}),
-        ("bm25:1", {"negatives_file": "f"}),  # which another arm draws from
+        ("file:1,file:1+bm25:1@0.5", {"teacher": True}),
     ],
 )
 def test_an_arm_that_has_what_it_needs_passes(arm, given):
@@ -194,9 +193,8 @@ def test_an_arm_that_has_what_it_needs_passes(arm, given):
         ("miner:1", {}, "miner:K and --miner M come together"),
         ("bm25:1", {"miner": "bm25"}, "miner:K and --miner M come together"),
         ("miner:1", {"miner": "bm25+runs/R"}, r"--miner bm25\+runs/R: two retrievers joined by \+"),
-        ("file:1", {}, "file:K and --negatives_file F come together"),
-        ("bm25:1", {"teacher": True}, "--terms margin_mse and kl need a source with a teacher"),
-        ("file:1,bm25:1@0.5", {"teacher": True, "negatives_file": "f"}, "in every stage"),
+        ("bm25:1", {"teacher": True}, "need a source with a teacher's scores in every stage"),
+        ("file:1,bm25:1@0.5", {"teacher": True}, "in every stage"),
     ],
 )
 def test_an_arm_that_lacks_something_is_refused(arm, given, message):

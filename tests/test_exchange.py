@@ -399,7 +399,7 @@ BAD = [
     ("st-list", listed(labels=[0, 0]), "d1 is a positive of q1"),
     ("tevatron", tevatron(query_id=1), "\"query_id\" must be a string, found '1'"),
     ("tevatron", tevatron(query_id="q9"), "query 'q9' is not in the collection$"),
-    ("tevatron", tevatron(negative_passages=[{"text": "Othello"}]), 'no "docid"; the keys are text'),
+    ("tevatron", tevatron(negative_passages=[{"title": "Othello"}]), 'no "docid"; the keys are title'),
     ("tevatron", tevatron(negative_passages=["d3"]), r'"negative_passages\[0\]" must be a JSON object'),
     ("tevatron", tevatron(negative_passages=[{"docid": "d9"}]), "doc 'd9' is not in the collection"),
     ("tevatron", tevatron(negative_passages=[{"docid": "d5"}]), "d5 is a positive of q1"),  # a copy of d1
@@ -408,7 +408,7 @@ BAD = [
     ("tevatron-ids", ids(negative_document_ids=["d4"]), "d4 is a positive of q1"),
     ("dpr", {"question": "who dies?", "positive_ctxs": []}, 'no "hard_negative_ctxs"; the keys are quest'),
     ("dpr", item(hard_negative_ctxs=[{"title": "", "text": ""}]), 'no "passage_id"; the keys are title, '),
-    ("dpr", item(hard_negative_ctxs=[passage(3)]), '"passage_id" must be a string'),
+    ("dpr", item(hard_negative_ctxs=[passage(3.5)]), '"passage_id" must be a string'),
     ("dpr", item(hard_negative_ctxs=[passage("d3", score="82.1")]), '"score" must be a number'),
     ("dpr", item(negative_ctxs=[passage("d1")]), "d1 is a positive of q1"),
     ("dpr", item(question="who?"), r"query 'who\?' is not in the collection; texts"),

@@ -142,6 +142,6 @@ def test_a_question_with_very_many_answers(tmp_path):
     row = {"question": "which?", "doc": "this and that"}
     with seconds():
         rows = ((i, row | {"answer": f"answer {i // 2}"}) for i in range(1, 80_000))
-        docs, queries, judged, _ = tables.read("t.jsonl", {}, rows)
+        docs, queries, judged, *_ = tables.read("t.jsonl", {}, rows)
         beir.write_collection(tmp_path / "out", docs, queries, judged)
     assert '"answers": ["answer 0", "answer 1", "answer 2"' in (tmp_path / "out/queries.jsonl").read_text()

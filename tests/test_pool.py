@@ -84,7 +84,12 @@ def test_an_unknown_doc_and_an_empty_file_are_refused(collection, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", [name for name, row in SOURCES.items() if row.draw or row.mine and not (row.needs_file or row.by_field)]
+    "source",
+    [
+        name
+        for name, row in SOURCES.items()
+        if row.draw or row.mine and not (row.given or row.needs_file or row.by_field)
+    ],
 )
 def test_every_source_keeps_to_the_pool_and_depth_means_depth(collection, source):
     pool = Pool("some", np.arange(10, 90, dtype=np.int32))

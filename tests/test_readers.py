@@ -8,7 +8,7 @@ import pytest
 
 from lib.data import readers
 from lib.data.collection import load_collection
-from lib.data.formats import pages, tables
+from lib.data.formats import pages, table_files
 from lib.files import BadInput
 
 ROWS = [
@@ -25,6 +25,8 @@ def write_table(folder, suffix, rows, name="pairs"):
     path = folder / f"{name}{suffix}"
     if suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
     elif suffix == ".parquet":
         pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -36,7 +38,7 @@ def write_table(folder, suffix, rows, name="pairs"):
     return str(path)
 
 
-@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+@pytest.mark.parametrize("suffix", table_files.SUFFIXES)
 def test_a_table_is_the_same_collection_in_every_format(tmp_path, suffix):
     wanted = load_collection(write_table(tmp_path, ".csv", ROWS))
     found = load_collection(write_table(tmp_path, suffix, ROWS))
@@ -103,7 +105,7 @@ BROKEN = {
     "other columns": (".csv", "a1,b1\nx,y\n", "2: a column of questions and one of answers are wanted"),
     "no answers": (".csv", "question,note\nx,y\n", "say which, as in"),
     "too many cells": (".csv", "question,answer\nx,y,z\n", "2: 3 columns, and the first line names 2"),
-    "too few cells": (".csv", "question,answer\nx\n", "2: 1 columns"),
+    "too few cells": (".csv", "question,answer\nx\n", "no row with a question"),
     "open quote": (".csv", 'question,answer\nx,"y\nz\n', "unexpected end of data"),
     "text behind a quote": (".csv", 'question,answer\nx,"y" z\n', "expected after"),
     "split": (".csv", "question,answer,split\nx,y,eval\n", "2: split is 'eval', none of"),
@@ -111,10 +113,9 @@ BROKEN = {
     "blank": (".csv", "question,answer\n , \n", "no row with a question"),
     "not json": (".jsonl", "{question: 1}\n", "1: not valid JSON"),
     "a list": (".jsonl", "[1]\n", "1: a JSON object is wanted"),
-    "an object as a text": (".jsonl", '{"question": "q", "answer": {"text": "a"}}\n', "1: answer is"),
-    "a list of objects": (".jsonl", '{"question": "q", "answer": [{"text": "a"}]}\n', "1: answer is"),
+    "an object as a text": (".jsonl", '{"question": "q", "answer": {"body": "a"}}\n', "1: answer is"),
+    "a list of objects": (".jsonl", '{"question": "q", "answer": [{"body": "a"}]}\n', "1: answer is"),
     "half a pair": (".jsonl", '{"question": "q", "answer": "\\ud800"}\n', "1: not valid JSON (half a surrogate pair"),
-    "two splits": (".csv", "question,answer,split\nx,y,train\nx,z,test\n", "3: this question is in test, and on"),
     "no parquet": (".parquet", b"PAR1 nothing", "cannot be read"),
 }
 

@@ -12,9 +12,20 @@ from tqdm import tqdm
 from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, parse_json, unpacked, write_json
 
 SPLITS = ("train", "dev", "test")
+DEV = ("val", "valid", "validation")  # other names of the split dev
 MOST_LEVELS = 100  # of elements in an XML file
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
+NEGATIVES = "negatives.jsonl"  # beside corpus.jsonl: candidates that a collection brings
 QRELS_HEADER = ("query-id", "corpus-id", "score")
+
+
+class Malformed(BadInput):
+    """Several faulty lines of a file: `all` has a sentence for each, the message the first of them."""
+
+    def __init__(self, wrong, most=10):
+        more = f"; and {len(wrong) - most:,} more: python -m lib.data.check names all" if len(wrong) > most else ""
+        super().__init__("; ".join(wrong[:most]) + more)
+        self.all = wrong
 
 
 def read_lines(path):
@@ -198,17 +209,22 @@ def write_collection(folder, docs, queries, judged, *, ascii=False):
 def build(kind, name, key, read, *, ascii=False):
     """(name, folder in BEIR layout) of a collection that the cache holds, or that read() gives.
 
-    read() -> docs, queries and judgements, as write_collection() takes them, and {what: [places]} of what was left
-    out, which is said. Train queries without a positive are left out here. `key` identifies the source and the rules.
+    read() -> docs, queries and judgements, as write_collection() takes them, {what: [places]} of what was left out,
+    which is said, and perhaps the records of candidates that the source brings, which become negatives.jsonl.
+    Train queries without a positive are left out here. `key` identifies the source and the rules.
     """
 
     def make(folder):
-        docs, queries, judged, dropped = read()
+        docs, queries, judged, dropped, *candidates = read()
         if without := [qid for qid, split, grades in judged if split == "train" and max(grades.values()) < 1]:
             dropped["train queries without a positive"] = without
         judged = [row for row in judged if row[1] != "train" or max(row[2].values()) >= 1]
         docs = tqdm(docs, unit="doc", unit_scale=True, desc=f"writing {name}", delay=2)
         write_collection(folder, docs, queries, judged, ascii=ascii)
+        if any(candidates):
+            with open(folder / NEGATIVES, "w", encoding="utf-8") as out:
+                lines = ({"header": {"of": name}}, *candidates[0])
+                out.writelines(json.dumps(line, ensure_ascii=ascii) + "\n" for line in lines)
         for what, places in dropped.items():
             some = ", ".join(map(str, places[:5])) + " ..." * (len(places) > 5)
             tqdm.write(f"note: {name}: {what}, left out: {len(places):,} ({some})")

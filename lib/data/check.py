@@ -17,7 +17,7 @@ from lib.data.collection import load_collection
 from lib.data.texts import plain
 from lib.data.words import normalise, words
 from lib.figure import STYLES, figure
-from lib.files import BadInput, write_json
+from lib.files import BadInput, read_json, write_json
 
 SHOWN = 20  # problems of a kind that are printed; the file has them all
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -32,6 +32,15 @@ def problems_of_lines(folder):
         else:
             wrong.append(f"{path}: no such file")
     return wrong
+
+
+def left_out(folders):
+    """A sentence for each kind of what readers left out of collections that they wrote."""
+    for name, folder in folders:
+        if (path := folder / "dropped.json").is_file():
+            for what, places in read_json(path).items():
+                some = ", ".join(places[:SHOWN]) + " ..." * (len(places) > SHOWN)
+                yield f"{name}: {what}, left out: {len(places):,} ({some})"
 
 
 LEAK = "queries that are train queries with the same relevant doc"  # of dev or test: nothing is measured by them
@@ -86,6 +95,7 @@ def numbers(collection):
     for split, qrels in collection.qrels.items():
         positives = [len(qrels.positives(i)) for i in range(len(qrels))]
         found[f"{split} queries"] = len(qrels)
+        found[f"docs judged and not relevant, {split}"] = int((qrels.grades < 1).sum())
         found[f"positives of a {split} query"] = f"{np.mean(positives):.2f} (at most {max(positives)})"
     groups = len(np.unique(docs.groups))
     found |= {
@@ -120,14 +130,17 @@ def main():
     parser.add_argument("data", help=readers.HELP)
     parser.add_argument("--out", metavar="FOLDER", help="write check.json and check.png there")
     args = parser.parse_args()
-    folders = [readers.find(spec) for spec in readers.split(args.data)]
-    name = readers.JOIN.join(each for each, _ in folders)
-    wrong = [message for _, folder in folders for message in problems_of_lines(folder)]
-    collection, odd, notes, found = None, {}, [], {}
+    name, folders, collection, odd, notes, found = args.data, [], None, {}, [], {}
+    try:
+        folders = [readers.find(spec) for spec in readers.split(args.data)]
+        name = readers.JOIN.join(each for each, _ in folders)
+        wrong = [message for _, folder in folders for message in problems_of_lines(folder)]
+    except beir.Malformed as error:
+        wrong = error.all
     if not wrong:
         try:
             collection = load_collection(args.data, quiet=True)
-            wrong, notes = list(collection.faults.values()), list(collection.notes)
+            wrong, notes = list(collection.faults.values()), [*left_out(folders), *collection.notes]
             odd, found = leaks(collection), numbers(collection)
         except BadInput as error:
             wrong.append(str(error))

@@ -6,6 +6,8 @@ never touches text.
 
 import dataclasses
 import functools
+import json
+import pathlib
 import re
 import sys
 
@@ -58,13 +60,15 @@ class Collection:
     notes: tuple = ()  # what was kept or skipped although it is odd
     parts: dict = dataclasses.field(default_factory=dict)  # of several joined: name -> its first query row
     left_out: tuple = ()  # Qrels of train queries that are not trained on; their positives stay known
+    negatives: pathlib.Path | None = None  # a file of candidates that came with it
 
     def split(self, name):
         """The judgements of one split; BadInput if the collection has none."""
         if name in self.faults:
             raise BadInput(self.faults[name])
         if name not in self.qrels:
-            raise BadInput(f"collection {self.name} has no split {name!r}; it has {', '.join(self.qrels)}")
+            how = "; --data made:FOLDER trains on queries that are made from its docs" if name == "train" else ""
+            raise BadInput(f"collection {self.name} has no split {name!r}; it has {', '.join(self.qrels)}{how}")
         return self.qrels[name]
 
     def qrels_dict(self, split):
@@ -194,8 +198,14 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
         return _joined(specs, strict=strict, quiet=quiet)
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
-    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in SPLITS}
-    files = {split: path for split, path in files.items() if path.is_file()}
+    files = {}
+    for split in SPLITS:
+        names = (split, *beir.DEV) if split == "dev" else (split,)
+        places = [plain(folder / "qrels" / f"{name}.tsv") for name in names]
+        if found := [path for path in places if path.is_file()]:
+            files[split] = found[0]
+        if len(found) > 1:
+            raise BadInput(f"{found[1]}: {found[0].name} is there too, and both are the dev split; keep one")
     qrels, faults, notes, contents = {}, {}, [], []
     for texts, what in ((docs, "docs"), (queries, "queries")):
         if len(texts.blank):
@@ -225,7 +235,9 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     whole = fingerprint([docs.fingerprint, queries.fingerprint, *contents])
-    return Collection(name, docs, queries, qrels, whole, faults, tuple(notes))
+    given = folder / beir.NEGATIVES
+    given = given if given.is_file() else None
+    return Collection(name, docs, queries, qrels, whole, faults, tuple(notes), negatives=given)
 
 
 def _joined(specs, **how):
@@ -256,8 +268,14 @@ def _joined(specs, **how):
                     own = {f"{collection.name}/{doc}": grade for doc, grade in grades.items()}
                     yield f"{collection.name}/{qid}", split, own
 
-    key = [[c.name, c.fingerprint, sorted(c.qrels)] for c in found]
-    read = lambda: (records("docs"), records("queries"), list(judged()), {})  # noqa: E731
+    def given():
+        for collection in found:
+            for _, line in beir.read_lines(collection.negatives) if collection.negatives else ():
+                if "header" not in (record := json.loads(line)):
+                    yield record | {key: f"{collection.name}/{record[key]}" for key in ("qid", "doc_id")}
+
+    key = [[c.name, c.fingerprint, sorted(c.qrels), bool(c.negatives)] for c in found]
+    read = lambda: (records("docs"), records("queries"), list(judged()), {}, list(given()))  # noqa: E731
     _, folder = beir.build("joined", "-and-".join(names), key, read)
     whole = load_collection(folder, strict=how["strict"], quiet=True)
     begins = np.cumsum([0] + [len(collection.queries) for collection in found[:-1]]).tolist()

@@ -5,6 +5,7 @@ In training, a doc without a label that gets a query of its own is pulled and no
 
 import dataclasses
 import json
+import pathlib
 import re
 import shutil
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from lib import rng
 from lib.data import beir
-from lib.data.texts import Texts
+from lib.data.texts import Texts, plain
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
 LONGEST = 30  # words of a first sentence
@@ -51,6 +52,38 @@ def _some_words(text, row, least, most):
 
 
 KINDS = {"title": title, "first_sentence": first_sentence, "crop": crop, "dropped": dropped}
+
+
+def build(place):
+    """(name, folder in BEIR layout) of a folder to test on alone: its train queries are made from its docs.
+
+    Without a dev split a tenth of them is dev.
+    """
+    folder = pathlib.Path(place)
+    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in beir.SPLITS}
+    files = {split: path for split, path in files.items() if path.is_file()}
+    if "train" in files or not files:
+        raise BadInput(f"--data made:{place}: a folder in BEIR layout without train.tsv is wanted")
+    docs, queries = (Texts.load(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
+
+    def read():
+        found, judged = [queries.record(row) for row in range(len(queries))], []
+        for split, path in files.items():
+            grades = {}
+            for qid, doc_id, grade, _ in beir.read_qrels(path)[0]:
+                if qid in queries.row_of:
+                    grades.setdefault(qid, {})[doc_id] = grade
+            judged += [(qid, split, own) for qid, own in grades.items()]
+        for row, ident in enumerate(docs.ids):
+            if text := first_sentence(docs.record(row), row) or title(docs.record(row), row):
+                found.append({"_id": f"made:{ident}", "text": text, "metadata": {"kind": "first_sentence"}})
+                dev = "dev" not in files and beir.split_by_hash(ident) == "dev"
+                judged.append((f"made:{ident}", "dev" if dev else "train", {ident: 1}))
+        return (docs.record(row) for row in range(len(docs))), found, judged, {}
+
+    contents = [[split, fingerprint_file(path)] for split, path in files.items()]
+    key = [docs.fingerprint, queries.fingerprint, contents, LONGEST, 1]
+    return beir.build("made", folder.resolve().name, key, read)
 
 
 def add_pseudo_queries(collection, kind, doc_rows):

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from lib.data.formats import hubs, medquad, pages, python_code, tables, trec
+from lib.data import made_queries
+from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
 from lib.files import BadInput
 
 # --data NAME: (function that writes a folder in BEIR layout, what it holds)
@@ -14,6 +15,7 @@ EMBEDDED = {
 READERS = {
     "medquad": (medquad.build, "a clone of MedQuAD's repository"),
     "trec": (trec.build, "a folder of TREC's or MS MARCO's files"),
+    "made": (made_queries.build, "a folder in BEIR layout with queries to test on alone: others are made to train on"),
     "irds": (hubs.build_irds, "an id of ir_datasets"),
     "hf": (hubs.build_hf, "a dataset of Hugging Face's hub"),
 }
@@ -21,7 +23,8 @@ JOIN = " + "  # between several collections that are one
 STRICT = "refuse a collection of which something would have to be kept or skipped although it is odd"
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
-    f"FILE{'|'.join(tables.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,answer=COLUMN; "
+    f"FILE{'|'.join(table_files.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,"
+    "answer=COLUMN, perhaps with labels or negatives; "
     f"a folder of {', '.join(pages.KINDS)} files; "
     + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
 )

@@ -85,7 +85,7 @@ class Arm:
         counts = [(name, count) for stage in self.stages for name, count in stage.counts.items()]
         return max((count for name, count in counts if SOURCES[name].queue), default=0)
 
-    def check(self, *, in_batch, miner, negatives_file, teacher, by=None, positive_filter=None):
+    def check(self, *, in_batch, miner, teacher, by=None, positive_filter=None):
         """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
         if in_batch == "off" and not all(stage.counts for stage in self.stages):
             raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
@@ -95,10 +95,6 @@ class Arm:
             raise BadInput(f"--negatives {self}: sibling:K and --by FIELD come together: siblings share that field")
         if miner and parts(miner):
             raise BadInput(f"--miner {miner}: two retrievers joined by + have no scores for positives; name one")
-        if any(SOURCES[name].needs_file for name in self.sources) and not negatives_file:
-            raise BadInput(
-                f"--negatives {self}: file:K and --negatives_file F come together: F holds what file:K draws from"
-            )
         if teacher and not all(any(SOURCES[name].teaches for name in stage.counts) for stage in self.stages):
             raise BadInput(
                 "--terms margin_mse and kl need a source with a teacher's scores in every stage, as file:K is"

@@ -84,11 +84,13 @@ def round_score(score):
 def load_candidates(path, collection, qrels, *, rows=None):
     """Candidates from a negatives file, a list per train query; BadInput if it was made for other data.
 
-    rows: (line number, record) pairs of a file that is not in our format, as exchange.read() gives them.
+    rows: (line number, record) pairs of a file that is not in our format, as exchange.read() gives them. Of the file
+    that came with the collection, what may not be a negative is dropped and not refused.
     """
+    own = path == collection.negatives
     if rows is None:
         header, rows = read_negatives(path)
-        if header.get("collection_fingerprint") != collection.fingerprint:
+        if header.get("collection_fingerprint", own and collection.fingerprint) != collection.fingerprint:
             raise BadInput(
                 f"{path}: mined on collection {header.get('collection_fingerprint')}, --data is "
                 f"{collection.fingerprint}; mine again on this collection"
@@ -128,7 +130,7 @@ def load_candidates(path, collection, qrels, *, rows=None):
             docs[i, j], ranks[i, j], origin[i, j] = doc, rank, source
             scores[i, j], teacher[i, j] = (np.nan if x is None else x for x in (score, taught))
     wrong = collection.no_negative(qrels.queries, docs)
-    if wrong.any():
+    if wrong.any() and not own:
         i, j = np.argwhere(wrong)[0]
         raise BadInput(
             f"{path}: {collection.docs.ids[docs[i, j]]} is a positive of {collection.queries.ids[qrels.queries[i]]}, "

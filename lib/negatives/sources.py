@@ -44,6 +44,7 @@ class Source:
     searches: bool = False  # whether an encoder that is trained already proposes its search's best, as dense does
     needs_file: bool = False  # whether its lists stand in --negatives_file
     by_field: bool = False  # whether it goes by the metadata field of --by
+    given: bool = False  # whether its docs come with --data, as negatives: the pool does not narrow them
     teaches: bool = False  # whether its lists have a teacher's scores, at least where that is asked for
     queue: bool = False  # whether its docs come with the vectors that they had
     explicit: bool = True  # whether it adds anything to the batch, and so takes a number
@@ -113,7 +114,8 @@ class Miner:
             found = row.mine(self, positions, count, last, encoder)
         if not np.isin(found.queries, self.queries).all():
             raise BadInput(f"the source {source} proposes for other queries than those of {self.split}")
-        return found.admit(self.collection, self.pool, count=count)
+        given = row.given and not (row.needs_file and self.file[0])
+        return found.admit(self.collection, EVERYTHING if given else self.pool, count=count)
 
     def propose(self, spec, source, count, *, mine_index=None):
         """Candidates for all queries by the retriever that `spec` names."""
@@ -203,9 +205,26 @@ def mine_file(miner, positions, count, last, encoder):
     return file_candidates(path, miner.collection, needs_teacher=miner.needs_teacher, split=miner.split, format=format)
 
 
+def mine_judged(miner, positions, count, last, encoder):
+    """The docs that were judged and are not relevant, of all queries."""
+    qrels, lists = miner.collection.split(miner.split), []
+    for begin, end in zip(qrels.indptr, qrels.indptr[1:]):
+        lists.append(qrels.docs[begin:end][qrels.grades[begin:end] < 1])
+    docs = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int32)
+    if not docs.size:
+        raise BadInput(f"judged:K: no doc of the {miner.split} split was judged as not relevant (a grade below 1)")
+    for row, found in zip(docs, lists):
+        row[: len(found)] = found
+    return Candidates("judged", qrels.queries, docs)
+
+
 @functools.lru_cache(maxsize=1)
 def file_candidates(path, collection, *, needs_teacher, split="train", format="own"):
-    """The candidates of --negatives_file."""
+    """The candidates of --negatives_file, or of the file that came with the collection where that is None."""
+    if not (path := path or collection.negatives):
+        raise BadInput(
+            "file:K and --negatives_file F come together: F holds what file:K draws from (--data brings no negatives)"
+        )
     rows = None if format == "own" else exchange.read(path, format, collection)
     found = load_candidates(path, collection, collection.split(split), rows=rows)
     if needs_teacher and np.isnan(found.teacher).all():
@@ -264,11 +283,13 @@ SOURCES = {
         by_field=True,
     ),
     "queue": Source("the N most recent docs, with the vectors that the averaged encoder gave them", queue=True),
+    "judged": Source("K of the docs that were judged and are not relevant", mine=mine_judged, fixed=True, given=True),
     "file": Source(
-        "K of the candidates in --negatives_file, as mine_negatives.py writes it",
+        "K of the candidates in --negatives_file, as mine_negatives.py writes it, or that --data brings",
         mine=mine_file,
         fixed=True,
         needs_file=True,
+        given=True,
         teaches=True,
     ),
 }

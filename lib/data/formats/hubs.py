@@ -3,7 +3,7 @@
 --data irds:beir/nfcorpus                     docs, and the judgements of its subsets train, dev and test
 --data hf:mteb/nfcorpus                       a repository with corpus, queries and judgements
 --data hf:ID:question=COLUMN,answer=COLUMN    one of pairs: its columns as those of a table (lib/data/formats/tables.py)
---data hf:ID:config=NAME                      one of pairs that has several configurations
+--data hf:ID:config=NAME                      one of pairs that has several configurations, or one of several languages
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from lib.data.formats import tables
 from lib.files import BadInput, reading
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
-SPLITS = {"train": ("train",), "dev": ("dev", "validation", "dev/small"), "test": ("test", "test/small")}
+SPLITS = {"train": ("train",), "dev": ("dev", *beir.DEV, "dev/small"), "test": ("test", "test/small")}
 
 
 def _package(name, spec):
@@ -101,9 +101,13 @@ def build_hf(ident):
     package.disable_progress_bars()
     with reading(f"--data {spec}"):
         configs = package.get_dataset_config_names(source)
-        if {"corpus", "queries"} <= set(configs):
-            docs, queries = (_all(package, source, name) for name in ("corpus", "queries"))
-            judged = _hub_qrels(package, source, configs, spec)
+        languages = [name.removesuffix("-corpus") for name in configs if name.endswith("-corpus")]
+        if languages and config not in languages:
+            raise BadInput(f"--data {spec}: which of {', '.join(languages)}? Say hf:{source}:config={languages[0]}")
+        prefix = f"{config}-" if languages else ""
+        if {f"{prefix}corpus", f"{prefix}queries"} <= set(configs):
+            docs, queries = (_all(package, source, prefix + name) for name in ("corpus", "queries"))
+            judged = _hub_qrels(package, source, configs, spec, prefix)
             parts = [docs, queries, *judged.values()]
         else:
             config = config or (configs[0] if len(configs) == 1 else "default")
@@ -114,7 +118,7 @@ def build_hf(ident):
     def read():
         if judged is None:
             return tables.read(f"hf:{source}", said, _rows(parts))
-        return _records(docs), _records(queries), _hub_grades(judged, spec), {}
+        return _records(docs), _records(queries), _hub_grades(judged, f"hf:{source}", said), {}
 
     found = [part._fingerprint for part in (parts.values() if isinstance(parts, dict) else parts)]
     with reading(f"--data {spec}"):
@@ -126,9 +130,9 @@ def _all(package, source, config):
     return package.concatenate_datasets(list(package.load_dataset(source, config).values()))
 
 
-def _hub_qrels(package, source, configs, spec):
+def _hub_qrels(package, source, configs, spec, prefix):
     """{split: rows of judgements}: in a config of their own, or in a repository beside this one (BEIR's way)."""
-    config = next((name for name in ("qrels", "default") if name in configs), None)
+    config = next((name for name in (f"{prefix}qrels", "default") if name in configs), None)
     place = source if config else f"{source}-qrels"
     found = dict(package.load_dataset(place, config) if config else package.load_dataset(place))
     by_split = {split: next((found[n] for n in names if n in found), None) for split, names in SPLITS.items()}
@@ -144,13 +148,15 @@ def _records(rows):
         yield record | {key: row.get(key) or "" for key in ("title", "text") if key in row or key == "text"}
 
 
-def _hub_grades(judged, spec):
+def _hub_grades(judged, spec, said):
     found = []
     for split, rows in judged.items():
         if not {"query-id", "corpus-id"} <= set(rows.column_names):
             names = ", ".join(rows.column_names)
             raise BadInput(f"--data {spec}: judgements have the columns {names}, not query-id, corpus-id")
-        found += _judged(split, ((row["query-id"], row["corpus-id"], row.get("score", 1)) for row in rows))
+        rows = list(enumerate(rows, 1))
+        grade = tables.grading(f"--data {spec}", rows, {"label": ["score"]}, said)
+        found += _judged(split, ((row["query-id"], row["corpus-id"], grade(row.get("score", 1))) for _, row in rows))
     return found
 
 

@@ -1,37 +1,54 @@
-"""Tables of questions and answers (CSV, TSV, JSONL, Parquet) as collections.
+"""Tables of questions and answers (CSV, TSV, JSON, JSONL, Parquet), and training files that bring their negatives.
 
 Columns are found by their names or said: `pairs.csv:question=Frage,answer=Antwort`. Rows with the same question are one
 query with several positives, rows with the same answer one doc; other columns become metadata of the query. A column
 `split` decides train, dev and test, else a hash of the question, or of the column that `by=COLUMN` names, so that all
-questions of one user, page or disease fall on one side.
+questions of one user, page or disease fall on one side. A column of numbers called label, score or the like holds
+grades: below 1, or below `relevant_from=X`, a doc is judged and not relevant. Columns of negatives (triplets,
+FlagEmbedding, DPR, Tevatron, CoRNStack) are docs too, judged as not relevant, and what the source file:K draws from.
 """
 
-import csv
+import itertools
 import pathlib
+import re
 
 from tqdm import tqdm
 
 from lib.data import beir
+from lib.data.formats import table_files
 from lib.data.words import normalise
-from lib.files import BadInput, fingerprinted, parse_json, reading, refuse_bloated
+from lib.files import BadInput, fingerprinted, parse_json
 
-RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+RECIPE = 2  # raise it when the rules below change, so that cached folders are made again
 # role -> names of columns that play it, the likeliest first
 ROLES = {
-    "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q"),
-    "doc": ("doc", "document", "passage", "context", "positive", "text"),
+    "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
+    "doc": (
+        *("doc", "document", "passage", "context", "positive", "positives", "pos", "positive_ctxs"),
+        *("positive_passages", "text"),
+    ),
     "answer": ("answer", "answers", "response", "output", "reply", "a"),
     "title": ("title",),
     "split": ("split",),
+    "negative": (
+        *("negative", "negatives", "neg", "hard_negative", "hard_negatives", "negative_passages"),
+        *("hard_negative_ctxs", "negative_ctxs"),
+    ),
+    "label": ("label", "labels", "score", "scores", "relevance", "relevant", "is_relevant", "grade"),
 }
-SPLITS = {"train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+SETTINGS = ("by", "relevant_from")  # what a spec may say besides
+NEGATIVE = re.compile(r"negative_\d+")  # columns of several negatives, one in each
+SCORED = (("pos_scores", "positive_scores"), ("neg_scores", "negative_scores"), ("scores", "score"))
+WORDS = {"true": 1, "yes": 1, "relevant": 1, "false": 0, "no": 0, "irrelevant": 0, "not relevant": 0}  # as labels
+MOST_GRADE = 10  # a larger number is a count of votes or the like, unless relevant_from says what it means
+GOLD = 1000  # where DPR's own files have no score of a positive they give this one
+SPLITS = {"train": "train", "training": "train", "dev": "dev", "test": "test"} | dict.fromkeys(beir.DEV, "dev")
 MOST_METADATA = 2000  # characters of a column that is kept as metadata
 
 
 def is_table(spec):
-    """Whether a spec names a file of SUFFIXES, perhaps with columns behind a colon."""
-    return pathlib.Path(split_roles(spec)[0]).suffix.lower() in SUFFIXES
+    """Whether a spec names a file of SUFFIXES, perhaps compressed, perhaps with columns behind a colon."""
+    return table_files.suffix(split_roles(spec)[0]) in table_files.SUFFIXES
 
 
 def split_roles(spec):
@@ -44,103 +61,47 @@ def split_roles(spec):
 
 def check_roles(spec, said):
     """BadInput if roles are named that there are not."""
-    if unknown := said.keys() - {*ROLES, "by"}:
-        raise BadInput(f"--data {spec}: {min(unknown)} is none of {', '.join(ROLES)}, by")
+    if unknown := said.keys() - {*ROLES, *SETTINGS}:
+        raise BadInput(f"--data {spec}: {min(unknown)} is none of {', '.join((*ROLES, *SETTINGS))}")
+    try:
+        float(said.get("relevant_from", 0))
+    except ValueError:
+        raise BadInput(f"--data {spec}: relevant_from is the least number of a relevant doc, as .5") from None
 
 
 def build(spec):
     """(name, folder in BEIR layout) of a table; BadInput if it cannot be read as one."""
     head, said = split_roles(spec)
-    path = pathlib.Path(head)
+    path, wrong = pathlib.Path(head), []
     check_roles(spec, said)
     if not path.is_file():
         raise BadInput(f"--data {path}: no such file")
 
     with fingerprinted(path) as content:
-        key = [content, path.suffix, said, RECIPE]
-        return beir.build("tables", path.stem, key, lambda: read(path, said, _rows(path)))
-
-
-# ------------------------------------------------------------------------------------------------- reading
-
-
-def _rows(path):
-    """(line, {column: value}) of every row of a table."""
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        for number, line in beir.read_lines(path):
-            yield number, beir.parse_object(line, path=path, number=number)
-    elif kind == ".parquet":
-        yield from parquet_rows(path)
-    else:
-        yield from _csv_rows(path, "\t" if kind == ".tsv" else None)
-
-
-def _csv_rows(path, delimiter):
-    csv.field_size_limit(1 << 30)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            if delimiter is None:  # of a European spreadsheet: a semicolon
-                delimiter = max(",;\t|", key=first.count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if len(set(header)) < len(header) or not any(header):
-                raise BadInput(
-                    f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}"
-                )
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise BadInput(
-                        f"{path}:{reader.line_num}: {len(row)} columns, and the first line names {len(header)}; "
-                        "put quotes around texts that hold the separator"
-                    )
-                yield reader.line_num, dict(zip(header, row))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
-    except csv.Error as error:
-        raise BadInput(f"{path}:{reader.line_num}: {error}") from None
-
-
-def parquet_package(path):
-    """pyarrow, with what reads and writes Parquet; BadInput where it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise BadInput(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
-    return pyarrow
-
-
-def parquet_rows(path):
-    """(number, {column: value}) of every row of a Parquet file."""
-    pyarrow = parquet_package(path)
-    with reading(path, " as Parquet"):
-        file, number = pyarrow.parquet.ParquetFile(path), 0
-        refuse_bloated(path, sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)))
-        for block in file.iter_batches(1 << 14):
-            for record in block.to_pylist():
-                number += 1
-                yield number, record
-
-
-# ------------------------------------------------------------------------------------------------- writing
+        key = [content, table_files.suffix(path), said, RECIPE]
+        name = pathlib.Path(path.name.removesuffix(".gz")).stem
+        return beir.build("tables", name, key, lambda: read(path, said, table_files.rows(path, wrong), wrong))
 
 
 def _columns(path, number, row, said):
-    """{role: column} for the columns of a table; BadInput if question or doc and answer are not there."""
+    """{role: [columns]} for the columns of a table; BadInput if question or doc and answer are not there."""
     by_name = {name.lower().strip(): name for name in row}
-    found = {role: column for role, column in said.items() if role != "by"}
-    for column in said.values():
-        if column not in row:
+    found = {role: [column] for role, column in said.items() if role in ROLES and column}
+    for role, column in said.items():
+        if column not in row and role != "relevant_from" and column:
             raise BadInput(f"{path}:{number}: no column {column!r}; there are {', '.join(map(repr, row))}")
-    for role in ROLES.keys() - said.keys():
+    for role in ROLES:
         named = [by_name[name] for name in ROLES[role] if name in by_name]
-        if free := [column for column in named if column not in said.values()]:
-            found[role] = free[0]
+        if role == "negative":
+            named += [by_name[name] for name in by_name if NEGATIVE.fullmatch(name)]
+        if (free := [column for column in named if column not in said.values()]) and role not in said:
+            found[role] = free if role == "negative" else free[:1]
+    if "negative" in found and "label" not in said:  # then numbers are the scores of a miner or a teacher
+        found.pop("label", None)
+    if "negative" not in found and "answer" in found and found.get("doc") == [by_name.get("pos")]:
+        del found["doc"]  # beside answers, pos is a place
+    if found.get("question") == [by_name.get("instruction")] and "question" not in said and "input" in by_name:
+        found["question"].append(by_name["input"])
     if "question" not in found or not {"doc", "answer"} & found.keys():
         raise BadInput(
             f"{path}:{number}: a column of questions and one of answers are wanted, there are "
@@ -149,62 +110,185 @@ def _columns(path, number, row, said):
     return found
 
 
-def _texts(value, *, path, number, column):
-    """The texts of a cell: a text, a list of them, or a list as JSON."""
+def _listed(value):
+    """What a cell lists: itself, or the items of a list, which may be written as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
         try:
-            listed = parse_json(value)
+            value = parse_json(value)
         except ValueError:
-            listed = None
-        if isinstance(listed, list) and all(isinstance(each, str) for each in listed):
-            value = listed
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(each, (str, int, float, type(None))) for each in values):
-        raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
-    return [str(each).strip() for each in values if each is not None and str(each).strip()]
+            return [value]
+    return value if isinstance(value, list) else [value]
 
 
-def read(path, said, rows):
-    """What beir.build() wants of (line, {column: value}) rows. said: {role: column}; path: for messages."""
-    docs, queries, judged, dropped, first = {}, {}, {}, {}, {}
+def _holds(value):
+    return isinstance(value, dict) and "text" in value
+
+
+def _docs(value, *, path, number, column):
+    """[(title, text, score or None)] of a cell: texts, or objects that hold a text, or texts (SQuAD)."""
+    found, listed = [], _listed(value)
+    if isinstance(value, str) and not all(isinstance(each, str) or _holds(each) for each in listed):
+        listed = [value]  # a text in brackets
+    for each in listed:
+        held = each if _holds(each) else {"text": each}
+        for text in held["text"] if isinstance(held["text"], list) and held is each else [held["text"]]:
+            if not isinstance(text, (str, int, float, type(None))):
+                raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
+            if text is not None and (text := str(text).strip()):
+                found.append((" ".join(str(held.get("title") or "").split()), text, number_of(held.get("score"))))
+    return found
+
+
+def number_of(value):
+    """The number that a cell holds, or None."""
+    if isinstance(value, str):
+        value = WORDS.get(value.strip().lower(), value)
+    try:
+        return number if abs(number := float(value)) < 1e38 else None  # nor nan
+    except (TypeError, ValueError):
+        return None
+
+
+def grading(path, rows, columns, said):
+    """A function from a label to a grade, None without labels; BadInput if the numbers are no grades."""
+    if not (column := columns.get("label", [None])[0]):
+        if "relevant_from" in said:
+            raise BadInput(f"{path}: relevant_from, and no column of labels; say which, as in {path}:label=COLUMN")
+        return None
+    cells = [(number, cell) for number, row in rows for cell in _listed(row.get(column))]
+    known = [(number, value) for number, cell in cells if (value := number_of(cell)) is not None]
+    if not known and cells and "label" not in said:  # words, as the topic of a question
+        del columns["label"]
+        return None
+    whole = all(value == int(value) and abs(value) <= MOST_GRADE for _, value in known)
+    if "relevant_from" in said:
+        least = float(said["relevant_from"])
+        return lambda value: int(value - least) + 1 if whole and value >= least else int(value >= least)
+    for number, value in known:
+        if value != int(value) or abs(value) > MOST_GRADE:
+            raise BadInput(
+                f"{path}:{number}: {column} is {value:g}, which is no grade (0, 1, 2 ...); say from which number on a "
+                f"doc is relevant, as in {path}:relevant_from=.5, or that it is no label: {path}:label="
+            )
+    return int
+
+
+def _labels(row, columns, docs, grade, *, path, number):
+    """The grade of each of a row's docs; None where the row has no label."""
+    if not grade:
+        return [1] * len(docs)
+    (column,) = columns["label"]
+    cells = _listed(row.get(column))
+    if all(cell is None or not str(cell).strip() for cell in cells):
+        return None
+    values = [number_of(cell) for cell in (cells if len(cells) > 1 else cells * len(docs))]
+    if None in values or len(values) != len(docs):
+        raise BadInput(f"{path}:{number}: {column} is {beir.shorten(row[column])}: a number for each doc is wanted")
+    return [grade(value) for value in values]
+
+
+def _scores(row, positives, negatives):
+    """The score of the best positive, None for each positive, the scores of the negatives, None where it has none."""
+    of_pos, of_neg, of_all = (
+        next(([number_of(each) for each in _listed(row[name])] for name in names if row.get(name) is not None), [])
+        for names in SCORED
+    )
+    if len(of_all) == len(positives) + len(negatives):
+        of_pos, of_neg = of_all[: len(positives)], of_all[len(positives) :]
+    of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
+    if len(of_neg) != len(negatives):
+        of_neg = [score for _, _, score in negatives]
+    return [max((score for score in of_pos if score is not None), default=None), *[None] * len(positives), *of_neg]
+
+
+def read(path, said, rows, wrong=()):
+    """What beir.build() wants of (line, {column: value}) rows.
+
+    said: {role: column}; path: for messages; wrong: what the rows find wrong with others while they are read.
+    """
+    docs, queries, judged, dropped = {}, {}, {}, {}
     rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2))
-    columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said) if rows else {}
-    for number, row in rows:
+    wrong, columns, grade = list(wrong), {}, None
+    try:
+        if rows:
+            columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
+            grade = grading(path, rows, columns, said)
+    except BadInput as error:
+        raise beir.Malformed([*wrong, str(error)]) from None
 
-        def cell(role, row=row, number=number):
-            column = columns.get(role)
-            return _texts(row.get(column), path=path, number=number, column=column) if column else []
+    def id_of(title, text):
+        return docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})["_id"]
 
-        question, answers = " ".join(cell("question")), cell("answer")
-        texts = cell("doc") or answers
-        if not question or not texts:
-            what = f"rows without {'an answer' if question else 'a question'}"
-            dropped.setdefault(what, []).append(f"line {number}")
-            continue
+    def add(number, row):
+        """Add a row; what is missing, in words, if it has to be left out."""
+
+        def cell(role):
+            found = (_docs(row.get(each), path=path, number=number, column=each) for each in columns.get(role, ()))
+            return list(itertools.chain.from_iterable(found))
+
+        question, answers = " ".join(text for _, text, _ in cell("question")), cell("answer")
+        # a passage and its short answer; of a file with negatives, an answer is no doc where the positive is missing
+        positives, negatives = cell("doc"), cell("negative")
+        held = [text for _, text, _ in answers] if positives else []
+        positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
+        if not question or not positives:
+            return "an answer" if question else "a question"
+        if (grades := _labels(row, columns, positives, grade, path=path, number=number)) is None:
+            return "a label"
         split = _split_of(row, columns, said, question, path=path, number=number)
         if question not in queries:
             # what generators are scored with is never taken from a column of another meaning
-            named = {*columns.values(), "answer", "answers"} - {said.get("by")}
-            meta = {name: value for name, value in row.items() if name not in named and _plain(value)}
+            taken = itertools.chain.from_iterable(columns.values())
+            named = {*taken, "answer", "answers", *(itertools.chain(*SCORED) if "negative" in columns else ())}
+            meta = {n: value for n, value in row.items() if n not in named - {said.get("by")} and _plain(value)}
             queries[question] = {"_id": f"q{len(queries) + 1}", "text": question, "metadata": meta}
-            judged[question], first[question] = (split, {}), number
-        elif split != judged[question][0] and "split" in columns:
-            raise BadInput(
-                f"{path}:{number}: this question is in {split}, and on line {first[question]} in "
-                f"{judged[question][0]}; a question can be in one split only"
-            )
-        if cell("doc") and answers:  # a short answer and the doc that holds it
-            queries[question]["metadata"].setdefault("answers", {}).update(dict.fromkeys(answers))
-        title = " ".join(cell("title"))
-        for text in texts:
-            doc = docs.setdefault((title, text), {"_id": f"d{len(docs) + 1}", "title": title, "text": text})
-            judged[question][1][doc["_id"]] = 1
-    if not queries:
-        raise BadInput(f"{path}: no row with a question and an answer")
-    for query in queries.values():
+            judged[question] = {}
+        if held:
+            queries[question]["metadata"].setdefault("answers", {}).update(dict.fromkeys(held))
+        if "split" not in columns:
+            split = next(iter(judged[question]), split)
+        own, beside, _ = judged[question].setdefault(split, ({}, {}, number))
+        title = " ".join(text for _, text, _ in cell("title"))
+        best, *scores = _scores(row, positives, negatives)
+        docs_of = [(of_doc or title, text) for of_doc, text, _ in positives] + [pair[:2] for pair in negatives]
+        for doc, given, score in zip(itertools.starmap(id_of, docs_of), grades + [0] * len(negatives), scores):
+            if (own.setdefault(doc, given) >= 1) != (given >= 1):
+                dropped.setdefault("judgements that are lower than another of the same", []).append(f"line {number}")
+            own[doc] = max(own[doc], given)
+            if given < 1:
+                beside.setdefault(doc, (score, best))
+
+    for number, row in rows:
+        try:
+            if missing := add(number, row):
+                dropped.setdefault(f"rows without {missing}", []).append(f"line {number}")
+        except BadInput as error:
+            wrong.append(str(error))
+    if wrong or not queries:
+        raise beir.Malformed(wrong or [f"{path}: no row with a question and an answer"])
+    found, candidates = _by_split(queries, judged, dropped)
+    taken = "; ".join(f"{role}: {', '.join(names)}" for role, names in columns.items())
+    wrong = f"; {len(candidates):,} docs are not relevant to their question" if candidates else ""
+    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}")
+    return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _by_split(queries, judged, dropped):
+    """([(qid, split, grades)], records of what is not relevant); a question that is in two splits is in the first."""
+    found, candidates = [], []
+    for question, query in queries.items():
         if held := query["metadata"].get("answers"):
             query["metadata"]["answers"] = list(held)
-    return docs.values(), queries.values(), [(queries[q]["_id"], *pair) for q, pair in judged.items()], dropped
+        first, *later = sorted(judged[question], key=beir.SPLITS.index)
+        for split in later:
+            place = f"line {judged[question][split][2]}, {beir.shorten(question)}"
+            dropped.setdefault(f"questions of {split} that are in {first} too", []).append(place)
+        own, beside, _ = judged[question][first]
+        found.append((query["_id"], first, own))
+        for rank, (doc, (score, best)) in enumerate(((d, s) for d, s in beside.items() if own[d] < 1), 1):
+            record = {"qid": query["_id"], "doc_id": doc, "source": "given", "rank": rank, "score": score}
+            candidates.append(record | {"positive_score": best})
+    return found, candidates
 
 
 def _plain(value):
@@ -216,9 +300,10 @@ def _plain(value):
 def _split_of(row, columns, said, question, *, path, number):
     """train, dev or test, as the column split says or by a hash: eight tenths, one, one."""
     if "split" in columns:
-        value = str(row.get(columns["split"]) or "").strip().lower()
+        (column,) = columns["split"]
+        value = str(row.get(column) or "").strip().lower()
         if value not in SPLITS:
-            raise BadInput(f"{path}:{number}: {columns['split']} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
+            raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
         return SPLITS[value]
     group = str(row.get(said["by"]) or "").strip() if "by" in said else ""
     return beir.split_by_hash(group or normalise(question) or question)  # without a group, each question by itself

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from lib.data import beir
 from lib.data.beir import shorten
-from lib.data.formats import tables
+from lib.data.formats import table_files
 from lib.files import BadInput, atomic_path
-from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, Doc, Group
+from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, ByText, Doc, Group
 
 FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
 FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
@@ -70,7 +70,7 @@ def _put(path, lines, *, begin="", between="\n", end="\n"):
 
 
 def _put_parquet(path, lines):
-    pyarrow, lines = tables.parquet_package(path), list(lines)
+    pyarrow, lines = table_files.parquet_package(path), list(lines)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(lines), temporary)
     return len(lines)
@@ -97,7 +97,9 @@ def lines(path, format, collection):
     row, tsv = TABLE[format], format.startswith("msmarco")  # a TSV cannot hold the tabs and line ends of our texts
     find_query = _finder(collection.queries, "query", by_id="qid" in row.holds, squeeze=tsv)
     find_doc = _finder(collection.docs, "doc", by_id="doc_id" in row.holds, squeeze=tsv)
-    items = tables.parquet_rows if format.endswith("parquet") else beir.read_lines if tsv else _objects
+    items = (
+        table_files.parquet_rows if format.endswith("parquet") else beir.read_lines if tsv else table_files.json_rows
+    )
     for number, item in items(path):
         try:
             query, positives, negatives, *scores = row.parse(item)
@@ -156,16 +158,19 @@ def _finder(texts, kind, *, by_id, squeeze=False):
         text = " ".join(text.split()) if squeeze else text
         return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
-    def find(value):
-        row = rows.get(value if by_id else digest(value))
-        hint = "" if by_id else "; texts are wanted as there, title and text with a space between"
-        return (row, None) if row is not None else (-1, f"{kind} {shorten(value)} is not in the collection{hint}")
-
-    rows = texts.row_of if by_id else {}
-    if not by_id:
-        first = np.unique(texts.groups).tolist()  # in order of rows, so that the first of equal texts is kept
+    @functools.cache
+    def by_text():
+        rows, first = {}, np.unique(texts.groups).tolist()  # in order of rows, so that the first of equal texts is kept
         for row in tqdm(first, unit="text", unit_scale=True, delay=2, desc=f"reading {texts.path.name}"):
             rows.setdefault(digest(texts.text(row)), row)
+        return rows
+
+    def find(value):
+        exact = by_id and not isinstance(value, ByText)
+        row = texts.row_of.get(value) if exact else by_text().get(digest(value))
+        hint = "" if exact else "; texts are wanted as there, title and text with a space between"
+        return (row, None) if row is not None else (-1, f"{kind} {shorten(value)} is not in the collection{hint}")
+
     return find
 
 
@@ -206,19 +211,3 @@ def _answers(record):
     """The list of answers that a query's record holds, itself or in its metadata; [] without one."""
     holders = [holder for holder in (record, record.get("metadata")) if isinstance(holder, dict)]
     return next((h["answers"] for h in holders if isinstance(h.get("answers"), list)), [])
-
-
-def _objects(path):
-    """(number, JSON object) of each line, or of each item if the file is one JSON array."""
-    if not next(beir.read_lines(path), (1, ""))[1].lstrip().startswith("["):
-        for number, line in beir.read_lines(path):
-            yield number, beir.parse_object(line, path=path, number=number)
-        return
-    try:
-        items = json.loads("\n".join(line for _, line in beir.read_lines(path)))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not valid JSON ({error})") from None
-    for number, item in enumerate(items, 1):
-        if not isinstance(item, dict):
-            raise BadInput(f"{path}:{number}: a JSON object is wanted, found {shorten(json.dumps(item))}")
-        yield number, item

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lib.data.beir import shorten
+from lib.data.formats import tables
 from lib.files import BadInput
 
-GOLD = 1000  # where DPR's own files have no score of a positive they give this one
 SCORES = ("score", "positive_score")
 TAUGHT = ("teacher_score", "teacher_positive_score")
+
+
+class ByText(str):
+    """A doc that has no id, by its title and text."""
+
 
 # A query with its docs; positives, negatives: lists of Doc, whose `body` is the text without the title
 Group = collections.namedtuple("Group", "qid text answers positives negatives")
@@ -157,7 +162,23 @@ def _numbers(item, key, count, *, required=False):
     return values
 
 
+def _named(item):
+    """The item with the names of sentence-transformers' own files: that library goes by the places of columns."""
+    columns = [key for key in item if key not in ("label", "labels", "score", "scores")]
+    names = {} if "anchor" in item else dict(zip(columns, ("anchor", "positive")))
+    return {names.get(key, key): value for key, value in item.items()}
+
+
+def _id(passage, *names):
+    """The id of a passage, which may be a whole number; without one its text."""
+    name = next((name for name in names if passage.get(name) is not None), None)
+    if name is None and passage.get("text"):
+        return ByText(f"{passage.get('title') or ''} {_get(passage, 'text')}".strip())
+    return str(passage[name]) if type(passage.get(name)) is int else _get(passage, name or names[0])
+
+
 def _from_tuple(item, keys=("negative",)):
+    item = _named(item)
     anchor, positive, *negatives = (_get(item, key) for key in ("anchor", "positive", *keys))
     best, *scores = _numbers(item, "scores", 1 + len(negatives))
     return anchor, [positive], negatives, best, scores
@@ -175,15 +196,24 @@ def _from_labels(anchor, docs, labels):
 
 
 def _from_pair(item):
+    item = _named(item)
+    if "label" not in item and "score" in item:
+        return _get(item, "anchor"), None, [_get(item, "positive")], None, [_get(item, "score", float)]
     return _from_labels(_get(item, "anchor"), [_get(item, "positive")], [_get(item, "label", float)])
 
 
 def _from_list(item):
+    item = _named(item)
     docs = _each(item, "positive")
+    if "labels" not in item and "scores" in item:
+        return _get(item, "anchor"), None, docs, None, _numbers(item, "scores", len(docs))
     return _from_labels(_get(item, "anchor"), docs, _numbers(item, "labels", len(docs), required=True))
 
 
 def _from_flagembedding(item):
+    if "pos" not in item and "document" in item:  # CoRNStack, whose scores are strings
+        scores = [tables.number_of(each) for each in item.get("negative_scores") or ()] or None
+        item = item | {"pos": [_get(item, "document")], "neg": item.get("negatives"), "neg_scores": scores}
     query, positives, negatives = _get(item, "query"), _each(item, "pos"), _each(item, "neg")
     best, scores = _numbers(item, "pos_scores", len(positives)), _numbers(item, "neg_scores", len(negatives))
     return query, positives, negatives, max((s for s in best if s is not None), default=None), scores
@@ -191,24 +221,28 @@ def _from_flagembedding(item):
 
 def _from_tevatron(item):
     return _get(item, "query_id"), *(
-        [_get(passage, "docid") for passage in _each(item, key, dict)]
+        [_id(passage, "docid") for passage in _each(item, key, dict)]
         for key in ("positive_passages", "negative_passages")
     )
 
 
 def _from_tevatron_ids(item):
+    if "query_id" not in item and isinstance(item.get("neg"), dict):  # sentence-transformers' of MS MARCO, by system
+        positives = [str(doc) for doc in item.get("pos") or ()]
+        listed = {str(doc): None for docs in item["neg"].values() for doc in docs}
+        return _id(item, "qid"), positives, [doc for doc in listed if doc not in positives]
     return _get(item, "query_id"), _each(item, "positive_document_ids"), _each(item, "negative_document_ids")
 
 
 def _from_dpr(item):
     def passages(*keys):
         found = [passage for key in keys for passage in _each(item, key, dict)]
-        ids = [_get(passage, "psg_id" if "psg_id" in passage else "passage_id") for passage in found]  # older
+        ids = [_id(passage, "passage_id", "psg_id") for passage in found]  # the latter in older files
         return ids, [None if passage.get("score") is None else _get(passage, "score", float) for passage in found]
 
     positives, best = passages("positive_ctxs")
     negatives, scores = passages("hard_negative_ctxs", *["negative_ctxs"] * ("negative_ctxs" in item))
-    best = max((score for score in best if score not in (None, GOLD)), default=None)
+    best = max((score for score in best if score not in (None, tables.GOLD)), default=None)
     return _get(item, "question"), positives, negatives, best, scores
 
 
@@ -246,11 +280,11 @@ TABLE = {
         ("rank",), _to_pairs, _from_pair),
     "st-list": Format("sentence-transformers JSONL: anchor, positive (a list of docs), labels (1 or 0 each)",
         ("rank",), _to_list, _from_list),
-    "flagembedding": Format("FlagEmbedding JSONL: query, pos, neg (and pos_scores, neg_scores)",
+    "flagembedding": Format("FlagEmbedding JSONL: query, pos, neg (and pos_scores, neg_scores); CoRNStack",
         SCORED, _to_flagembedding, _from_flagembedding),
     "tevatron": Format("Tevatron's older JSONL: query_id, query, positive_passages, negative_passages",
         BY_ID, _to_tevatron, _from_tevatron),
-    "tevatron-ids": Format("Tevatron JSONL: query_id, query_text, positive_document_ids, negative_document_ids",
+    "tevatron-ids": Format("Tevatron JSONL: query_id, query_text, *_document_ids; MS MARCO's qid, pos, neg by system",
         BY_ID, _to_tevatron_ids, _from_tevatron_ids),
     "dpr": Format("DPR, a JSON array: question, answers, positive_ctxs, negative_ctxs, hard_negative_ctxs",
         ("doc_id", *SCORED), _to_dpr, _from_dpr),

@@ -1,0 +1,122 @@
+"""The rows of tables as files hold them: CSV, TSV, JSON, JSONL and Parquet, as spreadsheets and programs write them."""
+
+import csv
+import io
+import itertools
+import json
+import pathlib
+import re
+
+from lib.data import beir
+from lib.files import BadInput, parse_json, reading, refuse_bloated, unpacked
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+def suffix(path):
+    """The ending of a file's name, without that of a compressed one."""
+    return pathlib.Path(str(path).removesuffix(".gz")).suffix.lower()
+
+
+def rows(path, wrong):
+    """(line, {column: value}) of every row of a table; what is wrong with others goes to `wrong`."""
+    kind = suffix(path)
+    if kind == ".parquet":
+        yield from parquet_rows(path)
+    elif kind in (".json", ".jsonl"):
+        yield from json_rows(path, wrong)
+    else:
+        yield from _csv_rows(path, kind, wrong)
+
+
+def json_rows(path, wrong=None):
+    """(number, JSON object) of each line, or of each item if the file is one JSON array."""
+    lines = beir.read_lines(path)
+    first = next(lines, (1, ""))
+    lines = itertools.chain([first] if first[1] else [], lines)
+    if array := first[1].lstrip().startswith("["):
+        try:
+            lines = enumerate(parse_json("\n".join(line for _, line in lines)), 1)
+        except ValueError as error:
+            raise BadInput(f"{path}: not valid JSON ({error})") from None
+    for number, item in lines:
+        try:
+            if not array:
+                item = beir.parse_object(item, path=path, number=number)
+            elif not isinstance(item, dict):
+                found = beir.shorten(json.dumps(item))
+                raise BadInput(f"{path}:{number}: a JSON object is wanted, found {found}")
+        except BadInput as error:
+            if wrong is None:
+                raise
+            wrong.append(str(error))
+        else:
+            yield number, item
+
+
+def _text_of(path):
+    """The text of a file: UTF-8, or UTF-16 where its first two bytes say so."""
+    with unpacked(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+        content = file.read()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
+
+
+def _csv_rows(path, kind, wrong):
+    csv.field_size_limit(1 << 30)
+    text, skipped = _text_of(path), 0
+    first, _, below = text.partition("\n")
+    delimiter = "\t" if kind == ".tsv" else None
+    if said := re.fullmatch(r"sep=(.)\s*", first):  # of a spreadsheet, which reads it itself
+        delimiter, text, skipped, first = said[1], below, 1, below.partition("\n")[0]
+    if delimiter is None:  # of a European spreadsheet: a semicolon
+        delimiter = max(",;\t|", key=first.count)
+    # a text between tabs is what it is, quotes included, unless every cell is quoted
+    quoted = delimiter != "\t" or all(re.fullmatch('".*"', cell.strip(), re.S) for cell in first.split("\t"))
+    style = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
+    header = [name.strip() for name in next(reader, [])]
+    width = len(header)
+    while header and not header[-1]:  # a separator behind every row
+        header.pop()
+    if len(set(header)) < len(header) or not any(header):
+        raise BadInput(f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}")
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            wrong.append(f"{path}:{reader.line_num + skipped}: {error}")
+            continue
+        if row is None:
+            return
+        if any(cell.strip() for cell in row[width:]):
+            wrong.append(
+                f"{path}:{reader.line_num + skipped}: {len(row)} columns, and the first line names {width}; "
+                "put quotes around texts that hold the separator"
+            )
+        elif row:  # spreadsheets leave out the last cells of a row where they are empty
+            yield reader.line_num + skipped, dict(zip(header, row + [""] * (len(header) - len(row))))
+
+
+def parquet_package(path):
+    """pyarrow, with what reads and writes Parquet; BadInput where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise BadInput(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
+    return pyarrow
+
+
+def parquet_rows(path):
+    """(number, {column: value}) of every row of a Parquet file."""
+    pyarrow = parquet_package(path)
+    with reading(path, " as Parquet"):
+        file, number = pyarrow.parquet.ParquetFile(path), 0
+        refuse_bloated(path, sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)))
+        for block in file.iter_batches(1 << 14):
+            for record in block.to_pylist():
+                number += 1
+                yield number, record
