@@ -400,10 +400,10 @@ def train(args, parser, collection, folder, *, device):
             t.evaluate(step + 1, bar)
     bar.close()
     summary = t.finish(bm25)
+    said, command = report.verdict(summary, args.select, run=cli.quoted(folder))
     print(
-        f"{report.of_run(summary, args.select)}\n\n"
-        f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\n"
-        f"next    python build_index.py --run {cli.quoted(folder)}"
+        f"{report.of_run(summary, args.select)}\nverdict: {said}\n\n"
+        f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\nnext    {command}"
     )
 
 

@@ -313,3 +313,36 @@ def test_two_runs_have_a_figure_of_their_differences(tmp_path):
     (runs,) = comparison.read_evaluations(folders).values()
     report.write(tmp_path / "out", runs, measure="mrr@10", name="made-test")
     assert (tmp_path / "out/plots/differences.png").read_bytes().startswith(PNG)
+
+
+# ------------------------------------------------------------------------------------------------------- a verdict
+
+OF_A_RUN = [
+    (
+        (0.6, 0.3, (0.05, 0.02, 0.08)),
+        "this encoder is ahead of BM25 by 0.0500 [0.0200, 0.0800]",
+        "build_index.py --run R",
+    ),
+    (
+        (0.4, 0.3, (-0.1, -0.12, -0.08)),
+        "BM25 is ahead by 0.1000 [0.0800, 0.1200] mrr@10: search with",
+        "--retriever R+bm25",
+    ),
+    ((0.4, 0.45, (-0.1, -0.12, -0.08)), "; training lost 0.0500 against its start: search with", "--retriever R+bm25"),
+    (
+        (0.6, 0.65, (0.05, 0.02, 0.08)),
+        "training lost 0.0500 mrr@10: use what it started from",
+        "build_index.py --run R",
+    ),
+    ((0.5, 0.3, (0.01, -0.02, 0.04)), "not told apart by these test queries (+0.0100", "--retriever R+bm25"),
+    ((0.5, None, (0.05, 0.02, 0.08)), "this encoder is ahead of BM25", "build_index.py --run R"),
+]
+
+
+@pytest.mark.parametrize("numbers, said, command", OF_A_RUN, ids=lambda x: str(x)[:40])
+def test_a_run_ends_with_what_to_use(numbers, said, command):
+    trained, untrained, (difference, low, high) = numbers
+    summary = {"test": {"mrr@10": trained}, "against_bm25": {"difference": difference, "low": low, "high": high}}
+    summary |= {} if untrained is None else {"untrained": {"mrr@10": untrained}}
+    found, following = report.verdict(summary, "mrr@10", run="R")
+    assert said in found and command in following

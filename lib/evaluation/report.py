@@ -216,6 +216,30 @@ def of_run(summary, measure):
     )
 
 
+def verdict(summary, measure, *, run):
+    """(a sentence that says which retriever to use after a run, the next command); run: its folder, for a shell."""
+    against, trained = summary["against_bm25"], summary["test"][measure]
+    by = f"by {abs(against['difference']):.4f} [{{:.4f}}, {{:.4f}}] {measure}"
+    start = summary.get("untrained", {}).get(measure, -1.0)
+    index = f"python build_index.py --run {run}"
+    lost = f"; training lost {start - trained:.4f} against its start" if start > trained else ""
+    if against["high"] < 0:
+        return (
+            f"BM25 is ahead {by.format(-against['high'], -against['low'])}{lost}: search with --retriever bm25, or "
+            "start from a pretrained model (--encoder MODEL, --init MODEL)",
+            f"python evaluate.py --retriever {run}+bm25     # the two mixed, by a weight that dev chooses",
+        )
+    if lost:
+        return f"training lost {start - trained:.4f} {measure}: use what it started from, or a lower --lr", index
+    if against["low"] > 0:
+        return f"this encoder is ahead of BM25 {by.format(against['low'], against['high'])}: use it", index
+    return (
+        f"this encoder and BM25 are not told apart by these test queries ({against['difference']:+.4f} "
+        f"[{against['low']:+.4f}, {against['high']:+.4f}] {measure}): mix them, --retriever {run}+bm25",
+        f"python evaluate.py --retriever {run}+bm25",
+    )
+
+
 # --------------------------------------------------------------------------------------------------- figures
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lib import dist, run
 from lib.data.batches import QueryOrder
-from lib.evaluation import diagnostics, measures, monitor, plots
+from lib.evaluation import diagnostics, measures, monitor, plots, significance
 from lib.evaluation.monitor import Averages, Monitor
 from lib.files import write_json
 from lib.model import card
@@ -51,11 +51,11 @@ class Evaluator:
         return found
 
     def bm25(self):
-        """{split: measures} of BM25; says so if it finds nothing for many queries."""
+        """{split: {qid: {measure: value}}} of BM25; says so if it finds nothing for many queries."""
         hits = {"dev": self._bm25_hits("dev", docs=self._among), "test": self._bm25_hits("test")}
         if (nothing := measures.nothing_found(hits["test"])) > measures.VOID:
             print(f"warning: BM25 finds nothing for {nothing:.0%} of the test queries: as a baseline it is void")
-        return {split: measures.mean(measures.score(self.collection, split, of)) for split, of in hits.items()}
+        return {split: measures.score(self.collection, split, of) for split, of in hits.items()}
 
     def _bm25_hits(self, split, docs=None):
         return diagnostics.bm25_hits(self.collection, split, self_match=self.self_match, docs=docs)
@@ -187,7 +187,10 @@ class Training:
         for warning in self.watch.check_end(**ends, untrained=untrained):
             self.log.log("warning", {"step": self.steps} | warning)
             print(f"warning: {warning['warning']}: {warning['advice']}")
-        summary = self.summarise(bm25, measures.mean(per_query), geometry)
+        summary = self.summarise({split: measures.mean(of) for split, of in bm25.items()}, per_query, geometry)
+        pair = np.array([(per_query[qid][self.select], of[self.select]) for qid, of in bm25["test"].items()]).T
+        test = significance.paired_test(*pair, seed=0, rounds=2000)
+        summary["against_bm25"] = {key: test[key] for key in ("difference", "low", "high")}
         if dist.is_main():
             evaluation = f"{self.config['inputs']['collection']}-test"
             measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
@@ -201,7 +204,7 @@ class Training:
                 plots.of_run(self.folder / "plots", log, points, measure=self.select, title=title, query=query)
         return summary
 
-    def summarise(self, bm25, test, geometry):
+    def summarise(self, bm25, per_query, geometry):
         """What summary.json holds."""
         args, spent = self.config["args"], self.clock.spent
         summary = {"name": self.folder.name, "data": args["data"], "encoder": args["encoder"]}
@@ -209,7 +212,7 @@ class Training:
         summary |= {"best_step": self.best["step"], "wall_s": round(self.clock.total(), 1)}
         summary |= {f"{name}_s": round(spent[name], 1) for name in ("train", "mine", "evaluate")}
         summary |= {"queries_per_s": round(self.steps * self.order.batch_size / spent["train"], 1)}
-        summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": self.best["dev"], "test": test}
+        summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": self.best["dev"], "test": measures.mean(per_query)}
         summary |= {"denominators": round(self.tally["denominators"]), "geometry": geometry}
         lists = {source: mined.candidates for source, mined in self.sampler.lists.items()}
         copies = {source: diagnostics.near_copies(found, self.collection) for source, found in lists.items()}
