@@ -340,6 +340,7 @@ FILES = {
     "commas.csv": as_lines(",", end=",,,").encode(),
     "short.csv": as_lines(",", [(*TABLE[0], "note", "by whom"), *TABLE[1:]]).encode(),
     "quoted.tsv": as_lines("\t", [[f'"{cell}"' for cell in row] for row in TABLE]).encode(),
+    "notes.tsv": b'question\tanswer\tsplit\tnote\nq1\ta one\ttrain\t"two\nlines"\nq2\ta two\ttrain\t\n',
     "pandas.csv": as_lines(",", [("", *TABLE[0]), *((str(i), *row) for i, row in enumerate(TABLE[1:]))]).encode(),
 }
 

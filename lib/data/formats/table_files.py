@@ -32,9 +32,9 @@ def rows(path, wrong):
 def json_rows(path, wrong=None):
     """(number, JSON object) of each line, or of each item if the file is one JSON array."""
     lines = beir.read_lines(path)
-    first = next(lines, (1, ""))
-    lines = itertools.chain([first] if first[1] else [], lines)
-    if array := first[1].lstrip().startswith("["):
+    begin = list(itertools.islice(lines, 1))
+    lines = itertools.chain(begin, lines)
+    if array := begin and begin[0][1].lstrip().startswith("["):
         try:
             lines = enumerate(parse_json("\n".join(line for _, line in lines)), 1)
         except ValueError as error:
@@ -44,8 +44,7 @@ def json_rows(path, wrong=None):
             if not array:
                 item = beir.parse_object(item, path=path, number=number)
             elif not isinstance(item, dict):
-                found = beir.shorten(json.dumps(item))
-                raise BadInput(f"{path}:{number}: a JSON object is wanted, found {found}")
+                raise BadInput(f"{path}:{number}: a JSON object is wanted, found {beir.shorten(json.dumps(item))}")
         except BadInput as error:
             if wrong is None:
                 raise
@@ -64,6 +63,21 @@ def _text_of(path):
         raise BadInput(f"{path}: not UTF-8 ({error}); convert it, as with iconv -t utf-8") from None
 
 
+def _quoted(text, first):
+    """Whether quotes between tabs stand around cells, as around all names or a text of several lines, or are letters.
+
+    A quote that is a letter would swallow what follows up to the next one: a "cell" of lines with tabs in them.
+    """
+    if all(re.fullmatch('".*"', cell.strip()) for cell in first.split("\t")):
+        return True
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+        lines = [cell for row in rows for cell in row if "\n" in cell]
+    except csv.Error:
+        return False
+    return bool(lines) and not any("\t" in cell for cell in lines)
+
+
 def _csv_rows(path, kind, wrong):
     csv.field_size_limit(1 << 30)
     text, skipped = _text_of(path), 0
@@ -73,9 +87,7 @@ def _csv_rows(path, kind, wrong):
         delimiter, text, skipped, first = said[1], below, 1, below.partition("\n")[0]
     if delimiter is None:  # of a European spreadsheet: a semicolon
         delimiter = max(",;\t|", key=first.count)
-    # a text between tabs is what it is, quotes included, unless every cell is quoted
-    quoted = delimiter != "\t" or all(re.fullmatch('".*"', cell.strip(), re.S) for cell in first.split("\t"))
-    style = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
+    style = {"strict": True} if delimiter != "\t" or _quoted(text, first) else {"quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
     header = [name.strip() for name in next(reader, [])]
     width = len(header)
