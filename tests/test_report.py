@@ -17,6 +17,7 @@ from test_comparison_statistics import (
     noise,
     ordered,
     other_measure,
+    seeded,
     three_arms,
     without_a_forecast,
     write,
@@ -346,3 +347,14 @@ def test_a_run_ends_with_what_to_use(numbers, said, command):
     summary |= {} if untrained is None else {"untrained": {"mrr@10": untrained}}
     found, following = report.verdict(summary, "mrr@10", run="R")
     assert said in found and command in following
+
+
+def test_a_comparison_begins_with_what_it_says():
+    text = table(analyse(three_arms())).splitlines()[0]
+    assert text.startswith("**b gains +0.0") and "mrr@10 over a, the most of the arms. b is above BM25 (0." in text
+    level = [*seeded("a", BASE), *seeded("b", BASE + noise(1) - noise(1).mean())]
+    assert "No arm is better than a beyond chance" in table(analyse(level))
+    one_seed = [made("a", BASE - 0.4), made("b", BASE - 0.4)]
+    assert table(analyse(one_seed)).startswith(
+        "**Too few seeds to say which arm is better on others. No arm reaches BM25"
+    )

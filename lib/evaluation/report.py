@@ -140,14 +140,35 @@ MEANING = {  # of interval and p, by what they are over
 }
 
 
+def conclusion(result):
+    """What a comparison says, in two sentences: which arm gains most over the first, and whether BM25 is reached."""
+    measure, (first, *others) = result["measure"], result["arms"]
+    means = {row["arm"]: np.mean(row["test"][measure]) for row in result["arms"]}
+    tested = [row for row in others if row["against_first"]["differs"] is not None]
+    gains = [row for row in tested if row["against_first"]["differs"] and row["against_first"]["difference"] > 0]
+    if gains:
+        best = max(gains, key=lambda row: row["against_first"]["difference"])
+        said = f"{best['arm']} gains {_interval(best)} {measure} over {first['arm']}, the most of the arms."
+    elif tested:
+        said = f"No arm is better than {first['arm']} beyond chance."
+    else:
+        said = "Too few seeds to say which arm is better on others." if others else ""
+    if bm25 := result["references"].get("bm25"):
+        best, value = max(means, key=means.get), max(means.values())
+        above = f"{best} is above BM25" if value > bm25[measure] else "No arm reaches BM25: search with it, or mix both"
+        said += f" {above} ({value:.4f} and {bm25[measure]:.4f})."
+    return said.strip()
+
+
 def to_table(result):
-    """analyse() as Markdown: the arms, what they cost, their order, the forecast."""
+    """analyse() as Markdown: a conclusion, the arms, what they cost, their order, the forecast."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     rows = [row | {"measure": measure} for row in result["arms"]]
     columns = RESULTS + (WINS if len(result["seeds"]) == 1 else ())
     over = rows[1]["against_first"]["over"] if len(rows) > 1 else significance.QUERIES
     known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
-    text = [
+    text = [f"**{said}**\n"] if (said := conclusion(result)) else []
+    text += [
         markdown(
             [title.format(measure=measure, first=first, over=over) for title, _ in columns],
             [*known, *([cell(row) for _, cell in columns] for row in rows)],
