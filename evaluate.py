@@ -23,7 +23,7 @@ from lib import cli, process, run
 from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
-from lib.evaluation import checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
+from lib.evaluation import analysis, checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, pick_device
 from lib.search import exact, faiss_index, tune
@@ -317,9 +317,11 @@ def next_step(row):
 def compare(args):
     """Statistics, tables and figures of a comparison by train.py, or of runs that were measured alike."""
     if len(args.compare) == 1:
-        (folder,) = args.compare
-        print(report.of_comparison(pathlib.Path(folder), measure=args.measure, against=args.against))
-        return print(f"wrote   {folder}/ablation.json, ablation.md, plots/")
+        out = folder = pathlib.Path(args.compare[0])
+        if analysis.runs_are_gone(folder):  # what was published stays as it is
+            out = run.run_path(args.name or folder.name)
+        print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out))
+        return print(f"wrote   {out}/ablation.json, ablation.md, plots/")
     names = [pathlib.Path(path).name for path in args.compare]
     folder = run.run_path(args.name or "-vs-".join(names))
     for evaluation, runs in comparison.read_evaluations(args.compare).items():

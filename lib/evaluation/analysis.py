@@ -81,6 +81,11 @@ def keep(path, runs):
         np.savez_compressed(file, qids=np.array(list(runs[0].values)), arms=arms, **matrices)
 
 
+def runs_are_gone(folder):
+    """Whether a comparison is only what keep() left of it."""
+    return (folder / KEPT).exists() and not any(folder.glob("*/summary.json"))
+
+
 def read_kept(folder, *, measure, against=None):
     """analyse() of a comparison whose runs are gone, from its ablation.json and what keep() wrote beside it."""
     path = folder / KEPT

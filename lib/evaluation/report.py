@@ -26,10 +26,10 @@ def write(folder, runs, *, measure, name=None):
     return table
 
 
-def of_comparison(folder, *, measure, against=None):
+def of_comparison(folder, *, measure, against=None, out=None):
     """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it."""
-    if (folder / analysis.KEPT).exists() and not any(folder.glob("*/summary.json")):
-        return again(folder, measure=measure, against=against)
+    if analysis.runs_are_gone(folder):
+        return again(folder, out or folder, measure=measure, against=against)
     text = write(folder, comparison.read_comparison(folder, against=against), measure=measure)
     if not (folder / comparison.TUNING).exists():
         return text
@@ -46,15 +46,15 @@ def of_comparison(folder, *, measure, against=None):
     return text
 
 
-def again(folder, *, measure, against=None):
+def again(folder, out, *, measure, against=None):
     """The table and the figure of a comparison whose runs are gone, from the per-query values that were kept."""
     result = analysis.read_kept(folder, measure=measure, against=against)
     with reading(folder / "ablation.json"):
         table = to_table(result)
         with plots.optional(folder):
-            comparison_plots.arms(folder / "plots" / "arms.png", result)
-    write_json(folder / "ablation.json", result)
-    write_text(folder / "ablation.md", table)
+            comparison_plots.arms(out / "plots" / "arms.png", result)
+    write_json(out / "ablation.json", result)
+    write_text(out / "ablation.md", table)
     return table
 
 
