@@ -5,8 +5,7 @@ import re
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
-from lib.data.beir import decode_line, parse_xml, shorten
-from lib.data.formats.tables import split_by_hash
+from lib.data.beir import decode_line, parse_xml, shorten, split_by_hash
 from lib.data.words import normalise
 from lib.files import BadInput, parse_json, reading
 

@@ -24,7 +24,7 @@ from experiments.clones import (
     read_json,
     read_yaml,
 )
-from lib.data.formats.tables import split_by_hash
+from lib.data.beir import split_by_hash
 from lib.files import BadInput, reading
 
 NEAR = 0.8  # share of their pieces that descriptions or commands have in common which are near-copies

@@ -12,9 +12,8 @@ from conftest import ROOT
 from experiments import makers_to_train
 from experiments.clones import Kin, near_copies
 from experiments.public_collections import COLLECTIONS, make
-from lib.data.beir import metadata_of
+from lib.data.beir import metadata_of, split_by_hash
 from lib.data.check import LEAK, leaks
-from lib.data.formats.tables import split_by_hash
 
 SCRIPT = "experiments.public_collections"
 

@@ -154,7 +154,10 @@ def pair(desk):
             free = sockets.enter_context(socket.socket())
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
-    command, env = [sys.executable, __file__, *map(str, ports)], os.environ | {"PYTHONPATH": str(ROOT)}
+    command, env = (
+        [sys.executable, __file__, *map(str, ports)],
+        os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+    )
     assert subprocess.run(command, cwd=desk, env=env, timeout=240).returncode == 0
     return desk / "runs/pair"
 

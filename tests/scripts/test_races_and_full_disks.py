@@ -1,6 +1,7 @@
 """Races, full disks and signals: what is written is whole or absent, and the same command then ends as if alone.
 
-Short forms run always; the long ones (200 rounds, 20 moments in each script) by `pytest -m slow tests/test_crashes.py`.
+Short forms run always; the long ones (200 rounds, 20 moments in each script) by
+`pytest -m slow tests/scripts/test_races_and_full_disks.py`.
 """
 
 import multiprocessing

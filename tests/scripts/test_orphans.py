@@ -1,4 +1,4 @@
-"""Processes end with the one that started them, however it ends; for long: pytest -m slow tests/test_orphans.py."""
+"""Processes end with the one that started them, however it ends; at length by `pytest -m slow`."""
 
 import os
 import pathlib

@@ -15,7 +15,7 @@ FIELDS = "qid doc_id source rank score positive_score teacher_score teacher_posi
 SCORED = {"st-triplet", "st-ntuple", "flagembedding", "dpr"}
 WITH_DOC_IDS = {"tevatron", "tevatron-ids", "dpr", "msmarco-ids"}
 WITH_QUERY_IDS = WITH_DOC_IDS - {"dpr"}
-DISTILLATION = {"distillation", "distillation-parquet"}  # which tests/test_distillation.py looks at
+DISTILLATION = {"distillation", "distillation-parquet"}  # which tests/negatives/test_distillation.py looks at
 every_format = pytest.mark.parametrize("format", [name for name in exchange.FORMATS if name not in DISTILLATION])
 
 

@@ -1,7 +1,7 @@
 """Damaged files and odd flags: exit codes 0 and 2 only, no traceback, and after a 2 nothing is changed.
 
 Some files are damaged in a few ways here; each one that a script reads back in 200, by `FUZZ=200 python -m pytest -m
-slow tests/test_fuzz.py`, which takes hours on two cores (a second a damage).
+slow tests/scripts/test_fuzz.py`, which takes hours on two cores (a second a damage).
 """
 
 import importlib

@@ -226,7 +226,7 @@ def in_processes(count, folder, cache, name):
     result = subprocess.run(
         [*map(str, [*command, __file__, *SOURCES, *DRAWN, "--name", name])],
         cwd=folder,
-        env=os.environ | {"HARDNEG_CACHE": str(cache), "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"HARDNEG_CACHE": str(cache), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=240,
