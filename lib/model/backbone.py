@@ -11,6 +11,7 @@ from lib.files import BadInput
 UNUSED = ("pooler.", "decoder.")  # parts of a backbone that nothing here computes with, as far as a file lacks them
 DERIVED = ("position_ids", "token_type_ids", "inv_freq")  # buffers that old files hold and new models compute
 NO_LIMIT = 1 << 30
+MOST_IDS_UNUSED = 1_000_000  # numbers without a token that a vocabulary may leave; real ones leave thousands
 
 
 def strictly(load, *, from_config=False):
@@ -82,8 +83,12 @@ def check_tokenizer(folder, tokenizer):
     """BadInput if it is a slow tokenizer, or one without its vocabulary."""
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"{folder}: a fast tokenizer (tokenizer.json) is needed")
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    vocab = tokenizer.get_vocab()
+    if set(vocab) <= set(tokenizer.all_special_tokens):
         raise BadInput(f"{folder}: no tokenizer (tokenizer.json, vocab.txt ...): every word would be unknown")
+    token, largest = max(vocab.items(), key=lambda item: item[1])
+    if largest > len(vocab) + MOST_IDS_UNUSED:  # to write it out would walk through every number up to that
+        raise BadInput(f"{folder}: the token {token!r} has the id {largest}, in a vocabulary of {len(vocab)}")
 
 
 def tokens_state(tokenizer):

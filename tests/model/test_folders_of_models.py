@@ -4,6 +4,7 @@ The reference is sentence-transformers where it is installed, and the architectu
 """
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -477,6 +478,17 @@ def test_a_model_without_a_tokenizer_is_refused(zoo, tmp_path):
     for path in folder.glob("*token*"):
         path.unlink()
     with pytest.raises(BadInput, match="no tokenizer .*every word would be unknown"):
+        model.load_encoder(folder)
+
+
+def test_a_token_with_an_id_of_billions_is_refused(zoo, tmp_path):
+    folder = shutil.copytree(zoo("bert"), tmp_path / "model")
+    state = read_json(folder / "tokenizer.json")
+    words = state["model"]["vocab"]
+    word = max(words, key=words.get)
+    words[word] = 4_000_000_000
+    write_json(folder / "tokenizer.json", state)
+    with pytest.raises(BadInput, match=f"the token '{re.escape(word)}' has the id 4000000000, in a vocabulary of"):
         model.load_encoder(folder)
 
 
