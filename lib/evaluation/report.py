@@ -141,9 +141,10 @@ MEANING = {  # of interval and p, by what they are over
 
 
 def conclusion(result):
-    """What a comparison says, in two sentences: which arm gains most over the first, and whether BM25 is reached."""
+    """What a comparison says in two sentences: the arm that gains most, and whether BM25 is reached. No leak counts."""
     measure, (first, *others) = result["measure"], result["arms"]
-    means = {row["arm"]: np.mean(row["test"][measure]) for row in result["arms"]}
+    others = [row for row in others if not row.get("pool", {}).get("leaks")]
+    means = {row["arm"]: np.mean(row["test"][measure]) for row in (first, *others)}
     tested = [row for row in others if row["against_first"]["differs"] is not None]
     gains = [row for row in tested if row["against_first"]["differs"] and row["against_first"]["difference"] > 0]
     if gains:

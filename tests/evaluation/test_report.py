@@ -354,6 +354,9 @@ def test_a_comparison_begins_with_what_it_says():
     assert text.startswith("**b gains +0.0") and "mrr@10 over a, the most of the arms. b is above BM25 (0." in text
     level = [*seeded("a", BASE), *seeded("b", BASE + noise(1) - noise(1).mean())]
     assert "No arm is better than a beyond chance" in table(analyse(level))
+    result = analyse(three_arms())
+    next(row for row in result["arms"] if row["arm"] == "b")["pool"] = {"leaks": True}  # b knew the test's docs
+    assert not report.conclusion(result).startswith("b gains") and "b is above" not in report.conclusion(result)
     one_seed = [made("a", BASE - 0.4), made("b", BASE - 0.4)]
     assert table(analyse(one_seed)).startswith(
         "**Too few seeds to say which arm is better on others. No arm reaches BM25"
