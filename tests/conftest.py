@@ -29,6 +29,11 @@ from lib.model.static import StaticEncoder, train_wordpiece  # noqa: E402
 TINY = pathlib.Path(__file__).parent / "tiny"
 
 
+def slowly(value):
+    """The case of this value, which runs only with -m slow."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 LONGEST = ("test_scripts.py", "test_train.py", "test_bench.py")  # files that begin first, so that none is left last
 
 

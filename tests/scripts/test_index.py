@@ -3,6 +3,7 @@
 import faiss
 import numpy as np
 import pytest
+from conftest import slowly
 
 from lib.evaluation import checks, measures
 from lib.files import BadInput
@@ -27,7 +28,7 @@ def space():
     return docs.astype(np.float32), queries.astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [slowly(kind) if kind == "IVF8,PQ8x4" else kind for kind in KINDS])
 def test_each_kind_is_built_tuned_and_finds_inner_products(space, kind):
     docs, queries = space
     vectors = Array(docs)

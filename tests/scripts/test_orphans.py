@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, slowly
 
 from lib.files import read_json
 from lib.process import PARENT
@@ -67,7 +67,7 @@ needs_proc = pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), re
 
 
 @needs_proc
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [*map(slowly, (signal.SIGTERM, signal.SIGHUP)), signal.SIGKILL])
 def test_children_end_with_their_parent(tmp_path, sent):
     process = start(tmp_path, "-c", COMPARISON.format(child=CHILD, between=BETWEEN))
     until(lambda: (tmp_path / "own").exists() and (tmp_path / "below").exists())

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, make_encoder
+from conftest import ROOT, TINY, make_encoder, slowly
 
 from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
@@ -308,14 +308,17 @@ TOO_LARGE = [
 ]
 
 
-@pytest.mark.parametrize("factory", CRASHES + TOO_LARGE)
+@pytest.mark.parametrize("factory", [CRASHES[0], TOO_LARGE[0], *map(slowly, CRASHES[1:] + TOO_LARGE[1:])])
 def test_an_index_over_which_faiss_ends_the_process_is_one_line(factory):
     with pytest.raises(BadInput, match=re.escape(f"index {factory}: ")) as error:
         faiss_index.empty_index(16, factory)
     assert "\n" not in str(error.value) and ("cannot build" in str(error.value)) == (factory in CRASHES)
 
 
-@pytest.mark.parametrize("factory", ["PCA8,IVF2,SQ8", "OPQ4,IVF500,PQ4x4fs,RFlat", "NSG8,Flat", "IVF256_HNSW8,Flat"])
+TRIED = ("OPQ4,IVF500,PQ4x4fs,RFlat", "NSG8,Flat", "IVF256_HNSW8,Flat")
+
+
+@pytest.mark.parametrize("factory", ["PCA8,IVF2,SQ8", *map(slowly, TRIED)])
 def test_an_index_that_is_tried_first_is_made(factory):
     assert faiss_index.empty_index(16, factory).d == 16
 
