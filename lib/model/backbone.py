@@ -91,6 +91,15 @@ def check_tokenizer(folder, tokenizer):
         raise BadInput(f"{folder}: the token {token!r} has the id {largest}, in a vocabulary of {len(vocab)}")
 
 
+def check_ids(folder, tokenizer, model):
+    """BadInput if a token has no vector, over which training would end in the middle."""
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    rows = len(model.get_input_embeddings().weight)
+    if largest >= rows:
+        raise BadInput(f"{folder}: {rows} vectors, and the token {token!r} has the id {largest}; "
+                       "the tokenizer is not the model's, or the model was not resized to it")  # fmt: skip
+
+
 def tokens_state(tokenizer):
     """All that decides how a tokenizer cuts texts into tokens, as plain values."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -133,6 +142,7 @@ def load_with_head(folder, kind, *, named, wanted):
         raise BadInput(f"{named}: {first_line(error)}") from None
     if loading["missing_keys"]:
         raise BadInput(f"{named}: no weights for {sorted(loading['missing_keys'])[0]}; {wanted} is wanted")
+    check_ids(folder, tokenizer, model)
     return model, tokenizer
 
 

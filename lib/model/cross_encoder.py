@@ -8,6 +8,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from lib.files import BadInput
 from lib.model.backbone import load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
 
@@ -19,6 +20,11 @@ class CrossEncoder:
         folder = self._folder = local_folder(source)
         kind, wanted = transformers.AutoModelForSequenceClassification, "a model trained to classify pairs"
         self.model, self.tokenizer = load_with_head(folder, kind, named=f"--cross_encoder {source}", wanted=wanted)
+        if self.model.config.num_labels > 2:
+            raise BadInput(
+                f"--cross_encoder {source}: {self.model.config.num_labels} labels "
+                f"({', '.join(map(str, self.model.config.id2label.values()))}); one for relevance is expected, or two"
+            )
         if self.tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         if self.model.config.pad_token_id is None:  # by it a decoder finds the last token of each text

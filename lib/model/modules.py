@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.files import BadInput, read_json
-from lib.model.backbone import NO_LIMIT, append_eos, check_tokenizer, first_line, quiet, strictly
+from lib.model.backbone import NO_LIMIT, append_eos, check_ids, check_tokenizer, first_line, quiet, strictly
 from lib.model.pooling import POOLINGS, parse_pooling
 
 LENGTHS = {"query": 64, "doc": 256}  # tokens, where neither the user nor the model's files say
@@ -127,6 +127,7 @@ def _checked(folder, library, towers, *, bare, dpr):
             tower[-1] = Pooling(tower[-1].get_embedding_dimension(), "cls")
         tokenizer = tower[0].tokenizer
         check_tokenizer(folder, tokenizer)
+        check_ids(folder, tokenizer, tower[0].model)
         if tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         own = getattr(tower[0], f"{task}_length") or tokenizer.model_max_length

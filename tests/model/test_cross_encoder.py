@@ -118,6 +118,16 @@ def test_a_bad_folder_is_refused(judges, tmp_path, lacks):
     assert str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_model_of_more_labels_than_two_is_refused(bert, tmp_path):
+    """Of entailment, neutral and contradiction, none says that a doc is relevant."""
+    labels = dict(enumerate(("contradiction", "entailment", "neutral")))
+    config = transformers.AutoConfig.from_pretrained(bert, num_labels=3, id2label=labels)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="3 labels .contradiction, entailment, neutral.; one for relevance"):
+        CrossEncoder(str(tmp_path), device="cpu")
+
+
 def test_an_encoder_is_no_cross_encoder(bert):
     """Without a trained head the library makes up a random one: no judge of anything."""
     with pytest.raises(BadInput, match="cross_encoder"):

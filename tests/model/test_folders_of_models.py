@@ -492,6 +492,16 @@ def test_a_token_with_an_id_of_billions_is_refused(zoo, tmp_path):
         model.load_encoder(folder)
 
 
+def test_a_token_without_a_vector_is_refused(zoo, tmp_path):
+    """A word was added to the tokenizer, and the model was not resized: training ended with an IndexError."""
+    folder = shutil.copytree(zoo("bert"), tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["XR-9000"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match="vectors, and the token 'XR-9000' has the id"):
+        model.load_encoder(folder)
+
+
 def test_weights_that_are_not_finite_are_refused(zoo, tmp_path):
     folder = shutil.copytree(zoo("bert"), tmp_path / "model")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
