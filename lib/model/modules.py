@@ -119,6 +119,8 @@ def _checked(folder, library, towers, *, bare, dpr):
         if not isinstance(tower[0], Transformer) or pooling_of(tower) is None:
             names = " ".join(type(module).__name__ for module in tower)
             raise BadInput(f"{folder}: {names}: a Transformer for texts with a Pooling behind it is expected")
+        if bare:  # a decoder that can also chat: its texts are plain texts here, and in what is saved
+            tower[0].modality_config.pop("message", None)
         if tower[0].query_expansion or "message" in tower[0].modality_config:
             raise BadInput(f"{folder}: queries that are expanded, or texts in a chat template, are not supported")
         if settings["normalize"] and isinstance(tower[-1], Normalize):  # the encoder does it, or not, as it is asked

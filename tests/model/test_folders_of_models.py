@@ -492,6 +492,19 @@ def test_a_token_with_an_id_of_billions_is_refused(zoo, tmp_path):
         model.load_encoder(folder)
 
 
+def test_texts_are_plain_texts_to_a_decoder_that_can_chat(zoo, tmp_path):
+    """With a template in the tokenizer the library would encode turns of a conversation, as no training did."""
+    folder = shutil.copytree(zoo("qwen3"), tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for message in messages %}user {{ message.content }} end{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    plain, chatting = model.load_encoder(zoo("qwen3")), model.load_encoder(folder)
+    model.save_encoder(chatting, tmp_path / "saved")
+    expected = embed_texts(plain, TEXTS)
+    for encoder in (chatting, model.load_encoder(tmp_path / "saved")):
+        np.testing.assert_allclose(embed_texts(encoder, TEXTS), expected, atol=1e-6)
+
+
 def test_a_token_without_a_vector_is_refused(zoo, tmp_path):
     """A word was added to the tokenizer, and the model was not resized: training ended with an IndexError."""
     folder = shutil.copytree(zoo("bert"), tmp_path / "model")
