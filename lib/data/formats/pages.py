@@ -1,9 +1,10 @@
 """Folders of Markdown, text and HTML files as collections: sections as docs, and queries that are made from them.
 
 Files are cut at their headings, and long sections into pieces of WORDS words that share OVERLAP. A doc's title is the
-path of its headings. Nobody has asked these docs anything: the queries of all splits are made from the docs themselves
-(the heading and the first sentence, which served better than crops: docs/own-data.md), so that measures on them say how
-well a retriever finds a section by its own words, and not how well it answers people.
+path of its headings, below the title that a front matter gives; other fields of the front matter are metadata. Nobody
+has asked these docs anything: the queries of all splits are made from the docs themselves (the heading and the first
+sentence, which served better than crops: docs/own-data.md), so that measures on them say how well a retriever finds a
+section by its own words, and not how well it answers people.
 """
 
 import itertools
@@ -15,9 +16,10 @@ import urllib.parse
 from tqdm import tqdm
 
 from lib.data import beir, made_queries
+from lib.data.formats import front_matter
 from lib.files import BadInput, fingerprint_file
 
-RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 4  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
@@ -66,7 +68,8 @@ def _sections(lines, *, fenced):
             depth, title = heading
             path = [each for each in path if each[0] < depth] + [(depth, title[:MOST_HEADING])]
             begin, body = number, []
-        else:
+        elif path or body or line.strip():  # a page begins where its text does
+            begin = begin if path or body else number
             body.append(line)
     close()
     return found
@@ -109,8 +112,9 @@ def sections_of_html(text):
 
 
 # suffix -> function that cuts a file of it into sections
-KINDS = dict.fromkeys((".md", ".markdown"), sections_of_markdown) | {".txt": sections_of_text}
+KINDS = dict.fromkeys((".md", ".markdown", ".mdx", ".qmd"), sections_of_markdown) | {".txt": sections_of_text}
 KINDS |= dict.fromkeys((".html", ".htm"), sections_of_html)
+BARE = {".txt"}  # of KINDS, those that have no front matter
 
 
 def files_in(folder):
@@ -159,6 +163,10 @@ def _docs(path, name, dropped):
         dropped.setdefault(f"files above {MOST_BYTES // 10**6} MB", []).append(str(name))
         return []
     text = beir.decode_line(path.read_bytes(), path=path, number=1)
+    above, fields = (), {}
+    if path.suffix.lower() not in BARE:
+        title, fields, text = front_matter.split(text)
+        above = (title,) if title else ()
     found = []
     shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
     ident = re.sub(r"[\s%]", lambda found: urllib.parse.quote(found[0]), shown)
@@ -168,13 +176,15 @@ def _docs(path, name, dropped):
     if not sections:
         dropped.setdefault("files without a text", []).append(shown)
     for line, headings, body in sections:
+        if above and [each.casefold() for each in headings[:1]] != [above[0].casefold()]:
+            headings = above + headings
         words = body.split()
         if len(words) < SHORTEST:
             dropped.setdefault(f"sections of fewer than {SHORTEST} words", []).append(f"{name}:{line}")
             continue
         for begin in range(0, max(1, len(words) - OVERLAP), WORDS - OVERLAP):
             title, piece = " > ".join(headings) or pathlib.PurePath(shown).stem, " ".join(words[begin : begin + WORDS])
-            meta = {"name": title, "file": shown, "line": line}
+            meta = fields | {"name": title, "file": shown, "line": line}
             found.append({"_id": f"{ident}#{len(found) + 1}", "title": title, "text": piece, "metadata": meta})
     return found
 

@@ -1,0 +1,85 @@
+"""Folders of pages: front matter, fences, tables and charsets, as the pages of documentation have them."""
+
+import pytest
+
+from lib.data.collection import load_collection
+from lib.data.formats import front_matter
+
+WORDS = "Plug the cable into the wall."
+YAML = """---
+id: install-router
+title: "Install: the \\"router\\""
+date: 2024-01-02
+weight: 010 # octal elsewhere
+# a note to ourselves
+keywords: [router, cable]
+tags:
+- setup
+summary: >-
+  two lines
+  of it
+authors:
+  name: Ann
+draft:
+---
+"""
+
+
+def write(folder, **files):
+    """The folder, with the files {name: text or bytes}; __ in a name is its point."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def docs_of(folder):
+    """{id: record} of a folder's docs."""
+    return {
+        each: found.docs.record(i) for found in [load_collection(str(folder))] for i, each in enumerate(found.docs.ids)
+    }
+
+
+def test_a_front_matter_gives_the_title_and_metadata_and_no_text(tmp_path):
+    toml = '+++\ntitle = "Second page"\ndate = 2024-01-02\ndraft = true\ntags = ["a"]\n[more]\na = 1\n+++\n'
+    page = f"{YAML}{WORDS}\n\n## Reset\n\nHold the button for ten seconds.\n"
+    folder = write(tmp_path / "notes", a__md=page, b__mdx=f"{toml}# second page\n\n{WORDS}\n")
+    write(
+        folder, c__html=f"---\r\ntitle: 'It''s a page'\r\n---\r\n<p>{WORDS}</p>", d__txt=f"---\ntitle: x\n---\n{WORDS}"
+    )
+    docs = docs_of(folder)
+    fields = {"id": "install-router", "date": "2024-01-02", "weight": "010", "summary": "two lines of it"}
+    title = 'Install: the "router"'
+    assert docs["a.md#1"]["metadata"] == fields | {"name": title, "file": "a.md", "line": 17}
+    assert docs["a.md#1"]["text"] == WORDS and docs["a.md#1"]["title"] == title
+    assert docs["a.md#2"]["title"] == f"{title} > Reset" and docs["a.md#2"]["metadata"]["line"] == 19
+    assert docs["b.mdx#1"]["title"] == "second page" and docs["b.mdx#1"]["text"] == WORDS
+    assert {"date": "2024-01-02", "draft": "true"}.items() <= docs["b.mdx#1"]["metadata"].items()
+    assert docs["c.html#1"]["title"] == "It's a page" and docs["c.html#1"]["text"] == WORDS
+    assert docs["d.txt#1"]["text"].startswith("--- title: x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: never closed\n\nwords\n",
+        f"---\n{WORDS}\n---\nmore words\n",
+        "---\n\nNote: words below a rule\n\n---\n",
+        "+++\nno toml at all\n+++\n",
+        "+++\ntitle = 'a'\n---\n",
+        "words\n---\ntitle: x\n---\n",
+        "---\n" + "a: b\n" * front_matter.MOST_LINES + "---\n",
+        "--- \n- a list\n---\n",
+        "+++\na = " + "[" * 100_000 + "\n+++\n",
+    ],
+    ids=range(9),
+)
+def test_what_is_no_front_matter_stays_text(text):
+    assert front_matter.split(text) == ("", {}, text)
+
+
+def test_fields_take_no_place_of_ours_and_hold_what_can_be_written(tmp_path):
+    page = f'---\nname: x\nfile: y\nline: z\ntitle: "\\ud800"\nlong: {"w" * 9999}\n---\n{WORDS}\n'
+    (doc,) = docs_of(write(tmp_path / "notes", a__md=page)).values()
+    assert doc["metadata"]["file"] == "a.md" and doc["metadata"]["line"] == 8 and doc["title"] == "\\ud800"
+    assert len(doc["metadata"]["long"]) == front_matter.MOST_VALUE
