@@ -3,7 +3,7 @@
 import pytest
 
 from lib.data.collection import load_collection
-from lib.data.formats import front_matter
+from lib.data.formats import front_matter, pages
 
 WORDS = "Plug the cable into the wall."
 YAML = """---
@@ -83,3 +83,62 @@ def test_fields_take_no_place_of_ours_and_hold_what_can_be_written(tmp_path):
     (doc,) = docs_of(write(tmp_path / "notes", a__md=page)).values()
     assert doc["metadata"]["file"] == "a.md" and doc["metadata"]["line"] == 8 and doc["title"] == "\\ud800"
     assert len(doc["metadata"]["long"]) == front_matter.MOST_VALUE
+
+
+MARKDOWN = """```kettle install --driver```
+
+# Cleaning
+Pour it.
+```sh
+x
+---
+``` no end
+# no heading in code
+```
+Next.
+<!-- a note
+
+# no heading in a comment
+--> rest
+
+The heading
+of two lines
+------------
+Words.
+
+- an item
+goes on
+---
+One <!-- # kept --> two
+"""
+
+
+def paths(text):
+    """[(line, last heading)] of a Markdown text."""
+    return [(line, path[-1] if path else "") for line, path, _ in pages.sections_of_markdown(text)]
+
+
+def test_fences_comments_and_underlines_are_those_of_commonmark():
+    assert paths(MARKDOWN) == [(1, ""), (3, "Cleaning"), (17, "The heading of two lines")]
+    code = pages.sections_of_markdown(MARKDOWN)[1][2]
+    assert "x\n---\n``` no end\n# no heading in code\n```" in code
+    assert "a note" not in code and "in a comment" not in code and code.endswith("rest")
+    assert paths("## Reset {#reset}\nwords\n\nBelow {#x}\n=====\nwords") == [(1, "Reset"), (4, "Below")]
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("a\n---\nb", [(1, "a")]),
+        ("a\n    b\n---\nc", [(1, "a b")]),
+        ("> a\nb\n---\nc", [(1, "")]),
+        ("    a\n---\nc", [(1, "")]),
+        ("***\na\n---\nb", [(1, ""), (2, "a")]),
+        ("# A\nb\n===\nc", [(2, "b")]),
+        ("<!-- a --> # b\nc", [(1, "")]),
+        ("~~~ a`b\n# a\n~~~~\n# b\nc", [(1, ""), (4, "b")]),
+        ("w " * pages.MOST_HEADING + "\n---\nb", [(1, "")]),
+    ],
+)
+def test_what_an_underline_makes_a_heading(text, wanted):
+    assert paths(text) == wanted

@@ -24,25 +24,58 @@ WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a s
 MOST_BYTES = 50_000_000  # of a file
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(\S.*)$")
-FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-UNDERLINE = re.compile(r"^ {0,3}(=+|-{2,})\s*$")  # below a line that it makes a heading
-NO_TITLE = re.compile(r"^\s*([#>|*+-]|\d+[.)]|$)")
+NAMED = re.compile(r"\{#[^{}]*+\}$")  # {#name} behind a heading, to which links lead
+FENCE = re.compile(r"^ {0,3}(`{3,}+(?=[^`]*$)|~{3,})")  # ```one line``` is code between words
+FENCE_END = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*$")
+COMMENT = re.compile(r"^ {0,3}<!--")
+UNDERLINE = re.compile(r"^ {0,3}(=+|-{2,})\s*$")  # below lines that it makes a heading
+RULE = re.compile(r"^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$")
+NO_TITLE = re.compile(r"^( {4}|\t| {0,3}([>|<]|[*+-]\s|\d{1,9}[.)]\s))")  # code, quotes, tables, HTML, lists
 
 
 def sections_of_markdown(text):
-    """[(line, (headings above, outermost first), text)] of a Markdown text; in code nothing is a heading."""
-    lines = text.splitlines()
-    for i in range(1, len(lines)):
-        under = UNDERLINE.match(lines[i])
-        if under and not NO_TITLE.match(lines[i - 1]) and (i == 1 or not lines[i - 2].strip()):
-            lines[i - 1 : i + 1] = ["#" * (1 + (under[1][0] == "-")) + " " + lines[i - 1].strip(), ""]
-    return _sections(((number, line, _heading(line)) for number, line in enumerate(lines, 1)), fenced=True)
+    """[(line, (headings above, outermost first), text)] of a Markdown text; in code and comments is no heading."""
+    return _sections(_markdown(text.splitlines()))
+
+
+def _markdown(lines):
+    """[(number, line, (depth, title) or None)] of lines of Markdown; comments are empty, underlined lines are one."""
+    found, fence, comment = [], "", False
+    above = None  # where in `found` the paragraph begins that a line continues; -1: in a block that is no title
+    for number, line in enumerate(lines, 1):
+        heading, before, above = None, above, None
+        if fence:
+            closing = FENCE_END.match(line)
+            if closing and closing[1].startswith(fence):  # as long as the one that it closes, or longer
+                fence = ""
+        elif comment or COMMENT.match(line):
+            _, end, line = line.partition("-->")
+            comment = not end
+        elif opening := FENCE.match(line):
+            fence = opening[1]
+        elif before not in (None, -1) and (under := UNDERLINE.match(line)):
+            if title := _underlined(found[before:]):
+                number, heading = found[before][0], (1 if under[1][0] == "=" else 2, title)
+                del found[before:]
+        elif not RULE.match(line):
+            heading = _heading(line)
+            if line.strip() and not heading:
+                other = before == -1 or NO_TITLE.match(line) and not (before is not None and line[:1] in " \t")
+                above = -1 if other else len(found) if before is None else before
+        found.append((number, line, heading))
+    return found
+
+
+def _underlined(paragraph):
+    """The heading that is made of (number, line, None) above an underline, or "": long paragraphs stay text."""
+    title = " ".join(line.strip() for _, line, _ in paragraph)
+    return NAMED.sub("", title).rstrip() if len(title) <= MOST_HEADING else ""
 
 
 def _heading(line):
     """(depth, title) of a line that is a heading, or None; the signs behind a title are no part of it."""
     found = HEADING.match(line)
-    return found and (len(found[1]), found[2].rstrip().rstrip("#").rstrip() or "#")
+    return found and (len(found[1]), NAMED.sub("", found[2].rstrip()).rstrip().rstrip("#").rstrip() or "#")
 
 
 def sections_of_text(text):
@@ -50,20 +83,16 @@ def sections_of_text(text):
     return [(1, (), text)]
 
 
-def _sections(lines, *, fenced):
-    found, path, begin, body, inside = [], [], 1, [], None
+def _sections(lines):
+    """The sections of (number, line, (depth, title) or None), as sections_of_markdown() gives them."""
+    found, path, begin, body = [], [], 1, []
 
     def close():
         if "".join(body).strip():
             found.append((begin, tuple(title for _, title in path), "\n".join(body).strip()))
 
     for number, line, heading in lines:
-        fence = FENCE.match(line) if fenced else None
-        if fence and inside is None:
-            inside = fence[1]
-        elif fence and fence[1].startswith(inside):  # as long as the one that it closes, or longer
-            inside = None
-        if heading and not inside:
+        if heading:
             close()
             depth, title = heading
             path = [each for each in path if each[0] < depth] + [(depth, title[:MOST_HEADING])]
@@ -106,9 +135,7 @@ def sections_of_html(text):
             hidden = max(0, hidden - 1) if markup["end"] else hidden + 1
         number += text.count("\n", begin, end)
     shown = ((number, " ".join("".join(pieces).split()), depth) for number, depth, pieces in lines)
-    return _sections(
-        ((number, line, (depth, line) if depth and line else None) for number, line, depth in shown), fenced=False
-    )
+    return _sections((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
 
 
 # suffix -> function that cuts a file of it into sections
