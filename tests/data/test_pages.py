@@ -4,6 +4,7 @@ import pytest
 
 from lib.data.collection import load_collection
 from lib.data.formats import front_matter, pages
+from lib.files import BadInput
 
 WORDS = "Plug the cable into the wall."
 YAML = """---
@@ -142,3 +143,43 @@ def test_fences_comments_and_underlines_are_those_of_commonmark():
 )
 def test_what_an_underline_makes_a_heading(text, wanted):
     assert paths(text) == wanted
+
+
+def test_pages_of_other_kinds_are_counted_and_named(tmp_path, capsys):
+    folder = write(tmp_path / "notes", a__md=f"# A\n\n{WORDS}\n", b__rst="B\n=\n", c__PDF="x", d__rst="D", e__png="x")
+    assert list(docs_of(folder)) == ["a.md#1"]
+    printed = capsys.readouterr()
+    wanted = "files of kinds that are not read (1 .pdf, 2 .rst), left out: 3 (b.rst, c.PDF, d.rst)"
+    assert (printed.out + printed.err).count(wanted) == 1
+    (folder / "a.md").unlink()
+    with pytest.raises(BadInput, match="is in it; files of kinds that are not read: 1 .pdf, 2 .rst"):
+        load_collection(str(folder))
+
+
+def html(charset, word="café", codec=None):
+    """A page in a charset that names it, or in another codec."""
+    return f'<html><head><meta charset="{charset}"></head><p>the {word} opens at eight</p>'.encode(codec or charset)
+
+
+def test_a_page_of_html_is_read_by_the_charset_that_it_names(tmp_path):
+    folder = write(tmp_path / "notes", a__html=html("ISO-8859-1"), b__html=html("utf-8"), f__md=WORDS)
+    write(folder, c__htm=html("koi8-r", "чай"), d__html=html("iso-8859-1", "“café”", "cp1252"))
+    write(folder, e__html=html("punycode", codec="utf-8"), g__html=html("cp99999", codec="utf-8"))
+    http = '<meta http-equiv="Content-Type" content="text/html; charset=gb2312"><p>the 茶 opens at eight'
+    write(folder, h__html=http.encode("gb2312"), i__html=b"\xef\xbb\xbf" + html("latin1", codec="utf-8"))
+    texts = [doc["text"].split()[1] for doc in docs_of(folder).values()]
+    assert texts == ["café", "café", "чай", "“café”", "café", "the", "café", "茶", "café"]
+
+
+def test_all_files_that_cannot_be_read_are_in_one_message(tmp_path):
+    folder = write(
+        tmp_path / "notes", a__md=b"caf\xe9", b__md=WORDS, c__html=html("gbk", "caf") + b"\xff", d__txt=b"\xff"
+    )
+    with pytest.raises(BadInput) as error:
+        load_collection(str(folder))
+    message = str(error.value)
+    assert "a.md:1: not UTF-8" in message and "c.html:1: not gbk" in message and "d.txt:1" in message
+    assert "\n" not in message and "b.md" not in message
+    write(folder, **{f"x{i}__md": b"\xff" for i in range(30)})
+    with pytest.raises(BadInput, match="; 13 more files$"):
+        load_collection(str(folder))

@@ -7,6 +7,8 @@ sentence, which served better than crops: docs/own-data.md), so that measures on
 section by its own words, and not how well it answers people.
 """
 
+import codecs
+import collections
 import itertools
 import os
 import pathlib
@@ -22,6 +24,7 @@ from lib.files import BadInput, fingerprint_file
 RECIPE = 4  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
+MOST_FAULTS = 20  # that one message names
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(\S.*)$")
 NAMED = re.compile(r"\{#[^{}]*+\}$")  # {#name} behind a heading, to which links lead
@@ -142,15 +145,23 @@ def sections_of_html(text):
 KINDS = dict.fromkeys((".md", ".markdown", ".mdx", ".qmd"), sections_of_markdown) | {".txt": sections_of_text}
 KINDS |= dict.fromkeys((".html", ".htm"), sections_of_html)
 BARE = {".txt"}  # of KINDS, those that have no front matter
+OTHERS = {".adoc", ".asciidoc", ".doc", ".docx", ".epub", ".ipynb", ".odt", ".org", ".pdf", ".ppt", ".pptx", ".rmd"}
+OTHERS |= {".rst", ".rtf", ".tex", ".textile", ".xhtml"}  # suffixes of pages that nothing here reads
+CHARSET = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([a-z0-9_:-]+)""", re.I)
+# Charsets of pages (Python's other codecs, as punycode and hex, are none), and what browsers read in place of some
+CHARSETS = re.compile(r"iso-8859-\d+|windows-\d+|koi8-[ru]|gbk|gb18030|big5(-hkscs)?|euc-jp|euc-kr|iso-2022-jp|cp\d+")
+ALIASES = dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "us-ascii", "ascii"), "windows-1252")
+ALIASES |= {"iso-8859-9": "windows-1254", "gb2312": "gb18030", "shift_jis": "cp932", "shift-jis": "cp932"}
+ALIASES |= {"x-sjis": "cp932", "euc-kr": "cp949", "big5": "big5hkscs", "macintosh": "mac_roman"}
 
 
 def files_in(folder):
-    """(the files of KINDS below a folder, links that are not followed), in order of their names, hidden ones left out.
+    """(files of KINDS below a folder, links that are not followed, files of OTHERS), by their names, no hidden ones.
 
     A link is followed to a file in the same folder only: what lies elsewhere is not the folder's to give away, and
     folders that hold one another have no end.
     """
-    found, links, root = [], [], pathlib.Path(os.path.realpath(folder))
+    found, links, others, root = [], [], [], pathlib.Path(os.path.realpath(folder))
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (pathlib.Path(base) / name for name in [*folders, *names] if not name.startswith(".")):
@@ -160,28 +171,63 @@ def files_in(folder):
                 links.append(path)
             elif kind and inside:
                 found.append(path)
-    return sorted(found), sorted(links)
+            elif inside and path.suffix.lower() in OTHERS:
+                others.append(path)
+    return sorted(found), sorted(links), sorted(others)
 
 
 def build(folder):
     """(name, folder in BEIR layout) of a folder of files; BadInput if there is nothing to read."""
     root = pathlib.Path(folder).resolve()
-    files, links = files_in(root)
+    files, links, others = files_in(root)
+    counts = collections.Counter(path.suffix.lower() for path in others)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     if not files:
-        raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it")
+        tail = f"; files of kinds that are not read: {kinds}" if kinds else ""
+        raise BadInput(f"--data {folder}: neither corpus.jsonl nor a file of {', '.join(KINDS)} is in it{tail}")
     contents = [(os.fsencode(path.relative_to(root)).hex(), fingerprint_file(path)) for path in files]
-    left_out = [str(path.relative_to(root)).encode("utf-8", "replace").decode() for path in links]
+    left_out = {
+        "links to what is not a file of this folder": links,
+        f"files of kinds that are not read ({kinds})": others,
+    }
+    left_out = {what: [_shown(path.relative_to(root)) for path in paths] for what, paths in left_out.items() if paths}
     key = [contents, left_out, RECIPE, WORDS, OVERLAP]
     return beir.build("pages", root.name, key, lambda: _read(folder, root, files, left_out))
 
 
-def _read(folder, root, files, left_out):
-    docs, dropped = [], {"links to what is not a file of this folder": left_out} if left_out else {}
+def _shown(name):
+    """A file's name as a text: file systems allow names that no text can hold."""
+    return str(name).encode("utf-8", "replace").decode()
+
+
+def _read(folder, root, files, dropped):
+    """(docs, queries, judgements, dropped) of files; BadInput names all that cannot be read, or says that none is."""
+    docs, faults = [], []
     for path in tqdm(files, unit="file", desc=f"reading {root.name}", delay=2):
-        docs += _docs(path, path.relative_to(root), dropped)
+        try:
+            docs += _docs(path, path.relative_to(root), dropped)
+        except BadInput as error:
+            faults.append(str(error))
+    if faults:
+        more = [f"{len(faults) - MOST_FAULTS:,} more files"] if len(faults) > MOST_FAULTS else []
+        raise BadInput("; ".join(faults[:MOST_FAULTS] + more))
     if not docs:
         raise BadInput(f"--data {folder}: {len(files)} files, and no section of {SHORTEST} words or more")
     return docs, *_queries(docs), dropped
+
+
+def _decoded(path):
+    """The text of a file: UTF-8, or for HTML the charset that its head names; BadInput if it is neither."""
+    content = path.read_bytes()
+    named = path.suffix.lower() in (".html", ".htm") and CHARSET.search(content[:4096])
+    name = named[1].decode().lower() if named and not content.startswith(codecs.BOM_UTF8) else ""
+    name = ALIASES.get(name, name if CHARSETS.fullmatch(name) else "")
+    try:
+        return content.decode(name) if name else beir.decode_line(content, path=path, number=1)
+    except LookupError:  # a number that no charset has
+        return beir.decode_line(content, path=path, number=1)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}:1: not {name}, the charset that it names ({error}); convert it to UTF-8") from None
 
 
 def _docs(path, name, dropped):
@@ -189,13 +235,13 @@ def _docs(path, name, dropped):
     if path.stat().st_size > MOST_BYTES:
         dropped.setdefault(f"files above {MOST_BYTES // 10**6} MB", []).append(str(name))
         return []
-    text = beir.decode_line(path.read_bytes(), path=path, number=1)
+    text = _decoded(path)
     above, fields = (), {}
     if path.suffix.lower() not in BARE:
         title, fields, text = front_matter.split(text)
         above = (title,) if title else ()
     found = []
-    shown = str(name).encode("utf-8", "replace").decode()  # file systems allow names that no text can hold
+    shown = _shown(name)
     ident = re.sub(r"[\s%]", lambda found: urllib.parse.quote(found[0]), shown)
     if str(name) != shown:
         ident = urllib.parse.quote(os.fsencode(name), safe="/")
