@@ -51,6 +51,15 @@ def test_html_of_which_nothing_is_closed(unit, before):
 
 
 @pytest.mark.parametrize(
+    "unit", ["<nav>", "<nav><h1>", "<h1><a class=anchor>", "<td>", "</footer>", "class=", "<option>"]
+)
+def test_furniture_and_marks_of_which_few_are_closed(unit):
+    for before, after in (("", "</footer></nav>"), (repeated("<nav>") + "<footer>" + repeated("<h1>"), "</footer>")):
+        with seconds():
+            pages.sections_of_html(before + repeated(unit) + after)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "# a" + " " * LENGTH + "b",

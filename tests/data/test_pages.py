@@ -183,3 +183,31 @@ def test_all_files_that_cannot_be_read_are_in_one_message(tmp_path):
     write(folder, **{f"x{i}__md": b"\xff" for i in range(30)})
     with pytest.raises(BadInput, match="; 13 more files$"):
         load_collection(str(folder))
+
+
+PAGE = """<html><head><title>T</title></head><body><header><a href="/">Home</a><a href="/shop">Shop</a></header>
+<nav><h2>Menu</h2><a href="/a">Other page</a></nav><h1>Lights<a class="headerlink" href="#l" title="Link">¶</a></h1>
+<table><tr><th>Light</th><th>Meaning</th></tr><tr><td>green</td><td>online</td></tr></table>
+<h2><a class="anchor" href="#o">#</a> Options</h2><dl><dt>--fast</dt><dd>no self test</dd></dl><label>Country</label>
+<select><option>Albania</option><option>Belgium</option></select><figure>f<figcaption>A picture</figcaption></figure>
+<h3><a class="anchor" href="#c">C#</a> and <a href="/plus">+</a></h3><p>words</p>
+<footer><h4>Legal</h4>Copyright nobody.</footer></body></html>"""
+
+
+def test_html_without_furniture_and_marks_and_with_cells_apart():
+    found = [(headings[-1], " ".join(body.split())) for _, headings, body in pages.sections_of_html(PAGE)]
+    assert found == [
+        ("Lights", "Light Meaning green online"),
+        ("Options", "--fast no self test Country Albania Belgium f A picture"),
+        ("C# and +", "words"),
+    ]
+
+
+def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
+    for text in (
+        "<header><h1>Top</h1></header><p>some words",
+        "<footer>menu<h1>Top</h1>some words",
+        "<h1>Top<a href=#>",
+    ):
+        assert [path for _, path, _ in pages.sections_of_html(text + "</a></h1> words")] == [("Top",)]
+    assert pages.sections_of_html("<header>menu<main>some words") == [(1, (), "some words")]

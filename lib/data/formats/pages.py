@@ -116,29 +116,70 @@ MARKUP = re.compile(
     | <[!?/][^>]*+>?""",
     re.I | re.S | re.X,
 )
-HIDDEN = {"head", "template", "noscript", "nav", "svg"}
-BLOCKS = {"p", "div", "li", "br", "tr", "section", "article", "pre", "ul", "ol", "table", "blockquote", "dd", "dt"}
+HIDDEN = {"head", "template", "noscript", "nav", "svg", "header", "footer"}
+SHOWN = {"body", "main", "article"}  # what was left open above them has ended
+BLOCKS = {
+    "p",
+    "div",
+    "li",
+    "br",
+    "tr",
+    "section",
+    "article",
+    "pre",
+    "ul",
+    "ol",
+    "table",
+    "blockquote",
+    "dd",
+    "dt",
+    "dl",
+}
+BLOCKS |= {"header", "footer", "nav", "main", "aside", "figure", "figcaption", "caption", "form", "select", "hr"}
+BLOCKS |= {"details", "summary", "address", "fieldset", "legend"}
+CELLS = {"td", "th", "option", "label", "button"}  # apart from their neighbours in a line
 HEADINGS = {f"h{depth}": depth for depth in range(1, 7)}
+FURNITURE_END = re.compile(r"</(nav|footer)(?=[\s/>])", re.I)
+PERMALINK = re.compile(r"""headerlink|anchor|permalink|hash-link|href\s*=\s*["']?\#""", re.I)  # in a link's tag
 
 
 def sections_of_html(text):
-    """sections_of_markdown() of a page's visible text."""
-    lines, hidden, number, place = [(1, 0, [])], 0, 1, 0  # lines: (number, depth of a heading or 0, pieces of text)
+    """sections_of_markdown() of a page's visible text, without the furniture that stands on every page of a site."""
+    lines, hidden, number, place = [(1, 0, [])], [], 1, 0  # lines: (number, depth of a heading or 0, pieces of text)
+    ends = {found[1].lower(): found.start() for found in FURNITURE_END.finditer(text)}  # the last of each
+    link = None  # where in the pieces of a heading a link begins that may be a mark
     for markup in itertools.chain(MARKUP.finditer(text), [None]):
         begin, end = markup.span() if markup else (len(text), len(text))
         if not hidden:
             lines[-1][2].append(beir.unescape(text[place:begin]))
         number, place = number + text.count("\n", place, begin), end
-        tag = markup and (markup["tag"] or "").lower()
-        if tag in HEADINGS or tag in BLOCKS:
-            lines.append((number, 0 if markup["end"] else HEADINGS.get(tag, 0), []))
-        if tag == "body" or tag in HEADINGS and not markup["end"]:  # what was left open above has ended
-            hidden = 0
-        if tag in HIDDEN and not markup[0].endswith("/>"):
-            hidden = max(0, hidden - 1) if markup["end"] else hidden + 1
+        tag, opens = (markup and markup["tag"] or "").lower(), markup and not markup["end"]
+        if tag == "a" and lines[-1][1]:
+            link = _without_mark(lines[-1][2], link, markup)
+        elif tag in HEADINGS or tag in BLOCKS:
+            lines.append((number, HEADINGS.get(tag, 0) if opens else 0, []))
+            link = None
+        elif tag in CELLS:
+            lines[-1][2].append(" ")
+        closed = hidden and ends.get(hidden[-1], 0) > begin
+        if opens and (tag in SHOWN or tag in HEADINGS and not closed):  # a heading is shown, save in closed furniture
+            hidden.clear()
+        if tag in HIDDEN and opens and not markup[0].endswith("/>"):
+            hidden.append(tag)
+        elif tag in HIDDEN and not opens and hidden:
+            hidden.pop()
         number += text.count("\n", begin, end)
     shown = ((number, " ".join("".join(pieces).split()), depth) for number, depth, pieces in lines)
     return _sections((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
+
+
+def _without_mark(pieces, link, markup):
+    """Where a link in a heading begins, or None; at its end, a link to the heading itself that has no word is cut."""
+    if not markup["end"]:
+        return len(pieces) if PERMALINK.search(markup[0]) else None
+    if link is not None and not re.search(r"\w", "".join(pieces[link:])):
+        del pieces[link:]
+    return None
 
 
 # suffix -> function that cuts a file of it into sections
