@@ -79,6 +79,14 @@ def test_what_is_no_front_matter_stays_text(text):
     assert front_matter.split(text) == ("", {}, text)
 
 
+def test_imports_at_the_top_of_a_page_are_no_text():
+    imports = "\nimport Tabs from '@theme/Tabs';\nimport {\n\nimport \"a.css\"\n"
+    assert pages.sections_of_markdown(imports.replace("import {\n", "") + WORDS) == [(5, (), WORDS)]
+    assert pages.sections_of_markdown(imports + WORDS)[0][2].startswith("import {")
+    for text in ("Import 'x'", "import it's a word", f"{WORDS}\nimport 'x'"):
+        assert pages.sections_of_markdown(text) == [(1, (), text)]
+
+
 def test_fields_take_no_place_of_ours_and_hold_what_can_be_written(tmp_path):
     page = f'---\nname: x\nfile: y\nline: z\ntitle: "\\ud800"\nlong: {"w" * 9999}\n---\n{WORDS}\n'
     (doc,) = docs_of(write(tmp_path / "notes", a__md=page)).values()

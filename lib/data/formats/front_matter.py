@@ -10,6 +10,7 @@ MOST_VALUE = 500  # characters of a value: every piece of the page repeats it
 KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*)\1:(?:\s+(.*))?$""")
 QUOTED = re.compile(r"""^(?:("(?:[^"\\]|\\.)*+")|'((?:[^']|'')*+)')\s*(?:#.*)?$""")
 FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines below
+IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
 NOTHING = {"", "~", "null", "Null", "NULL"}
 
 
@@ -32,6 +33,17 @@ def split(text):
         return "", {}, text
     fields = {name: value[:MOST_VALUE] for name, value in fields.items() if value}
     return fields.pop("title", ""), fields, "\n" * (end + 2) + "\n".join(lines[end + 1 :])
+
+
+def without_imports(text):
+    """A Markdown text in which the imports of MDX at its top, if any, are empty lines; those further down stay."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if IMPORT.match(line):
+            lines[i] = ""
+        elif line.strip():
+            break
+    return "\n".join(lines)
 
 
 def _toml(lines):

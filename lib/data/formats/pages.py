@@ -38,7 +38,7 @@ NO_TITLE = re.compile(r"^( {4}|\t| {0,3}([>|<]|[*+-]\s|\d{1,9}[.)]\s))")  # code
 
 def sections_of_markdown(text):
     """[(line, (headings above, outermost first), text)] of a Markdown text; in code and comments is no heading."""
-    return _sections(_markdown(text.splitlines()))
+    return _sections(_markdown(front_matter.without_imports(text).splitlines()))
 
 
 def _markdown(lines):
