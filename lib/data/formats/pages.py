@@ -30,7 +30,7 @@ HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(\S.*)$")
 NAMED = re.compile(r"\{#[^{}]*+\}$")  # {#name} behind a heading, to which links lead
 FENCE = re.compile(r"^ {0,3}(`{3,}+(?=[^`]*$)|~{3,})")  # ```one line``` is code between words
 FENCE_END = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*$")
-COMMENT = re.compile(r"^ {0,3}<!--")
+HTML = re.compile(r"^ {0,3}<(!--|(?:pre|script|style|textarea)(?=[\s>]|$))", re.I)  # up to its end nothing is Markdown
 UNDERLINE = re.compile(r"^ {0,3}(=+|-{2,})\s*$")  # below lines that it makes a heading
 RULE = re.compile(r"^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$")
 NO_TITLE = re.compile(r"^( {4}|\t| {0,3}([>|<]|[*+-]\s|\d{1,9}[.)]\s))")  # code, quotes, tables, HTML, lists
@@ -43,7 +43,7 @@ def sections_of_markdown(text):
 
 def _markdown(lines):
     """[(number, line, (depth, title) or None)] of lines of Markdown; comments are empty, underlined lines are one."""
-    found, fence, comment = [], "", False
+    found, fence, html_end = [], "", ""
     above = None  # where in `found` the paragraph begins that a line continues; -1: in a block that is no title
     for number, line in enumerate(lines, 1):
         heading, before, above = None, above, None
@@ -51,9 +51,10 @@ def _markdown(lines):
             closing = FENCE_END.match(line)
             if closing and closing[1].startswith(fence):  # as long as the one that it closes, or longer
                 fence = ""
-        elif comment or COMMENT.match(line):
-            _, end, line = line.partition("-->")
-            comment = not end
+        elif html_end or (html := HTML.match(line)):
+            html_end = html_end or ("-->" if html[1] == "!--" else f"</{html[1]}>")
+            _, end, rest = line.partition(html_end)
+            line, html_end = rest if html_end == "-->" else line, "" if end else html_end
         elif opening := FENCE.match(line):
             fence = opening[1]
         elif before not in (None, -1) and (under := UNDERLINE.match(line)):
