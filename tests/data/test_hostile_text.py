@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from lib.data import beir, words
-from lib.data.formats import medquad, pages, tables, trec
+from lib.data.formats import front_matter, medquad, pages, tables, trec
 from lib.files import BadInput
 from lib.rag import prompts
 
@@ -51,6 +51,15 @@ def test_html_of_which_nothing_is_closed(unit, before):
 
 
 @pytest.mark.parametrize(
+    "unit", ["<nav>", "<nav><h1>", "<h1><a class=anchor>", "<td>", "</footer>", "class=", "<option>"]
+)
+def test_furniture_and_marks_of_which_few_are_closed(unit):
+    for before, after in (("", "</footer></nav>"), (repeated("<nav>") + "<footer>" + repeated("<h1>"), "</footer>")):
+        with seconds():
+            pages.sections_of_html(before + repeated(unit) + after)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "# a" + " " * LENGTH + "b",
@@ -62,12 +71,24 @@ def test_html_of_which_nothing_is_closed(unit, before):
         repeated("a\n=\n\n"),
         repeated("```\n"),
         repeated("# a\n"),
+        "a" * 1000 + repeated("\n=="),
+        repeated("<!--\n"),
+        "# " + repeated("{#"),
+        repeated("- ") + "x",
+        repeated("a\n"),
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_markdown_with_endless_runs_of_one_sign(text):
     with seconds():
         pages.sections_of_markdown(text)
+
+
+@pytest.mark.parametrize("unit", ["a: b\n", 'a: "', "a:\n- b\n", " ", "- ", "a: >\n", "\\"])
+def test_a_front_matter_that_goes_on_without_an_end(unit):
+    for begin, end in (("---\n", ""), ("---\n", "\n---\n"), ('---\na: "', "\n---\n"), ("+++\na = '", "'\n+++\n")):
+        with seconds():
+            front_matter.split(begin + repeated(unit) + end)
 
 
 def test_what_stands_behind_spaces_belongs_to_the_heading():

@@ -1,0 +1,100 @@
+"""What stands above a page's text for the programs that make the page: YAML between --- lines, or TOML between +++."""
+
+import re
+import tomllib
+
+from lib.data import beir
+
+MOST_LINES = 500  # of a front matter: one that is longer is taken for text, and a page is not searched to its end
+MOST_VALUE = 500  # characters of a value: every piece of the page repeats it
+KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*)\1:(?:\s+(.*))?$""")
+QUOTED = re.compile(r"""^(?:("(?:[^"\\]|\\.)*+")|'((?:[^']|'')*+)')\s*(?:#.*)?$""")
+FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines below
+IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
+NOTHING = {"", "~", "null", "Null", "NULL"}
+
+
+def split(text):
+    """(title or "", {name: value}, rest) of a page; all values are strings, dates and numbers as they are written.
+
+    The lines of the front matter are empty ones in `rest`, so that numbers of lines stay right. Only scalars are kept,
+    lists and tables are not. Without a closing line, or where a line in between is no field (a page may begin with a
+    rule), there is no front matter: ("", {}, text).
+    """
+    first, _, after = text.partition("\n")
+    signs = first.rstrip()
+    if signs not in ("---", "+++"):
+        return "", {}, text
+    lines = after.split("\n", MOST_LINES)
+    ends = ("---", "...") if signs == "---" else ("+++",)
+    end = next((i for i, line in enumerate(lines[:MOST_LINES]) if line.rstrip() in ends), None)
+    fields = None if end is None else (_yaml if signs == "---" else _toml)([line.rstrip() for line in lines[:end]])
+    if fields is None:
+        return "", {}, text
+    fields = {name: value[:MOST_VALUE] for name, value in fields.items() if value}
+    return fields.pop("title", ""), fields, "\n" * (end + 2) + "\n".join(lines[end + 1 :])
+
+
+def without_imports(text):
+    """A Markdown text in which the imports of MDX at its top, if any, are empty lines; those further down stay."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if IMPORT.match(line):
+            lines[i] = ""
+        elif line.strip():
+            break
+    return "\n".join(lines)
+
+
+def _toml(lines):
+    """{name: string} of the scalars at the top of a TOML text, or None if it is none."""
+    try:
+        values = tomllib.loads("\n".join(lines))
+    except (ValueError, RecursionError):
+        return None
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
+    return {name: " ".join(str(value).split()) for name, value in values.items() if not isinstance(value, dict | list)}
+
+
+def _yaml(lines):
+    """{name: string} of the scalars at the top of a YAML text, or None if a line at its edge is no field of it.
+
+    Not all of YAML: its parser is not among this project's packages, and pages use keys, strings and lists.
+    """
+    if lines and not lines[0]:  # a rule, and text below it
+        return None
+    found, name = {}, None  # found: {name: [its value's first line, lines below]}
+    for line in lines:
+        key = KEY.match(line)
+        if key:
+            name = key[2]
+            found[name] = [(key[3] or "").strip()]
+        elif line and line[0] in " \t-]}" and name:  # belongs to the key above; a list may stand at the edge
+            found[name].append(line.strip() if line[0] != "-" else line)
+        elif line and line[0] != "#":
+            return None
+    return {name: value for name, lines in found.items() if (value := _scalar(lines)) is not None}
+
+
+def _scalar(lines):
+    """The text of a YAML value, given as its lines, or None if it is a list, a table or nothing."""
+    first, *below = lines
+    if FOLDED.match(first):
+        return " ".join(" ".join(below).split())
+    if first[:1] in tuple("[{&*!") or below and not first and (below[0][:1] in tuple("-[{") or KEY.match(below[0])):
+        return None
+    value = " ".join([first, *below]).strip()
+    if quoted := QUOTED.match(value):
+        value = quoted[2].replace("''", "'") if quoted[1] is None else _double(quoted[1])
+    else:
+        value = "" if value[:1] == "#" else value.split(" #", 1)[0].rstrip()
+        value = "" if value in NOTHING else value
+    return " ".join(value.split()) or None
+
+
+def _double(quoted):
+    """The text in double quotes; what JSON does not know of YAML's escapes stays as it is written."""
+    try:
+        return beir.parse_json(quoted)
+    except ValueError:
+        return quoted[1:-1]

@@ -1,0 +1,224 @@
+"""Folders of pages: front matter, fences, tables and charsets, as the pages of documentation have them."""
+
+import pytest
+
+from lib.data.collection import load_collection
+from lib.data.formats import front_matter, pages
+from lib.files import BadInput
+
+WORDS = "Plug the cable into the wall."
+YAML = """---
+id: install-router
+title: "Install: the \\"router\\""
+date: 2024-01-02
+weight: 010 # octal elsewhere
+# a note to ourselves
+keywords: [router, cable]
+tags:
+- setup
+summary: >-
+  two lines
+  of it
+authors:
+  name: Ann
+draft:
+---
+"""
+
+
+def write(folder, **files):
+    """The folder, with the files {name: text or bytes}; __ in a name is its point."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def docs_of(folder):
+    """{id: record} of a folder's docs."""
+    return {
+        each: found.docs.record(i) for found in [load_collection(str(folder))] for i, each in enumerate(found.docs.ids)
+    }
+
+
+def test_a_front_matter_gives_the_title_and_metadata_and_no_text(tmp_path):
+    toml = '+++\ntitle = "Second page"\ndate = 2024-01-02\ndraft = true\ntags = ["a"]\n[more]\na = 1\n+++\n'
+    page = f"{YAML}{WORDS}\n\n## Reset\n\nHold the button for ten seconds.\n"
+    folder = write(tmp_path / "notes", a__md=page, b__mdx=f"{toml}# second page\n\n{WORDS}\n")
+    write(
+        folder, c__html=f"---\r\ntitle: 'It''s a page'\r\n---\r\n<p>{WORDS}</p>", d__txt=f"---\ntitle: x\n---\n{WORDS}"
+    )
+    docs = docs_of(folder)
+    fields = {"id": "install-router", "date": "2024-01-02", "weight": "010", "summary": "two lines of it"}
+    title = 'Install: the "router"'
+    assert docs["a.md#1"]["metadata"] == fields | {"name": title, "file": "a.md", "line": 17}
+    assert docs["a.md#1"]["text"] == WORDS and docs["a.md#1"]["title"] == title
+    assert docs["a.md#2"]["title"] == f"{title} > Reset" and docs["a.md#2"]["metadata"]["line"] == 19
+    assert docs["b.mdx#1"]["title"] == "second page" and docs["b.mdx#1"]["text"] == WORDS
+    assert {"date": "2024-01-02", "draft": "true"}.items() <= docs["b.mdx#1"]["metadata"].items()
+    assert docs["c.html#1"]["title"] == "It's a page" and docs["c.html#1"]["text"] == WORDS
+    assert docs["d.txt#1"]["text"].startswith("--- title: x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: never closed\n\nwords\n",
+        f"---\n{WORDS}\n---\nmore words\n",
+        "---\n\nNote: words below a rule\n\n---\n",
+        "+++\nno toml at all\n+++\n",
+        "+++\ntitle = 'a'\n---\n",
+        "words\n---\ntitle: x\n---\n",
+        "---\n" + "a: b\n" * front_matter.MOST_LINES + "---\n",
+        "--- \n- a list\n---\n",
+        "+++\na = " + "[" * 100_000 + "\n+++\n",
+    ],
+    ids=range(9),
+)
+def test_what_is_no_front_matter_stays_text(text):
+    assert front_matter.split(text) == ("", {}, text)
+
+
+def test_imports_at_the_top_of_a_page_are_no_text():
+    imports = "\nimport Tabs from '@theme/Tabs';\nimport {\n\nimport \"a.css\"\n"
+    assert pages.sections_of_markdown(imports.replace("import {\n", "") + WORDS) == [(5, (), WORDS)]
+    assert pages.sections_of_markdown(imports + WORDS)[0][2].startswith("import {")
+    for text in ("Import 'x'", "import it's a word", f"{WORDS}\nimport 'x'"):
+        assert pages.sections_of_markdown(text) == [(1, (), text)]
+
+
+def test_fields_take_no_place_of_ours_and_hold_what_can_be_written(tmp_path):
+    page = f'---\nname: x\nfile: y\nline: z\ntitle: "\\ud800"\nlong: {"w" * 9999}\n---\n{WORDS}\n'
+    (doc,) = docs_of(write(tmp_path / "notes", a__md=page)).values()
+    assert doc["metadata"]["file"] == "a.md" and doc["metadata"]["line"] == 8 and doc["title"] == "\\ud800"
+    assert len(doc["metadata"]["long"]) == front_matter.MOST_VALUE
+
+
+MARKDOWN = """```kettle install --driver```
+
+# Cleaning
+Pour it.
+```sh
+x
+---
+``` no end
+# no heading in code
+```
+Next.
+<!-- a note
+
+# no heading in a comment
+--> rest
+
+The heading
+of two lines
+------------
+Words.
+
+- an item
+goes on
+---
+One <!-- # kept --> two
+"""
+
+
+def paths(text):
+    """[(line, last heading)] of a Markdown text."""
+    return [(line, path[-1] if path else "") for line, path, _ in pages.sections_of_markdown(text)]
+
+
+def test_fences_comments_and_underlines_are_those_of_commonmark():
+    assert paths(MARKDOWN) == [(1, ""), (3, "Cleaning"), (17, "The heading of two lines")]
+    code = pages.sections_of_markdown(MARKDOWN)[1][2]
+    assert "x\n---\n``` no end\n# no heading in code\n```" in code
+    assert "a note" not in code and "in a comment" not in code and code.endswith("rest")
+    assert paths("## Reset {#reset}\nwords\n\nBelow {#x}\n=====\nwords") == [(1, "Reset"), (4, "Below")]
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("a\n---\nb", [(1, "a")]),
+        ("a\n    b\n---\nc", [(1, "a b")]),
+        ("> a\nb\n---\nc", [(1, "")]),
+        ("    a\n---\nc", [(1, "")]),
+        ("***\na\n---\nb", [(1, ""), (2, "a")]),
+        ("# A\nb\n===\nc", [(2, "b")]),
+        ("<!-- a --> # b\nc", [(1, "")]),
+        ("<pre>\n# a\n</pre>\n# b\nc", [(1, ""), (4, "b")]),
+        ("<pre># a</pre>\n# b\nc", [(1, ""), (2, "b")]),
+        ("<present>\n# b\nc", [(1, ""), (2, "b")]),
+        ("~~~ a`b\n# a\n~~~~\n# b\nc", [(1, ""), (4, "b")]),
+        ("w " * pages.MOST_HEADING + "\n---\nb", [(1, "")]),
+    ],
+)
+def test_what_an_underline_makes_a_heading(text, wanted):
+    assert paths(text) == wanted
+
+
+def test_pages_of_other_kinds_are_counted_and_named(tmp_path, capsys):
+    folder = write(tmp_path / "notes", a__md=f"# A\n\n{WORDS}\n", b__rst="B\n=\n", c__PDF="x", d__rst="D", e__png="x")
+    assert list(docs_of(folder)) == ["a.md#1"]
+    printed = capsys.readouterr()
+    wanted = "files of kinds that are not read (1 .pdf, 2 .rst), left out: 3 (b.rst, c.PDF, d.rst)"
+    assert (printed.out + printed.err).count(wanted) == 1
+    (folder / "a.md").unlink()
+    with pytest.raises(BadInput, match="is in it; files of kinds that are not read: 1 .pdf, 2 .rst"):
+        load_collection(str(folder))
+
+
+def html(charset, word="café", codec=None):
+    """A page in a charset that names it, or in another codec."""
+    return f'<html><head><meta charset="{charset}"></head><p>the {word} opens at eight</p>'.encode(codec or charset)
+
+
+def test_a_page_of_html_is_read_by_the_charset_that_it_names(tmp_path):
+    folder = write(tmp_path / "notes", a__html=html("ISO-8859-1"), b__html=html("utf-8"), f__md=WORDS)
+    write(folder, c__htm=html("koi8-r", "чай"), d__html=html("iso-8859-1", "“café”", "cp1252"))
+    write(folder, e__html=html("punycode", codec="utf-8"), g__html=html("cp99999", codec="utf-8"))
+    http = '<meta http-equiv="Content-Type" content="text/html; charset=gb2312"><p>the 茶 opens at eight'
+    write(folder, h__html=http.encode("gb2312"), i__html=b"\xef\xbb\xbf" + html("latin1", codec="utf-8"))
+    texts = [doc["text"].split()[1] for doc in docs_of(folder).values()]
+    assert texts == ["café", "café", "чай", "“café”", "café", "the", "café", "茶", "café"]
+
+
+def test_all_files_that_cannot_be_read_are_in_one_message(tmp_path):
+    folder = write(
+        tmp_path / "notes", a__md=b"caf\xe9", b__md=WORDS, c__html=html("gbk", "caf") + b"\xff", d__txt=b"\xff"
+    )
+    with pytest.raises(BadInput) as error:
+        load_collection(str(folder))
+    message = str(error.value)
+    assert "a.md:1: not UTF-8" in message and "c.html:1: not gbk" in message and "d.txt:1" in message
+    assert "\n" not in message and "b.md" not in message
+    write(folder, **{f"x{i}__md": b"\xff" for i in range(30)})
+    with pytest.raises(BadInput, match="; 13 more files$"):
+        load_collection(str(folder))
+
+
+PAGE = """<html><head><title>T</title></head><body><header><a href="/">Home</a><a href="/shop">Shop</a></header>
+<nav><h2>Menu</h2><a href="/a">Other page</a></nav><h1>Lights<a class="headerlink" href="#l" title="Link">¶</a></h1>
+<table><tr><th>Light</th><th>Meaning</th></tr><tr><td>green</td><td>online</td></tr></table>
+<h2><a class="anchor" href="#o">#</a> Options</h2><dl><dt>--fast</dt><dd>no self test</dd></dl><label>Country</label>
+<select><option>Albania</option><option>Belgium</option></select><figure>f<figcaption>A picture</figcaption></figure>
+<h3><a class="anchor" href="#c">C#</a> and <a href="/plus">+</a></h3><p>words</p>
+<footer><h4>Legal</h4>Copyright nobody.</footer></body></html>"""
+
+
+def test_html_without_furniture_and_marks_and_with_cells_apart():
+    found = [(headings[-1], " ".join(body.split())) for _, headings, body in pages.sections_of_html(PAGE)]
+    assert found == [
+        ("Lights", "Light Meaning green online"),
+        ("Options", "--fast no self test Country Albania Belgium f A picture"),
+        ("C# and +", "words"),
+    ]
+
+
+def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
+    for text in (
+        "<header><h1>Top</h1></header><p>some words",
+        "<footer>menu<h1>Top</h1>some words",
+        "<h1>Top<a href=#>",
+    ):
+        assert [path for _, path, _ in pages.sections_of_html(text + "</a></h1> words")] == [("Top",)]
+    assert pages.sections_of_html("<header>menu<main>some words") == [(1, (), "some words")]
