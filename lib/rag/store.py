@@ -102,6 +102,12 @@ class Answers:
                 )
         return found
 
+    def shortfall(self):
+        """A line for each way in which questions were left without an answer that is no abstention."""
+        spent = sum(not answer.text and answer.cut for answer in self._found.values())
+        if spent:
+            yield f"{spent:,} of the answers were cut before they began, perhaps while thinking: raise --answer_tokens"
+
     def absent(self, pairs, *, desc):
         """(n,) the generator's probability of "no answer" for (question, doc) pairs."""
         keys = [fingerprint(question, doc) for question, doc in pairs]
