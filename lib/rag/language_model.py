@@ -56,8 +56,7 @@ class LanguageModel:
         try:
             return self.tokenizer.apply_chat_template(prompt.messages, **options)
         except Exception:  # a template that knows no system message raises an error of its own
-            merged = [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
-            return self.tokenizer.apply_chat_template(merged, **options)
+            return self.tokenizer.apply_chat_template(prompt.merged, **options)
 
     def prompt(self, question, docs):
         """(text that is sent, how many docs stand in it)."""

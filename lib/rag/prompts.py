@@ -52,6 +52,11 @@ class Prompt(NamedTuple):
         """The messages of a chat."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
 
+    @property
+    def merged(self):
+        """The same for a model that knows no system message: one message."""
+        return [{"role": "user", "content": f"{self.system}\n\n{self.user}"}]
+
 
 def make_prompt(question, docs, *, budget, count):
     """The Prompt for a question and docs, best first, of at most `budget` tokens of docs.

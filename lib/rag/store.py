@@ -12,7 +12,7 @@ from lib import run
 from lib.files import BadInput, check_keys, fingerprint
 from lib.rag.prompts import Answer
 
-MADE_BY = ("generators", "language_model", "prompts", "reader", "server")  # the code that an answer depends on
+MADE_BY = ("adapt", "generators", "language_model", "prompts", "reader", "server")  # the code that an answer depends on
 BLOCK = 32  # questions that a generator is given together
 FIELDS = {
     "text": str,

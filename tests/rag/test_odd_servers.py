@@ -3,11 +3,13 @@
 import contextlib
 import http.server
 import json
+import socket
 import threading
 
 import numpy as np
 import pytest
 
+from lib.files import BadInput
 from lib.rag import answers, asking, page, prompts, store, summary
 from lib.rag.prompts import Answer
 from lib.rag.server import Server
@@ -132,3 +134,104 @@ def test_cut_answers_are_counted_apart(tmp_path, capsys):
     shown = asking.Found([asking.Doc(1, "d", 1.0, "", "text")], found, 1.0)
     asking.show({"a": shown})
     assert "--answer_tokens" in capsys.readouterr().out and "--answer_tokens" in page.answer_html(shown, 0)
+
+
+# ---------------------------------------------------------------------------- what a server refuses of a request
+
+
+def error(message, status=400, **more):
+    return status, {"error": {"message": message, "code": status} | more}
+
+
+def particular(body):
+    """A server that takes neither max_tokens nor a temperature, and says so one at a time."""
+    if "max_tokens" in body:
+        return error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", param="max_tokens")
+    if "temperature" in body:
+        return error("Unsupported value: 'temperature' does not support 0 with this model.", param="temperature")
+    return said("ten minutes [1]")
+
+
+def test_parameters_that_are_refused_are_left_out_from_then_on():
+    with serving(particular) as (url, seen):
+        generator = open_server(url)
+        assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == 3
+        assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == 4
+    assert seen[0]["max_tokens"] == 6 and seen[0]["temperature"] == 0
+    assert seen[-1]["max_completion_tokens"] == 6 and not {"max_tokens", "temperature"} & seen[-1].keys()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error("System role not supported"),
+        error("Conversation roles must alternate user/assistant/user/assistant/..."),
+        (400, {"message": "Unexpected role 'system' in messages"}),
+        (422, {"error": "Only user messages; no role: system"}),
+    ],
+)
+def test_a_server_without_a_system_role_is_sent_one_message(reply):
+    system = lambda body: body["messages"][0]["role"] == "system"  # noqa: E731
+    with serving(lambda body: reply if system(body) else said("ten minutes [1]")) as (url, seen):
+        generator = open_server(url)
+        for count in (2, 3):
+            assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == count
+    (message,) = seen[-1]["messages"]
+    assert message["role"] == "user" and prompts.SYSTEM in message["content"] and PAIRS[0][0] in message["content"]
+
+
+def test_what_did_not_help_is_not_remembered():
+    failing = [True]
+    long = error("max_tokens is too large: the context length is 512")
+    with serving(lambda body: long if failing else said("ten [1]")) as (url, seen):
+        generator = open_server(url)
+        with pytest.raises(BadInput, match="lower --context_tokens"):
+            generator.generate(PAIRS)
+        assert len(seen) == 2
+        failing.clear()
+        assert generator.generate(PAIRS)[0].text == "ten [1]" and "max_tokens" in seen[-1]
+
+
+@pytest.mark.parametrize(
+    "body", [[], "no", {"error": "no"}, {"error": {"param": ["x"], "message": 7}}, {"error": None}]
+)
+def test_an_error_that_names_nothing_is_asked_once(body):
+    with serving(lambda _: (400, body)) as (url, seen):
+        with pytest.raises(BadInput, match="HTTP 400"):
+            open_server(url, model="m").generate(PAIRS)
+    assert len(seen) == 1
+
+
+# ------------------------------------------------------------------------------------------------- hints
+
+
+@pytest.mark.parametrize(
+    "models, reply, wanted",
+    [
+        ((404, {"detail": "Not Found"}), None, "it lists no models: say which with --model"),
+        ((200, {"data": []}), None, "names no model: say which with --model"),
+        (None, error('"tiny" does not support chat'), "the server's first model was asked: --model names another"),
+        (None, error("This model's maximum context length is 512 tokens."), "lower --context_tokens"),
+        (None, (200, {"id": "x", "choices": []}), "no choices"),
+    ],
+)
+def test_an_error_says_what_may_help(models, reply, wanted):
+    with serving(lambda body: reply, **({"models": models} if models else {})) as (url, _):
+        with pytest.raises(BadInput, match=wanted) as raised:
+            open_server(url).generate(PAIRS)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST.", "[::1]", "127.9.9.9"])
+def test_this_machine_is_reached_past_a_proxy(host, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    reached = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.2)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(BadInput):  # nobody listens there
+            open_server(f"https://{host}:9/v1", timeout=0.3)
+        with contextlib.suppress(TimeoutError):
+            reached.append(proxy.accept())
+    assert not reached
