@@ -33,8 +33,9 @@ OUTCOMES = {
     "misread": "wrong, although the answer rests on a relevant doc",
     "ignored": "wrong: the answer cites nothing, although a relevant doc was read",
     "cut": "no answer and no abstention: the limit of tokens came first",
+    "refused": "no answer and no abstention: a content filter refused the question",
 }
-RARE = ("cut",)  # rows of OUTCOMES that are shown only where they happen
+RARE = ("cut", "refused")  # rows of OUTCOMES that are shown only where they happen
 
 
 class Answered(NamedTuple):
@@ -178,7 +179,7 @@ def outcome(one):
     if one.answer.abstained:
         return "abstained with gold" if found else "abstained without gold"
     if not one.answer.text:
-        return "cut"
+        return "refused" if one.answer.refused else "cut"
     if right(one):
         return "right, gold found" if found else "right without gold"
     if not found:

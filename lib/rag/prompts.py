@@ -12,6 +12,7 @@ SYSTEM = (
 )
 NOTHING = "The docs do not answer this."  # what a reader sees where a generator abstains
 SPENT = "No answer: the limit of tokens was used up before one began, perhaps by thinking; raise --answer_tokens."
+REFUSED = "No answer: a content filter of the server refused the question."
 THINKS, THOUGHT = "<think>", "</think>"  # around what a reasoning model writes before its answer
 SHORTEST = 24  # tokens: less of a doc is left out altogether
 
@@ -28,16 +29,17 @@ class Answer:
     ms: float = 0.0
     prompt: str = ""  # exactly what was sent, where there is such a text
     cut: bool = False  # whether it ended at the limit of tokens, in the answer or before it began
+    refused: bool = False  # whether a content filter refused the question
 
     @property
     def abstained(self):
-        """Whether the generator says that the docs do not answer; one that was cut before its answer says nothing."""
-        return not self.text and not self.cut
+        """Whether the generator says that the docs do not answer; one that was cut or refused says nothing."""
+        return not (self.text or self.cut or self.refused)
 
     @property
     def shown(self):
         """What a reader sees: the text, or why there is none."""
-        return self.text or (NOTHING if self.abstained else SPENT)
+        return self.text or (REFUSED if self.refused else SPENT if self.cut else NOTHING)
 
 
 class Prompt(NamedTuple):

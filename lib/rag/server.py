@@ -122,7 +122,13 @@ class Server:
         # the server's tokenizer is not known here: four characters a token is the usual estimate
         made = prompts.make_prompt(question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4))
         begin = time.perf_counter()
-        found = self._complete(made)
+        sent = f"{made.system}\n\n{made.user}"
+        try:
+            found = self._complete(made)
+        except Refused as error:
+            if not adapt.filtered(error.status, error.text):
+                raise
+            return prompts.Answer("", refused=True, prompt=sent)
         try:
             choice = found["choices"][0]
             reply = choice["message"]["content"] or ""
@@ -132,13 +138,17 @@ class Server:
                 raise TypeError
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             shown = _hidden(json.dumps(found))[:200]
-            raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
+            raise BadInput(
+                f"{self.url}: its reply has no choices[0].message.content; does it serve chat completions? {shown}"
+            ) from None
+        if choice.get("finish_reason") == "content_filter" and not reply.strip():
+            return prompts.Answer("", refused=True, prompt=sent, tokens=tokens)
         return prompts.answer_of(
             process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
-            prompt=f"{made.system}\n\n{made.user}",
+            prompt=sent,
             cut=choice.get("finish_reason") == "length",
         )
 

@@ -76,6 +76,7 @@ class Answers:
             else:
                 check_keys(record, place, key=str, answer=FIELDS)
                 known = {name: record["answer"].get(name) for name in (*FIELDS, "confidence")}
+                known["refused"] = record["answer"].get("refused") is True
                 known |= {name: tuple(known[name]) for name in ("citations", "unknown", "tokens")}
                 numbers = [n for name in ("citations", "unknown", "tokens") for n in known[name]]
                 sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(known["tokens"]) == 2
@@ -104,6 +105,9 @@ class Answers:
 
     def shortfall(self):
         """A line for each way in which questions were left without an answer that is no abstention."""
+        refused = sum(answer.refused for answer in self._found.values())
+        if refused:
+            yield f"{refused:,} of the questions were refused by a content filter"
         spent = sum(not answer.text and answer.cut for answer in self._found.values())
         if spent:
             yield f"{spent:,} of the answers were cut before they began, perhaps while thinking: raise --answer_tokens"

@@ -189,8 +189,19 @@ def draw(folder, result, systems):
 def outcomes(path, result):
     """What happened to the questions, a bar for each arm."""
     rows = result["arms"]
-    hatches = ("", "///", "", "...", "xxx", "\\\\\\", "", "ooo", "+++")
-    shades = ("#1b4965", "#5fa8d3", "#dddddd", "#ffffff", "#cae9ff", "#ca6702", "#9b2226", "#ee9b00", "#eeeeee")
+    hatches = ("", "///", "", "...", "xxx", "\\\\\\", "", "ooo", "+++", "---")
+    shades = (
+        "#1b4965",
+        "#5fa8d3",
+        "#dddddd",
+        "#ffffff",
+        "#cae9ff",
+        "#ca6702",
+        "#9b2226",
+        "#ee9b00",
+        "#eeeeee",
+        "#bbbbbb",
+    )
     with figure(path, width=8.5, height=1.8 + 0.42 * len(rows)) as ax:
         left = np.zeros(len(rows))
         looks = dict(zip(answers.OUTCOMES, zip(shades, hatches)))

@@ -202,7 +202,28 @@ def test_an_error_that_names_nothing_is_asked_once(body):
     assert len(seen) == 1
 
 
-# ------------------------------------------------------------------------------------------------- hints
+# --------------------------------------------------------------------------------------- filters and hints
+
+FILTERS = [
+    error("The response was filtered due to the prompt triggering Azure OpenAI's content management policy."),
+    error("no", innererror={"code": "ResponsibleAIPolicyViolation"}),
+    error("no", 403, code="content_filter"),
+    said(None, "content_filter"),
+]
+
+
+@pytest.mark.parametrize("reply", FILTERS)
+def test_a_question_that_a_filter_refuses_is_noted_and_the_others_are_answered(reply, tmp_path):
+    pairs = [(f"question {number}?", PAIRS[0][1]) for number in range(5)]
+    with serving(lambda body: reply if "question 2" in str(body) else said("ten [1]")) as (url, seen):
+        known = store.Answers(tmp_path / "a.jsonl", open_server(url))
+        found = known.ask(pairs, desc="")
+        again = store.Answers(tmp_path / "a.jsonl", open_server(url))
+        assert again.ask(pairs, desc="") == found and len(seen) == 5
+    assert [each.text for each in found] == ["ten [1]", "ten [1]", "", "ten [1]", "ten [1]"]
+    assert found[2].refused and not found[2].abstained and "filter" in found[2].shown
+    assert list(known.shortfall()) == list(again.shortfall()) == ["1 of the questions were refused by a content filter"]
+    assert answers.outcome(answers.Answered(found[2], ["ten"], ["doc"], [True])) == "refused"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +233,7 @@ def test_an_error_that_names_nothing_is_asked_once(body):
         ((200, {"data": []}), None, "names no model: say which with --model"),
         (None, error('"tiny" does not support chat'), "the server's first model was asked: --model names another"),
         (None, error("This model's maximum context length is 512 tokens."), "lower --context_tokens"),
-        (None, (200, {"id": "x", "choices": []}), "no choices"),
+        (None, (200, {"id": "x", "choices": []}), "no choices.*serve chat completions"),
     ],
 )
 def test_an_error_says_what_may_help(models, reply, wanted):
