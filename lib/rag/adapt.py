@@ -55,6 +55,32 @@ def hint(status, text, *, chosen):
     return ""
 
 
+def whole(text):
+    """The object of a reply: JSON, or the events of a server that streams only, put together.
+
+    ValueError or RecursionError for what is neither, and for a stream that ends before its answer does.
+    """
+    if not re.match(r"\s*(data|event|id)?:", text):  # what begins with a colon is a comment
+        return json.loads(text)
+    said, finish, usage = [], None, None
+    for line in text.split("\n"):
+        kind, _, data = line.partition(":")
+        if kind != "data" or data.strip() in ("", "[DONE]"):
+            finish = finish or ("stop" if data.strip() == "[DONE]" else None)
+            continue
+        chunk = json.loads(data)
+        try:
+            usage = chunk.get("usage") or usage
+            for choice in chunk["choices"][:1]:
+                said.append(choice.get("delta", {}).get("content") or "")
+                finish = choice.get("finish_reason") or finish
+        except (LookupError, TypeError, AttributeError):
+            raise ValueError("an event that is no part of an answer") from None
+    if finish is None or not all(isinstance(part, str) for part in said):
+        raise ValueError("a stream without an end")
+    return {"choices": [{"message": {"content": "".join(said)}, "finish_reason": finish}], "usage": usage}
+
+
 def _error(text):
     """The error object of a reply; empty where there is none."""
     try:

@@ -199,7 +199,7 @@ class Server:
             else:
                 if reply.status // 100 == 2:
                     try:
-                        return json.loads(text)
+                        return adapt.whole(text)
                     except (ValueError, RecursionError):
                         problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:

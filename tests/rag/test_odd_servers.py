@@ -19,7 +19,7 @@ PAIRS = [("how long should a roast rest?", ("A roast should rest for ten minutes
 
 @contextlib.contextmanager
 def serving(reply, *, models=(200, {"data": [{"id": "tiny"}]})):
-    """(url, bodies that were sent): a server on this machine; reply(body) gives (status, object)."""
+    """(url, bodies that were sent): a server on this machine; reply(body) gives (status, object or bytes)."""
     seen = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -27,7 +27,7 @@ def serving(reply, *, models=(200, {"data": [{"id": "tiny"}]})):
             pass
 
         def send(self, status, thing):
-            data = json.dumps(thing).encode()
+            data = thing if isinstance(thing, bytes) else json.dumps(thing).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -256,3 +256,31 @@ def test_this_machine_is_reached_past_a_proxy(host, monkeypatch):
         with contextlib.suppress(TimeoutError):
             reached.append(proxy.accept())
     assert not reached
+
+
+# ------------------------------------------------------------------------------------------------ streams
+
+
+def events(*parts, end=b"data: [DONE]\n\n", finish=None):
+    chunks = [{"choices": [{"delta": {"content": part}, "finish_reason": None}]} for part in parts]
+    chunks += [{"choices": [{"delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": {"prompt_tokens": 9}}]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+@pytest.mark.parametrize("finish, end", [("length", b""), ("stop", b"data: [DONE]\n\n"), (None, b"data: [DONE]\n\n")])
+def test_a_server_that_only_streams_is_read(finish, end):
+    with serving(
+        lambda body: (200, b": working\n\n" + events("ten ", None, "minutes [1]", end=end, finish=finish))
+    ) as (url, _):
+        (found,) = open_server(url).generate(PAIRS)
+    assert found.text == "ten minutes [1]" and found.cut is (finish == "length") and found.tokens == (9, 0)
+
+
+@pytest.mark.parametrize(
+    "stream", [events("ten ", end=b""), b"data: {", b"data: 7\n", b'data: {"choices": [7]}\n', events(7)]
+)
+def test_a_stream_that_breaks_off_or_is_none_is_no_answer(stream):
+    with serving(lambda body: (200, stream)) as (url, seen):
+        with pytest.raises(BadInput, match="not JSON.*tried 4 times"):
+            open_server(url).generate(PAIRS)
+    assert len(seen) == 4
