@@ -32,7 +32,10 @@ OUTCOMES = {
     "distracted": "wrong: the answer rests on other docs, although a relevant one was read",
     "misread": "wrong, although the answer rests on a relevant doc",
     "ignored": "wrong: the answer cites nothing, although a relevant doc was read",
+    "cut": "no answer and no abstention: the limit of tokens came first",
+    "refused": "no answer and no abstention: a content filter refused the question",
 }
+RARE = ("cut", "refused")  # rows of OUTCOMES that are shown only where they happen
 
 
 class Answered(NamedTuple):
@@ -175,6 +178,8 @@ def outcome(one):
     found = any(one.relevant)
     if one.answer.abstained:
         return "abstained with gold" if found else "abstained without gold"
+    if not one.answer.text:
+        return "refused" if one.answer.refused else "cut"
     if right(one):
         return "right, gold found" if found else "right without gold"
     if not found:

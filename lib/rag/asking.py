@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lib import process
 from lib.data.beir import metadata_of
 from lib.files import BadInput
-from lib.rag.prompts import NOTHING, Answer
+from lib.rag.prompts import Answer
 from lib.rag.scoring import readable
 
 
@@ -75,8 +75,8 @@ def show(found, *, sent_to=None):
         if sent_to and one.docs:
             text = process.printable(one.answer.prompt) if one.answer.prompt else f"{sent_to} is sent no prompt"
             print(f"\n--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---")
-        text = NOTHING if one.answer.abstained else one.answer.text
-        print(f"\n{textwrap.fill(process.printable(text), 100)}" + (" ..." if one.answer.cut else ""))
+        more = " ..." if one.answer.text and one.answer.cut else ""
+        print(f"\n{textwrap.fill(process.printable(one.answer.shown), 100)}{more}")
         if one.answer.unknown:
             print(f"(it cites {', '.join(f'[{n}]' for n in one.answer.unknown)}, which is no doc)")
         print()

@@ -128,6 +128,8 @@ class Part:
                 known, _ = self._ask(context, desc=context)
                 self.records += [{"arm": "", "seed": 0, "context": context} | record for record in known]
                 references[context] = scoring.arrays(known)
+        for line in self.store.shortfall():
+            print(f"   {line}")
         self._write(path)
         return systems, references
 

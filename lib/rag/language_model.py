@@ -56,8 +56,7 @@ class LanguageModel:
         try:
             return self.tokenizer.apply_chat_template(prompt.messages, **options)
         except Exception:  # a template that knows no system message raises an error of its own
-            merged = [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
-            return self.tokenizer.apply_chat_template(merged, **options)
+            return self.tokenizer.apply_chat_template(prompt.merged, **options)
 
     def prompt(self, question, docs):
         """(text that is sent, how many docs stand in it)."""
@@ -89,6 +88,8 @@ class LanguageModel:
             for (text, docs), read, ids in zip(made, inputs["attention_mask"].sum(1).tolist(), written):
                 reply = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 used = int((ids != self.tokenizer.pad_token_id).sum())
+                if text.rstrip().endswith(prompts.THINKS):  # the template has begun the thought
+                    reply = prompts.THINKS + reply
                 known = {"tokens": (read, used), "ms": ms, "prompt": text, "cut": used >= self.answer_tokens}
                 found.append(prompts.answer_of(reply, docs, **known))
         return found

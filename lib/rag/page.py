@@ -9,7 +9,7 @@ import traceback
 from lib import process
 from lib.data.words import words
 from lib.files import BadInput
-from lib.rag import asking, prompts
+from lib.rag import asking
 
 LONGEST = 2000  # characters of a question
 LARGEST = 1 << 16  # bytes of a request: more than the longest question takes
@@ -49,8 +49,8 @@ def answer_html(found, column):
     answer = found.answer
     if not found.docs:
         return '<p class="note">Nothing was found: no word of the question is known to the encoder.</p>'
-    if answer.abstained:
-        return f'<p class="answer">{safe(prompts.NOTHING)}</p>'
+    if not answer.text:
+        return f'<p class="answer">{safe(answer.shown)}</p>'
 
     def link(match):
         numbers = [int(n) for n in re.findall(r"\d+", match[0])]

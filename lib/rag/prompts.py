@@ -11,6 +11,9 @@ SYSTEM = (
     f"If no document answers the question, reply with {ABSTAIN} and nothing else."
 )
 NOTHING = "The docs do not answer this."  # what a reader sees where a generator abstains
+SPENT = "No answer: the limit of tokens was used up before one began, perhaps by thinking; raise --answer_tokens."
+REFUSED = "No answer: a content filter of the server refused the question."
+THINKS, THOUGHT = "<think>", "</think>"  # around what a reasoning model writes before its answer
 SHORTEST = 24  # tokens: less of a doc is left out altogether
 
 
@@ -18,19 +21,25 @@ SHORTEST = 24  # tokens: less of a doc is left out altogether
 class Answer:
     """What a generator says to a question and the docs that it was given."""
 
-    text: str  # with citations as [n]; empty where it abstains
+    text: str  # with citations as [n]; empty where it abstains, and where there is no answer
     citations: tuple = ()  # numbers, from 1, of the docs that it rests on
     unknown: tuple = ()  # numbers that it cites although there is no such doc
     confidence: float | None = None  # of the generator, where it has one; higher is surer
     tokens: tuple = (0, 0)  # read and written
     ms: float = 0.0
     prompt: str = ""  # exactly what was sent, where there is such a text
-    cut: bool = False  # whether the answer ended at the limit of tokens
+    cut: bool = False  # whether it ended at the limit of tokens, in the answer or before it began
+    refused: bool = False  # whether a content filter refused the question
 
     @property
     def abstained(self):
-        """Whether the generator says that the docs do not answer."""
-        return not self.text
+        """Whether the generator says that the docs do not answer; one that was cut or refused says nothing."""
+        return not (self.text or self.cut or self.refused)
+
+    @property
+    def shown(self):
+        """What a reader sees: the text, or why there is none."""
+        return self.text or (REFUSED if self.refused else SPENT if self.cut else NOTHING)
 
 
 class Prompt(NamedTuple):
@@ -44,6 +53,11 @@ class Prompt(NamedTuple):
     def messages(self):
         """The messages of a chat."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+    @property
+    def merged(self):
+        """The same for a model that knows no system message: one message."""
+        return [{"role": "user", "content": f"{self.system}\n\n{self.user}"}]
 
 
 def make_prompt(question, docs, *, budget, count):
@@ -96,7 +110,26 @@ def abstains(text):
     return not bare(text) or ABSTAIN.lower() in text.lower()
 
 
-def answer_of(reply, docs, **known):
-    """The Answer of a language model's reply to a prompt with so many docs."""
-    cited, unknown = citations(reply, docs)
-    return Answer("" if abstains(reply) else reply, cited, unknown, **known)
+def without_thought(reply):
+    """(a reply without what its model thought, whether it ends within a thought).
+
+    The beginning of a thought may stand in the prompt, where a chat template writes it: then the reply has its end
+    alone.
+    """
+    *thoughts, rest = reply.split(THOUGHT)
+    said = "".join(part.partition(THINKS)[0] for part in thoughts if THINKS in part) + rest
+    if said.lstrip().startswith(THINKS):  # elsewhere an answer may be on the word itself
+        return "", True
+    return said.strip(), False
+
+
+def answer_of(reply, docs, *, cut=False, **known):
+    """The Answer of a language model's reply to a prompt with so many docs; cut: whether the limit of tokens ended it.
+
+    What it thought is left out first: there it weighs docs that it does not use, and whether to abstain. A thought
+    without an end was cut, whatever a server says.
+    """
+    text, thinking = without_thought(reply)
+    cited, unknown = citations(text, docs)
+    cut = (cut or thinking) and ABSTAIN.lower() not in text.lower()  # the abstention is whole, whatever followed
+    return Answer("" if abstains(text) else text, cited, unknown, cut=cut, **known)

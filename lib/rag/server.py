@@ -4,6 +4,7 @@ import concurrent.futures
 import email.utils
 import functools
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import urllib.request
 
 from lib import process
 from lib.files import BadInput, fingerprint
-from lib.rag import prompts
+from lib.rag import adapt, prompts
 
 TRIES = 4  # of one request
 AT_ONCE = 4  # requests under way
@@ -35,6 +36,14 @@ class _AsItIs(urllib.request.HTTPErrorProcessor):
         return response
 
     https_response = http_response
+
+
+class Refused(BadInput):
+    """A server's error that does not go away by itself: its status, and its text, which may hold a key."""
+
+    def __init__(self, message, status, text):
+        super().__init__(message)
+        self.status, self.text = status, text
 
 
 class Server:
@@ -59,14 +68,23 @@ class Server:
             )
         # to a proxy only what is encrypted for the server: a proxy of http would read the key
         proxies = {kind: proxy for kind, proxy in urllib.request.getproxies().items() if kind == "https"}
+        if _loopback(parts.hostname):  # from a proxy's side another machine
+            proxies = {}
         self._open = urllib.request.build_opener(_AsItIs, urllib.request.ProxyHandler(proxies)).open
         self.url, self.timeout, self.pause = url.rstrip("/"), timeout, pause
         self.context_tokens, self.answer_tokens = context_tokens, answer_tokens
+        self._unwanted = frozenset()  # what it has refused of requests that it then took: rows of adapt.SIGNS
+        self._chosen = not model
         self.model = model or self._first_model()
         self.fingerprint = fingerprint("http", 1, self.url, self.model, context_tokens, answer_tokens, prompts.SYSTEM)
 
     def _first_model(self):
-        found = self._ask("/models")
+        try:
+            found = self._ask("/models")
+        except Refused as error:
+            if error.status not in (404, 405, 501):
+                raise
+            raise BadInput(f"{error}; it lists no models: say which with --model") from None
         try:
             return str(found["data"][0]["id"])
         except (LookupError, TypeError):
@@ -104,8 +122,13 @@ class Server:
         # the server's tokenizer is not known here: four characters a token is the usual estimate
         made = prompts.make_prompt(question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4))
         begin = time.perf_counter()
-        body = {"model": self.model, "messages": made.messages, "temperature": 0, "max_tokens": self.answer_tokens}
-        found = self._ask("/chat/completions", body)
+        sent = f"{made.system}\n\n{made.user}"
+        try:
+            found = self._complete(made)
+        except Refused as error:
+            if not adapt.filtered(error.status, error.text):
+                raise
+            return prompts.Answer("", refused=True, prompt=sent)
         try:
             choice = found["choices"][0]
             reply = choice["message"]["content"] or ""
@@ -115,18 +138,39 @@ class Server:
                 raise TypeError
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             shown = _hidden(json.dumps(found))[:200]
-            raise BadInput(f"{self.url}: its reply has no choices[0].message.content: {shown}") from None
+            raise BadInput(
+                f"{self.url}: its reply has no choices[0].message.content; does it serve chat completions? {shown}"
+            ) from None
+        if choice.get("finish_reason") == "content_filter" and not reply.strip():
+            return prompts.Answer("", refused=True, prompt=sent, tokens=tokens)
         return prompts.answer_of(
             process.hidden(reply.encode("utf-8", "replace").decode().strip()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
-            prompt=f"{made.system}\n\n{made.user}",
+            prompt=sent,
             cut=choice.get("finish_reason") == "length",
         )
 
+    def _complete(self, made):
+        """The JSON of the reply to a Prompt; asked again, without what the server says that it refuses of a request."""
+        unwanted = self._unwanted
+        while True:
+            body = adapt.body_of(made, self.model, self.answer_tokens, unwanted)
+            try:
+                found = self._ask("/chat/completions", body)
+            except Refused as error:
+                fresh = adapt.refused(error.status, error.text, body)
+                if fresh is None:  # each is in a body once, so that this comes to an end
+                    more = adapt.hint(error.status, error.text, chosen=self._chosen)
+                    raise Refused(f"{error}{more}", error.status, error.text) from None
+                unwanted = unwanted | {fresh}
+            else:
+                self._unwanted = self._unwanted | unwanted  # others under way may have found more
+                return found
+
     def _ask(self, path, body=None):
-        """The JSON object of a reply; BadInput when it still fails after TRIES."""
+        """The JSON object of a reply; BadInput when it still fails after TRIES, Refused when that would not help."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY, "").strip():
             if not key.isascii() or not key.isprintable() or set(key) & set(' "\\'):
@@ -155,18 +199,18 @@ class Server:
             else:
                 if reply.status // 100 == 2:
                     try:
-                        return json.loads(text)
+                        return adapt.whole(text)
                     except (ValueError, RecursionError):
                         problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:
                     problem = _refusal(request, reply, text)
                     if reply.status not in AGAIN:
-                        break
+                        again = f"; tried {tried} times" if tried > 1 else ""
+                        raise Refused(f"{self.url}{path}: {problem}{again}", reply.status, text)
                     wait = retry_after(reply.headers.get("Retry-After"), wait)
             if tried < TRIES:
                 time.sleep(wait)
-        again = f"; tried {tried} times" if tried > 1 else ""
-        raise BadInput(f"{self.url}{path}: {problem}{again}")
+        raise BadInput(f"{self.url}{path}: {problem}; tried {TRIES} times")
 
     def _reply(self, request):
         """(the reply, its text); BadInput if it is longer than MOST_BYTES."""
@@ -182,6 +226,14 @@ class Server:
             if reply.length:
                 raise http.client.IncompleteRead(b"", reply.length)
         return reply, b"".join(parts).decode("utf-8", "replace")
+
+
+def _loopback(host):
+    """Whether a host's name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def within(seconds, function, *arguments):

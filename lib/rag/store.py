@@ -12,7 +12,7 @@ from lib import run
 from lib.files import BadInput, check_keys, fingerprint
 from lib.rag.prompts import Answer
 
-MADE_BY = ("generators", "language_model", "prompts", "reader", "server")  # the code that an answer depends on
+MADE_BY = ("adapt", "generators", "language_model", "prompts", "reader", "server")  # the code that an answer depends on
 BLOCK = 32  # questions that a generator is given together
 FIELDS = {
     "text": str,
@@ -76,6 +76,7 @@ class Answers:
             else:
                 check_keys(record, place, key=str, answer=FIELDS)
                 known = {name: record["answer"].get(name) for name in (*FIELDS, "confidence")}
+                known["refused"] = record["answer"].get("refused") is True
                 known |= {name: tuple(known[name]) for name in ("citations", "unknown", "tokens")}
                 numbers = [n for name in ("citations", "unknown", "tokens") for n in known[name]]
                 sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(known["tokens"]) == 2
@@ -101,6 +102,15 @@ class Answers:
                     f"{self.path}: an answer cites [{max(answer.citations)}] of {len(docs)} docs; delete the file"
                 )
         return found
+
+    def shortfall(self):
+        """A line for each way in which questions were left without an answer that is no abstention."""
+        refused = sum(answer.refused for answer in self._found.values())
+        if refused:
+            yield f"{refused:,} of the questions were refused by a content filter"
+        spent = sum(not answer.text and answer.cut for answer in self._found.values())
+        if spent:
+            yield f"{spent:,} of the answers were cut before they began, perhaps while thinking: raise --answer_tokens"
 
     def absent(self, pairs, *, desc):
         """(n,) the generator's probability of "no answer" for (question, doc) pairs."""

@@ -155,10 +155,9 @@ def to_tables(result, references):
             for row, of in zip(arms, tests)
         ]
         parts += ["What the docs do that are not relevant, each read alone:\n", markdown(head, lines)]
-    outcomes = [
-        [row["arm"], *(f"{row['outcomes'][name]:.1%}" for name in answers.OUTCOMES)] for row in rows if row["outcomes"]
-    ]
-    parts += ["What happened to the questions:\n", markdown(["arm", *answers.OUTCOMES], outcomes)]
+    names = _happened(rows)
+    outcomes = [[row["arm"], *(f"{row['outcomes'][name]:.1%}" for name in names)] for row in rows if row["outcomes"]]
+    parts += ["What happened to the questions:\n", markdown(["arm", *names], outcomes)]
     if orders := [name for name in CONTEXTS if any(f"{name} f1" in row["means"] for row in rows)]:
         f1s = [(name, "", "{:.4f}") for name in ("f1", *(f"{name} f1" for name in orders))]
         lines = [cells(row, f1s) for row in arms]
@@ -167,6 +166,12 @@ def to_tables(result, references):
         taus = ", ".join(f"{name} {tau:.3f}" for name, tau in result["agreement"].items())
         parts.append(f"Kendall's tau with {measure} over the arms: {taus}.\n")
     return "\n".join(parts)
+
+
+def _happened(rows):
+    """The rows of OUTCOMES that are shown: the rare ones only where they happened."""
+    seen = {name for row in rows for name, share in row["outcomes"].items() if share}
+    return [name for name in answers.OUTCOMES if name not in answers.RARE or name in seen]
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -184,11 +189,24 @@ def draw(folder, result, systems):
 def outcomes(path, result):
     """What happened to the questions, a bar for each arm."""
     rows = result["arms"]
-    hatches = ("", "///", "", "...", "xxx", "\\\\\\", "", "ooo")
-    shades = ("#1b4965", "#5fa8d3", "#dddddd", "#ffffff", "#cae9ff", "#ca6702", "#9b2226", "#ee9b00")
+    hatches = ("", "///", "", "...", "xxx", "\\\\\\", "", "ooo", "+++", "---")
+    shades = (
+        "#1b4965",
+        "#5fa8d3",
+        "#dddddd",
+        "#ffffff",
+        "#cae9ff",
+        "#ca6702",
+        "#9b2226",
+        "#ee9b00",
+        "#eeeeee",
+        "#bbbbbb",
+    )
     with figure(path, width=8.5, height=1.8 + 0.42 * len(rows)) as ax:
         left = np.zeros(len(rows))
-        for name, colour, hatch in zip(answers.OUTCOMES, shades, hatches):
+        looks = dict(zip(answers.OUTCOMES, zip(shades, hatches)))
+        for name in _happened(rows):
+            colour, hatch = looks[name]
             width = np.array([100 * row["outcomes"].get(name, 0) for row in rows])
             style = {"color": colour, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5}
             ax.barh(range(len(rows)), width, left=left, label=name, **style)

@@ -286,6 +286,19 @@ def test_an_oracle_finds_no_more_than_itself(tiny, tmp_path):
     np.testing.assert_allclose(total, effects["gain"], atol=1e-12)
 
 
+def test_a_scoring_ends_although_questions_are_cut_and_refused(launch, desk, capsys, monkeypatch):
+    lost = [Answer("", cut=True), Answer("", refused=True)]
+    monkeypatch.setattr(Extractive, "generate", lambda self, pairs: [lost[len(q) % 2] for q, _ in pairs])
+    flags = ("--eval", "--retriever", "bm25", "--data", "gold", "--split", "test", "--name", "lost", "--contexts")
+    assert launch("rag_demo.py", *flags, "gold", cwd=desk) == 0
+    printed = capsys.readouterr().out
+    assert "were cut before they began" in printed and "refused by a content filter" in printed
+    (path,) = desk.glob("runs/lost/answers/*/metrics.json")
+    (row,) = read_json(path)["arms"]
+    assert row["outcomes"]["cut"] + row["outcomes"]["refused"] == pytest.approx(1) and row["means"]["f1"] == [0]
+    assert row["means"]["abstained"] == [0] and "| cut | refused |" in printed
+
+
 class Doubting(Extractive):
     """Has probabilities: of "no answer" the share of the alphabet that a doc does without."""
 

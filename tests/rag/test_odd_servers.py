@@ -1,0 +1,286 @@
+"""Servers that answer in ways of their own: thoughts in the reply, parameters and roles that they refuse, filters."""
+
+import contextlib
+import http.server
+import json
+import socket
+import threading
+
+import numpy as np
+import pytest
+
+from lib.files import BadInput
+from lib.rag import answers, asking, page, prompts, store, summary
+from lib.rag.prompts import Answer
+from lib.rag.server import Server
+
+PAIRS = [("how long should a roast rest?", ("A roast should rest for ten minutes.", "Slice the onions."))]
+
+
+@contextlib.contextmanager
+def serving(reply, *, models=(200, {"data": [{"id": "tiny"}]})):
+    """(url, bodies that were sent): a server on this machine; reply(body) gives (status, object or bytes)."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def send(self, status, thing):
+            data = thing if isinstance(thing, bytes) else json.dumps(thing).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self):
+            self.send(*models)
+
+        def do_POST(self):
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send(*reply(seen[-1]))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/v1", seen
+        listening.shutdown()
+
+
+def said(text, finish="stop", **more):
+    return 200, {"choices": [{"message": {"content": text} | more, "finish_reason": finish}]}
+
+
+def open_server(url, **options):
+    known = {"model": None, "context_tokens": 60, "answer_tokens": 6, "timeout": 5.0, "pause": 0.01}
+    return Server(url, **(known | options))
+
+
+# --------------------------------------------------------------------------------------------- thinking
+
+
+@pytest.mark.parametrize(
+    "reply, text, cited",
+    [
+        ("<think>[2] or NO-RESPONSE?</think>\n\nTen minutes [1].", "Ten minutes [1].", (1,)),
+        ("[2] or NO-RESPONSE?\n</think>\nTen minutes [1].", "Ten minutes [1].", (1,)),  # begun by the template
+        ("<think>a</think><think>[2]</think>Ten [1]", "Ten [1]", (1,)),
+        ("<think>[1] says ten</think>NO-RESPONSE", "", ()),
+        ("<think>[1] says ten</think>", "", ()),
+        ("the tag <think> begins it [2]", "the tag <think> begins it [2]", (2,)),
+    ],
+)
+def test_what_a_model_thinks_is_no_part_of_its_answer(reply, text, cited):
+    found = prompts.answer_of(reply, 2)
+    assert (found.text, found.citations, found.unknown, found.cut) == (text, cited, (), False)
+    assert found.abstained is (not text)
+
+
+@pytest.mark.parametrize(
+    "reply", ["<think>Looking at [1], if none fits I say NO-RESPONSE", " <think>", "<think>a</think><think>b"]
+)
+def test_a_thought_that_is_cut_is_no_answer(reply):
+    found = prompts.answer_of(reply, 2)
+    assert (found.text, found.citations, found.cut, found.abstained) == ("", (), True, False)
+
+
+def test_many_thoughts_take_no_time():
+    assert prompts.answer_of("<think></think>" * 100_000 + "ten", 2).text == "ten"
+
+
+def test_a_budget_that_went_into_thinking_is_no_abstention():
+    for reply in (said(None, "length", reasoning_content="Doc 1 says"), said("<think>Doc [1]", "length")):
+        with serving(lambda body, reply=reply: reply) as (url, _):
+            (found,) = open_server(url).generate(PAIRS)
+        assert found.cut and not found.abstained and found.citations == () and "--answer_tokens" in found.shown
+    whole = prompts.answer_of("NO-RESPONSE.", 2, cut=True)
+    assert whole.abstained and whole.shown == prompts.NOTHING
+
+
+def test_a_local_model_whose_template_begins_the_thought(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from lib.rag.language_model import LanguageModel
+
+    class Tokens:
+        pad_token_id, chat_template = 0, "x"
+        replies = ["[2] or NO-RESPONSE, let me", "[2]?</think>ten [1]"]
+
+        def decode(self, ids, **_):
+            return self.replies[int(ids[0]) - 1]
+
+    made = LanguageModel.__new__(LanguageModel)
+    made.tokenizer, made.pairs, made.answer_tokens, made.device = Tokens(), True, 9, torch.device("cpu")
+    monkeypatch.setattr(made, "prompt", lambda question, docs: (f"{question}<think>\n", 2), raising=False)
+    inputs = {"input_ids": torch.ones(2, 3, dtype=int), "attention_mask": torch.ones(2, 3, dtype=int)}
+    monkeypatch.setattr(made, "_inputs", lambda texts: inputs, raising=False)
+    made.model = type("Model", (), {"generate": lambda self, **_: torch.tensor([[1], [2]])})()
+    cut, whole = made.generate(PAIRS * 2)
+    assert cut.cut and not cut.abstained and cut.citations == ()
+    assert whole.text == "ten [1]" and whole.citations == (1,) and not whole.cut
+
+
+def test_cut_answers_are_counted_apart(tmp_path, capsys):
+    one = answers.Answered(Answer("", cut=True), ["ten"], ["doc"], [True])
+    assert answers.outcome(one) == "cut" and answers.scored(one)["abstained"] == 0 and answers.scored(one)["f1"] == 0
+    row = {"outcome": np.array(["cut", "distracted"]), "f1": np.zeros(2), "ndcg@10": np.zeros(2)}
+    names = summary._happened([summary._arm_row("a", {0: row})])
+    assert "cut" in names and "cut" not in summary._happened([{"outcomes": {"cut": 0.0}}])
+    with serving(lambda body: said(None, "length")) as (url, _):
+        known = store.Answers(tmp_path / "a.jsonl", open_server(url))
+        (found,) = known.ask(PAIRS, desc="")
+        again = store.Answers(tmp_path / "a.jsonl", open_server(url))
+    for each in (known, again):
+        (line,) = each.shortfall()
+        assert line.startswith("1 of the answers were cut") and "--answer_tokens" in line
+    shown = asking.Found([asking.Doc(1, "d", 1.0, "", "text")], found, 1.0)
+    asking.show({"a": shown})
+    assert "--answer_tokens" in capsys.readouterr().out and "--answer_tokens" in page.answer_html(shown, 0)
+
+
+# ---------------------------------------------------------------------------- what a server refuses of a request
+
+
+def error(message, status=400, **more):
+    return status, {"error": {"message": message, "code": status} | more}
+
+
+def particular(body):
+    """A server that takes neither max_tokens nor a temperature, and says so one at a time."""
+    if "max_tokens" in body:
+        return error("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", param="max_tokens")
+    if "temperature" in body:
+        return error("Unsupported value: 'temperature' does not support 0 with this model.", param="temperature")
+    return said("ten minutes [1]")
+
+
+def test_parameters_that_are_refused_are_left_out_from_then_on():
+    with serving(particular) as (url, seen):
+        generator = open_server(url)
+        assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == 3
+        assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == 4
+    assert seen[0]["max_tokens"] == 6 and seen[0]["temperature"] == 0
+    assert seen[-1]["max_completion_tokens"] == 6 and not {"max_tokens", "temperature"} & seen[-1].keys()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error("System role not supported"),
+        error("Conversation roles must alternate user/assistant/user/assistant/..."),
+        (400, {"message": "Unexpected role 'system' in messages"}),
+        (422, {"error": "Only user messages; no role: system"}),
+    ],
+)
+def test_a_server_without_a_system_role_is_sent_one_message(reply):
+    system = lambda body: body["messages"][0]["role"] == "system"  # noqa: E731
+    with serving(lambda body: reply if system(body) else said("ten minutes [1]")) as (url, seen):
+        generator = open_server(url)
+        for count in (2, 3):
+            assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == count
+    (message,) = seen[-1]["messages"]
+    assert message["role"] == "user" and prompts.SYSTEM in message["content"] and PAIRS[0][0] in message["content"]
+
+
+def test_what_did_not_help_is_not_remembered():
+    failing = [True]
+    long = error("max_tokens is too large: the context length is 512")
+    with serving(lambda body: long if failing else said("ten [1]")) as (url, seen):
+        generator = open_server(url)
+        with pytest.raises(BadInput, match="lower --context_tokens"):
+            generator.generate(PAIRS)
+        assert len(seen) == 2
+        failing.clear()
+        assert generator.generate(PAIRS)[0].text == "ten [1]" and "max_tokens" in seen[-1]
+
+
+@pytest.mark.parametrize(
+    "body", [[], "no", {"error": "no"}, {"error": {"param": ["x"], "message": 7}}, {"error": None}]
+)
+def test_an_error_that_names_nothing_is_asked_once(body):
+    with serving(lambda _: (400, body)) as (url, seen):
+        with pytest.raises(BadInput, match="HTTP 400"):
+            open_server(url, model="m").generate(PAIRS)
+    assert len(seen) == 1
+
+
+# --------------------------------------------------------------------------------------- filters and hints
+
+FILTERS = [
+    error("The response was filtered due to the prompt triggering Azure OpenAI's content management policy."),
+    error("no", innererror={"code": "ResponsibleAIPolicyViolation"}),
+    error("no", 403, code="content_filter"),
+    said(None, "content_filter"),
+]
+
+
+@pytest.mark.parametrize("reply", FILTERS)
+def test_a_question_that_a_filter_refuses_is_noted_and_the_others_are_answered(reply, tmp_path):
+    pairs = [(f"question {number}?", PAIRS[0][1]) for number in range(5)]
+    with serving(lambda body: reply if "question 2" in str(body) else said("ten [1]")) as (url, seen):
+        known = store.Answers(tmp_path / "a.jsonl", open_server(url))
+        found = known.ask(pairs, desc="")
+        again = store.Answers(tmp_path / "a.jsonl", open_server(url))
+        assert again.ask(pairs, desc="") == found and len(seen) == 5
+    assert [each.text for each in found] == ["ten [1]", "ten [1]", "", "ten [1]", "ten [1]"]
+    assert found[2].refused and not found[2].abstained and "filter" in found[2].shown
+    assert list(known.shortfall()) == list(again.shortfall()) == ["1 of the questions were refused by a content filter"]
+    assert answers.outcome(answers.Answered(found[2], ["ten"], ["doc"], [True])) == "refused"
+
+
+@pytest.mark.parametrize(
+    "models, reply, wanted",
+    [
+        ((404, {"detail": "Not Found"}), None, "it lists no models: say which with --model"),
+        ((200, {"data": []}), None, "names no model: say which with --model"),
+        (None, error('"tiny" does not support chat'), "the server's first model was asked: --model names another"),
+        (None, error("This model's maximum context length is 512 tokens."), "lower --context_tokens"),
+        (None, (200, {"id": "x", "choices": []}), "no choices.*serve chat completions"),
+    ],
+)
+def test_an_error_says_what_may_help(models, reply, wanted):
+    with serving(lambda body: reply, **({"models": models} if models else {})) as (url, _):
+        with pytest.raises(BadInput, match=wanted) as raised:
+            open_server(url).generate(PAIRS)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST.", "[::1]", "127.9.9.9"])
+def test_this_machine_is_reached_past_a_proxy(host, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    reached = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.2)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(BadInput):  # nobody listens there
+            open_server(f"https://{host}:9/v1", timeout=0.3)
+        with contextlib.suppress(TimeoutError):
+            reached.append(proxy.accept())
+    assert not reached
+
+
+# ------------------------------------------------------------------------------------------------ streams
+
+
+def events(*parts, end=b"data: [DONE]\n\n", finish=None):
+    chunks = [{"choices": [{"delta": {"content": part}, "finish_reason": None}]} for part in parts]
+    chunks += [{"choices": [{"delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": {"prompt_tokens": 9}}]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+@pytest.mark.parametrize("finish, end", [("length", b""), ("stop", b"data: [DONE]\n\n"), (None, b"data: [DONE]\n\n")])
+def test_a_server_that_only_streams_is_read(finish, end):
+    with serving(
+        lambda body: (200, b": working\n\n" + events("ten ", None, "minutes [1]", end=end, finish=finish))
+    ) as (url, _):
+        (found,) = open_server(url).generate(PAIRS)
+    assert found.text == "ten minutes [1]" and found.cut is (finish == "length") and found.tokens == (9, 0)
+
+
+@pytest.mark.parametrize(
+    "stream", [events("ten ", end=b""), b"data: {", b"data: 7\n", b'data: {"choices": [7]}\n', events(7)]
+)
+def test_a_stream_that_breaks_off_or_is_none_is_no_answer(stream):
+    with serving(lambda body: (200, stream)) as (url, seen):
+        with pytest.raises(BadInput, match="not JSON.*tried 4 times"):
+            open_server(url).generate(PAIRS)
+    assert len(seen) == 4
