@@ -185,6 +185,14 @@ def read_json(path, /, **wanted):
     return value
 
 
+def read_object(path):
+    """The object of a JSON file, whatever its keys; BadInput if it is missing, broken or something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: no JSON object, but {type(value).__name__}")
+    return value
+
+
 NUMBER = (int, float)  # in check_keys(): a finite one
 
 

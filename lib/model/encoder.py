@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.data.tokens import Tokens
-from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, reading, write_json
+from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, read_object, reading, write_json
 from lib.model.card import write_card
 from lib.model.static import StaticEncoder
 
@@ -79,7 +79,7 @@ def _static_folder(folder):
     """Where in a folder a static encoder's files are; None if it is no static encoder."""
     if not (folder / "modules.json").exists():
         path = folder / "config.json"
-        return folder if path.exists() and read_json(path).get("model_type") == "model2vec" else None
+        return folder if path.exists() and read_object(path).get("model_type") == "model2vec" else None
     modules = read_modules(folder)
     kinds = [kind for _, kind in modules]
     if kinds[0] != "StaticEmbedding":
@@ -87,7 +87,7 @@ def _static_folder(folder):
     if kinds[1:] not in ([], ["Normalize"]):
         raise BadInput(f"{folder}: {kinds[1]} behind a StaticEmbedding is not supported")
     path = folder / "config_sentence_transformers.json"
-    similarity = (read_json(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
+    similarity = (read_object(path).get("similarity_fn_name") if path.exists() else None) or "cosine"
     if len(kinds) == 1 and similarity != "cosine":
         raise BadInput(f"{folder}: a StaticEmbedding compared by {similarity} is not supported, only by cosine")
     return modules[0][0]
@@ -129,7 +129,7 @@ def load_to_encode(folder, device, precision="auto"):
     """
     encoder, config = load_encoder(folder), pathlib.Path(folder).parent / "config.json"
     if precision == "auto" and pathlib.Path(folder).name == "encoder" and config.exists():
-        precision = read_json(config).get("derived", {}).get("precision", "auto")
+        precision = (read_object(config).get("derived") or {}).get("precision", "auto")
     encoder.precision = pick_precision(device, precision, encoder.kind)
     return encoder.set_device(device, PRECISIONS[encoder.precision])
 

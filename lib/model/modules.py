@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
 
-from lib.files import BadInput, read_json
+from lib.files import BadInput, read_json, read_object
 from lib.model.backbone import NO_LIMIT, append_eos, check_ids, check_tokenizer, first_line, quiet, strictly
 from lib.model.pooling import POOLINGS, parse_pooling
 
@@ -84,7 +84,7 @@ def open_modules(folder, *, from_config, attention):
     bare = not (folder / "modules.json").exists()
     config = folder / "config.json"  # of an adapter there is none
     dpr = (
-        bare and config.exists() and read_json(config).get("model_type") == "dpr"
+        bare and config.exists() and read_object(config).get("model_type") == "dpr"
     )  # Karpukhin et al. 2020, section 3.1
     return _checked(folder, library, towers, bare=bare, dpr=dpr)
 
@@ -139,7 +139,8 @@ def _checked(folder, library, towers, *, bare, dpr):
             if not torch.isfinite(parameter).all():
                 raise BadInput(f"{folder}: {name} holds values that are not finite")
     if (folder / "settings.json").exists():  # of our folders from before the library kept two lengths
-        settings |= {f"{kind}_length": read_json(folder / "settings.json")[f"{kind}_length"] for kind in TASKS}
+        kept = read_json(folder / "settings.json", **{f"{kind}_length": int for kind in TASKS})
+        settings |= {f"{kind}_length": kept[f"{kind}_length"] for kind in TASKS}
     return towers, settings
 
 

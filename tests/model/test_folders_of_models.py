@@ -505,6 +505,14 @@ def test_texts_are_plain_texts_to_a_decoder_that_can_chat(zoo, tmp_path):
         np.testing.assert_allclose(embed_texts(encoder, TEXTS), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"bert"'])
+def test_a_configuration_that_is_no_object_is_refused(zoo, tmp_path, text):
+    folder = shutil.copytree(zoo("bert"), tmp_path / "model")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(BadInput, match="config.json: no JSON object"):
+        model.load_encoder(folder)
+
+
 def test_a_token_without_a_vector_is_refused(zoo, tmp_path):
     """A word was added to the tokenizer, and the model was not resized: training ended with an IndexError."""
     folder = shutil.copytree(zoo("bert"), tmp_path / "model")
