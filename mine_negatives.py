@@ -299,8 +299,11 @@ def write(path, args, collection, kept, pool, count, clock, spec):
     print(f"\nwrote   {path} ({number:,} {what}, {clock.total():.1f} s){drawn}")
     if args.format == "own" and number:
         data_flag = "" if spec == "python" else f" --data {cli.quoted(spec)}"
+        given = {"judged", "file"} & set(args.sources)  # which no pool has narrowed, and none should in training
+        docs = args.negative_docs or ("all" if given else None)
+        pool_flag = f" --negative_docs {cli.quoted(docs)}" if docs else ""
         print(
-            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {cli.quoted(path)} "
+            f"next    python train.py{data_flag} --negatives file:4 --negatives_file {cli.quoted(path)}{pool_flag} "
             f"--name {cli.quoted(f'{collection.name}-mined-negatives')}"
         )
 

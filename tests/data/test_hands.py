@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -203,6 +204,18 @@ def test_a_negative_that_is_a_positive_of_its_question_is_none(tmp_path):
     assert mined(collection, "file") == {"q": ["n"]}  # nor is the question itself
     with pytest.raises(BadInput, match="label is"):
         load_collection(put(tmp_path / "short.jsonl", [{"query": "q", "answer": ["p", "n"], "label": [1, 0, 0]}]))
+
+
+def test_what_was_mined_from_judgements_is_trained_with_by_the_command_that_is_printed(launch, tmp_path, capsys):
+    rows = [{"query": f"q{i} w{i}", "pos": [f"p{i} w{i}"], "neg": [f"n{i} w{i}"]} for i in range(60)]
+    assert (
+        launch("mine_negatives.py", "--data", put(tmp_path / "t.jsonl", rows), "--sources", "judged", cwd=tmp_path) == 0
+    )
+    command = shlex.split(capsys.readouterr().out.split("next    python ")[1])
+    assert launch(*command, "--dim", 8, "--vocab_size", 200, "--batch_size", 8, "--steps", 3, cwd=tmp_path) == 0
+    log = (tmp_path / "runs/t-mined-negatives/metrics.jsonl").read_text().splitlines()
+    drawn = next(line["sources"] for line in map(json.loads, log) if line["event"] == "step")
+    assert sum(of["negatives"] for name, of in drawn.items() if "file" in name) > 0
 
 
 def test_it_trains_in_one_step_and_joined(launch, tmp_path):
