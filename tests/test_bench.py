@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from lib.data.collection import load_collection
-from lib.files import BadInput, write_json
+from lib.files import BadInput, read_json, write_json
 from lib.negatives.pool import doc_states
 
 MINE = "tests/bench/mine_vs_sentence_transformers.py"
@@ -234,3 +234,13 @@ def test_what_was_published_can_be_trained_again(name, monkeypatch):
     args, _ = parse_args()
     recorded = json.loads(path.read_text("utf-8"))["args"]
     assert [arm.text for arm in args.negatives] == recorded["negatives"] and args.seeds == recorded["seeds"]
+
+
+def test_merging_is_measured_by_the_share_of_the_trained_weights(untrained, launch):
+    """An encoder averaged with itself stays what it is, and is measured as evaluate.py measures it."""
+    flags = ("--data", "tiny", "--shares", 0.5, "--out", "merged")
+    out = bench("experiments/merging.py", "runs/R", "runs/R", *flags, cwd=untrained)
+    assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=untrained) == 0
+    (expected,) = (untrained / "runs/R/eval").glob("*/metrics.json")
+    assert f"| 0.5 | {read_json(expected)['mean']['mrr@10']:.4f} |" in out
+    assert (untrained / "merged/merging.png").exists()
