@@ -201,7 +201,6 @@ ARTEFACTS = {
     "bert/tokenizer.json": (*FINE_TUNE, "--encoder", "bert"),
     "bert/tokenizer_config.json": (*FINE_TUNE, "--encoder", "bert"),
     "runs/T/encoder/modules.json": (*FINE_TUNE, "--encoder", "runs/T/encoder"),
-    "runs/T/encoder/settings.json": (*FINE_TUNE, "--encoder", "runs/T/encoder"),
     "runs/T/encoder/1_Pooling/config.json": (*FINE_TUNE, "--encoder", "runs/T/encoder"),
     "runs/T/encoder/config_sentence_transformers.json": (*FINE_TUNE, "--encoder", "runs/T/encoder"),
     "runs/T/encoder/sentence_bert_config.json": (*FINE_TUNE, "--encoder", "runs/T/encoder"),
