@@ -31,7 +31,7 @@ from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
 from lib.evaluation.training import Evaluator, Training
-from lib.files import BadInput, fingerprint, fingerprint_file, write_json
+from lib.files import BadInput, fingerprint, fingerprint_file, write_json, write_text
 from lib.model import encoder as model
 from lib.model import pooling
 from lib.model.distil import token_vectors, vocabulary_of
@@ -44,7 +44,7 @@ from lib.negatives.filters import FILTERS, POSITIVE_FILTERS, inconsistent, parse
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
-from lib.negatives.sources import SOURCES, Miner, file_candidates
+from lib.negatives.sources import SOURCES, Miner
 from lib.search.approximate import Approximate
 from lib.search.retriever import fingerprint_of
 
@@ -284,9 +284,10 @@ def main():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
         collection.split(split)
-    if from_file:
-        needs = {need for arm in args.negatives for need in loss.needs_of(*loss_of(of_arm(args, arm)))}
-        file_candidates(args.negatives_file, collection, needs_teacher="teacher" in needs)
+    needs = {need for arm in args.negatives for need in loss.needs_of(*loss_of(of_arm(args, arm)))}
+    brought = Miner(collection=collection, negatives_file=args.negatives_file, needs_teacher="teacher" in needs)
+    for name in {name for arm in args.negatives for name in arm.sources if SOURCES[name].given}:
+        SOURCES[name].mine(brought, None, 0, None, None)
     if args.plan:
         return show_plan(args, parser, collection)
     check_data.check_parts(collection, batch_size=args.batch_size)
@@ -326,13 +327,12 @@ def compare(args, parser, collection, name):
         refresh_every=lambda arm: refresh_every(of_arm(args, arm), order(args)),
     )
     runs.train(f"{len(arms)} arms x {len(args.seeds)} seeds on {collection.name}", arms, steps)
-    last = comparison.run_folder(folder, arms[-1].text, args.seeds[-1])
     write_json(folder / "queries.json", diagnostics.query_features(collection, "test"))
     print(
         f"\n{report.of_comparison(folder, measure=args.select)}\n"
         f"wrote   {folder}/ablation.json, .md, plots/ and one folder a run\n"
         f"next    python evaluate.py --compare {cli.quoted(folder)}     # tables and figures again\n"
-        f"        python build_index.py --run {cli.quoted(last)}"
+        f"        python build_index.py --run {cli.quoted(runs.best(arms, measure=args.select))}     # the best on dev"
     )
 
 
@@ -400,7 +400,7 @@ def train(args, parser, collection, folder, *, device):
             t.evaluate(step + 1, bar)
     bar.close()
     summary = t.finish(bm25)
-    said, command = report.verdict(summary, args.select, run=cli.quoted(folder))
+    said, command = report.verdict(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
     print(
         f"{report.of_run(summary, args.select)}\nverdict: {said}\n\n"
         f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\nnext    {command}"
@@ -492,7 +492,7 @@ def set_up(args, parser, collection, folder, *, device):
     )  # fmt: skip
     if args.positive_filter and dist.is_main():
         lines = ["query-id\tcorpus-id\tscore", *("\t".join(pair) for pair in dropped)]
-        (folder / "dropped_pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / "dropped_pairs.tsv", "\n".join(lines) + "\n")
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
     cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
@@ -661,8 +661,8 @@ def inputs(args, collection):
         "batches": fingerprint_file,
         "miner": fingerprint_of,
         "init": model.fingerprint_of_model,
+        "guide": model.fingerprint_of_model,
     }
-    by |= {"guide": model.fingerprint_of_model}
     return found | {name: of(getattr(args, name)) for name, of in by.items() if getattr(args, name)}
 
 

@@ -77,6 +77,13 @@ class Runs:
         """Train every arm with every seed; steps {arm: its number or None}."""
         self.run(title, [self.job(arm, seed, steps[arm]) for arm in arms for seed in self.seeds])
 
+    def best(self, arms, *, measure):
+        """The folder of the run that is best on dev, of those that know nothing of its docs beforehand."""
+        folders = [comparison.run_folder(self.folder, arm.text, seed) for arm in arms for seed in self.seeds]
+        summaries = {folder: read_json(folder / "summary.json", dev=dict, pool=dict) for folder in folders}
+        fair = [folder for folder in folders if not summaries[folder]["pool"]["leaks"]]
+        return max(fair or folders, key=lambda folder: summaries[folder]["dev"][measure])
+
     def tune(self, tried, *, measure, control):
         """The arms at those of their settings that are best on dev with the first seed; tried {arm: its settings}."""
         settings, seed = list(itertools.chain(*tried.values())), self.seeds[0]

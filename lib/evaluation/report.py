@@ -238,27 +238,36 @@ def of_run(summary, measure):
     )
 
 
-def verdict(summary, measure, *, run):
-    """(a sentence that says which retriever to use after a run, the next command); run: its folder, for a shell."""
-    against, trained = summary["against_bm25"], summary["test"][measure]
-    by = f"by {abs(against['difference']):.4f} [{{:.4f}}, {{:.4f}}] {measure}"
-    start = summary.get("untrained", {}).get(measure, -1.0)
-    index = f"python build_index.py --run {run}"
-    lost = f"; training lost {start - trained:.4f} against its start" if start > trained else ""
+def verdict(summary, measure, *, run, lr):
+    """(a sentence that says which retriever to use after a run, the next command).
+
+    run: its folder, for a shell; lr: its peak learning rate. Less than its start or BM25 is what the 95 % interval over
+    the test queries says to be less.
+    """
+    against, start = summary["against_bm25"], summary.get("against_untrained")
+    mixed, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
+    lost = start is not None and start["high"] < 0
+    said = f"; training lost against its start ({shown.format(**start)})" if lost else ""
     if against["high"] < 0:
         return (
-            f"BM25 is ahead {by.format(-against['high'], -against['low'])}{lost}: search with --retriever bm25, or "
-            "start from a pretrained model (--encoder MODEL, --init MODEL)",
-            f"python evaluate.py --retriever {run}+bm25     # the two mixed, by a weight that dev chooses",
+            f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: search with --retriever bm25, or start "
+            "from a pretrained model (--encoder MODEL, --init MODEL)",
+            f"python evaluate.py --retriever {mixed}     # the two mixed, by a weight that dev chooses",
         )
     if lost:
-        return f"training lost {start - trained:.4f} {measure}: use what it started from, or a lower --lr", index
+        return (
+            f"training lost against its start ({shown.format(**start)}): use that, or a lower --lr",
+            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
+        )
     if against["low"] > 0:
-        return f"this encoder is ahead of BM25 {by.format(against['low'], against['high'])}: use it", index
+        return (
+            f"this encoder is ahead of BM25 ({shown.format(**against)}): use it",
+            f"python build_index.py --run {run}",
+        )
     return (
-        f"this encoder and BM25 are not told apart by these test queries ({against['difference']:+.4f} "
-        f"[{against['low']:+.4f}, {against['high']:+.4f}] {measure}): mix them, --retriever {run}+bm25",
-        f"python evaluate.py --retriever {run}+bm25",
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}): mix them, "
+        f"--retriever {mixed}",
+        f"python evaluate.py --retriever {mixed}",
     )
 
 

@@ -42,6 +42,7 @@ class Evaluator:
             hits = {split: of(split) for split in ("dev", "test")}
             values = {split: measures.score(self.collection, split, hits[split]) for split in hits}
             found["untrained"] = {split: measures.mean(of_split) for split, of_split in values.items()}
+            found["untrained_test"] = values["test"]
         if self._dev_docs:
             best = [self._bm25_hits("dev"), *([hits["dev"]] if self._untrained else [])]
             found["dev_docs"] = diagnostics.dev_pool(self.collection, self._dev_docs, best).tolist()
@@ -188,9 +189,8 @@ class Training:
             self.log.log("warning", {"step": self.steps} | warning)
             print(f"warning: {warning['warning']}: {warning['advice']}")
         summary = self.summarise({split: measures.mean(of) for split, of in bm25.items()}, per_query, geometry)
-        pair = np.array([(per_query[qid][self.select], of[self.select]) for qid, of in bm25["test"].items()]).T
-        test = significance.paired_test(*pair, seed=0, rounds=2000)
-        summary["against_bm25"] = {key: test[key] for key in ("difference", "low", "high")}
+        others = {"bm25": bm25["test"], "untrained": self.best.get("untrained_test")}
+        summary |= {f"against_{name}": self.against(per_query, of) for name, of in others.items() if of}
         if dist.is_main():
             evaluation = f"{self.config['inputs']['collection']}-test"
             measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
@@ -203,6 +203,12 @@ class Training:
                 log = self.log.read_log()
                 plots.of_run(self.folder / "plots", log, points, measure=self.select, title=title, query=query)
         return summary
+
+    def against(self, per_query, other):
+        """The difference to another retriever on test, and its 95 % interval over queries."""
+        pair = np.array([(per_query[qid][self.select], of[self.select]) for qid, of in other.items()]).T
+        test = significance.paired_test(*pair, seed=0, rounds=2000)
+        return {key: test[key] for key in ("difference", "low", "high")}
 
     def summarise(self, bm25, per_query, geometry):
         """What summary.json holds."""

@@ -149,10 +149,17 @@ def test_texts_in_brackets_places_and_titles(tmp_path):
 
 def test_a_folder_without_judged_negatives_has_none_to_draw(tmp_path):
     folder = write_collection(tmp_path / "f", {"a": "x", "b": "y"}, {"q": "z"}, {"train": [("q", "a", 1)]})
-    with pytest.raises(BadInput, match="no doc of the train split was judged as not relevant"):
-        mined(load_collection(folder), "judged")
     with pytest.raises(BadInput, match="--data brings no negatives"):
         mined(load_collection(folder), "file")
+
+
+def test_a_later_stage_without_judged_negatives_is_refused_before_training(tmp_path, refused):
+    docs, queries = ({f"{kind}{i}": f"word{i}" for i in range(9)} for kind in "dq")
+    judged = {s: [(f"q{i}", f"d{i}", 1) for i in range(n, n + 3)] for n, s in ((0, "train"), (3, "dev"), (6, "test"))}
+    folder = write_collection(tmp_path / "f", docs, queries, judged)
+    flags = ("--data", folder, "--dim", 8, "--vocab_size", 300, "--negatives", "in_batch,judged:2@0.9")
+    assert "no doc of the train split was judged as not relevant" in refused("train.py", *flags, cwd=tmp_path)
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 # ------------------------------------------------------------------------------- files that bring their negatives

@@ -278,6 +278,9 @@ def test_an_ablation(launch, desk, two, capsys):
     )
     table = (folder / "ablation.md").read_text(encoding="utf-8")
     assert table.strip() in printed and "| in_batch |" in table and "| refresh:2 |" in table
+    dev = {path.parent: read_json(path)["dev"]["mrr@10"] for path in folder.glob("*-s?/summary.json")}
+    next_run = printed.split("build_index.py --run ")[1].split()[0]
+    assert dev[desk / next_run] == max(dev.values())
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png", "gains.png", "differences.png"}
     assert {path.name for path in (folder / "plots").iterdir()} == figures
     assert all((folder / "plots" / name).read_bytes().startswith(PNG) for name in figures)
