@@ -216,7 +216,8 @@ def print_header(title, args, parser, derived):
         value = plain(value)
         print(f"   --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     for name, value in derived.items():
-        print(f"   {name} = {value}")
+        shown = ", ".join(f"{key} {of}" for key, of in value.items()) if isinstance(value, dict) else value
+        print(f"   {name} = {shown}")
 
 
 def quoted(path):

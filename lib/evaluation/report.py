@@ -153,7 +153,8 @@ def conclusion(result):
     elif tested:
         said = f"No arm is better than {first['arm']} beyond chance."
     else:
-        said = "Too few seeds to say which arm is better on others." if others else ""
+        best = max(means, key=means.get)
+        said = f"{best} has the highest {measure} of these runs; so few seeds say nothing of others." if others else ""
     if bm25 := result["references"].get("bm25"):
         best, value = max(means, key=means.get), max(means.values())
         above = f"{best} is above BM25" if value > bm25[measure] else "No arm reaches BM25: search with it, or mix both"
