@@ -8,6 +8,7 @@
     python evaluate.py --run runs/R --data A B C --forgetting   # several collections, and what training cost there
     python evaluate.py --compare runs/A runs/B runs/C           # paired tests on what all of them were measured on
     python evaluate.py --compare runs/ABLATION                  # tables and figures of arms x seeds, written again
+    python evaluate.py --compare runs/ABL_A runs/ABL_B          # the same arms on several collections, pooled
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
 writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
@@ -65,10 +66,10 @@ def parse_args():
         "tasks of mteb's, by name, or on the collection (own)")
     add = parser.group("comparing")
     add("--compare", nargs="+", metavar="RUN", help="run folders that were measured on the same collection and "
-        "split, or the folder of one comparison by train.py")
+        "split; the folder of one comparison by train.py; or comparisons of the same arms on several collections")
     add("--measure", default="mrr@10", choices=measures.MEASURES, help="what is tested and drawn")
     add("--against", metavar="ARM", needs="compare",
-        help="the arm of --compare FOLDER that the others are tested against; default: the "
+        help="the arm of a comparison that the others are tested against; default: the "
         "first")
     add = parser.group("both")
     add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
@@ -77,8 +78,6 @@ def parse_args():
     parser.mode("run_file", "data strict split self_match overwrite measures measure by name")  # it has searched
     args = parser.parse_args()
     parser.check(args)
-    if args.against and len(args.compare) != 1:
-        raise BadInput("--against chooses among the arms of one folder: --compare runs/ABLATION")
     if not args.compare and sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
     return args, parser
@@ -323,6 +322,12 @@ def compare(args):
         print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out))
         return print(f"wrote   {out}/ablation.json, ablation.md, plots/")
     names = [pathlib.Path(path).name for path in args.compare]
+    if all((pathlib.Path(path) / "ablation.json").exists() for path in args.compare):
+        out = run.run_path(args.name or f"{names[0]}-and-{len(names) - 1}-more")
+        print(report.over_collections(args.compare, out, measure=args.measure, against=args.against))
+        return print(f"wrote   {out}/: collections.json, collections.md, forest.png")
+    if args.against:
+        raise BadInput("--against chooses among the arms of comparisons: --compare runs/ABLATION")
     folder = run.run_path(args.name or "-vs-".join(names))
     for evaluation, runs in comparison.read_evaluations(args.compare).items():
         print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation)}")

@@ -17,17 +17,12 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
-from lib.evaluation import analysis
+from lib.evaluation import analysis, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput, write_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table ([\w.-]+): ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
-
-
-def shown(p):
-    """A p value for a table."""
-    return f"{p:.4f}" if p >= 0.00005 else "<.0001"
 
 
 def heading(column, first):
@@ -58,7 +53,7 @@ def cell(row, column):
         return ""
     if kind == "gain":
         return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
-    return shown(test["p_holm"]) if kind == "p" else f"{test['detectable']:.4f}"
+    return significance.shown(test["p_holm"]) if kind == "p" else f"{test['detectable']:.4f}"
 
 
 def table(name, columns):

@@ -1,7 +1,5 @@
 """The statistics of a comparison: arms as numbers, their tests, what may explain a loss, what is kept of them."""
 
-import itertools
-
 import numpy as np
 
 from lib.evaluation import measures, significance
@@ -13,7 +11,7 @@ DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the 
 
 
 def analyse(runs, *, measure):
-    """Rows for each arm, tested against the first; then each against the next in the order of means."""
+    """Rows for each arm, tested against the first, with their tie groups."""
     arms = {}
     for one in runs:
         arms.setdefault(one.arm, []).append(one)
@@ -32,7 +30,7 @@ def analyse(runs, *, measure):
         "references": references(runs),
         "arms": rows,
     }
-    result["order"] = compare_arms(rows, per_query_of(runs), measure)
+    compare_arms(rows, per_query_of(runs), measure)
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
     scores = [row.get("forecast") for row in rows]
@@ -52,7 +50,7 @@ def per_query_of(runs):
 
 
 def compare_arms(rows, matrices, measure):
-    """Add to the rows of arms their tests against the first; the tests of each against the next in order of means.
+    """Add to the rows of arms their tests against the first, and the letters of their tie groups.
 
     An arm may lift the top and lose what lies deep: DEEP is tested besides `measure`.
     """
@@ -65,12 +63,9 @@ def compare_arms(rows, matrices, measure):
             if test["difference"] < 0 and test["differs"]:
                 row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_holm")}
                 row["why"] = why(row, rows[0])
-    matrix = matrices[measure]
-    order = sorted(matrix, key=lambda arm: -matrix[arm].mean())
-    steps = significance.compare(matrix, itertools.pairwise(order))
-    for (a, b), test in zip(itertools.pairwise(order), steps):
-        test |= {"above": a, "below": b}
-    return steps
+    groups = significance.tie_groups(matrices[measure])
+    for row in rows:
+        row["group"] = groups[row["arm"]]
 
 
 def keep(path, runs):
@@ -99,7 +94,8 @@ def read_kept(folder, *, measure, against=None):
     for row in rows:
         for key in ("against_first", "hurts", "why"):
             row.pop(key, None)
-    return result | {"arms": rows, "measure": measure, "order": compare_arms(rows, matrices, measure)}
+    compare_arms(rows, matrices, measure)
+    return {key: value for key, value in result.items() if key != "order"} | {"arms": rows, "measure": measure}
 
 
 def references(runs):

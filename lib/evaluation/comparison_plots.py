@@ -76,6 +76,48 @@ def arms(path, result):
         ax.margins(x=0.16)
 
 
+def forest(path, found):
+    """Effects by arm and collection, with their means over collections: found as meta.over() returns it.
+
+    A block of lines for each arm, a line with its 95 % interval for each collection; below, the pooled mean with its
+    interval (thick) and where the effects of new collections would lie (thin).
+    """
+    names = [each["name"] for each in found["collections"]]
+    block = len(names) + 2
+    with figure(path, width=9, height=1.2 + 0.105 * block * len(found["arms"])) as ax:
+        for number, row in enumerate(found["arms"]):
+            for place, name in enumerate(names):
+                if test := row["tests"].get(name):
+                    (colour, mark, _), y = STYLES[place % len(STYLES)], block * number + place
+                    fill = "white" if test["decision"] in ("open", "equal") else colour
+                    ax.plot([test["low"], test["high"]], [y, y], color=colour, linewidth=1, alpha=0.7)
+                    ax.plot(test["difference"], y, marker=mark, color=colour, markersize=5, markerfacecolor=fill)
+            if pooled := row["pooled"]:
+                y = block * number + len(names)
+                low, high = pooled["predicted"] or (pooled["mean"], pooled["mean"])
+                ax.plot([low, high], [y, y], color="black", linewidth=0.8)
+                ax.plot([pooled["low"], pooled["high"]], [y, y], color="black", linewidth=3, solid_capstyle="butt")
+                ax.plot(pooled["mean"], y, marker="D", color="black", markersize=6)
+        for name, (colour, mark, _) in zip(names, itertools.cycle(STYLES)):
+            ax.plot([], [], color=colour, marker=mark, markersize=5, label=name)
+        ax.plot([], [], color="black", marker="D", linewidth=3, label="mean over collections,\n95 % interval")
+        ax.plot([], [], color="black", linewidth=0.8, label="a new collection, 95 %")
+        ax.plot(
+            [], [], linestyle="", marker="o", color="#555555", markerfacecolor="white", label="hollow: equal or open"
+        )
+        ax.axvline(0, color="#555555", linewidth=1)
+        middles = [block * number + (len(names) - 1) / 2 for number in range(len(found["arms"]))]
+        ax.set(
+            yticks=middles,
+            yticklabels=[textwrap.fill(row["arm"], 24) for row in found["arms"]],
+            ylim=(block * len(found["arms"]) - 1, -1),
+            xlabel=f"test {found['measure'].upper()} less that of {found['first']}, with 95 % intervals",
+            title=f"{len(names)} collections",
+        )
+        ax.grid(axis="y", visible=False)
+        legend_beside(ax)
+
+
 def curves(path, lines, *, measure):
     """Learning curves: {arm: (steps, seconds, values)} against steps and against seconds with mining."""
     with figure(path, 2) as axes:

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from lib.evaluation import analysis, comparison, comparison_plots, plots, significance
+from lib.evaluation import analysis, comparison, comparison_plots, meta, plots, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import markdown, read_json, reading, write_json, write_text
 
@@ -58,6 +58,23 @@ def again(folder, out, *, measure, against=None):
     return table
 
 
+def over_collections(folders, out, *, measure, against=None):
+    """Write collections.json, collections.md and the forest plot of comparisons of the same arms; returns the table."""
+    results = []
+    for folder in map(pathlib.Path, folders):
+        if analysis.runs_are_gone(folder):
+            results.append(analysis.read_kept(folder, measure=measure, against=against))
+        else:
+            found = analysis.analyse(comparison.read_comparison(folder, against=against), measure=measure)
+            results.append(found | {"name": pathlib.Path(found["data"]).name})
+    found = meta.over(results)
+    write_json(out / "collections.json", found)
+    write_text(out / "collections.md", table := meta.to_table(found))
+    with plots.optional(out):
+        comparison_plots.forest(out / "forest.png", found)
+    return table
+
+
 # ---------------------------------------------------------------------------------------------------- tables
 
 
@@ -66,14 +83,10 @@ def _of_test(key, form="{:.4f}"):
     return lambda row: form.format(row["against_first"][key]) if "against_first" in row else ""
 
 
-def _p(value):
-    return f"{value:.4f}" if value >= 0.00005 else "<.0001"
-
-
 def _p_values(row):
     """A cell with p and, in brackets, p with Holm's correction."""
     test = row.get("against_first")
-    return f"{_p(test['p'])} ({_p(test['p_holm'])})" if test else ""
+    return f"{significance.shown(test['p'])} ({significance.shown(test['p_holm'])})" if test else ""
 
 
 def _detectable(row):
@@ -107,6 +120,8 @@ RESULTS = (
     *((f"test {name}", _measured(name)) for name in MEASURES),
     ("{measure} against {first} [95 %]", _interval),
     ("p over {over} (Holm)", _p_values),
+    ("decision", _of_test("decision", "{}")),
+    ("tie group", lambda row: row["group"]),
     ("effect size", _of_test("effect", "{:+.2f}")),
     ("smallest detectable difference", _detectable),
 )
@@ -132,7 +147,8 @@ COSTS = (
 
 MEANING = {  # of interval and p, by what they are over
     significance.BOTH: "Interval and p: for other queries and other seeds, both random, with what seeds do estimated "
-    "from all arms; arms are said to differ by p. Smallest detectable difference: the least that such a test finds "
+    "from all arms. Better and worse: by p with Holm's correction. Equal: shown by two one-sided tests to be less than "
+    f"{significance.MARGIN} apart. The rest is open. Smallest detectable difference: the least that such a test finds "
     "with 80 % power.",
     significance.QUERIES: "Interval (bootstrap) and p (paired randomisation test): for other queries and these very "
     "runs. The same arm with another seed often differs by as much, so that no arm is said to differ: that takes "
@@ -179,20 +195,16 @@ def to_table(result):
     text.append(
         f"{result['name']}, seeds {' '.join(map(str, result['seeds']))}, {result['queries']} "
         f"queries. ±: standard deviation over seeds. {MEANING[over]} In brackets: with Holm's correction over the "
-        "arms. Effect size: difference over its standard deviation between queries.\n"
+        "arms. Arms that share a letter of a tie group are not shown to differ (tests of all pairs). Effect size: "
+        "difference over its standard deviation between queries.\n"
     )
     if trained := [row for row in rows if row["trained"]]:
         text.append(markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
-    if result["order"]:
-        chain = [result["order"][0]["above"]]
-        for test in result["order"]:
-            sign = {True: ">", False: "≈", None: "then"}[test["differs"]]
-            chain.append(f"{sign} {test['below']} (p {_p(test['p_holm'])})")
-        text.append(f"Order by mean, each against the next (p over {over}, Holm): " + " ".join(chain) + ".\n")
     for row in rows:
         if "hurts" in row:
             losses = ", ".join(
-                f"{name} {found['difference']:+.4f} (p {_p(found['p_holm'])})" for name, found in row["hurts"].items()
+                f"{name} {found['difference']:+.4f} (p {significance.shown(found['p_holm'])})"
+                for name, found in row["hurts"].items()
             )
             text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
     if result.get("forecast"):

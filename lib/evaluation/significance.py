@@ -1,9 +1,13 @@
 """Paired tests on per-query values: over queries, over queries and seeds, corrected for their number."""
 
+import itertools
+import string
+
 import numpy as np
 from scipy import special  # its distributions: importing scipy.stats would take a second of every command
 
 LEVEL = 0.05  # of p with Holm's correction: two arms differ, for other seeds and queries too
+MARGIN = 0.01  # arms whose difference is shown to be smaller, either way, are equal
 POWER = 0.8  # of the least difference that a test finds
 QUERIES, BOTH = "queries", "queries and seeds"  # what a test is over
 
@@ -43,20 +47,45 @@ def compare(values, pairs):
     """Test pairs of arms for other queries and other seeds, corrected for the number of pairs (Holm 1979).
 
     values {arm: (S, Q)}: per-query values, row by row the same seed in every arm; an arm of one row, as BM25's, is
-    compared with every seed of another. Returns a dict for each (a, b) of pairs: the difference a - b, its 95 %
-    interval low and high, p and p_holm, what they are `over`, whether the arms differ by p_holm, the effect size (mean
-    difference over its standard deviation between queries; Cohen's d_z), the least true difference that such a test
-    finds with 80 % power, and on how many queries a wins, ties and loses.
+    compared with every seed of another. Returns a dict for each (a, b) of pairs: the difference a - b, its standard
+    error, its 95 % interval low and high, p and p_holm, what they are `over`, whether the arms differ by p_holm, the
+    effect size (mean difference over its standard deviation between queries; Cohen's d_z), the least true difference
+    that such a test finds with 80 % power, on how many queries a wins, ties and loses, and `decision`: better or worse
+    where the arms differ; else equal where two one-sided tests (Schuirmann 1987; p_equal, and with Holm's correction
+    p_equal_holm) show that they are less than MARGIN apart; else open.
 
     With one seed, or two of two arms, nothing can be said of other seeds: p and interval are then over queries only
-    (paired_test), and `differs` and `detectable` are None.
+    (paired_test), `differs`, `detectable` and `p_equal` are None, and all is open.
     """
     pairs = list(pairs)
     tests = [_test(values, a, b, pairs=len(pairs)) for a, b in pairs]
-    for test, p in zip(tests, holm([test["p"] for test in tests])):
-        test["p_holm"] = p
+    equal = holm([1.0 if test["p_equal"] is None else test["p_equal"] for test in tests])
+    for test, p, p_equal in zip(tests, holm([test["p"] for test in tests]), equal):
+        test |= {"p_holm": p, "p_equal_holm": p_equal}
         test["differs"] = p < LEVEL if test["over"] == BOTH else None
+        if test["differs"]:
+            test["decision"] = "better" if test["difference"] > 0 else "worse"
+        else:
+            test["decision"] = "equal" if p_equal < LEVEL else "open"
     return tests
+
+
+def tie_groups(values):
+    """{arm: letters}, best mean first, for values {arm: (S, Q)}: arms that share a letter are not shown to differ.
+
+    Tests of all pairs, with Holm's correction; letters by inserting and absorbing (Piepho 2004).
+    """
+    order = sorted(values, key=lambda arm: -np.mean(values[arm]))
+    pairs = list(itertools.combinations(order, 2))
+    groups = [frozenset(order)]
+    for (a, b), test in zip(pairs, compare(values, pairs)):
+        if test["differs"]:
+            split = [part for group in groups for part in ((group - {a}, group - {b}) if {a, b} <= group else (group,))]
+            groups = [group for group in dict.fromkeys(split) if not any(group < other for other in split)]
+    groups.sort(key=lambda group: [arm not in group for arm in order])
+    return {
+        arm: "".join(string.ascii_letters[n % 52] for n, group in enumerate(groups) if arm in group) for arm in order
+    }
 
 
 def _test(values, a, b, *, pairs):
@@ -66,7 +95,8 @@ def _test(values, a, b, *, pairs):
     spread = float(difference.mean(0).std(ddof=1)) if Q > 1 else 0.0
     of_seeds, freedom = _between_seeds(values, a, b)
     if freedom < 2 or Q < 2:
-        result = paired_test(first.mean(0), second.mean(0), seed=0) | {"over": QUERIES, "detectable": None}
+        result = paired_test(first.mean(0), second.mean(0), seed=0)
+        result |= {"over": QUERIES, "detectable": None, "error": spread / Q**0.5, "p_equal": None}
     else:
         rest = difference - difference.mean(1, keepdims=True) - difference.mean(0) + mean
         least = float((rest**2).sum()) / ((S - 1) * (Q - 1)) / (S * Q)
@@ -74,6 +104,7 @@ def _test(values, a, b, *, pairs):
         chances = possible_variances(*parts)
         half = half_width(LEVEL, *chances)
         result = {"difference": mean, "low": mean - half, "high": mean + half, "p": p_value(mean, *chances)}
+        result |= {"error": (max(of_seeds, least) + parts[0]) ** 0.5, "p_equal": p_equal(mean, *chances)}
         result |= _counts(difference.mean(0)) | {"over": BOTH, "detectable": detectable(*parts, pairs=pairs)}
     return result | {"effect": mean / spread if spread else 0.0}
 
@@ -118,6 +149,11 @@ def p_value(difference, variances, weight):
     return float(weight @ (2 * special.ndtr(-abs(difference) / np.sqrt(np.maximum(variances, 1e-30)))))
 
 
+def p_equal(difference, variances, weight, margin=MARGIN):
+    """p of the less certain of two one-sided tests: that the true difference is not between -margin and margin."""
+    return float(weight @ special.ndtr((abs(difference) - margin) / np.sqrt(np.maximum(variances, 1e-30))))
+
+
 def half_width(p, variances, weight):
     """The difference whose p_value() is p: half of an interval's width."""
     return _falls_to(p, lambda x: p_value(x, variances, weight), float(np.sqrt(variances.min())))
@@ -146,6 +182,11 @@ def detectable(of_queries, of_seeds, freedom, least=0.0, *, pairs=1):
     chances = [possible_variances(of_queries, estimate, freedom, least) for estimate in estimates]
     widths = np.array([half_width(LEVEL / pairs, *each) for each in chances])
     return _falls_to(1 - POWER, lambda x: special.ndtr((widths - x) / deviation).mean(), deviation)
+
+
+def shown(p):
+    """A p value for a table."""
+    return f"{p:.4f}" if p >= 0.00005 else "<.0001"
 
 
 def holm(p_values):

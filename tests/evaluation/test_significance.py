@@ -198,3 +198,61 @@ def test_an_arm_is_better_than_itself_once_in_twenty_over_queries():
 def test_holm_by_hand(p, wanted):
     assert significance.holm(p) == pytest.approx(wanted)
     assert significance.holm(p[::-1]) == pytest.approx(wanted[::-1])
+
+
+# ------------------------------------------------------------------------------------------- equal, and tie groups
+
+
+def test_equal_is_what_two_one_sided_tests_say():
+    """By hand, where only queries differ: both z tests against -margin and +margin, the less certain one."""
+    queries = normal(0, 1, 900, mean=0.002, spread=0.03)
+    found = pair(np.repeat(queries, 3, axis=0), np.zeros((3, 900)))
+    error = queries.std(ddof=1) / 30
+    above, below = (queries.mean() + 0.01) / error, (0.01 - queries.mean()) / error
+    assert found["p_equal"] == pytest.approx(scipy.stats.norm.sf(min(above, below)))
+    assert found["error"] == pytest.approx(error)
+    of_seed = normal(1, 5, 1, mean=0.003, spread=0.002)  # where only seeds differ: Student's t
+    found = pair(np.repeat(of_seed, 40, axis=1), np.zeros((5, 40)))
+    wanted = scipy.stats.ttest_1samp(of_seed[:, 0], 0.01, alternative="less").pvalue
+    assert found["p_equal"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_an_arm_is_better_worse_equal_or_open():
+    base, shifts = normal(0, 1, 2000), {"a": 0.0, "better": 0.1, "worse": -0.1, "equal": 0.0, "open": 0.005}
+    values = {arm: base + shift + normal(n, 3, 2000, spread=0.05) for n, (arm, shift) in enumerate(shifts.items())}
+    values["open"] += normal(9, 1, 2000, spread=0.4)  # it does one thing with one query and another with the next
+    arms = [arm for arm in values if arm != "a"]
+    assert [t["decision"] for t in significance.compare(values, [(arm, "a") for arm in arms])] == arms
+    one_seed = {arm: rows[:1] for arm, rows in values.items()}
+    assert {t["decision"] for t in significance.compare(one_seed, [(arm, "a") for arm in arms])} == {"open"}
+
+
+@pytest.mark.parametrize("of_seed, of_arm", [(0.0, 0.15), (0.006, 0.15), (0.012, 0.0)])
+def test_equal_and_better_are_false_in_5_percent_at_most(of_seed, of_arm):
+    """Three arms, three seeds: one is exactly as far from the first as the margin, which is not equal; one is level."""
+    rng, rounds = np.random.default_rng(7), 300
+    said = {"equal": 0, "better": 0}
+    for _ in range(rounds):
+        values = 0.1 * rng.standard_normal((3, 3, 1500)) + of_arm / 3 * rng.standard_normal((3, 1, 1500))
+        values += of_seed * rng.standard_normal((3, 3, 1))
+        values[1] -= significance.MARGIN
+        far, level = significance.compare(dict(enumerate(values)), [(1, 0), (2, 0)])
+        said["equal"] += far["decision"] == "equal"
+        said["better"] += level["decision"] in ("better", "worse")
+    assert max(said.values()) / rounds <= 0.05 + 2 * (0.05 * 0.95 / rounds) ** 0.5
+
+
+def test_letters_of_groups_that_overlap():
+    """a > c alone is shown, so that b stands with both."""
+    values = {
+        arm: mean + normal(n, 3, 300, spread=0.35)
+        for n, (arm, mean) in enumerate({"c": 0, "a": 0.08, "b": 0.04}.items())
+    }
+    tests = significance.compare(values, [("a", "b"), ("a", "c"), ("b", "c")])
+    assert [t["differs"] for t in tests] == [False, True, False]
+    assert significance.tie_groups(values) == {"a": "a", "b": "ab", "c": "b"}
+
+
+def test_letters_of_one_arm_and_of_none_that_differ():
+    assert significance.tie_groups({"a": np.ones((3, 4))}) == {"a": "a"}
+    assert significance.tie_groups({"a": np.ones((3, 4)), "b": np.ones((3, 4))}) == {"a": "a", "b": "a"}
