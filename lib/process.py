@@ -21,6 +21,7 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 NO_MEMORY = "allocate memory"  # in what torch raises where there is not enough
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN")  # variables of the environment whose values are never shown
 PARENT = "HARDNEG_PARENT"  # the variable that holds the process that this one ends with
+EVERY = 60  # seconds from one line of progress to the next where there is no terminal
 _AT_END = []
 
 
@@ -28,6 +29,9 @@ def cli(main):
     """Run `main()`; a user's mistake ends in one line and exit code 2, a signal in 128 and its number."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Output, streams)
+    bars = tqdm.__init__
+    if not sys.stderr.isatty():
+        tqdm.__init__ = _lines(bars)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -62,7 +66,7 @@ def cli(main):
             _AT_END.pop()()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        sys.stdout, sys.stderr = streams
+        sys.stdout, sys.stderr, tqdm.__init__ = *streams, bars
         for ending, handler in handlers.items():
             signal.signal(ending, handler)
 
@@ -112,6 +116,29 @@ def _watch(parents):
                     os.kill(pid, 0)
                 time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Lines:
+    """What a progress bar writes, as whole lines."""
+
+    def write(self, text):
+        """Write what is more than blanks and returns."""
+        if text := text.strip():
+            sys.stderr.write(f"{text}\n")
+
+    def flush(self):
+        """Flush."""
+        sys.stderr.flush()
+
+
+def _lines(init):
+    """tqdm.__init__ for a log instead of a terminal: a line a minute, from the second minute on."""
+
+    def of_a_log(self, *args, **kwargs):
+        often = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "leave": False, "file": _Lines()}
+        init(self, *args, **kwargs | often)
+
+    return of_a_log
 
 
 def _end_bars():

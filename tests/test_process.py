@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pytest
+from tqdm import tqdm
 
 from lib import cli, process, run
 from lib.files import BadInput
@@ -54,6 +56,23 @@ def test_what_the_disk_refuses_is_one_line(capsys, number):
         process.cli(fail)
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.startswith("error: runs/x/state.pt: ") and message.count("\n") == 1
+
+
+def test_progress_in_a_log_is_whole_lines_and_none_for_what_is_quick(monkeypatch, capsys):
+    def work():
+        for _ in tqdm(range(5), desc="quick", delay=0):
+            pass
+        monkeypatch.setattr(process, "EVERY", 0.05)
+        for _ in tqdm(range(6), desc="slow", unit="doc"):
+            time.sleep(0.03)
+
+    process.cli(work)
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    assert 1 <= len(lines) <= 4 and all(line.startswith("slow: ") and line.endswith("\n") for line in lines)
+    assert "doc" in lines[0] and not any("\r" in line for line in lines)
+    for _ in tqdm(range(2), desc="afterwards"):  # as it was
+        pass
+    assert "afterwards: 100%" in capsys.readouterr().err
 
 
 def test_secrets_are_not_printed_and_not_recorded(monkeypatch, capsys):

@@ -33,12 +33,15 @@ def once(path, function):
     return cached(path, make, read)
 
 
-def make(folder, count, function, *, desc):
-    """Files 0 ... count - 1 of `folder`, each function(number) -> {name: array}; returns their paths."""
-    paths = [folder / f"{number:06}.npz" for number in range(count)]
-    own = [number for number in range(dist.rank(), count, dist.world()) if not paths[number].exists()]
-    for number in tqdm(own, unit="shard", desc=desc, delay=2):
-        once(paths[number], lambda number=number: function(number))
+def make(folder, rows, function, *, desc):
+    """The files of `folder` for so many rows, ROWS each, of function(number) -> {name: array}; returns their paths."""
+    paths = [folder / f"{number:06}.npz" for number in range(-(-rows // ROWS))]
+    own = [number for number in range(dist.rank(), len(paths), dist.world()) if not paths[number].exists()]
+    sizes = [min(ROWS, rows - number * ROWS) for number in own]
+    with tqdm(total=sum(sizes), unit="text", unit_scale=True, desc=desc, delay=2) as bar:
+        for number, size in zip(own, sizes):
+            once(paths[number], lambda number=number: function(number))
+            bar.update(size)
     dist.barrier()
     return paths
 
@@ -53,7 +56,7 @@ class ShardedVectors:
         def one(number):
             return {"vectors": embed(np.arange(number * ROWS, min(n, (number + 1) * ROWS)))}
 
-        self._one, self._paths = one, make(folder, -(-n // ROWS), one, desc=desc)
+        self._one, self._paths = one, make(folder, n, one, desc=desc)
 
     def __len__(self):
         return self.shape[0]
@@ -137,6 +140,6 @@ def cached_search(retriever, queries, k, known=None, among=None, *, desc="search
         return {name: array for name, array in found._asdict().items() if array is not None}
 
     key = fingerprint(retriever.fingerprint, queries.fingerprint, known, among, k)
-    paths = make(cache_dir("hits", key), -(-len(queries) // ROWS), one, desc=desc)
+    paths = make(cache_dir("hits", key), len(queries), one, desc=desc)
     parts = [Hits(**once(path, functools.partial(one, number))) for number, path in enumerate(paths)]
     return Hits(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts)))

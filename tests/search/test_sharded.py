@@ -194,10 +194,10 @@ def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
 def test_processes_share_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(dist, "world", lambda: 3)
     monkeypatch.setattr(dist, "barrier", lambda: None)
-    made = []
+    made, rows = [], 8 * sharded.ROWS - 1
     for rank in range(3):
         monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
-        paths = sharded.make(tmp_path, 8, lambda n: made.append((rank, n)) or {"n": np.array(n)}, desc="x")  # noqa: B023
+        paths = sharded.make(tmp_path, rows, lambda n: made.append((rank, n)) or {"n": np.array(n)}, desc="x")  # noqa: B023
     assert made == [(0, 0), (0, 3), (0, 6), (1, 1), (1, 4), (1, 7), (2, 2), (2, 5)]
     assert [int(np.load(path)["n"]) for path in paths] == list(range(8))
 
