@@ -4,7 +4,7 @@
     python evaluate.py --retriever bm25 --data FOLDER           # the baseline
     python evaluate.py --retriever runs/R+bm25                  # two of them, mixed by a weight that dev chooses
     python evaluate.py --run runs/R --rerank CROSS_ENCODER      # its 100 best docs, read again
-    python evaluate.py --run_file F --data FOLDER               # anybody's run, in TREC's format
+    python evaluate.py --run_file F --data FOLDER               # anybody's run, as TREC, MS MARCO or JSON
     python evaluate.py --run runs/R --data A B C --forgetting   # several collections, and what training cost there
     python evaluate.py --compare runs/A runs/B runs/C           # paired tests on what all of them were measured on
     python evaluate.py --compare runs/ABLATION                  # tables and figures of arms x seeds, written again
@@ -41,7 +41,8 @@ def parse_args():
     add = parser.group("what is measured")
     add("--run", help="run folder whose encoder and index are measured: short for --retriever runs/R")
     retrieval.add_flags(add)
-    add("--run_file", metavar="FILE", help="a run in TREC's six columns, by whatever system")
+    add("--run_file", metavar="FILE", help="a run by whatever system: TREC's six columns, MS MARCO's three, or "
+        "FILE.json; also .gz")
     add("--data", nargs="+", default=[], help=f"one or several: {readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")

@@ -9,7 +9,7 @@ import ir_measures
 import numpy as np
 
 from lib.evaluation import measures
-from lib.files import BadInput
+from lib.files import BadInput, parse_json
 from lib.search import faiss_index
 from lib.search.hits import Hits
 
@@ -92,29 +92,79 @@ def by_slice(values, field_of, *, measure, seed=0, rounds=2000):
     return rows
 
 
+# what stands in a line of a run, by its number of columns; a score or, where there is none, a rank
+RUN_COLUMNS = {
+    6: ("qid", None, "doc_id", None, "score", None),  # TREC's
+    4: ("qid", "doc_id", None, "score"),
+    3: ("qid", "doc_id", "rank"),  # MS MARCO's
+}
+
+
 def read_run_file(path):
-    """{qid: {doc_id: score}} of a TREC run file; BadInput for a line without six columns, a doc twice, a NaN."""
+    """{qid: {doc_id: score}} of a run, perhaps a .gz: lines as RUN_COLUMNS has them, or JSON {qid: {doc_id: score}}.
+
+    Where a file has ranks and no scores, a doc's score is the rank's negative. BadInput for a line of another form, a
+    doc twice, a NaN, ranks that do not rise.
+    """
     from lib.data.beir import read_lines
 
-    rankings = {}
+    if str(path).removesuffix(".gz").endswith(".json"):
+        return _run_of_json(path)
+    rankings, columns = {}, None
     for number, line in read_lines(path):
         fields = line.split()
-        if len(fields) != 6:
-            raise BadInput(f"{path}:{number}: 6 columns are wanted (qid Q0 doc_id rank score tag), found {len(fields)}")
-        qid, _, doc_id, _, score, _ = fields
-        try:
-            value = float(score)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise BadInput(f"{path}:{number}: score {score!r} is not a finite number")
-        if "\0" in line:
-            raise BadInput(f"{path}:{number}: a NUL, which ends a text in trec_eval")
-        if doc_id in rankings.setdefault(qid, {}):
-            raise BadInput(f"{path}:{number}: doc {doc_id} stands twice in the list of query {qid}")
-        rankings[qid][doc_id] = value
+        columns = columns or RUN_COLUMNS.get(len(fields)) or RUN_COLUMNS[6]
+        if len(fields) != len(columns):
+            raise BadInput(
+                f"{path}:{number}: {len(columns)} columns are wanted, found {len(fields)}: a run has six (qid Q0 "
+                "doc_id rank score tag), four (qid doc_id rank score) or three (qid doc_id rank), or is JSON, FILE.json"
+            )
+        named = dict(zip(columns, fields))
+        _add(rankings, named["qid"], named["doc_id"], named.get("score", named.get("rank")), f"{path}:{number}")
     if not rankings:
         raise BadInput(f"{path}: no lines")
+    if "score" not in columns:
+        for qid, docs in rankings.items():
+            ranks = list(docs.values())
+            if ranks != sorted(ranks):
+                raise BadInput(
+                    f"{path}: query {qid}: its third column does not rise as ranks do; scores take six columns"
+                )
+        return {qid: {doc: -rank for doc, rank in docs.items()} for qid, docs in rankings.items()}
+    return rankings
+
+
+def _add(rankings, qid, doc_id, score, place):
+    """Put a doc with its score, perhaps a text, into a ranking."""
+    try:
+        value = math.nan if isinstance(score, (bool, type(None))) else float(score)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(f"{place}: score {score!r} is not a finite number")
+    if "\0" in qid + doc_id:
+        raise BadInput(f"{place}: a NUL, which ends a text in trec_eval")
+    if doc_id in rankings.setdefault(qid, {}):
+        raise BadInput(f"{place}: doc {doc_id} stands twice in the list of query {qid}")
+    rankings[qid][doc_id] = value
+
+
+def _run_of_json(path):
+    from lib.data.beir import read_lines
+
+    text = "\n".join(line for _, line in read_lines(path))
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict) or not all(isinstance(docs, dict) for docs in found.values()):
+        raise BadInput(f"{path}: an object of objects is wanted, {{qid: {{doc_id: score}}}}")
+    rankings = {}
+    for qid, docs in found.items():
+        for doc_id, score in docs.items():
+            _add(rankings, qid, doc_id, score, f"{path}, query {qid}")
+    if not rankings:
+        raise BadInput(f"{path}: no queries")
     return rankings
 
 

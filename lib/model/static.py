@@ -131,14 +131,18 @@ class StaticEncoder(nn.Module):
 
     def token_key(self, kind):
         """Identifies how texts become tokens: equal keys, equal tokens. Both kinds of text are alike here."""
-        return fingerprint("static-bags", self.tokenizer.to_str())
+        return fingerprint("static-bags-of-known-words", self.tokenizer.to_str())
 
     def tokenize(self, texts, kind="doc"):
-        """(ids (T,) int32, offsets (n + 1,) int64, counts (T,) uint16): the different tokens of each text."""
+        """(ids (T,) int32, offsets (n + 1,) int64, counts (T,) uint16): the different tokens of each text.
+
+        None of a text without a known word: what all unknown words share says nothing of it.
+        """
         flat, lengths = self._words.encode(texts)
         vocab = self.table.shape[0]
         owners = np.repeat(np.arange(len(texts)), lengths)
-        keys, counts = np.unique(owners * vocab + flat, return_counts=True)
+        known = np.bincount(owners[flat != self._words.unknown], minlength=len(texts)) > 0
+        keys, counts = np.unique((owners * vocab + flat)[known[owners]], return_counts=True)
         offsets = np.searchsorted(keys, np.arange(len(texts) + 1) * vocab)
         return (keys % vocab).astype(np.int32), offsets, np.minimum(counts, 65535).astype(np.uint16)
 

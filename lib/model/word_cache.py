@@ -27,6 +27,9 @@ class WordCache:
         self._tokenizer = tokenizer
         parts = json.loads(tokenizer.to_str())
         self.applies, self._drops_punctuation = _kind(parts)
+        model = parts["model"]
+        named = tokenizer.token_to_id(model.get("unk_token") or "")
+        self.unknown = next((each for each in (named, model.get("unk_id")) if each is not None), -1)  # of no word: -1
         self._forget()
 
     def __deepcopy__(self, memo):

@@ -1,6 +1,8 @@
 """Evaluations: identities between measures, ties, holes, run files, slices; equal to trec_eval's library."""
 
+import gzip
 import itertools
+import json
 import math
 
 import numpy as np
@@ -124,6 +126,44 @@ def test_bad_run_files_are_one_line(tmp_path, line, message):
     (tmp_path / "run").write_text(f"q1 Q0 b 1 0.9 t\n{line}\n")
     with pytest.raises(BadInput, match=f"run:2: .*{message}"):
         checks.read_run_file(tmp_path / "run")
+
+
+RUN = {"q1": {"b": 2.0, "a": 0.5}, "q2": {"c": -1.0}}
+
+
+@pytest.mark.parametrize(
+    "name, text, wanted",
+    [
+        ("r.trec", "q1 Q0 b 1 2 t\nq1 Q0 a 2 .5 t\nq2 Q0 c 1 -1 t\n", RUN),
+        ("r.tsv", "q1\tb\t1\t2.0\nq1\ta\t2\t0.5\nq2\tc\t1\t-1\n", RUN),
+        ("r.json", json.dumps(RUN, indent=1), RUN),
+        ("r.tsv", "q1\tb\t1\nq1\ta\t2\nq2\tc\t1\n", {"q1": {"b": -1.0, "a": -2.0}, "q2": {"c": -1.0}}),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_runs_of_every_form_are_read(tmp_path, name, text, wanted, packed):
+    path = tmp_path / (name + ".gz" * packed)
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    assert checks.read_run_file(path) == wanted
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("r.tsv", "q1 a 1\nq1 b 2 3\n", "r.tsv:2: 3 columns are wanted, found 4"),
+        ("r.tsv", "q1 a .9\nq1 b .8\n", "query q1: its third column does not rise"),
+        ("r.tsv", "q1 a\n", "r.tsv:1: 6 columns are wanted, found 2"),
+        ("r.json", "[1]", "an object of objects"),
+        ("r.json", '{"q1": {"a": null}}', "query q1: score None"),
+        ("r.json", '{"q1": {"a": "x"}}', "query q1: score 'x'"),
+        ("r.json", '{"q1": ', "not valid JSON"),
+        ("r.json", "{}", "no queries"),
+    ],
+)
+def test_runs_of_no_form_are_one_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=message):
+        checks.read_run_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("text", ["NoSuch", "nDCG@x", "P@"])

@@ -27,7 +27,7 @@ TEXTS = [
     "Which spice is the most expensive by weight?",
     "Tides",
     "The Moon's gravity raises two bulges in the oceans of the Earth.",
-    "unheard-of words, mostly",
+    "unheard-of words, mostly, the moon",
     "Sun and Moon and Earth " * 9,
 ]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -464,7 +464,10 @@ def test_too_many_weights_are_refused_but_heads_are_not(zoo, tmp_path):
     head = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.arange(64)}
     without = {name: value for name, value in weights.items() if not name.startswith("pooler")}
     safetensors.torch.save_file(without | head, folder / "model.safetensors", metadata={"format": "pt"})
-    assert model.load_encoder(folder).dim == 16  # a head of another task, an old buffer, no pooler: nothing is lost
+    encoder = model.load_encoder(folder)  # a head of another task, an old buffer, no pooler: nothing is lost
+    torch.manual_seed(9)
+    again = model.load_encoder(folder)  # and what the file lacks does not depend on the seed
+    assert encoder.dim == 16 and model.weights_fingerprint(encoder) == model.weights_fingerprint(again)
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config | {"num_hidden_layers": 1})
     with pytest.raises(
