@@ -275,8 +275,8 @@ def main():
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
     if several and "RANK" in os.environ:
         raise BadInput("a comparison starts its own processes: python train.py --jobs N, without torchrun")
-    if args.plan and (several or args.resume or "RANK" in os.environ):
-        raise BadInput("--plan is for one arm, one seed and one process, and for a run that has not begun")
+    if args.plan and (args.tune or args.resume or "RANK" in os.environ):
+        raise BadInput("--plan is for runs that have not begun, in one process, without --tune")
     device = dist.start(model.pick_device(args.device))
     if args.encoder != "static":  # decided once: all runs of a comparison, and whoever repeats it, compute in the same
         args.precision = model.pick_precision(device, args.precision)
@@ -337,28 +337,39 @@ def compare(args, parser, collection, name):
 
 
 def show_plan(args, parser, collection):
-    """Advise the settings that were not given, forecast the run, and print its command."""
+    """Advise the settings that were not given, forecast the run or the comparison, and print its command."""
     given = {name: value for name, value in cli.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
     advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static",
                            batch_size=given.get("batch_size"))  # fmt: skip
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
-    flags["name"] = args.name or f"{collection.name}-{comparison.slug(cli.plain(flags['negatives'])[0])}"
+    several = len(args.negatives) * len(args.seeds) > 1
+    tail = "ablation" if several else comparison.slug(cli.plain(flags["negatives"])[0])
+    flags["name"] = args.name or f"{collection.name}-{tail}"
+    plan.show(collection, advice)
+    bm25 = measures.mean(measures.score(collection, "dev", diagnostics.bm25_hits(collection, "dev")))
+    print(f"   what training must beat: BM25 has {bm25[args.select]:.4f} dev {args.select}", flush=True)
     args = parser.parse_args(cli.to_flags(flags))
-    args.data, (arm,) = given.get("data", "python"), args.negatives
+    args.data, arm = given.get("data", "python"), max(args.negatives, key=explicit_of)
+    runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
     args = of_arm(args, arm)
     check_data.check_parts(collection, batch_size=args.batch_size)
     order = order_of(args, collection=collection, seed=0)
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
     mined = [SOURCES[name].every for name in arm.sources if SOURCES[name].mine]
+    every = refresh_every(args, order)
     counts = {
         "steps": steps,
-        "minings": -(-steps // refresh_every(args, order)) if "refresh" in mined else len(mined),
+        "minings": -(-steps // every) if "refresh" in mined else len(mined),
         "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
     }
-    cost = plan.measure(flags | {"steps": steps, "epochs": None})
-    plan.show(collection, advice, cost, counts, shlex.join(["python", "train.py", *cli.to_flags(flags)]))
+    one = {name: value for name, value in flags.items() if name not in OF_A_COMPARISON}
+    one |= {"negatives": [arm], "seeds": [seed], "steps": steps, "epochs": None}
+    cost = plan.measure(one, docs=len(collection.docs), queries=min(every * order.batch_size, order.n),
+                        batch_size=order.batch_size, explicit=explicit_of(arm))  # fmt: skip
+    plan.show_cost(cost, counts, runs=runs, jobs=jobs)
+    print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
 
 
 # ----------------------------------------------------------------------------------------------- one training
@@ -612,6 +623,11 @@ def derive(args, encoder, order, device):
         "initial_weights": fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
         "query_order": fingerprint(*(order.positions(step) for step in range(steps))),
     }
+
+
+def explicit_of(arm):
+    """How many negatives a query has that are encoded with each step: the mean over training."""
+    return sum(mean for name, (mean, _) in arm.shares.items() if not SOURCES[name].queue)
 
 
 def refresh_every(args, order):

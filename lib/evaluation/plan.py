@@ -23,7 +23,8 @@ from lib.run import Run, run_path
 
 STEPS = 30  # that are timed, and the first of them left out
 LOG_EVERY = 5
-LONGEST = 120  # seconds that a watched run may take
+FEW = 4  # steps of a transformer that are timed
+LONGEST = 75  # seconds that a run is watched for
 SPREAD = 0.3  # of MRR@10's difference by query between two arms: .22 to .32 on MedQuAD's
 RUN = 0.005  # of a run's MRR@10 over seeds: .0024 to .0087 there
 FIGURES = 3.0  # seconds that a run's figures and last files take
@@ -87,19 +88,49 @@ class Cost(NamedTuple):
         return self.begin + steps * self.step + minings * self.mining + (evaluations + 2) * self.evaluation + FIGURES
 
 
-def measure(flags):
-    """The Cost of the run of train.py with these flags, which is begun twice: the first time fills the cache."""
-    began, name = time.monotonic(), f"plan-{secrets.token_hex(6)}"  # no run of the user's is called so
-    _watch(flags, name, until="step")
-    if time.monotonic() - began > LONGEST / 2:
-        raise BadInput("--plan: nothing is left of two minutes after making tokens; ask again, they are cached now")
-    return _watch(flags, name, until="evaluation")
+def measure(flags, *, docs, queries, batch_size, explicit):
+    """The Cost of the run of train.py with these flags, or None where LONGEST seconds do not show enough of it.
+
+    docs, queries: how many a mining embeds. A static encoder's run is begun twice, since the first time fills the
+    cache, and watched until it is evaluated. Of a transformer's, a few steps with `explicit` random negatives a query
+    are timed: it embeds three times as fast as it trains, since gradients take twice a forward pass.
+    """
+    name = f"plan-{secrets.token_hex(6)}"  # no run of the user's is called so
+    transformer = flags.get("encoder", "static") != "static"
+    how = {"name": name, "overwrite": True, "eval_every": STEPS, "log_every": LOG_EVERY}
+    if transformer:
+        instead = [f"random:{max(1, round(explicit))}"] if explicit else ["in_batch"]
+        how |= {"negatives": instead, "no_untrained": True, "log_every": 1, "eval_every": None}
+        how |= dict.fromkeys(("negatives_file", "miner", "mine_index", "guide"))
+    elif _watch(flags | how, 1) is None:
+        return None
+    seen = _watch(flags | how, FEW if transformer else STEPS + 1)
+    if seen is None:
+        return None
+    rows, memory, started = seen
+    steps = [row for row in rows if row["event"] == "step"]
+    first, last, after = steps[0], [row for row in steps if row["step"] < STEPS][-1], steps[-1]
+    step = (last["spent"]["train"] - first["spent"]["train"]) / max(1, last["step"] - first["step"])
+    begin = started + first["seconds"] - first["spent"]["mine"]
+    if transformer:
+        of_text = step / (batch_size * (1 + explicit)) / 3
+        return Cost(begin, step, (docs + queries) * of_text, docs * of_text, memory)
+    mining = first["spent"]["mine"]
+    evaluation = after["seconds"] - last["seconds"] - (after["spent"]["mine"] - last["spent"]["mine"])
+    evaluation -= (after["step"] - last["step"]) * step  # and what is saved then
+    if after is last:  # too short a run for a step behind its first evaluation
+        done = [row["spent"]["evaluate"] for row in rows if row["event"] == "evaluation"]
+        evaluation = done[-1] - last["spent"].get("evaluate", 0.0) if done else 0.0
+    return Cost(begin, step, mining, max(0.0, evaluation), memory)
 
 
-def _watch(flags, name, *, until):
-    """Begin a run and stop it after its first step, or after STEPS and an evaluation."""
-    folder, began = run_path(name), time.monotonic()
-    flags = flags | {"name": name, "overwrite": True, "eval_every": STEPS, "log_every": LOG_EVERY}
+def _watch(flags, count):
+    """Begin a run and stop it when step `count` is logged.
+
+    Returns (rows with their times, the most memory in MB, seconds until it began).
+    After LONGEST seconds what there is will do, if it is a few steps, else None.
+    """
+    folder, began = run_path(flags["name"]), time.monotonic()
     command = [sys.executable, sys.argv[0], *to_flags(flags)]
     output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
     process = start(command, stdout=output, stderr=subprocess.STDOUT, env={"TQDM_DISABLE": "1"})
@@ -111,38 +142,21 @@ def _watch(flags, name, *, until):
             logged = [row["step"] for row in seen if row["event"] == "step"]
             if seen and started is None:
                 started = time.monotonic() - began - seen[0]["seconds"]
-            if process.poll() is not None or logged and (until == "step" or logged[-1] >= STEPS):
+            if process.poll() is not None or logged and logged[-1] >= count - 1:
                 break
             time.sleep(0.05)
         else:
-            raise BadInput(f"--plan: {STEPS} steps and an evaluation take more than {LONGEST} s; nothing to go by")
+            return (seen, memory, started) if len(logged) > 2 else None
         if process.returncode:
             output.seek(0)
             last = output.read().strip().splitlines()[-1:]
             raise BadInput(f"--plan: {last[0].removeprefix('error: ') if last else 'the run did not begin'}")
+        return seen, memory, started
     finally:
         process.kill()
         process.wait()
         output.close()
         remove(folder)
-    steps = [row for row in seen if row["event"] == "step"]
-    if until == "step":
-        return None
-    first, last, after = steps[0], [row for row in steps if row["step"] < STEPS][-1], steps[-1]
-    mining = first["spent"]["mine"]
-    step = (last["spent"]["train"] - first["spent"]["train"]) / max(1, last["step"] - first["step"])
-    between = after["seconds"] - last["seconds"] - (after["spent"]["mine"] - last["spent"]["mine"])
-    evaluation = between - (after["step"] - last["step"]) * step  # and what is saved then
-    if after is last:  # too short a run for a step behind its first evaluation
-        done = [row["spent"]["evaluate"] for row in seen if row["event"] == "evaluation"]
-        evaluation = done[-1] - last["spent"].get("evaluate", 0.0) if done else 0.0
-    return Cost(
-        begin=started + first["seconds"] - mining,
-        step=step,
-        mining=mining,
-        evaluation=max(0.0, evaluation),
-        memory=memory,
-    )
 
 
 def _log(folder):
@@ -190,19 +204,29 @@ def describe(collection):
     return found
 
 
-def show(collection, advice, cost, derived, command):
-    """Print a plan."""
+def show(collection, advice):
+    """Print what a plan says before anything is measured."""
     print(f"== plan for {collection.name}")
     for name, text in describe(collection).items():
         print(f"   {name}: {text}")
     for flag, value, why in advice:
         shown = "MODEL" if value is None else " ".join(map(str, value)) if isinstance(value, list) else value
         print(f"   --{flag} {shown}: {why}")
-    seconds = cost.total(**derived)
+
+
+def show_cost(cost, counts, *, runs, jobs):
+    """Print what a run was measured to cost, and what so many runs, `jobs` at a time, will take."""
+    if cost is None:
+        return print(f"   no forecast: {LONGEST} s do not show enough of a run; what they made is cached: ask again")
+    seconds = cost.total(**counts)
     print(
         f"   measured: {cost.step * 1e3:.1f} ms a step, {cost.mining:.1f} s a mining, {cost.evaluation:.1f} s an "
         f"evaluation, {cost.begin:.1f} s to begin\n"
-        f"   forecast: {seconds:.0f} s for {derived['steps']:,} steps, {derived['minings']} minings, "
-        f"{derived['evaluations']} evaluations on dev and one on test; {cost.memory:,.0f} MB of memory"
+        f"   forecast: {seconds:.0f} s for {counts['steps']:,} steps, {counts['minings']} minings, "
+        f"{counts['evaluations']} evaluations on dev and one on test; {cost.memory:,.0f} MB of memory"
     )
-    print(f"next    {command}")
+    if runs > 1:
+        print(
+            f"   {runs} runs, {jobs} at a time: at most {seconds * runs / 60:.0f} minutes if they share the cores; "
+            "measured of the arm with the most negatives"
+        )

@@ -45,9 +45,24 @@ def test_a_plan_measures_and_leaves_nothing(folder, tmp_path):
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_a_plan_of_a_comparison_of_transformers(folder, bert, tmp_path):
+    flags = ("--data", folder, "--encoder", bert, "--steps", 90, "--batch_size", 4, "--doc_length", 16)
+    done = call("train.py", *flags, "--plan", "--negatives", "in_batch", "refresh:2", "--seeds", 0, 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert re.search(r"BM25 has 0\.\d+ dev mrr@10", said) and "4 runs, 1 at a time: at most" in said
+    assert re.search(r"forecast: \d+ s for 90 steps, \d+ minings, \d+ evaluations on dev", said)
+    assert "refresh:2" in said.split("next")[1] and not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_that_shows_too_little_has_no_forecast(capsys, monkeypatch, tmp_path):
+    plan.show_cost(None, {}, runs=1, jobs=1)
+    assert "no forecast: 75 s do not show enough" in capsys.readouterr().out
+
+
 def test_what_cannot_be_planned_is_one_line(folder, tmp_path, refused):
-    assert "--plan is for one arm" in refused(
-        "train.py", "--data", folder, "--plan", "--negatives", "in_batch", "random:2", cwd=tmp_path
+    assert "--plan is for runs that have not begun" in refused(
+        "train.py", "--data", folder, "--plan", "--tune", "lr=1e-3,1e-2", cwd=tmp_path
     )
     done = call("train.py", "--data", folder, "--plan", "--dim", 16, "--dims", 99, "--vocab_size", 300, cwd=tmp_path)
     assert done.returncode == 2 and "--plan: --dims 99: the vectors have 16 dimensions" in done.stderr
