@@ -18,6 +18,7 @@ import faiss
 from lib import cli, process, rng, run
 from lib.data import readers
 from lib.data.collection import collection_of
+from lib.data.tokens import cut_note
 from lib.evaluation import plots
 from lib.files import BadInput, write_json
 from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, embed_texts, load_to_encode, pick_device
@@ -36,6 +37,8 @@ def parse_args():
     add("--strict", action="store_true", help=readers.STRICT)
     add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of the docs' vectors and of queries when it "
         f"searches; {PRECISION_HELP}")
+    add("--dim", type=cli.COUNT, metavar="D", help="keep the first D numbers of each vector, for a model that was "
+        "trained with --dims")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--overwrite", action="store_true", help="replace the index if it exists")
     add = parser.group("index")
@@ -56,7 +59,7 @@ def main():
     args, parser = parse_args()
     folder, device = pathlib.Path(args.run), pick_device(args.device)
     spec, collection = collection_of(args.data, folder, strict=args.strict)
-    encoder = load_to_encode(folder / "encoder", device, args.precision)
+    encoder = load_to_encode(folder / "encoder", device, args.precision, args.dim)
     if args.index != "auto":
         faiss_index.empty_index(encoder.dim, args.index)  # a string that names none is refused before docs are embedded
     target = folder / "index" / collection.name
@@ -65,6 +68,8 @@ def main():
     size = {"docs": len(collection.docs), "dim": encoder.dim, "precision": encoder.precision}
     size |= {"vectors_mb": round(4e-6 * len(collection.docs) * encoder.dim, 1)}
     cli.print_header(f"indexing {collection.name} with {folder}/encoder -> {target}", args, parser, size)
+    if said := cut_note(encoder, collection.docs):
+        print(said)
     clock = run.Clock()
     with clock("vectors"):
         vectors = Sharded.open(collection.docs, encoder, precision=encoder.precision, max_ram=1e9).vectors

@@ -24,6 +24,7 @@ from lib import cli, process, run
 from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
+from lib.data.tokens import cut_note
 from lib.evaluation import analysis, checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
 from lib.model.encoder import embed_texts, pick_device
@@ -114,7 +115,7 @@ def evaluate(args, parser, spec, data, *, header):
         data, trained_on, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )
     qrels = collection.split(args.split)
-    plain = folder and not (args.rerank or args.name)
+    plain = folder and not (args.rerank or args.name or args.dim)
     home = folder if plain else run.run_path(args.name or f"{collection.name}-{label(args, spec)}")
     target = home / "eval" / f"{collection.name}-{args.split}"
     if (target / "metrics.json").exists() and not args.overwrite:
@@ -132,6 +133,8 @@ def evaluate(args, parser, spec, data, *, header):
         retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
         for name, value in notes.items():
             print(f"   {name} = {value}")
+        if said := cut_note(getattr(retriever, "encoder", None), collection.docs):
+            print(said)
         rankings, itself = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)
     values, result = retrieval.measured(rankings, collection, args.split, more=args.measures)
     result |= {
@@ -188,6 +191,7 @@ def by_mteb(args):
 def label(args, spec):
     """What searched, as part of a folder's name."""
     name = pathlib.Path(spec).stem if args.run_file else spec.replace("runs/", "")
+    name += f"-dim{args.dim}" if args.dim else ""
     name += f"-reranked-by-{pathlib.Path(args.rerank).name}" if args.rerank else ""
     return re.sub(r"[^\w.+=-]+", "_", name)
 

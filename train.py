@@ -29,6 +29,7 @@ from lib.data import batches, fields, readers
 from lib.data import check as check_data
 from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
+from lib.data.tokens import cut_note
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
 from lib.evaluation.training import Evaluator, Training
 from lib.files import BadInput, fingerprint, fingerprint_file, write_json, write_text
@@ -507,13 +508,7 @@ def set_up(args, parser, collection, folder, *, device):
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
     more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
     cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
-    print(f"   {advise(derived['pool'])}")
-    if args.positive_filter:
-        print(f"   --positive_filter {args.positive_filter.text} leaves out {len(dropped):,} training pairs")
-    if derived["steps"] < FEW_STEPS:
-        print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
-    for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
-        print(f"note: --{name} changes nothing in this run")
+    say_what_is_odd(args, parser, arm, derived, encoder, collection)
 
     # the model, what trains it, and what chooses its negatives
     encoder.set_device(device, model.PRECISIONS[derived["precision"]])
@@ -566,6 +561,21 @@ def set_up(args, parser, collection, folder, *, device):
     }
     t.given_by = {need: makers[need] for need in sorted(needs)}
     return t
+
+
+def say_what_is_odd(args, parser, arm, derived, encoder, collection):
+    """Print what a user would want to know of a run before it begins."""
+    print(f"   {advise(derived['pool'])}")
+    if args.positive_filter:
+        print(
+            f"   --positive_filter {args.positive_filter.text} leaves out {derived['dropped_pairs']:,} training pairs"
+        )
+    if derived["steps"] < FEW_STEPS:
+        print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
+    if said := cut_note(encoder, collection.docs):
+        print(f"{said} (--doc_length)")
+    for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
+        print(f"note: --{name} changes nothing in this run")
 
 
 # ------------------------------------------------------------------------------- what follows from the arguments

@@ -70,3 +70,13 @@ def tokenize(texts, encoder, kind, *, block=4096):
 
     key = fingerprint(encoder.token_key(kind), texts.fingerprint)
     return cached(cache_dir("tokens", key), make, read)
+
+
+def cut_note(encoder, docs):
+    """A sentence on docs (Texts) that fill all the tokens which an encoder reads of one; empty where none does."""
+    limit = getattr(encoder, "settings", {}).get("doc_length")
+    full = int((tokenize(docs, encoder, "doc").lengths >= limit).sum()) if limit else 0
+    share = f"{full:,} of {len(docs):,} docs ({full / max(1, len(docs)):.1%})"
+    return (
+        f"note: {share} fill the {limit} tokens that this encoder reads of a doc: what follows is lost" if full else ""
+    )

@@ -21,13 +21,15 @@ def add_flags(add):
     add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")
     add("--weight", type=cli.SHARE, metavar="W", help="of A's scores in A+B; default: what is best on dev, by nDCG@10")
     add("--precision", choices=PRECISION_FLAG, default="auto", help=f"of encoding without an index; {PRECISION_HELP}")
+    add("--dim", type=cli.COUNT, metavar="D", help="search exactly by the first D numbers of each vector, for a model "
+        "that was trained with --dims")  # fmt: skip
     add("--rerank", metavar="NAME|FOLDER", help="a cross-encoder that puts the best docs into an order of its own")
     add("--rerank_depth", type=cli.DEPTH, metavar="N", help="docs that it reads for each query; default: 100")
 
 
 def open_with(args, spec, collection, *, device):
     """(retriever, {what was decided on the way}) for the flags of add_flags()."""
-    how = {name: getattr(args, name) for name in ("fusion", "normalise", "weight", "rerank", "rerank_depth")}
+    how = {name: getattr(args, name) for name in ("dim", "fusion", "normalise", "weight", "rerank", "rerank_depth")}
     return open_mixed(spec, collection, device=device, precision=args.precision, tuned_weight=tuned_weight, **how)
 
 

@@ -9,6 +9,8 @@ import re
 import huggingface_hub
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -122,16 +124,40 @@ def pick_precision(device, requested, kind="transformer"):
     return "bf16" if device.type == "cuda" or able.get("amx_bf16") else "fp32"
 
 
-def load_to_encode(folder, device, precision="auto"):
+class Shortened(nn.Module):
+    """An encoder whose vectors are their first `dim` numbers, as --dims trains it (Kusupati et al., NeurIPS 2022)."""
+
+    def __init__(self, encoder, dim):
+        super().__init__()
+        if dim > encoder.dim:
+            raise BadInput(f"--dim {dim}: the vectors have {encoder.dim} dimensions")
+        self.encoder, self.dim = encoder, dim
+        self.fingerprint = fingerprint(encoder.fingerprint, dim)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.encoder, name)
+
+    def forward(self, batch):
+        """A TokenBatch of n texts -> (n, dim), of length 1 again where the whole vectors are."""
+        vectors = self.encoder(batch)[:, : self.dim]
+        unit = self.encoder.kind == "static" or self.encoder.settings["normalize"]
+        return F.normalize(vectors, dim=-1) if unit else vectors
+
+
+def load_to_encode(folder, device, precision="auto", dim=None):
     """load_encoder() on a torch.device, ready to encode; its `.precision` is what pick_precision() says.
 
-    auto is for the encoder of a run what it was trained and measured in.
+    auto is for the encoder of a run what it was trained and measured in. dim: how many numbers of each vector are kept.
     """
     encoder, config = load_encoder(folder), pathlib.Path(folder).parent / "config.json"
     if precision == "auto" and pathlib.Path(folder).name == "encoder" and config.exists():
         precision = (read_object(config).get("derived") or {}).get("precision", "auto")
     encoder.precision = pick_precision(device, precision, encoder.kind)
-    return encoder.set_device(device, PRECISIONS[encoder.precision])
+    encoder.set_device(device, PRECISIONS[encoder.precision])
+    return encoder if dim in (None, encoder.dim) else Shortened(encoder, dim)
 
 
 def local_folder(source):

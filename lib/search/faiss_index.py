@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lib import rng
-from lib.files import BadInput, atomic_path, fingerprint_file, read_json, reading, write_json
+from lib.files import BadInput, atomic_path, check_keys, fingerprint_file, read_json, reading, write_json
 from lib.model.encoder import embed_texts
 from lib.run import ROOT
 from lib.search.exact import TIES, by_score_and_row, pair_scores, pieces, without_zeros
@@ -150,7 +150,9 @@ def read_meta(folder):
     """What an index was made from; BadInput if there is no index."""
     if not (folder / "meta.json").exists():
         raise BadInput(f"{folder}: no index; make it with build_index.py")
-    return read_json(folder / "meta.json", **dict.fromkeys(META, str))
+    meta = read_json(folder / "meta.json", **dict.fromkeys(META, str))
+    check_keys(meta | {"dim": meta.get("dim", 1)}, folder / "meta.json", dim=int)
+    return meta
 
 
 def load_index(folder, *, encoder_fingerprint, collection):

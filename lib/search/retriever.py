@@ -21,28 +21,37 @@ RERANKED = 100  # docs that a cross-encoder reads where nothing else is asked fo
 EXACT_RAM = 1e9  # bytes for exact search where there is no index
 
 
-def open_retriever(spec, collection, *, device, exact_in=None, precision="auto", mine_index=None):
+def open_retriever(spec, collection, *, device, exact_in=None, precision="auto", mine_index=None, dim=None):
     """The retriever that `spec` names: see HELP.
 
     An index says in which precision its docs were encoded; queries are encoded in the same. exact_in: bytes
     of memory for exact search in place of the index, with vectors made in `precision` and cached: to mine.
-    mine_index: an index string to search those vectors by, instead of exactly.
+    mine_index: an index string to search those vectors by, instead of exactly. dim: search exactly, by that many of
+    each vector's numbers.
     """
+    if dim and (spec == "bm25" or is_folder_of_vectors(spec)):
+        raise BadInput(f"--dim is for a model's vectors, and this is {spec}")
     if spec == "bm25":
         with dist.main_first():
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
     if pair := parts(spec):
         return Fusion(
-            [open_retriever(part, collection, device=device, precision=precision) for part in pair], names=pair
+            [
+                open_retriever(
+                    part, collection, device=device, precision=precision, dim=dim if part != "bm25" else None
+                )
+                for part in pair
+            ],
+            names=pair,
         )
     if is_folder_of_vectors(spec):
         return Vectors.open(spec, collection, device=device)
     place = folder / "index" / collection.name
     if (folder / "encoder").is_dir():
-        if (place / "meta.json").exists() and not exact_in:
+        if (place / "meta.json").exists() and not exact_in and not dim:
             meta = faiss_index.read_meta(place)
-            encoder = load_to_encode(folder / "encoder", device, meta["precision"])
+            encoder = load_to_encode(folder / "encoder", device, meta["precision"], meta.get("dim"))
             index = faiss_index.load_index(place, encoder_fingerprint=encoder.fingerprint, collection=collection)
             return faiss_index.FaissRetriever(encoder, index, key=meta["digest"])
         source = folder / "encoder"
@@ -55,7 +64,7 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="auto",
             source = local_folder(spec)
         except BadInput as error:
             raise BadInput(f"{spec}: neither bm25 nor a run folder with an encoder nor a model ({error})") from None
-    encoder = load_to_encode(source, device, precision)
+    encoder = load_to_encode(source, device, precision, dim)
     return Sharded.open(
         collection.docs,
         encoder,
@@ -73,6 +82,7 @@ def open_mixed(
     tuned_weight,
     device,
     precision="auto",
+    dim=None,
     fusion=None,
     normalise=None,
     weight=None,
@@ -83,7 +93,7 @@ def open_mixed(
 
     tuned_weight(the Fusion, collection): the weight of the first of two retrievers where none is given.
     """
-    retriever, notes = open_retriever(spec, collection, device=device, precision=precision), {}
+    retriever, notes = open_retriever(spec, collection, device=device, precision=precision, dim=dim), {}
     flags = {"fusion": fusion, "normalise": normalise, "weight": weight}
     idle, why = flags, f"is for two retrievers joined by +, and this is {spec}"
     if isinstance(retriever, Fusion):

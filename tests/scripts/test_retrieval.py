@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, make_encoder, slowly
+from conftest import ROOT, TINY, embed_texts, make_encoder, slowly
 
 from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
@@ -35,6 +35,25 @@ def desk(tiny, judges, tmp_path_factory):
         write_json(folder / "runs" / name / "config.json", {"args": {"data": "tiny", "encoder": "static"}})
     shutil.copytree(judges[1], folder / "judge")
     return folder
+
+
+def test_the_first_numbers_of_each_vector_are_indexed_and_measured(desk, launch, tiny):
+    """As --dims trains them: cut, of length 1 again, and the same by an index as by exact search."""
+    run_folder = desk / "runs" / "short"
+    shutil.copytree(desk / "runs" / "R", run_folder)
+    launch("build_index.py", "--run", run_folder, "--data", TINY, "--dim", 8, cwd=desk)
+    assert read_json(run_folder / "index/tiny/meta.json")["dim"] == 8
+    queries = tiny.queries.view(tiny.split("test").queries)
+    indexed, exact = open_retriever(run_folder, tiny, device=CPU), open_retriever(run_folder, tiny, device=CPU, dim=8)
+    found, wanted = indexed.search(queries, 5), exact.search(queries, 5)
+    assert (found.rows == wanted.rows).mean() > 0.95 and indexed.encoder.dim == exact.encoder.dim == 8
+    whole = model.load_encoder(run_folder / "encoder")
+    of_whole = embed_texts(whole, tiny.queries.texts([0]))[0]
+    by_hand = of_whole[:8] / np.linalg.norm(of_whole[:8])
+    np.testing.assert_allclose(embed_texts(exact.encoder, tiny.queries.texts([0]))[0], by_hand, atol=1e-6)
+    for spec, dim, message in ((run_folder, 999, "the vectors have 16"), ("bm25", 8, "--dim is for a model's")):
+        with pytest.raises(BadInput, match=message):
+            open_retriever(spec, tiny, device=CPU, dim=dim)
 
 
 def test_a_mix_of_weight_one_is_the_first_retriever(tiny, desk):

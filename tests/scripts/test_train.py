@@ -499,7 +499,7 @@ def test_resuming_with_other_settings_is_refused(train, capsys):
     ],
     ids=str,
 )
-def test_train_a_transformer(train, launch, desk, bert, flags, settings):
+def test_train_a_transformer(train, launch, desk, bert, flags, settings, capsys):
     flags = [
         bert if flag == "MODEL" else flag for flag in (flags if "MODEL" in flags else ["--encoder", "MODEL", *flags])
     ]
@@ -515,6 +515,8 @@ def test_train_a_transformer(train, launch, desk, bert, flags, settings):
     assert launch("evaluate.py", "--run", "runs/bert", cwd=desk) == 0
     evaluated = read_json(folder / "eval/tiny-test/metrics.json")["mean"]
     assert evaluated == pytest.approx(summary["test"])
+    cut = capsys.readouterr().out.count("fill the 16 tokens that this encoder reads of a doc: what follows is lost")
+    assert cut == (3 if settings.get("doc_length") == 16 else 0)  # in training, with the index, in evaluation
 
 
 def test_a_static_run_imports_no_library_of_transformers(desk):
