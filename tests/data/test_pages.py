@@ -1,5 +1,7 @@
 """Folders of pages: front matter, fences, tables and charsets, as the pages of documentation have them."""
 
+import json
+
 import pytest
 
 from lib.data.collection import load_collection
@@ -156,14 +158,83 @@ def test_what_an_underline_makes_a_heading(text, wanted):
     assert paths(text) == wanted
 
 
+RST = """:orphan:
+
+The *Router*
+============
+
+Plug the :ref:`red cable <cable>` into the wall; see :func:`~os.path.join`, |it| and ``x = 1``.
+
+.. |it| replace:: the manual
+.. a comment
+.. toctree::
+   :maxdepth: 2
+
+   other
+
+Reset
+-----
+
+.. function:: reset(seconds)
+   :noindex:
+
+   Hold the button for ten seconds.
+
+.. versionadded:: 3.2
+   A longer press.
+
+.. code-block:: python
+   :linenos:
+
+   # no heading
+   reset(10)
+
+==== ====
+key  does
+==== ====
+F1   help
+==== ====
+"""
+
+
+def test_restructured_text_is_read_with_the_directives_and_roles_of_sphinx():
+    (_, path, text), (line, deeper, below) = pages.KINDS[".rst"](RST)
+    assert path == ("The Router",) and deeper == ("The Router", "Reset") and 15 <= line <= 20
+    assert text == "Plug the red cable into the wall; see os.path.join, the manual and x = 1."
+    lines = [line for line in below.splitlines() if line.strip()]
+    assert lines == ["reset(seconds)", "Hold the button for ten seconds.", "3.2", "A longer press.", "# no heading",
+                     "reset(10)", "key", "does", "F1", "help"]  # fmt: skip
+
+
+def test_broken_restructured_text_is_text():
+    text = "Title\n===\n\n.. nosuch:: a\n   :x: y\n\n   body\n\n:norole:`b` `open *c\n\nDeep\n~~~\n\n- d\n e\n"
+    found = " ".join(part for _, _, part in pages.KINDS[".rst"](text))
+    assert {"a", "body", "b", "d", "e"} <= set(found.split()) and "system" not in found.lower()
+
+
+def test_notebooks_are_their_cells_without_outputs(tmp_path, capsys):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Setup\n", "\n", f"{WORDS}"]},
+        {"cell_type": "code", "source": "# no heading\nimport os", "outputs": [{"text": ["secret"]}]},
+        {"cell_type": "markdown", "source": f"## Use\n{WORDS}"},
+    ]
+    folder = write(tmp_path / "notes", a__ipynb=json.dumps({"cells": cells, "nbformat": 4}), b__md=WORDS)
+    found = docs_of(folder)
+    assert [doc["title"] for doc in found.values()] == ["Setup", "Setup > Use", "b"]
+    assert "import os" in found["a.ipynb#1"]["text"] and not any("secret" in doc["text"] for doc in found.values())
+    write(folder, c__ipynb="[1]")
+    with pytest.raises(BadInput, match="c.ipynb: no notebook"):
+        load_collection(str(folder))
+
+
 def test_pages_of_other_kinds_are_counted_and_named(tmp_path, capsys):
-    folder = write(tmp_path / "notes", a__md=f"# A\n\n{WORDS}\n", b__rst="B\n=\n", c__PDF="x", d__rst="D", e__png="x")
+    folder = write(tmp_path / "notes", a__md=f"# A\n\n{WORDS}\n", b__adoc="B\n=\n", c__PDF="x", d__adoc="D", e__png="x")
     assert list(docs_of(folder)) == ["a.md#1"]
     printed = capsys.readouterr()
-    wanted = "files of kinds that are not read (1 .pdf, 2 .rst), left out: 3 (b.rst, c.PDF, d.rst)"
+    wanted = "files of kinds that are not read (2 .adoc, 1 .pdf), left out: 3 (b.adoc, c.PDF, d.adoc)"
     assert (printed.out + printed.err).count(wanted) == 1
     (folder / "a.md").unlink()
-    with pytest.raises(BadInput, match="is in it; files of kinds that are not read: 1 .pdf, 2 .rst"):
+    with pytest.raises(BadInput, match="is in it; files of kinds that are not read: 2 .adoc, 1 .pdf"):
         load_collection(str(folder))
 
 

@@ -1,4 +1,4 @@
-"""Folders of Markdown, text and HTML files as collections: sections as docs, and queries that are made from them.
+"""Folders of Markdown, HTML, reStructuredText, text and notebooks: sections as docs, and queries made from them.
 
 Files are cut at their headings, and long sections into pieces of WORDS words that share OVERLAP. A doc's title is the
 path of its headings, below the title that a front matter gives; other fields of the front matter are metadata. Nobody
@@ -18,10 +18,10 @@ import urllib.parse
 from tqdm import tqdm
 
 from lib.data import beir, made_queries
-from lib.data.formats import front_matter
+from lib.data.formats import front_matter, rst
 from lib.files import BadInput, fingerprint_file
 
-RECIPE = 4  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 5  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
 MOST_FAULTS = 20  # that one message names
@@ -186,9 +186,10 @@ def _without_mark(pieces, link, markup):
 # suffix -> function that cuts a file of it into sections
 KINDS = dict.fromkeys((".md", ".markdown", ".mdx", ".qmd"), sections_of_markdown) | {".txt": sections_of_text}
 KINDS |= dict.fromkeys((".html", ".htm"), sections_of_html)
-BARE = {".txt"}  # of KINDS, those that have no front matter
-OTHERS = {".adoc", ".asciidoc", ".doc", ".docx", ".epub", ".ipynb", ".odt", ".org", ".pdf", ".ppt", ".pptx", ".rmd"}
-OTHERS |= {".rst", ".rtf", ".tex", ".textile", ".xhtml"}  # suffixes of pages that nothing here reads
+KINDS |= {".rst": rst.sections_of_rst, ".ipynb": lambda text: sections_of_markdown(rst.markdown_of_notebook(text))}
+BARE = {".txt", ".rst", ".ipynb"}  # of KINDS, those that have no front matter
+OTHERS = {".adoc", ".asciidoc", ".doc", ".docx", ".epub", ".odt", ".org", ".pdf", ".ppt", ".pptx", ".rmd"}
+OTHERS |= {".rtf", ".tex", ".textile", ".xhtml"}  # suffixes of pages that nothing here reads
 CHARSET = re.compile(rb"""<(?:meta\b[^>]*?\bcharset|\?xml\b[^>]*?\bencoding)\s*=\s*["']?\s*([a-z0-9_:-]+)""", re.I)
 # Charsets of pages (Python's other codecs, as punycode and hex, are none), and what browsers read in place of some
 CHARSETS = re.compile(r"iso-8859-\d+|windows-\d+|koi8-[ru]|gbk|gb18030|big5(-hkscs)?|euc-jp|euc-kr|iso-2022-jp|cp\d+")
@@ -287,7 +288,10 @@ def _docs(path, name, dropped):
     ident = re.sub(r"[\s%]", lambda found: urllib.parse.quote(found[0]), shown)
     if str(name) != shown:
         ident = urllib.parse.quote(os.fsencode(name), safe="/")
-    sections = KINDS[path.suffix.lower()](text)
+    try:
+        sections = KINDS[path.suffix.lower()](text)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     if not sections:
         dropped.setdefault("files without a text", []).append(shown)
     for line, headings, body in sections:

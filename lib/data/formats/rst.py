@@ -1,0 +1,116 @@
+"""Sections of reStructuredText, read by docutils with what it has no directive or role of as text; and of notebooks."""
+
+import functools
+import re
+
+from lib.files import BadInput, parse_json
+
+TARGET = re.compile(r"\s*<[^<>]*>$")  # of `title <target>`
+# directives that hold no text of the page, and those whose argument is none
+SILENT = {"toctree", "index", "currentmodule", "module", "py:module", "highlight", "literalinclude", "image", "include"}
+SILENT |= {"raw", "contents", "tabularcolumns"}
+CODE = {"code-block", "sourcecode", "code"}
+KEPT = {"note", "warning", "tip", "hint", "important", "caution", "danger", "attention", "error", "admonition", "table"}
+KEPT |= {"list-table", "csv-table", "topic", "sidebar", "epigraph", "container", "rubric", "math", "replace", "unicode"}
+QUIET = {"report_level": 5, "halt_level": 5, "file_insertion_enabled": False, "raw_enabled": False}
+QUIET |= {"_disable_config": True, "doctitle_xform": False, "line_length_limit": 10**7, "warning_stream": False}
+
+
+@functools.cache
+def _docutils():
+    """docutils, taught to read any directive as its text and any role as its title."""
+    import docutils.core
+    from docutils import nodes
+    from docutils.parsers.rst import Directive, directives, roles
+
+    class Text(Directive):
+        has_content, optional_arguments, final_argument_whitespace = True, 1, True
+
+        class option_spec:  # noqa: N801  any option is taken
+            """Any option."""
+
+            get = staticmethod(lambda *_: str)
+            __getitem__ = staticmethod(lambda _: str)
+
+        option_spec = option_spec()
+
+        def run(self):
+            """The nodes of argument and content."""
+            if self.name in SILENT:
+                return []
+            box = nodes.container()
+            if self.arguments and self.name not in CODE | {"only", "figure", "automodule"}:
+                box += nodes.paragraph(text=self.arguments[0])
+            if self.name in CODE:
+                box += nodes.literal_block(text="\n".join(self.content))
+            else:
+                self.state.nested_parse(self.content, self.content_offset, box)
+            return [box]
+
+    def role(name, raw, text, number, inliner, options=None, content=()):
+        return [nodes.inline(text=TARGET.sub("", text).lstrip("~!"))], []
+
+    known_directive, known_role = directives.directive, roles.role
+
+    def directive(name, *how):
+        found = known_directive(name, *how) if name in KEPT else None
+        return found if found and found[0] else (Text, [])
+
+    def any_role(name, *how):
+        found = known_role(name, *how) if name in ("emphasis", "strong", "literal", "title-reference") else None
+        return found if found and found[0] else (role, [])
+
+    directives.directive, roles.role = directive, any_role
+    return docutils.core, nodes
+
+
+def sections_of_rst(text):
+    """[(line, (headings above, outermost first), text)] of a reStructuredText page."""
+    core, nodes = _docutils()
+    try:
+        tree = core.publish_doctree(text, settings_overrides=QUIET)
+    except Exception as error:  # of a library that reads what it was not made for
+        raise BadInput(f"no reStructuredText ({type(error).__name__}: {str(error)[:100]})") from None
+    left_out, found = (nodes.section, nodes.target, nodes.title), []
+
+    def walk(node, path):
+        body = [each for each in node.children if not isinstance(each, left_out)]
+        body = [each for each in body if path or not isinstance(each, (nodes.field_list, nodes.docinfo))]
+        if shown := "\n\n".join(part for each in body if (part := _text(each, nodes).strip())):
+            found.append((_line(node), path, shown))
+        for section in (each for each in node.children if isinstance(each, nodes.section)):
+            walk(section, (*path, " ".join(section[0].astext().split())[:500]))
+
+    walk(tree, ())
+    return found
+
+
+def _text(node, nodes):
+    """The text of a node without what docutils says of it."""
+    if isinstance(node, (nodes.comment, nodes.system_message, nodes.substitution_definition)):
+        return ""
+    if isinstance(node, nodes.Text):
+        return str(node)
+    inline = isinstance(node, nodes.TextElement)
+    return ("" if inline else "\n").join(_text(child, nodes) for child in node.children)
+
+
+def _line(node):
+    return next((each.line for each in [node, *node.children] if getattr(each, "line", None)), 1)
+
+
+def markdown_of_notebook(text):
+    """The cells of a Jupyter notebook as Markdown: text as it stands, code in fences, without outputs."""
+    try:
+        found = parse_json(text)
+        cells = (
+            found["cells"] if "cells" in found else [cell for sheet in found["worksheets"] for cell in sheet["cells"]]
+        )
+        parts = []
+        for cell in cells:
+            source = cell.get("source", cell.get("input", ""))
+            source = source if isinstance(source, str) else "".join(source)
+            parts.append(f"~~~~~~\n{source}\n~~~~~~" if cell["cell_type"] == "code" and source.strip() else source)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"no notebook ({type(error).__name__}: {str(error)[:100]})") from None
+    return "\n\n".join(parts)
