@@ -23,7 +23,7 @@ import numpy as np
 from lib import cli, process, run
 from lib.data import readers
 from lib.data.beir import SPLITS
-from lib.data.collection import collection_of
+from lib.data.collection import collection_of, spec_of
 from lib.data.tokens import cut_note
 from lib.evaluation import analysis, checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
@@ -45,6 +45,7 @@ def parse_args():
     add("--run_file", metavar="FILE", help="a run by whatever system: TREC's six columns, MS MARCO's three, or "
         "FILE.json; also .gz")
     add("--data", nargs="+", default=[], help=f"one or several: {readers.HELP}; default: that of --run, else python")
+    add("--questions", metavar="FILE", help=readers.QUESTIONS)
     add("--strict", action="store_true", help=readers.STRICT)
     add("--split", default="test", help="train, dev or test")
     add("--ranked", type=cli.number(int, least=100, most=1_000_000), default=100, help="docs ranked for each query; "
@@ -77,11 +78,15 @@ def parse_args():
     add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
     parser.mode("compare", "measure against name")
     parser.mode("mteb", "run data split strict device")
-    parser.mode("run_file", "data strict split self_match overwrite measures measure by name")  # it has searched
+    own = "data questions strict split self_match overwrite measures measure by name"
+    parser.mode("run_file", own)  # it has searched
     args = parser.parse_args()
     parser.check(args)
     if not args.compare and sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
+    if args.questions:
+        data = args.data or [spec_of(None, args.run or args.retriever and run_of(args.retriever))]
+        args.data, args.questions = [readers.asked(each, args.questions) for each in data], None
     return args, parser
 
 

@@ -61,6 +61,7 @@ def parse_args():
     add = parser.group("what")
     add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
         "each batch of one of them; ids become NAME/ID")
+    add("--questions", metavar="FILE", help=readers.QUESTIONS)
     add("--strict", action="store_true", help=readers.STRICT)
     add("--encoder", nargs="+", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), "
         "or a model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name; two are "
@@ -210,6 +211,8 @@ def parse_args():
         args = parser.parse_args([*recorded, *sys.argv[1:]])
     if not isinstance(args.data, str):
         args.data = readers.JOIN.join(args.data)
+    if args.questions:
+        args.data, args.questions = readers.asked(args.data, args.questions), None
     if not isinstance(args.encoder, str):
         args.encoder = readers.JOIN.join(args.encoder)
     if (count := args.encoder.count(readers.JOIN)) > 1 or (count and "static" in args.encoder.split(readers.JOIN)):

@@ -283,11 +283,17 @@ def _joined(specs, **how):
     return dataclasses.replace(whole, parts=dict(zip(names, begins)), faults=faults)
 
 
-def collection_of(data, folder, *, cut=(), strict=False):
-    """(--data, its collection) where `data` may be None: then that of a run's folder, or python without one."""
+def spec_of(data, folder):
+    """--data, which may be None: then that of a run's folder, or python without one."""
     args = run.recorded(folder)["args"] if folder and not data else {"data": data or "python"}
     check_keys(args, f"{folder}/config.json", data=str)
-    return args["data"], load_collection(args["data"], cut=cut, strict=strict)
+    return args["data"]
+
+
+def collection_of(data, folder, *, cut=(), strict=False):
+    """(spec_of(), its collection)."""
+    spec = spec_of(data, folder)
+    return spec, load_collection(spec, cut=cut, strict=strict)
 
 
 def _cut(qrels, queries, split):

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from lib.data import made_queries
+from lib.data import made_queries, questions
 from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
 from lib.files import BadInput
 
@@ -16,10 +16,12 @@ READERS = {
     "medquad": (medquad.build, "a clone of MedQuAD's repository"),
     "trec": (trec.build, "a folder of TREC's or MS MARCO's files"),
     "made": (made_queries.build, "a folder in BEIR layout with queries to test on alone: others are made to train on"),
+    "asked": (questions.build, "QUESTIONS@DATA, a table of your own questions on the docs of another collection"),
     "irds": (hubs.build_irds, "an id of ir_datasets"),
     "hf": (hubs.build_hf, "a dataset of Hugging Face's hub"),
 }
 JOIN = " + "  # between several collections that are one
+QUESTIONS = "a table of your own questions, each with the doc, file or file#heading that answers it: dev and test"
 STRICT = "refuse a collection of which something would have to be kept or skipped although it is odd"
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
@@ -33,6 +35,13 @@ HELP = (
 def split(spec):
     """The specs that are joined in one; a folder's name may hold JOIN as well."""
     return [str(spec)] if pathlib.Path(spec).exists() else str(spec).split(JOIN)
+
+
+def asked(spec, file):
+    """The spec of a collection with the questions of a file, which is what --questions asks for."""
+    if len(split(spec)) > 1:
+        raise BadInput("--questions is for one collection")
+    return f"asked:{file}@{spec}"
 
 
 def find(spec):

@@ -1,0 +1,122 @@
+"""Questions of one's own on the docs of a collection: what `--questions FILE` and `--data asked:FILE@DATA` read.
+
+A table (CSV, TSV, JSON, JSONL, Parquet) with a question and what answers it: the id of a doc; of a folder of pages
+also a file, or file#heading; or a title. Several answers stand in a list, or in one cell between bars, as in
+setup.md#Install|faq.md. The questions are the dev and the test split, from ENOUGH of them also part of train, whose own
+queries stay; what dev and test held before joins train where it was made from the docs, and is left out where somebody
+had asked it.
+"""
+
+import pathlib
+import re
+
+import numpy as np
+
+from lib import rng
+from lib.data import beir
+from lib.data.formats import table_files
+from lib.data.texts import Texts, plain
+from lib.files import BadInput, fingerprint, fingerprint_file
+
+ENOUGH = 200  # questions from which on some are trained on
+QUESTION = ("question", "query", "q", "text")
+ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "relevant", "file", "page", "where")
+MOST_FAULTS = 20  # that one message names
+
+
+def build(place):
+    """(name, folder in BEIR layout) of QUESTIONS@DATA."""
+    from lib.data.readers import find  # which names this reader
+
+    file, at, data = place.partition("@")
+    if not at or not pathlib.Path(file).is_file():
+        raise BadInput(f"--data asked:{place}: FILE@DATA is wanted, a table of questions and a collection")
+    name, folder = find(data)
+    docs, queries = (Texts.load(folder / f"{each}.jsonl") for each in ("corpus", "queries"))
+    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in beir.SPLITS}
+    files = {split: path for split, path in files.items() if path.is_file()}
+    contents = [[split, fingerprint_file(path)] for split, path in files.items()]
+    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 1]
+
+    def read():
+        dropped, records = {}, [queries.record(row) for row in range(len(queries))]
+        judged = _kept(queries, files, dropped)
+        for number, (question, answers, split) in enumerate(_asked(file, docs), 1):
+            records.append({"_id": f"asked:{number}", "text": question, "metadata": {"kind": "asked"}})
+            judged.append((f"asked:{number}", split, dict.fromkeys(answers, 1)))
+        return (docs.record(row) for row in range(len(docs))), records, judged, dropped
+
+    return beir.build("asked", name, fingerprint(key), read)
+
+
+def _kept(queries, files, dropped):
+    """[(qid, split, grades)] of what was asked before: train, and of dev and test what was made from docs."""
+    found = []
+    for split, path in files.items():
+        grades = {}
+        for qid, doc_id, grade, _ in beir.read_qrels(path)[0]:
+            if qid in queries.row_of:
+                grades.setdefault(qid, {})[doc_id] = grade
+        for qid, own in grades.items():
+            made = beir.metadata_of(queries.record(queries.row_of[qid])).get("kind")
+            if split == "train" or made and made != "asked":
+                found.append((qid, "train", own))
+            else:
+                dropped.setdefault(f"queries of {split}, which --questions takes the place of", []).append(qid)
+    return found
+
+
+def _asked(path, docs):
+    """[(question, ids of the docs that answer it, split)] of a file; BadInput names every line that says neither."""
+    wrong, found = [], {}
+    answers_of = _places(docs)
+    for number, row in table_files.rows(path, wrong):
+        low = {str(name).strip().lower(): value for name, value in row.items()}
+        question = next((str(low[name]).strip() for name in QUESTION if low.get(name)), "")
+        answers = next((low[name] for name in ANSWER if low.get(name)), None)
+        if not question or answers is None:
+            what = "question (question, query)" if not question else "answer (answer, doc_id, file)"
+            wrong.append(f"{path}:{number}: no {what} among the columns {', '.join(map(str, row))}")
+            continue
+        for answer in answers if isinstance(answers, list) else _parts(str(answers), answers_of):
+            if ids := answers_of.get(_same(answer)):
+                found.setdefault(question, {}).update(dict.fromkeys(ids))
+            else:
+                shown = beir.shorten(str(answer))
+                wrong.append(f"{path}:{number}: {shown} is no id of a doc, no file, no file#heading and no title")
+    if wrong:
+        more = [f"{len(wrong) - MOST_FAULTS:,} more"] if len(wrong) > MOST_FAULTS else []
+        raise BadInput("; ".join(wrong[:MOST_FAULTS] + more))
+    if len(found) < 2:
+        raise BadInput(f"{path}: {len(found)} questions: two at least are wanted, one for dev and one for test")
+    order = rng.permutation(len(found), "own questions", 0)
+    splits = np.empty(len(found), dtype=object)
+    fifth = len(found) // 5 if len(found) >= ENOUGH else -(-len(found) // 2)
+    splits[order] = (
+        ["dev"] * fifth + ["test"] * min(fifth, len(found) - fifth) + ["train"] * max(0, len(found) - 2 * fifth)
+    )
+    return [(question, list(ids), split) for (question, ids), split in zip(found.items(), splits)]
+
+
+def _same(text):
+    """A place as it is looked up: without what differs between a heading and a link to it."""
+    return " ".join(re.sub(r"[\W_]+", " ", str(text).casefold().removeprefix("./")).split())
+
+
+def _parts(text, known):
+    """The answers of one cell."""
+    return [text] if _same(text) in known else [part for part in text.split("|") if part.strip()]
+
+
+def _places(docs):
+    """{id, file, file#heading or title, as _same() has it: ids of docs}; ids go before files, files before titles."""
+    found = [{}, {}, {}]
+    for row, ident in enumerate(docs.ids):
+        record = docs.record(row)
+        file, title = beir.metadata_of(record).get("file"), record.get("title") or ""
+        heading = title.split(" > ")[-1]
+        found[0].setdefault(_same(ident), []).append(ident)
+        for places, place in ((found[1], file), (found[1], file and f"{file}#{heading}"), (found[2], title)):
+            if place:
+                places.setdefault(_same(place), []).append(ident)
+    return found[2] | found[1] | found[0]
