@@ -11,7 +11,7 @@
     python evaluate.py --compare runs/ABL_A runs/ABL_B          # the same arms on several collections, pooled
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
-writes ablation.json, ablation.md and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
+writes ablation.json, .md and .tex and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
 says what ties and missing judgements leave open, and whether a baseline is void.
 """
 
@@ -330,7 +330,7 @@ def compare(args):
         if analysis.runs_are_gone(folder):  # what was published stays as it is
             out = run.run_path(args.name or folder.name)
         print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out))
-        return print(f"wrote   {out}/ablation.json, ablation.md, plots/")
+        return print(f"wrote   {out}/ablation.json, .md and .tex, plots/")
     names = [pathlib.Path(path).name for path in args.compare]
     if all((pathlib.Path(path) / "ablation.json").exists() for path in args.compare):
         out = run.run_path(args.name or f"{names[0]}-and-{len(names) - 1}-more")
@@ -341,7 +341,7 @@ def compare(args):
     folder = run.run_path(args.name or "-vs-".join(names))
     for evaluation, runs in comparison.read_evaluations(args.compare).items():
         print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation)}")
-    print(f"wrote   {folder}/: ablation.json, ablation.md and plots/ for each evaluation in common")
+    print(f"wrote   {folder}/: ablation.json, .md and .tex and plots/ for each evaluation in common")
 
 
 if __name__ == "__main__":

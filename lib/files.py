@@ -109,6 +109,21 @@ def markdown(head, rows):
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, *rows])
 
 
+def latex(head, rows, *, caption):
+    """The same as a table for LaTeX, with booktabs."""
+
+    def escape(text):
+        plain = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
+        for sign, written in {"~": r"$\sim$", "^": r"\^{}", "<": "$<$", ">": "$>$", "±": r"$\pm$"}.items():
+            plain = plain.replace(sign, written)
+        return plain
+
+    lines = [" & ".join(map(escape, [*row, *[""] * (len(head) - len(row))])) + r" \\" for row in [head, *rows]]
+    begin = [r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}"]
+    begin += [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
+    return "\n".join([*begin, lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
 def _finite(value):
     """`value` with null for nan and inf, which JSON has no words for."""
     if isinstance(value, dict):

@@ -126,3 +126,9 @@ def test_keys_of_any_name_are_checked(tmp_path):
     assert files.read_json(tmp_path / "a.json", value=int, place=int, path=int)["place"] == 2
     with pytest.raises(BadInput, match="value is of type int, not str"):
         files.read_json(tmp_path / "a.json", value=str)
+
+
+def test_a_table_for_latex_escapes_what_it_reads_otherwise():
+    text = files.latex(["arm", "p"], [["in_batch 50% & ~x^2", "<.0001"], ["short"]], caption="A {b} # $")
+    assert r"in\_batch 50\% \& $\sim$x\^{}2 & $<$.0001 \\" in text and r"\caption{A \{b\} \# \$}" in text
+    assert text.count(r"\begin{tabular}{lr}") == 1 and r"short &  \\" in text and text.endswith("\\end{table}\n")

@@ -6,17 +6,18 @@ import numpy as np
 
 from lib.evaluation import analysis, comparison, comparison_plots, meta, plots, significance
 from lib.evaluation.measures import MEASURES
-from lib.files import markdown, read_json, reading, write_json, write_text
+from lib.files import latex, markdown, read_json, reading, write_json, write_text
 
 
 def write(folder, runs, *, measure, name=None):
-    """Write ablation.json, ablation.md and plots/ of a comparison of Measured runs; returns the table."""
+    """Write ablation.json, .md and .tex and plots/ of a comparison of Measured runs; returns the table."""
     folder = pathlib.Path(folder)
     result = analysis.analyse(runs, measure=measure)
     result["name"] = name or pathlib.Path(result["data"]).name
     table = to_table(result)
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
+    write_text(folder / "ablation.tex", to_latex(result))
     analysis.keep(folder / analysis.KEPT, runs)
     features = folder / "queries.json"
     with plots.optional(folder):
@@ -55,6 +56,7 @@ def again(folder, out, *, measure, against=None):
             comparison_plots.arms(out / "plots" / "arms.png", result)
     write_json(out / "ablation.json", result)
     write_text(out / "ablation.md", table)
+    write_text(out / "ablation.tex", to_latex(result))
     return table
 
 
@@ -63,10 +65,10 @@ def over_collections(folders, out, *, measure, against=None):
     results = []
     for folder in map(pathlib.Path, folders):
         if analysis.runs_are_gone(folder):
-            results.append(analysis.read_kept(folder, measure=measure, against=against))
+            found = analysis.read_kept(folder, measure=measure, against=against)
         else:
             found = analysis.analyse(comparison.read_comparison(folder, against=against), measure=measure)
-            results.append(found | {"name": pathlib.Path(found["data"]).name})
+        results.append(found | {"name": pathlib.Path(str(found.get("data", folder.name))).name})
     found = meta.over(results)
     write_json(out / "collections.json", found)
     write_text(out / "collections.md", table := meta.to_table(found))
@@ -226,6 +228,24 @@ def to_table(result):
             f"{measure}: {parts}.\n"
         )
     return "\n".join(text)
+
+
+def to_latex(result):
+    """The arms of analyse() as a table for a paper: the measures, the gain with its interval, the tie group."""
+    measure, first = result["measure"], result["arms"][0]["arm"]
+    names = dict.fromkeys((measure, "ndcg@10", analysis.DEEP))
+    head = ["negatives", *names, f"against {first}", "p", "group"]
+    rows = [[name, *(f"{of[m]:.3f}" for m in names)] for name, of in result["references"].items()]
+    for row in result["arms"]:
+        test = row.get("against_first")
+        tested = [f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
+                  significance.shown(test["p_holm"])] if test else ["", ""]  # fmt: skip
+        rows.append([row["arm"], *(f"{np.mean(row['test'][m]):.3f}" for m in names), *tested, row["group"]])
+    caption = (
+        f"{result['name']}, {result['queries']:,} queries, {len(result['seeds'])} seeds. Gain in {measure} with its "
+    )
+    caption += "95% interval, p with Holm's correction. Arms that share a letter are not shown to differ."
+    return latex(head, rows, caption=caption)
 
 
 def of_run(summary, measure):

@@ -10,7 +10,7 @@ import torch
 
 from lib import dist, run
 from lib.data.batches import QueryOrder
-from lib.evaluation import diagnostics, measures, monitor, plots, significance
+from lib.evaluation import diagnostics, measures, monitor, plots, report, significance
 from lib.evaluation.monitor import Averages, Monitor
 from lib.files import write_json
 from lib.model import card
@@ -195,7 +195,10 @@ class Training:
             evaluation = f"{self.config['inputs']['collection']}-test"
             measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
             write_json(self.folder / "map.json", points)
-            card.write_card(self.folder / "encoder", chosen, {"config": self.config, "summary": summary})
+            said, _ = report.verdict(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
+            card.write_card(
+                self.folder / "encoder", chosen, {"config": self.config, "summary": summary, "verdict": said}
+            )
             self.log.finish(summary)
             title = f"{summary['negatives']} on {self.collection.name}, seed {self.seed}"
             query = self.collection.queries.text(self.collection.split("train").queries[last[0]])

@@ -48,7 +48,7 @@ TOLD = frozenset("data encoder negatives seeds name overwrite resume temperature
 
 
 def write_card(folder, encoder, record=None):
-    """Write README.md into an encoder's folder. record: {config, summary} of the run that trained it."""
+    """Write README.md into an encoder's folder. record: {config, summary, verdict} of the run that trained it."""
     static = encoder.kind == "static"
     settings = {} if static else encoder.settings
     prompts = any(settings.get(f"{kind}_prefix") for kind in ("query", "doc"))
@@ -71,7 +71,7 @@ def _refused(encoder):
     return f"\nsentence-transformers does not know the pooling {own[0]} and refuses this folder.\n" if own else ""
 
 
-def _training(config, summary):
+def _training(config, summary, verdict):
     args, derived, inputs = config["args"], config["derived"], config["inputs"]
     start = "random weights" if args["encoder"] == "static" or args["from_config"] else args["encoder"]
     start = f"vectors of tokens by {args['init']}" if args.get("init") else start
@@ -92,6 +92,7 @@ def _training(config, summary):
     return (
         f"\n## Training\n\n{markdown(['', ''], [[name, str(value)] for name, value in rows.items()])}\n## Results\n\n"
         f"On the test queries of {inputs['collection']}, among all its docs:\n\n{markdown(['', *names], results)}"
+        f"\nVerdict: {verdict} (RUN is the folder of its training).\n"
     )
 
 
