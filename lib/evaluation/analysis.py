@@ -1,5 +1,7 @@
 """The statistics of a comparison: arms as numbers, their tests, what may explain a loss, what is kept of them."""
 
+import re
+
 import numpy as np
 
 from lib.evaluation import measures, significance
@@ -56,16 +58,22 @@ def compare_arms(rows, matrices, measure):
     """
     first = rows[0]["arm"]
     for name, matrix in ((name, matrices[name]) for name in dict.fromkeys((measure, DEEP))):
-        tests = significance.compare(matrix, [(row["arm"], first) for row in rows[1:]])
+        tests = significance.compare(matrix, [(row["arm"], first) for row in rows[1:]], other_seeds(matrix))
         for row, test in zip(rows[1:], tests):
             if name == measure:
                 row["against_first"] = test
             if test["difference"] < 0 and test["differs"]:
                 row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_holm")}
                 row["why"] = why(row, rows[0])
-    groups = significance.tie_groups(matrices[measure])
+    groups = significance.tie_groups(matrices[measure], other_seeds(matrices[measure]))
     for row in rows:
         row["group"] = groups[row["arm"]]
+
+
+def other_seeds(arms):
+    """{arm: its seeds' shift} of the arms that are trained with other seeds, as the one that --control adds."""
+    found = {arm: re.search(r"(?:^| )seed_shift=(\d+)", arm) for arm in arms}
+    return {arm: (shift[1],) for arm, shift in found.items() if shift}
 
 
 def keep(path, runs):

@@ -43,22 +43,25 @@ def _counts(difference):
     return {name: int(of.sum()) for name, of in counts.items()} | {"queries": len(difference)}
 
 
-def compare(values, pairs):
+def compare(values, pairs, seeds=None):
     """Test pairs of arms for other queries and other seeds, corrected for the number of pairs (Holm 1979).
 
-    values {arm: (S, Q)}: per-query values, row by row the same seed in every arm; an arm of one row, as BM25's, is
-    compared with every seed of another. Returns a dict for each (a, b) of pairs: the difference a - b, its standard
-    error, its 95 % interval low and high, p and p_holm, what they are `over`, whether the arms differ by p_holm, the
-    effect size (mean difference over its standard deviation between queries; Cohen's d_z), the least true difference
-    that such a test finds with 80 % power, on how many queries a wins, ties and loses, and `decision`: better or worse
-    where the arms differ; else equal where two one-sided tests (Schuirmann 1987; p_equal, and with Holm's correction
-    p_equal_holm) show that they are less than MARGIN apart; else open.
+    values {arm: (S, Q)}: per-query values, a row for each seed; an arm of one row, as BM25's, is compared with every
+    seed of another. seeds {arm: (S,)}: the seeds of those that have others than most; the rest share theirs, row by
+    row, and what a seed does to all arms is no part of their differences.
+
+    Returns a dict for each (a, b) of pairs: the difference a - b, its standard error, its 95 % interval low and high, p
+    and p_holm, what they are `over`, whether the arms differ by p_holm, the effect size (mean difference over its
+    standard deviation between queries; Cohen's d_z), the least true difference that such a test finds with 80 % power,
+    on how many queries a wins, ties and loses, and `decision`: better or worse where the arms differ; else equal where
+    two one-sided tests (Schuirmann 1987; p_equal, and with Holm's correction p_equal_holm) show that they are less than
+    MARGIN apart; else open.
 
     With one seed, or two of two arms, nothing can be said of other seeds: p and interval are then over queries only
     (paired_test), `differs`, `detectable` and `p_equal` are None, and all is open.
     """
     pairs = list(pairs)
-    tests = [_test(values, a, b, pairs=len(pairs)) for a, b in pairs]
+    tests = [_test(values, a, b, seeds=seeds or {}, pairs=len(pairs)) for a, b in pairs]
     equal = holm([1.0 if test["p_equal"] is None else test["p_equal"] for test in tests])
     for test, p, p_equal in zip(tests, holm([test["p"] for test in tests]), equal):
         test |= {"p_holm": p, "p_equal_holm": p_equal}
@@ -70,7 +73,7 @@ def compare(values, pairs):
     return tests
 
 
-def tie_groups(values):
+def tie_groups(values, seeds=None):
     """{arm: letters}, best mean first, for values {arm: (S, Q)}: arms that share a letter are not shown to differ.
 
     Tests of all pairs, with Holm's correction; letters by inserting and absorbing (Piepho 2004).
@@ -78,7 +81,7 @@ def tie_groups(values):
     order = sorted(values, key=lambda arm: -np.mean(values[arm]))
     pairs = list(itertools.combinations(order, 2))
     groups = [frozenset(order)]
-    for (a, b), test in zip(pairs, compare(values, pairs)):
+    for (a, b), test in zip(pairs, compare(values, pairs, seeds)):
         if test["differs"]:
             split = [part for group in groups for part in ((group - {a}, group - {b}) if {a, b} <= group else (group,))]
             groups = [group for group in dict.fromkeys(split) if not any(group < other for other in split)]
@@ -88,12 +91,12 @@ def tie_groups(values):
     }
 
 
-def _test(values, a, b, *, pairs):
+def _test(values, a, b, *, seeds, pairs):
     first, second = np.broadcast_arrays(np.asarray(values[a], float), np.asarray(values[b], float))  # (S, Q)
     difference, mean = first - second, float((first - second).mean())
     S, Q = difference.shape
     spread = float(difference.mean(0).std(ddof=1)) if Q > 1 else 0.0
-    of_seeds, freedom = _between_seeds(values, a, b)
+    of_seeds, freedom = _between_seeds(values, a, b, seeds)
     if freedom < 2 or Q < 2:
         result = paired_test(first.mean(0), second.mean(0), seed=0)
         result |= {"over": QUERIES, "detectable": None, "error": spread / Q**0.5, "p_equal": None}
@@ -109,20 +112,23 @@ def _test(values, a, b, *, pairs):
     return result | {"effect": mean / spread if spread else 0.0}
 
 
-def _between_seeds(values, a, b):
+def _between_seeds(values, a, b, seeds):
     """(what seeds contribute to the variance of the mean difference of two arms, its degrees of freedom).
 
     Two arms alone with S seeds have S - 1 degrees of freedom, too few to tell a small variance from a lucky one.
-    What arms and seeds do not explain of the means of all runs has (A - 1)(S - 1), and leaves out what a seed does to
-    all arms, as a paired difference does.
+    What arms and seeds do not explain of the means of all runs with these seeds has (A - 1)(S - 1), and leaves out what
+    a seed does to all arms, as a paired difference does. Arms of different seeds differ by that too.
     """
     means = {arm: np.mean(rows, axis=1) for arm, rows in values.items()}
     S = max(len(means[a]), len(means[b]))
     if S == 1:
         return 0.0, 0
-    seeded = np.stack([of_arm for of_arm in means.values() if len(of_arm) == S])  # (A, S)
     if len(means[a]) != len(means[b]):  # one of the two has no seeds
         return float(np.var(means[a] - means[b], ddof=1)) / S, S - 1
+    own = {arm: tuple(seeds.get(arm, ())) for arm in values}
+    if own[a] != own[b]:
+        return float(np.var(means[a], ddof=1) + np.var(means[b], ddof=1)) / S, 2 * (S - 1)
+    seeded = np.stack([of for arm, of in means.items() if len(of) == S and own[arm] == own[a]])  # (A, S)
     rest = seeded - seeded.mean(1, keepdims=True) - seeded.mean(0) + seeded.mean()
     freedom = (len(seeded) - 1) * (S - 1)
     return 2 * float((rest**2).sum()) / freedom / S, freedom

@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 
 from lib.evaluation import significance
+from lib.evaluation.analysis import other_seeds
 from lib.figure import STYLES, figure, legend_beside
 from lib.files import markdown
 from lib.rag import answers
@@ -91,8 +92,8 @@ def _tests(by_arm, name, *, of_first=None):
     for alone in (False, True):
         tested = [arm for arm in others if arm in rows and (len(rows[arm]) == 1) == alone]
         base = rows[first][:1] if alone and of_first is not None else rows[first]  # one split has no seeds to vary
-        found |= zip(tested, significance.compare({first: base} | {arm: rows[arm] for arm in tested},
-                                                  [(arm, first) for arm in tested]))  # fmt: skip
+        values = {first: base} | {arm: rows[arm] for arm in tested}
+        found |= zip(tested, significance.compare(values, [(arm, first) for arm in tested], other_seeds(values)))
     return found
 
 

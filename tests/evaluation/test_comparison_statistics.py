@@ -136,6 +136,15 @@ def test_holm_is_over_the_arms():
     assert any(t["p_holm"] > 0.05 > t["p"] for t in tests)  # what one test alone would have found
 
 
+def test_the_arm_of_control_has_other_seeds():
+    arms = ["in_batch", "in_batch seed_shift=1000", "refresh:4 seed_shift=7 lr=.1", "bm25:4 lr=1"]
+    assert analysis.other_seeds(arms) == {arms[1]: ("1000",), arms[2]: ("7",)}
+    runs = [made(arm, BASE + 0.3 * seed, seed=seed) for arm in ("a", "b") for seed in (0, 1, 2)]
+    runs += [made("a seed_shift=1000", BASE + 0.3 * shift, seed=seed) for seed, shift in enumerate((1, 2, 3))]
+    b, control = (row["against_first"] for row in analyse(runs)["arms"][1:])
+    assert b["decision"] == "equal" and control["decision"] == "open" and control["high"] > 0.9
+
+
 def test_arms_that_are_not_shown_to_differ_share_a_letter():
     rows = analyse(ordered())["arms"]
     assert {row["arm"]: row["group"] for row in rows} == {"low": "c", "top": "a", "middle": "b", "same": "b"}

@@ -114,6 +114,31 @@ def test_what_seeds_do_is_estimated_from_all_arms_and_pairs_of_seeds_share_it():
     assert significance.compare(shifted, [(1, 0)])[0]["p"] == pytest.approx(wanted, rel=1e-6)
 
 
+def test_arms_of_other_seeds_differ_by_what_seeds_do_to_all_arms():
+    """As the arm of --control: by hand, where only seeds differ, the t test of two independent samples."""
+    of_seed, others = normal(1, 4, 1), normal(2, 4, 1)
+    values = {"a": np.repeat(of_seed, 40, axis=1), "b": np.repeat(of_seed + 0.2, 40, axis=1)}
+    values["control"] = np.repeat(others, 40, axis=1)
+    pairs, seeds = [("b", "a"), ("control", "a")], {"control": ("1000",)}
+    same, control = significance.compare(values, pairs, seeds)
+    wanted = scipy.stats.ttest_ind(others[:, 0], of_seed[:, 0])
+    assert control["p"] == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert same["p"] < 1e-9  # the seeds of another arm say nothing of a pair that shares its own
+    assert same == significance.compare({arm: values[arm] for arm in "ab"}, pairs[:1])[0] | {"p_holm": same["p_holm"],
+        "p_equal_holm": same["p_equal_holm"], "detectable": same["detectable"]}  # fmt: skip
+
+
+def test_the_same_arm_on_other_seeds_is_rarely_different():
+    """Seeds that move all arms alike, ten times as much as each by itself: few steps from random weights."""
+    rng, rounds, found = np.random.default_rng(5), 400, 0
+    for _ in range(rounds):
+        shared, own = 0.03 * rng.standard_normal((3, 1)), 0.03 * rng.standard_normal((3, 1))
+        values = {arm: shared + 0.003 * rng.standard_normal((3, 1)) for arm in "abcd"}
+        values = {arm: mean + 0.2 * rng.standard_normal((3, 800)) for arm, mean in (values | {"control": own}).items()}
+        found += significance.compare(values, [("control", "a")], {"control": ("1000",)})[0]["differs"]
+    assert found / rounds <= 0.05 + 2 * (0.05 * 0.95 / rounds) ** 0.5
+
+
 def test_an_arm_without_seeds_is_compared_with_each_seed_of_another():
     a, b = normal(0, 4, 60, mean=0.3), normal(1, 1, 60)
     found, all_seeds = pair(a, b), pair(a, np.repeat(b, 4, axis=0))

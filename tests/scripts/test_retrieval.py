@@ -432,7 +432,11 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
         assert config["inputs"]["miner"] == ("bm25" if spec == "bm25" else config["inputs"]["miner"])
         card = (desk / f"runs/{name}/encoder/README.md").read_text(encoding="utf-8")
         summary = read_json(desk / f"runs/{name}/summary.json")
-        assert "| negatives | miner:2 |" in card and f"{summary['test']['mrr@10']:.4f}" in card.split("## Results")[1] and "Verdict: " in card
+        assert (
+            "| negatives | miner:2 |" in card
+            and f"{summary['test']['mrr@10']:.4f}" in card.split("## Results")[1]
+            and "Verdict: " in card
+        )
         flags = ("--data", "tiny", "--miner", spec, "--depth", 5, "--name", f"lists-{name}")
         assert launch("mine_negatives.py", *flags, cwd=desk) == 0
     records = {}
