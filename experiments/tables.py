@@ -5,7 +5,8 @@ python experiments/tables.py --check    # exit code 1 if something would
 
 A table stands between two comments: `<!-- table NAME: COLUMN ... -->` and `<!-- end -->`. NAME is a folder of
 docs/results; a COLUMN is a measure (its mean and deviation over seeds), a measure with :gain, :p or :detectable (its
-test against the first arm, or against another one where `against=ARM` is written), or seconds, uniformity.
+test against the first arm, or against another one where `against=ARM` is written), decision, group (both by MRR@10),
+seconds, uniformity. `<!-- collections MEASURE: NAME ... -->` pools comparisons of the same arms over collections.
 """
 
 import pathlib
@@ -17,12 +18,13 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
-from lib.evaluation import analysis, significance
+from lib.evaluation import analysis, meta, report, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput, write_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table ([\w.-]+): ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
+POOLED = re.compile(r"(<!-- collections (\S+)( against=\S+)?: ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
 
 
 def heading(column, first):
@@ -47,10 +49,14 @@ def cell(row, column):
         return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
     if column == "seconds":
         return f"{arm['seconds']:.0f} ({arm['mine_s']:.0f})"
+    if column == "group":
+        return arm["group"]
     if column == "uniformity":
         return f"{arm['geometry']['uniformity']:.2f}"
     if test is None:
         return ""
+    if column == "decision":
+        return test["decision"]
     if kind == "gain":
         return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
     return significance.shown(test["p_holm"]) if kind == "p" else f"{test['detectable']:.4f}"
@@ -76,8 +82,16 @@ def table(name, columns):
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def over(measure, against, names):
+    """The Markdown of several comparisons, without its first sentence."""
+    folders = [ROOT / "docs" / "results" / name for name in names]
+    found = report.pooled(folders, measure=measure, against=against and against.partition("=")[2])
+    return meta.to_table(found).partition("\n\n")[2]
+
+
 def renewed(text):
     """A page with its tables made anew."""
+    text = POOLED.sub(lambda found: f"{found[1]}{over(found[2], found[3], found[4].split())}{found[5]}", text)
     return MARKED.sub(lambda found: f"{found[1]}{table(found[2], found[3].split())}{found[4]}", text)
 
 

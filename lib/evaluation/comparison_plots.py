@@ -7,6 +7,21 @@ import numpy as np
 
 from lib.figure import STYLES, figure, legend_beside
 
+# what a reader who does not know the arms calls them
+PLAIN = {"random": "random docs", "bm25": "BM25's best", "dense": "own model, mined once"}
+PLAIN |= {"refresh": "own model, mined again", "queue": "docs of earlier batches", "adore": "mined at every step"}
+
+
+def in_words(arm):
+    """An arm's name and, below, what it is in plain words."""
+    sources, _, flags = arm.partition(" ")
+    names = [PLAIN.get(source.partition(":")[0]) for source in sources.split("+")]
+    if "seed_shift" in flags:
+        return f"{sources}, other seeds\n(chance)"
+    said = " and ".join(names) if all(names) else ""
+    said += ", from the whole corpus" if flags == "negative_docs=all" else ""
+    return f"{textwrap.fill(arm, 30)}\n({said})" if said else textwrap.fill(arm, 30)
+
 
 def name_of(row):
     """An arm's name, marked where its pool was made with the labels of dev or test."""
@@ -83,9 +98,10 @@ def forest(path, found):
     interval (thick) and where the effects of new collections would lie (thin).
     """
     names = [each["name"] for each in found["collections"]]
-    block = len(names) + 2
-    with figure(path, width=9, height=1.2 + 0.105 * block * len(found["arms"])) as ax:
-        for number, row in enumerate(found["arms"]):
+    rows, block = [row for row in found["arms"] if row["pooled"]] or found["arms"], len(names) + 2
+    queries = sum(each["queries"] for each in found["collections"])
+    with figure(path, width=9, height=1.2 + 0.1 * block * len(rows)) as ax:
+        for number, row in enumerate(rows):
             for place, name in enumerate(names):
                 if test := row["tests"].get(name):
                     (colour, mark, _), y = STYLES[place % len(STYLES)], block * number + place
@@ -94,8 +110,7 @@ def forest(path, found):
                     ax.plot(test["difference"], y, marker=mark, color=colour, markersize=5, markerfacecolor=fill)
             if pooled := row["pooled"]:
                 y = block * number + len(names)
-                low, high = pooled["predicted"] or (pooled["mean"], pooled["mean"])
-                ax.plot([low, high], [y, y], color="black", linewidth=0.8)
+                ax.plot(pooled["predicted"], [y, y], color="black", linewidth=0.8)
                 ax.plot([pooled["low"], pooled["high"]], [y, y], color="black", linewidth=3, solid_capstyle="butt")
                 ax.plot(pooled["mean"], y, marker="D", color="black", markersize=6)
         for name, (colour, mark, _) in zip(names, itertools.cycle(STYLES)):
@@ -106,13 +121,12 @@ def forest(path, found):
             [], [], linestyle="", marker="o", color="#555555", markerfacecolor="white", label="hollow: equal or open"
         )
         ax.axvline(0, color="#555555", linewidth=1)
-        middles = [block * number + (len(names) - 1) / 2 for number in range(len(found["arms"]))]
         ax.set(
-            yticks=middles,
-            yticklabels=[textwrap.fill(row["arm"], 24) for row in found["arms"]],
-            ylim=(block * len(found["arms"]) - 1, -1),
+            yticks=[block * number + (len(names) - 1) / 2 for number in range(len(rows))],
+            yticklabels=[in_words(row["arm"]) for row in rows],
+            ylim=(block * len(rows) - 1, -1),
             xlabel=f"test {found['measure'].upper()} less that of {found['first']}, with 95 % intervals",
-            title=f"{len(names)} collections",
+            title=f"{found['encoder']}, {len(names)} collections, {queries:,} test queries",
         )
         ax.grid(axis="y", visible=False)
         legend_beside(ax)

@@ -1,6 +1,7 @@
 """One effect over several collections: comparisons of the same arms, pooled by a random-effects model."""
 
 import collections
+import pathlib
 
 import numpy as np
 from scipy import special
@@ -9,6 +10,7 @@ from lib.evaluation import significance
 from lib.files import BadInput, markdown
 
 DECISIONS = ("better", "equal", "open", "worse")
+FEW = 3  # collections below which a mean over them says nothing
 
 
 def pool(effects, errors):
@@ -44,7 +46,7 @@ def over(results):
     """Arms over the collections of several analyse() results that share their first arm and measure.
 
     Returns {measure, first, collections: [{name, queries, seeds, first: mean}], arms: [{arm, tests: {collection: test},
-    counts: {decision: collections}, pooled: pool() or None where fewer than two collections have the arm}]}.
+    counts: {decision: collections}, pooled: pool() or None where fewer than FEW collections have the arm}]}.
     """
     first, names = results[0]["arms"][0]["arm"], [result["name"] for result in results]
     if other := next((result for result in results if result["arms"][0]["arm"] != first), None):
@@ -63,7 +65,7 @@ def over(results):
             "tests": of,
             "counts": dict(collections.Counter(test["decision"] for test in of.values())),
             "pooled": pool(*zip(*((test["difference"], test["error"]) for test in of.values())))
-            if len(of) > 1
+            if len(of) >= FEW
             else None,
         }
         for arm, of in tests.items()
@@ -81,26 +83,26 @@ def over(results):
         }
         for result in results
     ]
-    return {"measure": results[0]["measure"], "first": first, "collections": measured, "arms": arms}
+    encoders = {pathlib.PurePath(str(result.get("encoder", "static"))).name for result in results}
+    whole = {"encoder": f"{' and '.join(sorted(encoders))} encoder"}
+    return whole | {"measure": results[0]["measure"], "first": first, "collections": measured, "arms": arms}
 
 
 def conclusion(found):
-    """Which arm gains most over the collections, and where that does not hold."""
-    gains = [row for row in found["arms"] if row["pooled"] and row["pooled"]["p_holm"] < significance.LEVEL]
-    gains = [row for row in gains if row["pooled"]["mean"] > 0]
-    if not gains:
-        return f"Over these collections no arm is better than {found['first']} beyond chance."
-    best = max(gains, key=lambda row: row["pooled"]["mean"])
-    counts = ", ".join(
-        f"{decision} in {best['counts'][decision]}" for decision in DECISIONS if decision in best["counts"]
+    """Which arm gains most over the collections, and how far that can be expected of another one."""
+    pooled = [row for row in found["arms"] if row["pooled"]]
+    if not pooled:
+        return f"No arm was trained on {FEW} of these collections: too few for a mean."
+    best = max(pooled, key=lambda row: row["pooled"]["mean"])
+    counts = ", ".join(f"{name} in {best['counts'][name]}" for name in DECISIONS if name in best["counts"])
+    holds = best["pooled"]["p_holm"] < significance.LEVEL and best["pooled"]["mean"] > 0
+    low, high = best["pooled"]["predicted"]
+    return (
+        f"{best['arm']} gains {interval(best['pooled'])} {found['measure']} over {found['first']}, the most on average: "
+        f"{counts} of {len(best['tests'])} collections. "
+        + ("" if holds else "That mean is not beyond chance: what an arm gains depends on the collection. ")
+        + f"A new collection can be expected between {low:+.3f} and {high:+.3f}."
     )
-    said = (
-        f"{best['arm']} gains {interval(best['pooled'])} {found['measure']} over {found['first']}, the most: {counts} "
-    )
-    said += f"of {len(best['tests'])} collections."
-    if (predicted := best["pooled"]["predicted"]) and predicted[0] < 0:
-        said += f" A new collection may differ: {predicted[0]:+.3f} to {predicted[1]:+.3f}."
-    return said
 
 
 def interval(pooled):
@@ -115,9 +117,9 @@ def to_table(found):
         pooled, counts = row["pooled"], (str(row["counts"].get(decision, "")) for decision in DECISIONS)
         cells = ["", "", "", ""]
         if pooled:
-            low, high = pooled["predicted"] or (None, None)
+            low, high = pooled["predicted"]
             cells = [interval(pooled), significance.shown(pooled["p_holm"])]
-            cells += ["" if low is None else f"{low:+.3f} to {high:+.3f}", f"{pooled['i2']:.0%}"]
+            cells += [f"{low:+.3f} to {high:+.3f}", f"{pooled['i2']:.0%}"]
         rows.append([row["arm"], str(len(row["tests"])), *cells, *counts])
     measure, names = found["measure"], [each["name"] for each in found["collections"]]
     head = ["negatives", "collections", f"{measure} against {found['first']} [95 %]", "p (Holm)"]

@@ -60,8 +60,8 @@ def again(folder, out, *, measure, against=None):
     return table
 
 
-def over_collections(folders, out, *, measure, against=None):
-    """Write collections.json, collections.md and the forest plot of comparisons of the same arms; returns the table."""
+def pooled(folders, *, measure, against=None):
+    """meta.over() of the comparisons in these folders."""
     results = []
     for folder in map(pathlib.Path, folders):
         if analysis.runs_are_gone(folder):
@@ -69,7 +69,12 @@ def over_collections(folders, out, *, measure, against=None):
         else:
             found = analysis.analyse(comparison.read_comparison(folder, against=against), measure=measure)
         results.append(found | {"name": pathlib.Path(str(found.get("data", folder.name))).name})
-    found = meta.over(results)
+    return meta.over(results)
+
+
+def over_collections(folders, out, *, measure, against=None):
+    """Write collections.json, collections.md and the forest plot of comparisons of the same arms; returns the table."""
+    found = pooled(folders, measure=measure, against=against)
     write_json(out / "collections.json", found)
     write_text(out / "collections.md", table := meta.to_table(found))
     with plots.optional(out):
