@@ -19,7 +19,7 @@ def in_words(arm):
     if "seed_shift" in flags:
         return f"{sources}, other seeds\n(chance)"
     said = " and ".join(names) if all(names) else ""
-    said += ", from the whole corpus" if flags == "negative_docs=all" else ""
+    said += ",\nfrom the whole corpus" if flags == "negative_docs=all" else ""
     return f"{textwrap.fill(arm, 30)}\n({said})" if said else textwrap.fill(arm, 30)
 
 
@@ -129,6 +129,7 @@ def forest(path, found):
             title=f"{found['encoder']}, {len(names)} collections, {queries:,} test queries",
         )
         ax.grid(axis="y", visible=False)
+        ax.locator_params(axis="x", nbins=6)
         legend_beside(ax)
 
 

@@ -98,8 +98,8 @@ def conclusion(found):
     holds = best["pooled"]["p_holm"] < significance.LEVEL and best["pooled"]["mean"] > 0
     low, high = best["pooled"]["predicted"]
     return (
-        f"{best['arm']} gains {interval(best['pooled'])} {found['measure']} over {found['first']}, the most on average: "
-        f"{counts} of {len(best['tests'])} collections. "
+        f"{best['arm']} gains {interval(best['pooled'])} {found['measure']} over {found['first']}, the most on "
+        f"average: {counts} of {len(best['tests'])} collections. "
         + ("" if holds else "That mean is not beyond chance: what an arm gains depends on the collection. ")
         + f"A new collection can be expected between {low:+.3f} and {high:+.3f}."
     )
