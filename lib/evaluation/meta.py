@@ -45,8 +45,9 @@ def pool(effects, errors):
 def over(results):
     """Arms over the collections of several analyse() results that share their first arm and measure.
 
-    Returns {measure, first, collections: [{name, queries, seeds, first: mean}], arms: [{arm, tests: {collection: test},
-    counts: {decision: collections}, pooled: pool() or None where fewer than FEW collections have the arm}]}.
+    Returns {encoder, measure, first, collections: [{name, queries, seeds, references, first: mean}], arms: [{arm,
+    tests: {collection: test}, counts: {decision: collections}, pooled: pool()}]}. A collection where an arm did exactly
+    what the first does is not counted; pooled is None where fewer than FEW are.
     """
     first, names = results[0]["arms"][0]["arm"], [result["name"] for result in results]
     if other := next((result for result in results if result["arms"][0]["arm"] != first), None):
@@ -59,17 +60,12 @@ def over(results):
     for result in results:
         for row in result["arms"][1:]:
             tests.setdefault(row["arm"], {})[result["name"]] = row["against_first"]
-    arms = [
-        {
-            "arm": arm,
-            "tests": of,
-            "counts": dict(collections.Counter(test["decision"] for test in of.values())),
-            "pooled": pool(*zip(*((test["difference"], test["error"]) for test in of.values())))
-            if len(of) >= FEW
-            else None,
-        }
-        for arm, of in tests.items()
-    ]
+    arms = []
+    for arm, of in tests.items():
+        apart = [test for test in of.values() if test["wins"] or test["losses"]]  # two pools may be the same docs
+        row = {"arm": arm, "tests": of, "counts": dict(collections.Counter(test["decision"] for test in apart))}
+        effects = [(test["difference"], test["error"]) for test in apart]
+        arms.append(row | {"pooled": pool(*zip(*effects)) if len(effects) >= FEW else None})
     pooled = [row["pooled"] for row in arms if row["pooled"]]
     for row, p in zip(pooled, significance.holm([row["p"] for row in pooled])):
         row["p_holm"] = p
@@ -110,6 +106,13 @@ def interval(pooled):
     return f"{pooled['mean']:+.4f} [{pooled['low']:+.4f}, {pooled['high']:+.4f}]"
 
 
+def _cell(test):
+    """A collection's test of an arm: its difference and the decision."""
+    if not test:
+        return ""
+    return f"{test['difference']:+.4f} {test['decision']}" if test["wins"] or test["losses"] else "the same"
+
+
 def to_table(found):
     """over() as Markdown: a conclusion, the pooled effects, the effect in each collection."""
     rows = []
@@ -120,7 +123,7 @@ def to_table(found):
             low, high = pooled["predicted"]
             cells = [interval(pooled), significance.shown(pooled["p_holm"])]
             cells += [f"{low:+.3f} to {high:+.3f}", f"{pooled['i2']:.0%}"]
-        rows.append([row["arm"], str(len(row["tests"])), *cells, *counts])
+        rows.append([row["arm"], str(sum(row["counts"].values())), *cells, *counts])
     measure, names = found["measure"], [each["name"] for each in found["collections"]]
     head = ["negatives", "collections", f"{measure} against {found['first']} [95 %]", "p (Holm)"]
     text = [f"**{conclusion(found)}**\n", markdown([*head, "in a new collection", "I²", *DECISIONS], rows)]
@@ -144,5 +147,5 @@ def to_table(found):
     ]
     for row in found["arms"]:
         of = [row["tests"].get(name) for name in names]
-        lines.append([row["arm"], *(f"{test['difference']:+.4f} {test['decision']}" if test else "" for test in of)])
+        lines.append([row["arm"], *map(_cell, of)])
     return "\n".join([*text, markdown([f"test {measure}", *names], lines)])

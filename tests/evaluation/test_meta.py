@@ -49,6 +49,7 @@ def result(name, gains, *, seeds=3, first="in_batch"):
     arms = [{"arm": first, "test": {"mrr@10": [0.4] * seeds}}]
     for arm, (difference, decision) in gains.items():
         test = {"difference": difference, "error": 0.004, "low": difference - 0.008, "high": difference + 0.008}
+        test |= {"wins": 400 * (decision != "same"), "losses": 300 * (decision != "same")}
         arms.append(
             {"arm": arm, "test": {"mrr@10": [0.4 + difference] * seeds}, "against_first": test | {"decision": decision}}
         )
@@ -65,7 +66,7 @@ def result(name, gains, *, seeds=3, first="in_batch"):
 
 def test_arms_are_pooled_over_the_collections_that_have_them(tmp_path):
     found = meta.over([
-        result("x", {"refresh:4": (0.03, "better"), "queue:9": (0.01, "open")}),
+        result("x", {"refresh:4": (0.03, "better"), "queue:9": (0.01, "open"), "all:4": (0.0, "same")}),
         result("y", {"refresh:4": (0.04, "better"), "rare:1": (0.0, "equal")}),
         result("z", {"refresh:4": (0.035, "better"), "queue:9": (-0.02, "worse")}),
     ])  # fmt: skip
@@ -76,6 +77,7 @@ def test_arms_are_pooled_over_the_collections_that_have_them(tmp_path):
     assert rows["refresh:4"]["pooled"]["p_holm"] == rows["refresh:4"]["pooled"]["p"]
     text = meta.to_table(found)
     assert "**refresh:4 gains +0.0350 [+0.02" in text and "most on average: better in 3 of 3 collections. A new" in text
+    assert "| all:4 | 0 |" in text and "| all:4 | the same |  |  |" in text
     assert "| rare:1 |  | +0.0000 equal |  |" in text and "| *bm25* | 0.3000 | 0.3000 | 0.3000 |" in text
     from lib.evaluation import comparison_plots
 
