@@ -108,11 +108,21 @@ def numbers(collection):
     for split, qrels in collection.qrels.items():
         unknown = sum(not set(words(queries.text(row))) & known for row in qrels.queries)
         found[f"{split} queries of which no doc has a word"] = unknown
+    if full := nothing_left(collection):
+        found["train queries of which every doc is a positive"] = full
     for what, texts in (("doc", docs), ("query", queries)):
         lengths = [len(text.split()) for text in texts.texts()]
         ends = ", ".join(f"{int(np.quantile(lengths, q)):,}" for q in QUANTILES)
         found[f"words of a {what} (half, 90 %, 99 %, all have at most)"] = ends
     return found
+
+
+def nothing_left(collection):
+    """How many train queries have no doc that could be their negative: all texts are known positives."""
+    if "train" not in collection.qrels:
+        return 0
+    counts = np.diff(collection.known[0])[collection.qrels["train"].queries]
+    return int((counts >= len(np.unique(collection.docs.groups))).sum())
 
 
 def draw(path, collection):
@@ -142,6 +152,8 @@ def main():
             collection = load_collection(args.data, quiet=True)
             wrong, notes = list(collection.faults.values()), [*left_out(folders), *collection.notes]
             odd, found = leaks(collection), numbers(collection)
+            if "train" in collection.qrels and nothing_left(collection) == len(collection.qrels["train"]):
+                wrong.append("every doc is a positive of every train query: nothing is left to be a negative")
         except BadInput as error:
             wrong.append(str(error))
     for message in wrong[:SHOWN]:

@@ -19,8 +19,9 @@ from lib.negatives.sources import SOURCES
 
 # what is said where no filter has dropped anything
 NO_CANDIDATE = (
-    "it proposes nothing but positives, copies of them and the queries themselves: take another source, or let more "
-    "docs be negatives (--negative_docs)"
+    "it proposes nothing but positives, copies of them and the queries themselves (python -m lib.data.check says "
+    "whether every doc is a positive of every query): take another source, or let more docs be negatives "
+    "(--negative_docs)"
 )
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 

@@ -440,3 +440,18 @@ def test_grades_and_languages_of_the_hub(tmp_path):
     put(tmp_path / "squad/validation.jsonl", [rows[0] | {"question": "other"}])
     collection = load_collection(f"hf:{tmp_path}/squad")
     assert set(collection.qrels) == {"train", "dev"} and collection.queries.record(0)["metadata"]["answers"] == ["x"]
+
+
+def test_a_file_in_squads_own_layout(tmp_path):
+    asked = [{"question": f"What is {n}?", "answers": [{"text": f"number {n}", "answer_start": 4}]} for n in range(30)]
+    asked.append({"question": "Unanswerable?", "is_impossible": True, "answers": []})
+    paragraphs = [{"context": f"The doc number {n} of many.", "qas": [asked[n]]} for n in range(30)]
+    paragraphs[3]["qas"].append(asked[30])
+    articles = {"version": "2.0", "data": [{"title": "Numbers", "paragraphs": paragraphs}]}
+    spec = put(tmp_path / "squad.json", json.dumps(articles, indent=1))
+    collection = load_collection(spec, quiet=True)
+    assert len(collection.docs) == len(collection.queries) == 30
+    record = collection.queries.record(0)
+    assert record["text"] == "What is 0?" and record["metadata"]["answers"] == ["number 0"]
+    doc = collection.docs.record(0)
+    assert (doc["title"], doc["text"]) == ("Numbers", "The doc number 0 of many.")

@@ -293,3 +293,22 @@ def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
     ):
         assert [path for _, path, _ in pages.sections_of_html(text + "</a></h1> words")] == [("Top",)]
     assert pages.sections_of_html("<header>menu<main>some words") == [(1, (), "some words")]
+
+
+@pytest.mark.parametrize(
+    "code, left",
+    [
+        ("import A from 'a';\nexport const meta = {\n  title: 'x {',\n};\n", ""),
+        ("export default function Page(props) {\n  return <A>{props}</A>;\n}\n", ""),
+        ("export const x = [\n  never closed\n", "export const x = [\n  never closed\n"),
+        ("export your data as CSV (see below)\n", "export your data as CSV (see below)\n"),
+    ],
+)
+def test_exports_of_mdx_are_no_text(code, left):
+    found = front_matter.without_imports(code + "\nThe text.\n")
+    assert found.strip() == (left + "\nThe text.").strip() and found.count("\n") == (code + "\nThe text.\n").count("\n")
+
+
+def test_keys_of_several_words():
+    title, fields, _ = front_matter.split("---\ntitle: A\nlast updated by: Ann\n---\nText: of the page\n")
+    assert title == "A" and fields == {"last updated by": "Ann"}

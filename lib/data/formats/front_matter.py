@@ -7,10 +7,11 @@ from lib.data import beir
 
 MOST_LINES = 500  # of a front matter: one that is longer is taken for text, and a page is not searched to its end
 MOST_VALUE = 500  # characters of a value: every piece of the page repeats it
-KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*)\1:(?:\s+(.*))?$""")
+KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*(?: [\w.-]+){0,3})\1:(?:\s+(.*))?$""")
 QUOTED = re.compile(r"""^(?:("(?:[^"\\]|\\.)*+")|'((?:[^']|'')*+)')\s*(?:#.*)?$""")
 FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines below
 IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
+EXPORT = re.compile(r"^export\s+(?:const|let|var|default|function)\b.*[{(\[;]\s*$")
 NOTHING = {"", "~", "null", "Null", "NULL"}
 
 
@@ -36,13 +37,19 @@ def split(text):
 
 
 def without_imports(text):
-    """A Markdown text in which the imports of MDX at its top, if any, are empty lines; those further down stay."""
-    lines = text.split("\n")
+    """A Markdown text in which imports and exports of MDX at its top are empty lines; those further down stay."""
+    lines, open_brackets = text.split("\n"), 0
     for i, line in enumerate(lines):
-        if IMPORT.match(line):
+        if open_brackets or IMPORT.match(line) or EXPORT.match(line):  # an export ends where its brackets close
+            code = re.sub(r"""(["'`])(?:\\.|(?!\1).)*+\1""", "", line)
+            open_brackets += sum(code.count(sign) for sign in "{[(") - sum(code.count(sign) for sign in "}])")
+            if open_brackets < 0:
+                break
             lines[i] = ""
         elif line.strip():
             break
+    if open_brackets > 0:  # no code after all
+        return text
     return "\n".join(lines)
 
 

@@ -30,7 +30,10 @@ def rows(path, wrong):
 
 
 def json_rows(path, wrong=None):
-    """(number, JSON object) of each line, or of each item if the file is one JSON array."""
+    """(number, JSON object) of each line, or of each item if the file is one JSON array, or SQuAD's articles."""
+    if suffix(path) == ".json" and (articles := _articles(path)):
+        yield from enumerate(articles, 1)
+        return
     lines = beir.read_lines(path)
     begin = list(itertools.islice(lines, 1))
     lines = itertools.chain(begin, lines)
@@ -51,6 +54,26 @@ def json_rows(path, wrong=None):
             wrong.append(str(error))
         else:
             yield number, item
+
+
+def _articles(path):
+    """The questions of a file in SQuAD's layout, {data: [{title, paragraphs: [{context, qas}]}]}; None if it is none.
+
+    A question that its paragraph does not answer is left out, as a row without an answer.
+    """
+    text = "\n".join(line for _, line in beir.read_lines(path))
+    try:
+        articles = parse_json(text)["data"] if text.lstrip().startswith("{") else None
+        return articles and [
+            {"question": asked["question"], "title": article.get("title") or ""}
+            | {"context": "" if asked.get("is_impossible") else paragraph["context"]}
+            | {"answers": [answer["text"] for answer in asked.get("answers") or ()]}
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for asked in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):  # lines of JSON, or another object
+        return None
 
 
 def _text_of(path):
