@@ -20,6 +20,7 @@ BOXES = {  # name: (x, y), centre
     "measures\nrun, per query, tests": (8.9, 1),
     "answers\nwith citations": (8.9, -1),
 }
+HALF = [56, 34, 52, 22, 56, 40]  # points from the centre of each box to where an arrow from a side ends
 ARROWS = [  # from, to, script, shift to a side where two arrows join the same boxes
     (0, 1, "mine_negatives.py", 0),
     (0, 2, "train.py", 0),
@@ -36,7 +37,7 @@ def main():
         places = list(BOXES.values())
         for start, end, script, side in ARROWS:
             (x0, y0), (x1, y1) = places[start], places[end]
-            style = {"arrowstyle": "-|>", "color": "#333333", "shrinkA": 26, "shrinkB": 26 if side else 52}
+            style = {"arrowstyle": "-|>", "color": "#333333", "shrinkA": 26, "shrinkB": 18 if side else HALF[end]}
             style |= {"linewidth": 1.2, "linestyle": "--" if "again" in script else "-"}
             ax.annotate("", (x1 + side, y1), (x0 + side, y0), arrowprops=style)
             ax.text(

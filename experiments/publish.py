@@ -26,13 +26,16 @@ def main():
     add("folder", help="the comparison, below runs/")
     add("name", help="what it is called below docs/results/")
     add("--data", required=True, help="how a reader names the collection: no path of this machine is kept")
+    add("--encoder", help="the same of the encoder")
     args = parser.parse_args()
     source, target = pathlib.Path(args.folder), RESULTS / args.name
     result, config = read_json(source / "ablation.json", data=str), read_json(source / "config.json", args=dict)
-    config = json.loads(json.dumps(config).replace(json.dumps(config["args"]["data"])[1:-1], args.data))
+    named = [("data", args.data), *([("encoder", args.encoder)] if args.encoder else [])]
+    for flag, name in named:
+        config = json.loads(json.dumps(config).replace(json.dumps(config["args"][flag])[1:-1], name))
     config["source"] = {"commit": config["source"]["commit"]} if config.get("source") else None
     config.pop("code", None)
-    write_text(target / "ablation.json", json.dumps(result | {"data": args.data, "name": args.name}) + "\n")
+    write_text(target / "ablation.json", json.dumps(result | {"name": args.name} | dict(named)) + "\n")
     write_text(target / "config.json", json.dumps(config, indent=1) + "\n")
     shutil.copyfile(source / KEPT, target / KEPT)
     print(f"wrote   {target}/: ablation.json, config.json, {KEPT}")

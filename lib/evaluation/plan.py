@@ -52,7 +52,7 @@ def settings(queries, *, smallest, static, batch_size=None):
         Advice(
             "negatives",
             ["refresh:4" if enough else "in_batch"],
-            "hard negatives mined again helped from 1,000 queries up (docs/pools.md)"
+            "hard negatives mined again helped from 1,000 queries up on MedQuAD (docs/pools.md)"
             if enough
             else "below 1,000 queries hard negatives were not shown to help from scratch (docs/pools.md)",
         ),
