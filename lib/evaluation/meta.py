@@ -90,6 +90,8 @@ def conclusion(found):
     if not pooled:
         return f"No arm was trained on {FEW} of these collections: too few for a mean."
     best = max(pooled, key=lambda row: row["pooled"]["mean"])
+    if best["pooled"]["mean"] <= 0:
+        return f"No arm is better than {found['first']} on average."
     counts = ", ".join(f"{name} in {best['counts'][name]}" for name in DECISIONS if name in best["counts"])
     holds = best["pooled"]["p_holm"] < significance.LEVEL and best["pooled"]["mean"] > 0
     low, high = best["pooled"]["predicted"]
