@@ -35,10 +35,12 @@ from lib.search.sharded import Sharded
 # flags of train.py by which a model is read otherwise than its own files say, so that --forgetting cannot open it
 READ_OTHERWISE = ("pooling", "dim", "query_prefix", "doc_prefix", "query_length", "doc_length", "normalize")
 
+FIRST = "run retriever run_file data questions split rerank compare measure against by name"  # flags of --help
+
 
 # fmt: off
 def parse_args():
-    parser = cli.Parser(__doc__)
+    parser = cli.Parser(__doc__, first=FIRST)
     add = parser.group("what is measured")
     add("--run", help="run folder whose encoder and index are measured: short for --retriever runs/R")
     retrieval.add_flags(add)

@@ -41,10 +41,14 @@ from lib.search.retriever import fingerprint_of, parts
 
 FORMATS = ("own", *exchange.FORMATS)
 
+FIRST = (
+    "data run sources depth filters sampling negative_docs format name audit check negatives_file"  # flags of --help
+)
+
 
 # fmt: off
 def parse_args():
-    parser, offered = cli.Parser(__doc__), [name for name, row in SOURCES.items() if row.draw or row.mine]
+    parser, offered = cli.Parser(__doc__, first=FIRST), [name for name, row in SOURCES.items() if row.draw or row.mine]
     add = parser.group("what")
     add("--data", help=f"{readers.HELP}; default: that of --run, else python")
     add("--strict", action="store_true", help=readers.STRICT)

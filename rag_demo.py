@@ -27,10 +27,12 @@ from lib.search.retriever import run_of
 REFERENCES = ("gold", "random", "closed_book", "uncited")  # contexts that are asked besides, by default
 OF_SEARCH = ("rerank", "rerank_depth", "fusion", "normalise", "weight")
 
+FIRST = "run retriever data generator model show_prompt web eval compare distraction split name"  # flags of --help
+
 
 # fmt: off
 def parse_args():
-    parser = cli.Parser(__doc__)
+    parser = cli.Parser(__doc__, first=FIRST)
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     add = parser.group("what searches")
     add("--run", nargs="+", default=[], metavar="R", help="run folder whose encoder and index are asked: short for "

@@ -54,10 +54,12 @@ FEW_STEPS = 50  # below which a run says so
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config".split()
 OF_ONE_COMMAND = "name overwrite resume changed_code config control".split()  # which no recorded run hands on
 
+FIRST = "data questions encoder negatives seeds name plan resume batch_size epochs lr temperature"  # flags of --help
+
 
 # fmt: off
 def parse_args():
-    parser = cli.Parser(__doc__)
+    parser = cli.Parser(__doc__, first=FIRST)
     add = parser.group("what")
     add("--data", nargs="+", default="python", metavar="DATA", help=f"{readers.HELP}; several are trained on together, "
         "each batch of one of them; ids become NAME/ID")

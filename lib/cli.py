@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 import shlex
+import sys
 
 from lib.files import BadInput
 
@@ -17,9 +18,24 @@ class Parser(argparse.ArgumentParser):
     nothing (`idle_when`, a function of what idle() is given).
     """
 
-    def __init__(self, doc):
+    def __init__(self, doc, *, first=""):
+        """first: the flags, separated by spaces, that `--help` shows; the others are behind `--help all`."""
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        self._modes = {}
+        self._modes, self._first = {}, first.split()
+
+    def print_help(self, file=None):
+        """The help of the first flags, or behind `--help all` of every one."""
+        if not self._first or "all" in sys.argv[1:]:
+            return super().print_help(file)
+        shown = {"help", *self._first}
+        texts = {action: action.help for action in self._actions if action.option_strings and action.dest not in shown}
+        for action in texts:
+            action.help = argparse.SUPPRESS
+        self.epilog = f"{len(texts)} more flags: --help all"
+        super().print_help(file)
+        self.epilog = None
+        for action, text in texts.items():
+            action.help = text
 
     def error(self, message):
         """BadInput instead of argparse's usage text: `--batch_size 0: must be above 0`."""

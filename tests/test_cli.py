@@ -1,5 +1,6 @@
 """The command line: numbers, rows of tables, flags and what goes with them, flags as text again."""
 
+import importlib
 import subprocess
 from typing import NamedTuple
 
@@ -337,3 +338,27 @@ def test_a_text_that_no_file_can_be_called_by_is_refused(related, flags, message
 def test_what_is_printed_as_the_next_command_can_be_pasted(name):
     done = subprocess.run(f"printf %s {cli.quoted(name)}", shell=True, capture_output=True, text=True)
     assert done.stdout == name
+
+
+def test_help_shows_the_first_flags_and_help_all_every_one(capsys, monkeypatch):
+    parser = cli.Parser("A script.", first="data lr")
+    add = parser.group("what")
+    for name in ("data", "lr", "warmup"):
+        add(f"--{name}", help=f"the {name}")
+    monkeypatch.setattr("sys.argv", ["train.py", "--help"])
+    parser.print_help()
+    short = capsys.readouterr().out
+    assert "the lr" in short and "warmup" not in short and "1 more flags: --help all" in short
+    monkeypatch.setattr("sys.argv", ["train.py", "--help", "all"])
+    parser.print_help()
+    assert "the warmup" in (whole := capsys.readouterr().out) and "--help all" not in whole
+
+
+@pytest.mark.parametrize("script", ["train", "mine_negatives", "evaluate", "rag_demo"])
+def test_the_first_flags_of_a_script_exist(script, monkeypatch, capsys):
+    module = importlib.import_module(script)
+    monkeypatch.setattr("sys.argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit):
+        module.parse_args()
+    printed = capsys.readouterr().out
+    assert all(f"--{name}" in printed for name in module.FIRST.split()) and len(module.FIRST.split()) == 12
