@@ -357,7 +357,7 @@ def show_plan(args, parser, collection):
     bm25 = measures.mean(measures.score(collection, "dev", diagnostics.bm25_hits(collection, "dev")))
     print(f"   what training must beat: BM25 has {bm25[args.select]:.4f} dev {args.select}", flush=True)
     args = parser.parse_args(cli.to_flags(flags))
-    args.data, arm = given.get("data", "python"), max(args.negatives, key=explicit_of)
+    args.data, arm = (given.get("data", "python"), max(args.negatives, key=cost_of))
     runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
     args = of_arm(args, arm)
     check_data.check_parts(collection, batch_size=args.batch_size)
@@ -375,6 +375,7 @@ def show_plan(args, parser, collection):
     cost = plan.measure(one, docs=len(collection.docs), queries=min(every * order.batch_size, order.n),
                         batch_size=order.batch_size, explicit=explicit_of(arm))  # fmt: skip
     plan.show_cost(cost, counts, runs=runs, jobs=jobs)
+    flags["control"] = False  # its arm stands among the others
     print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
 
 
@@ -638,6 +639,12 @@ def derive(args, encoder, order, device):
         "initial_weights": fingerprint(*(p.detach().numpy() for p in encoder.parameters())),
         "query_order": fingerprint(*(order.positions(step) for step in range(steps))),
     }
+
+
+def cost_of(arm):
+    """What orders arms by what a run of theirs costs: mining again, mining at all, negatives."""
+    rows = [SOURCES[name] for name in arm.sources]
+    return any(row.every == "refresh" for row in rows), any(row.mine for row in rows), explicit_of(arm)
 
 
 def explicit_of(arm):

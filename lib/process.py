@@ -123,7 +123,7 @@ class _Lines:
 
     def write(self, text):
         """Write what is more than blanks and returns."""
-        if text := text.strip():
+        if text := text.replace("\x1b[A", "").strip():
             sys.stderr.write(f"{text}\n")
 
     def flush(self):

@@ -21,6 +21,7 @@ from lib.files import BadInput, fingerprint, fingerprint_file
 ENOUGH = 200  # questions from which on some are trained on
 QUESTION = ("question", "query", "q", "text")
 ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "relevant", "file", "page", "where")
+MADE = ("heading", "title", "first_sentence", "crop", "dropped")  # kinds of queries that were made from docs
 MOST_FAULTS = 20  # that one message names
 
 
@@ -58,8 +59,8 @@ def _kept(queries, files, dropped):
             if qid in queries.row_of:
                 grades.setdefault(qid, {})[doc_id] = grade
         for qid, own in grades.items():
-            made = beir.metadata_of(queries.record(queries.row_of[qid])).get("kind")
-            if split == "train" or made and made != "asked":
+            made = beir.metadata_of(queries.record(queries.row_of[qid])).get("kind") in MADE
+            if split == "train" or made:
                 found.append((qid, "train", own))
             else:
                 dropped.setdefault(f"queries of {split}, which --questions takes the place of", []).append(qid)
@@ -72,14 +73,14 @@ def _asked(path, docs):
     answers_of = _places(docs)
     for number, row in table_files.rows(path, wrong):
         low = {str(name).strip().lower(): value for name, value in row.items()}
-        question = next((str(low[name]).strip() for name in QUESTION if low.get(name)), "")
-        answers = next((low[name] for name in ANSWER if low.get(name)), None)
+        question = next((str(low[name]).strip() for name in QUESTION if low.get(name) not in (None, "")), "")
+        answers = next((low[name] for name in ANSWER if low.get(name) not in (None, "")), None)
         if not question or answers is None:
             what = "question (question, query)" if not question else "answer (answer, doc_id, file)"
             wrong.append(f"{path}:{number}: no {what} among the columns {', '.join(map(str, row))}")
             continue
         for answer in answers if isinstance(answers, list) else _parts(str(answers), answers_of):
-            if ids := answers_of.get(_same(answer)):
+            if ids := answers_of.get(str(answer).strip()) or answers_of.get(_same(answer)):
                 found.setdefault(question, {}).update(dict.fromkeys(ids))
             else:
                 shown = beir.shorten(str(answer))
@@ -105,18 +106,23 @@ def _same(text):
 
 def _parts(text, known):
     """The answers of one cell."""
-    return [text] if _same(text) in known else [part for part in text.split("|") if part.strip()]
+    return (
+        [text] if text.strip() in known or _same(text) in known else [part for part in text.split("|") if part.strip()]
+    )
 
 
 def _places(docs):
-    """{id, file, file#heading or title, as _same() has it: ids of docs}; ids go before files, files before titles."""
-    found = [{}, {}, {}]
+    """{id, file, file#heading or title: ids of docs}, as it is written and as _same() has it.
+
+    Ids go before files, files before titles, and what is written exactly so before what is only alike.
+    """
+    found, exact = [{}, {}, {}], [{}, {}, {}]
     for row, ident in enumerate(docs.ids):
         record = docs.record(row)
         file, title = beir.metadata_of(record).get("file"), record.get("title") or ""
         heading = title.split(" > ")[-1]
-        found[0].setdefault(_same(ident), []).append(ident)
-        for places, place in ((found[1], file), (found[1], file and f"{file}#{heading}"), (found[2], title)):
+        for rank, place in ((0, ident), (1, file), (1, file and f"{file}#{heading}"), (2, title)):
             if place:
-                places.setdefault(_same(place), []).append(ident)
-    return found[2] | found[1] | found[0]
+                found[rank].setdefault(_same(place), []).append(ident)
+                exact[rank].setdefault(place, []).append(ident)
+    return found[2] | found[1] | found[0] | exact[2] | exact[1] | exact[0]

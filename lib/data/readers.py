@@ -41,6 +41,8 @@ def asked(spec, file):
     """The spec of a collection with the questions of a file, which is what --questions asks for."""
     if len(split(spec)) > 1:
         raise BadInput("--questions is for one collection")
+    if spec.startswith("asked:"):  # other questions on the same docs
+        spec = spec.partition("@")[2]
     return f"asked:{file}@{spec}"
 
 

@@ -138,7 +138,7 @@ def _add(rankings, qid, doc_id, score, place):
     """Put a doc with its score, perhaps a text, into a ranking."""
     try:
         value = math.nan if isinstance(score, (bool, type(None))) else float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise BadInput(f"{place}: score {score!r} is not a finite number")

@@ -168,7 +168,8 @@ def conclusion(result):
     measure, (first, *others) = result["measure"], result["arms"]
     others = [row for row in others if not row.get("pool", {}).get("leaks")]
     means = {row["arm"]: np.mean(row["test"][measure]) for row in (first, *others)}
-    tested = [row for row in others if row["against_first"]["differs"] is not None]
+    controls = analysis.other_seeds(row["arm"] for row in others)
+    tested = [row for row in others if row["against_first"]["differs"] is not None and row["arm"] not in controls]
     gains = [row for row in tested if row["against_first"]["differs"] and row["against_first"]["difference"] > 0]
     if gains:
         best = max(gains, key=lambda row: row["against_first"]["difference"])

@@ -312,3 +312,16 @@ def test_exports_of_mdx_are_no_text(code, left):
 def test_keys_of_several_words():
     title, fields, _ = front_matter.split("---\ntitle: A\nlast updated by: Ann\n---\nText: of the page\n")
     assert title == "A" and fields == {"last updated by": "Ann"}
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        (":file:`~/.bashrc` and :code:`List<int>` and :c:type:`vector <v>`", "~/.bashrc and List<int> and vector"),
+        (".. note::\n   :collapsible:\n\n   Kept text.", "Kept text."),
+        (".. math::\n   :label: eq1\n\n   a = b", "a = b"),
+    ],
+)
+def test_what_docutils_does_not_know_loses_no_text(text, wanted):
+    ((_, _, found),) = pages.KINDS[".rst"](text + "\n")
+    assert wanted in found and "\x00" not in found

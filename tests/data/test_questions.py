@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lib.data import questions
+from lib.data import questions, readers
 from lib.data.collection import load_collection
 from lib.files import BadInput
 
@@ -105,3 +105,14 @@ def test_a_run_is_measured_on_them(notes, launch, tmp_path, capsys):
     assert found["queries"] == 3 and found["mean"] == pytest.approx(summary["test"])
     assert launch("evaluate.py", "--retriever", "bm25", "--data", notes, "--questions", "own.csv", cwd=tmp_path) == 0
     assert launch("build_index.py", "--run", "runs/own", cwd=tmp_path) == 0
+
+
+def test_what_is_written_exactly_goes_before_what_is_alike(notes):
+    (notes / "c.md").write_text(f"# Languages\n\n{WORDS}\n\n## C++\n\n{WORDS} plus\n\n## C\n\n{WORDS} sea\n")
+    found = answers(asked(notes, "question,answer\nPlus?,c.md#C++\nSea?,c.md#C\n"))
+    assert found == {"Plus?": ["c.md#2"], "Sea?": ["c.md#3"]}
+
+
+def test_other_questions_take_the_place_of_those_before(notes):
+    spec = readers.asked(readers.asked(str(notes), "a.csv"), "b.csv")
+    assert spec == f"asked:b.csv@{notes}"

@@ -5,7 +5,7 @@ import re
 
 from lib.files import BadInput, parse_json
 
-TARGET = re.compile(r"\s*<[^<>]*>$")  # of `title <target>`
+TARGET = re.compile(r"\s+<[^<>]*>$")  # of `title <target>`
 # directives that hold no text of the page, and those whose argument is none
 SILENT = {"toctree", "index", "currentmodule", "module", "py:module", "highlight", "literalinclude", "image", "include"}
 SILENT |= {"raw", "contents", "tabularcolumns"}
@@ -20,7 +20,7 @@ QUIET |= {"_disable_config": True, "doctitle_xform": False, "line_length_limit":
 def _docutils():
     """docutils, taught to read any directive as its text and any role as its title."""
     import docutils.core
-    from docutils import nodes
+    from docutils import nodes, utils
     from docutils.parsers.rst import Directive, directives, roles
 
     class Text(Directive):
@@ -48,7 +48,7 @@ def _docutils():
             return [box]
 
     def role(name, raw, text, number, inliner, options=None, content=()):
-        return [nodes.inline(text=TARGET.sub("", text).lstrip("~!"))], []
+        return [nodes.inline(text=TARGET.sub("", re.sub(r"^[~!](?=\w)", "", utils.unescape(text, True))))], []
 
     known_directive, known_role = directives.directive, roles.role
 
@@ -87,8 +87,10 @@ def sections_of_rst(text):
 
 def _text(node, nodes):
     """The text of a node without what docutils says of it."""
-    if isinstance(node, (nodes.comment, nodes.system_message, nodes.substitution_definition)):
+    if isinstance(node, (nodes.comment, nodes.substitution_definition)):
         return ""
+    if isinstance(node, nodes.system_message):  # what docutils could not read, as it stands
+        return "\n".join(child.astext() for child in node.children if isinstance(child, nodes.literal_block))
     if isinstance(node, nodes.Text):
         return str(node)
     inline = isinstance(node, nodes.TextElement)

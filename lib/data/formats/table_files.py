@@ -66,7 +66,7 @@ def _articles(path):
         articles = parse_json(text)["data"] if text.lstrip().startswith("{") else None
         return articles and [
             {"question": asked["question"], "title": article.get("title") or ""}
-            | {"context": "" if asked.get("is_impossible") else paragraph["context"]}
+            | {"context": "" if asked.get("is_impossible") or asked.get("answers") == [] else paragraph["context"]}
             | {"answers": [answer["text"] for answer in asked.get("answers") or ()]}
             for article in articles
             for paragraph in article["paragraphs"]
