@@ -58,7 +58,8 @@ def over(results):
         raise BadInput(f"two comparisons are called {twice[0]}: of one collection only one counts")
     tests = {}
     for result in results:
-        for row in result["arms"][1:]:
+        fair = [row for row in result["arms"][1:] if not row.get("pool", {}).get("leaks")]  # no leak counts
+        for row in fair:
             tests.setdefault(row["arm"], {})[result["name"]] = row["against_first"]
     arms = []
     for arm, of in tests.items():
