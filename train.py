@@ -357,7 +357,7 @@ def show_plan(args, parser, collection):
     bm25 = measures.mean(measures.score(collection, "dev", diagnostics.bm25_hits(collection, "dev")))
     print(f"   what training must beat: BM25 has {bm25[args.select]:.4f} dev {args.select}", flush=True)
     args = parser.parse_args(cli.to_flags(flags))
-    args.data, arm = (given.get("data", "python"), max(args.negatives, key=cost_of))
+    args.data, arm = given.get("data", "python"), max(args.negatives, key=cost_of)
     runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
     args = of_arm(args, arm)
     check_data.check_parts(collection, batch_size=args.batch_size)
@@ -372,8 +372,10 @@ def show_plan(args, parser, collection):
     }
     one = {name: value for name, value in flags.items() if name not in OF_A_COMPARISON}
     one |= {"negatives": [arm], "seeds": [seed], "steps": steps, "epochs": None}
+    needs = loss.needs_of(*loss_of(args))  # a teacher's scores come with the lists that are mined
+    embeds = "teacher" not in needs and any(SOURCES[name].encodes_corpus for name in arm.sources)
     cost = plan.measure(one, docs=len(collection.docs), queries=min(every * order.batch_size, order.n),
-                        batch_size=order.batch_size, explicit=explicit_of(arm))  # fmt: skip
+                        batch_size=order.batch_size, explicit=explicit_of(arm), embeds=embeds)  # fmt: skip
     plan.show_cost(cost, counts, runs=runs, jobs=jobs)
     flags["control"] = False  # its arm stands among the others
     print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")

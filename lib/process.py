@@ -136,7 +136,7 @@ def _lines(init):
 
     def of_a_log(self, *args, **kwargs):
         often = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "leave": False, "file": _Lines()}
-        init(self, *args, **kwargs | often)
+        init(self, *args[:3], **kwargs | often)  # items, what they are, how many
 
     return of_a_log
 

@@ -4,7 +4,9 @@ import collections
 import hashlib
 import html
 import json
+import pathlib
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 from tqdm import tqdm
@@ -196,9 +198,15 @@ def write_qrels(path, judged):
 
 
 def write_collection(folder, docs, queries, judged, *, ascii=False):
-    """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout."""
+    """Write records of docs and queries, and judged [(qid, split, {doc_id: grade})], as a folder in BEIR layout.
+
+    docs may be the path of a corpus.jsonl, which is copied: the same bytes, the same fingerprint.
+    """
     (folder / "qrels").mkdir(parents=True)
     for name, written in (("corpus", docs), ("queries", queries)):
+        if isinstance(written, pathlib.Path):
+            shutil.copyfile(written, folder / f"{name}.jsonl")
+            continue
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
             out.writelines(json.dumps(record, ensure_ascii=ascii) + "\n" for record in written)
     for split in SPLITS:
@@ -219,7 +227,8 @@ def build(kind, name, key, read, *, ascii=False):
         if without := [qid for qid, split, grades in judged if split == "train" and max(grades.values()) < 1]:
             dropped["train queries without a positive"] = without
         judged = [row for row in judged if row[1] != "train" or max(row[2].values()) >= 1]
-        docs = tqdm(docs, unit="doc", unit_scale=True, desc=f"writing {name}", delay=2)
+        if not isinstance(docs, pathlib.Path):
+            docs = tqdm(docs, unit="doc", unit_scale=True, desc=f"writing {name}", delay=2)
         write_collection(folder, docs, queries, judged, ascii=ascii)
         if any(candidates):
             with open(folder / NEGATIVES, "w", encoding="utf-8") as out:
@@ -231,6 +240,13 @@ def build(kind, name, key, read, *, ascii=False):
         write_json(folder / "dropped.json", dropped)
 
     return name, cached(cache_dir(kind, fingerprint(key)) / name, make, there)
+
+
+def candidates_in(path):
+    """The records of the candidates that a collection brings, if it has the file."""
+    for _, line in read_lines(path) if path and path.is_file() else ():
+        if "header" not in (record := json.loads(line)):
+            yield record
 
 
 def there(folder):

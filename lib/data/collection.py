@@ -6,7 +6,6 @@ never touches text.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 import sys
@@ -270,9 +269,8 @@ def _joined(specs, **how):
 
     def given():
         for collection in found:
-            for _, line in beir.read_lines(collection.negatives) if collection.negatives else ():
-                if "header" not in (record := json.loads(line)):
-                    yield record | {key: f"{collection.name}/{record[key]}" for key in ("qid", "doc_id")}
+            for record in beir.candidates_in(collection.negatives):
+                yield record | {key: f"{collection.name}/{record[key]}" for key in ("qid", "doc_id")}
 
     key = [[c.name, c.fingerprint, sorted(c.qrels), bool(c.negatives)] for c in found]
     read = lambda: (records("docs"), records("queries"), list(judged()), {}, list(given()))  # noqa: E731

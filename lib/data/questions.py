@@ -29,15 +29,17 @@ def build(place):
     """(name, folder in BEIR layout) of QUESTIONS@DATA."""
     from lib.data.readers import find  # which names this reader
 
-    file, at, data = place.partition("@")
-    if not at or not pathlib.Path(file).is_file():
+    file, data = parts(place)
+    if not data or not pathlib.Path(file).is_file():
         raise BadInput(f"--data asked:{place}: FILE@DATA is wanted, a table of questions and a collection")
     name, folder = find(data)
     docs, queries = (Texts.load(folder / f"{each}.jsonl") for each in ("corpus", "queries"))
     files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in beir.SPLITS}
     files = {split: path for split, path in files.items() if path.is_file()}
     contents = [[split, fingerprint_file(path)] for split, path in files.items()]
-    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 1]
+    given = folder / beir.NEGATIVES
+    contents += [fingerprint_file(given)] if given.is_file() else []
+    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 2]
 
     def read():
         dropped, records = {}, [queries.record(row) for row in range(len(queries))]
@@ -45,9 +47,16 @@ def build(place):
         for number, (question, answers, split) in enumerate(_asked(file, docs), 1):
             records.append({"_id": f"asked:{number}", "text": question, "metadata": {"kind": "asked"}})
             judged.append((f"asked:{number}", split, dict.fromkeys(answers, 1)))
-        return (docs.record(row) for row in range(len(docs))), records, judged, dropped
+        return docs.path, records, judged, dropped, list(beir.candidates_in(given))
 
     return beir.build("asked", name, fingerprint(key), read)
+
+
+def parts(place):
+    """(file, data) of FILE@DATA: cut at the first @ behind a file, or else at the first."""
+    signs = [at for at, sign in enumerate(place) if sign == "@"]
+    cut = next((at for at in signs if pathlib.Path(place[:at]).is_file()), signs[0] if signs else len(place))
+    return place[:cut], place[cut + 1 :]
 
 
 def _kept(queries, files, dropped):

@@ -42,7 +42,7 @@ def asked(spec, file):
     if len(split(spec)) > 1:
         raise BadInput("--questions is for one collection")
     if spec.startswith("asked:"):  # other questions on the same docs
-        spec = spec.partition("@")[2]
+        spec = questions.parts(spec.removeprefix("asked:"))[1]
     return f"asked:{file}@{spec}"
 
 

@@ -95,7 +95,7 @@ def by_slice(values, field_of, *, measure, seed=0, rounds=2000):
 # what stands in a line of a run, by its number of columns; a score or, where there is none, a rank
 RUN_COLUMNS = {
     6: ("qid", None, "doc_id", None, "score", None),  # TREC's
-    4: ("qid", "doc_id", None, "score"),
+    4: ("qid", "doc_id", "rank", "score"),
     3: ("qid", "doc_id", "rank"),  # MS MARCO's
 }
 
@@ -120,6 +120,8 @@ def read_run_file(path):
                 "doc_id rank score tag), four (qid doc_id rank score) or three (qid doc_id rank), or is JSON, FILE.json"
             )
         named = dict(zip(columns, fields))
+        if len(columns) == 4 and not named["rank"].isdigit():
+            raise BadInput(f"{path}:{number}: rank {named['rank']!r} is no whole number; are these judgements?")
         _add(rankings, named["qid"], named["doc_id"], named.get("score", named.get("rank")), f"{path}:{number}")
     if not rankings:
         raise BadInput(f"{path}: no lines")

@@ -98,7 +98,7 @@ def conclusion(found):
     low, high = best["pooled"]["predicted"]
     return (
         f"{best['arm']} gains {interval(best['pooled'])} {found['measure']} over {found['first']}, the most on "
-        f"average: {counts} of {len(best['tests'])} collections. "
+        f"average: {counts} of {sum(best['counts'].values())} collections. "
         + ("" if holds else "That mean is not beyond chance: what an arm gains depends on the collection. ")
         + f"A new collection can be expected between {low:+.3f} and {high:+.3f}."
     )

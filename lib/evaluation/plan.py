@@ -88,20 +88,22 @@ class Cost(NamedTuple):
         return self.begin + steps * self.step + minings * self.mining + (evaluations + 2) * self.evaluation + FIGURES
 
 
-def measure(flags, *, docs, queries, batch_size, explicit):
+def measure(flags, *, docs, queries, batch_size, explicit, embeds):
     """The Cost of the run of train.py with these flags, or None where LONGEST seconds do not show enough of it.
 
-    docs, queries: how many a mining embeds. A static encoder's run is begun twice, since the first time fills the
-    cache, and watched until it is evaluated. Of a transformer's, a few steps with `explicit` random negatives a query
-    are timed: it embeds three times as fast as it trains, since gradients take twice a forward pass.
+    docs, queries: how many a mining embeds; embeds: whether the arm's minings embed the corpus. A static encoder's run
+    is begun twice, since the first time fills the cache, and watched until it is evaluated. Of a transformer's, a few
+    steps are timed, with `explicit` random negatives a query in place of mined ones: it embeds three times as fast as
+    it trains, since gradients take twice a forward pass.
     """
     name = f"plan-{secrets.token_hex(6)}"  # no run of the user's is called so
     transformer = flags.get("encoder", "static") != "static"
     how = {"name": name, "overwrite": True, "eval_every": STEPS, "log_every": LOG_EVERY}
     if transformer:
-        instead = [f"random:{max(1, round(explicit))}"] if explicit else ["in_batch"]
-        how |= {"negatives": instead, "no_untrained": True, "log_every": 1, "eval_every": None}
-        how |= dict.fromkeys(("negatives_file", "miner", "mine_index", "guide"))
+        how |= {"no_untrained": True, "log_every": 1, "eval_every": None}
+        if embeds:
+            how |= {"negatives": [f"random:{max(1, round(explicit))}"]}
+            how |= dict.fromkeys(("negatives_file", "miner", "mine_index", "by"))
     elif _watch(flags | how, 1) is None:
         return None
     seen = _watch(flags | how, FEW if transformer else STEPS + 1)
@@ -120,7 +122,9 @@ def measure(flags, *, docs, queries, batch_size, explicit):
     evaluation -= (after["step"] - last["step"]) * step  # and what is saved then
     if after is last:  # too short a run for a step behind its first evaluation
         done = [row["spent"]["evaluate"] for row in rows if row["event"] == "evaluation"]
-        evaluation = done[-1] - last["spent"].get("evaluate", 0.0) if done else 0.0
+        if not done:
+            return None
+        evaluation = done[-1] - last["spent"].get("evaluate", 0.0)
     return Cost(begin, step, mining, max(0.0, evaluation), memory)
 
 

@@ -159,7 +159,7 @@ MEANING = {  # of interval and p, by what they are over
     "with 80 % power.",
     significance.QUERIES: "Interval (bootstrap) and p (paired randomisation test): for other queries and these very "
     "runs. The same arm with another seed often differs by as much, so that no arm is said to differ: that takes "
-    "three seeds, or two seeds of three arms.",
+    "three seeds, or two seeds that three arms share.",
 }
 
 
@@ -246,7 +246,9 @@ def to_latex(result):
         test = row.get("against_first")
         tested = [f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
                   significance.shown(test["p_holm"])] if test else ["", ""]  # fmt: skip
-        rows.append([row["arm"], *(f"{np.mean(row['test'][m]):.3f}" for m in names), *tested, row["group"]])
+        rows.append(
+            [comparison_plots.name_of(row), *(f"{np.mean(row['test'][m]):.3f}" for m in names), *tested, row["group"]]
+        )
     caption = (
         f"{result['name']}, {result['queries']:,} queries, {len(result['seeds'])} seeds. Gain in {measure} with its "
     )

@@ -129,6 +129,8 @@ def _between_seeds(values, a, b, seeds):
         return float(np.var(means[a] - means[b], ddof=1)) / S, S - 1
     own = {arm: tuple(seeds.get(arm, ())) for arm in values}
     if own[a] != own[b]:
+        if S == 2 and len(means) < 4:  # as little as two arms that share them
+            return 0.0, 0
         return float(np.var(means[a], ddof=1) + np.var(means[b], ddof=1)) / S, 2 * (S - 1)
     seeded = np.stack([of for arm, of in means.items() if len(of) == S and own[arm] == own[a]])  # (A, S)
     rest = seeded - seeded.mean(1, keepdims=True) - seeded.mean(0) + seeded.mean()

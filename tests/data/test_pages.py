@@ -202,7 +202,7 @@ def test_restructured_text_is_read_with_the_directives_and_roles_of_sphinx():
     assert path == ("The Router",) and deeper == ("The Router", "Reset") and 15 <= line <= 20
     assert text == "Plug the red cable into the wall; see os.path.join, the manual and x = 1."
     lines = [line for line in below.splitlines() if line.strip()]
-    assert lines == ["reset(seconds)", "Hold the button for ten seconds.", "3.2", "A longer press.", "# no heading",
+    assert lines == ["reset(seconds)", "Hold the button for ten seconds.", "3.2 A longer press.", "# no heading",
                      "reset(10)", "key", "does", "F1", "help"]  # fmt: skip
 
 
@@ -320,6 +320,8 @@ def test_keys_of_several_words():
         (":file:`~/.bashrc` and :code:`List<int>` and :c:type:`vector <v>`", "~/.bashrc and List<int> and vector"),
         (".. note::\n   :collapsible:\n\n   Kept text.", "Kept text."),
         (".. math::\n   :label: eq1\n\n   a = b", "a = b"),
+        (".. Code-Block:: python\n   x = 1\n   y = 2", "x = 1\ny = 2"),
+        (".. versionadded:: 3.5 The ``foo`` of :ref:`it <x>`", "3.5 The foo of it"),
     ],
 )
 def test_what_docutils_does_not_know_loses_no_text(text, wanted):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lib.data import questions, readers
+from lib.data import beir, questions, readers
 from lib.data.collection import load_collection
 from lib.files import BadInput
 
@@ -116,3 +116,21 @@ def test_what_is_written_exactly_goes_before_what_is_alike(notes):
 def test_other_questions_take_the_place_of_those_before(notes):
     spec = readers.asked(readers.asked(str(notes), "a.csv"), "b.csv")
     assert spec == f"asked:b.csv@{notes}"
+
+
+def test_the_corpus_stays_as_it_is_and_so_do_its_candidates(tmp_path):
+    """The same bytes, however they are written: an index of the docs stays one."""
+    folder = tmp_path / "a@b"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d1",  "text": "caf\\u00e9"}\n{"_id": "d2", "text": "tea"}\n')
+    query = {"_id": "q", "text": "what?", "metadata": {"kind": "howto"}}  # a kind of somebody's own
+    (folder / "queries.jsonl").write_text(json.dumps(query) + "\n" + json.dumps(query | {"_id": "t"}) + "\n")
+    for split, qid in (("train", "t"), ("dev", "q")):
+        (folder / f"qrels/{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qid}\td1\t1\n")
+    given = {"qid": "t", "doc_id": "d2", "source": "given", "rank": 1, "score": None, "positive_score": None}
+    (folder / "negatives.jsonl").write_text(json.dumps({"header": {"of": "a"}}) + "\n" + json.dumps(given) + "\n")
+    (folder / "own.csv").write_text("question,doc_id\nhot?,d1\ncold?,d2\n")
+    before = load_collection(str(folder), quiet=True)
+    found = load_collection(f"asked:{folder / 'own.csv'}@{folder}", quiet=True)
+    assert found.docs.fingerprint == before.docs.fingerprint and len(found.split("train")) == 1
+    assert [*beir.candidates_in(found.negatives)] == [given]

@@ -152,6 +152,7 @@ def test_runs_of_every_form_are_read(tmp_path, name, text, wanted, packed):
     [
         ("r.tsv", "q1 a 1\nq1 b 2 3\n", "r.tsv:2: 3 columns are wanted, found 4"),
         ("r.tsv", "q1 a .9\nq1 b .8\n", "query q1: its third column does not rise"),
+        ("qrels.tsv", "q1 0 d1 1\n", "qrels.tsv:1: rank 'd1' is no whole number; are these judgements"),
         ("r.tsv", "q1 a\n", "r.tsv:1: 6 columns are wanted, found 2"),
         ("r.json", "[1]", "an object of objects"),
         ("r.json", '{"q1": {"a": null}}', "query q1: score None"),

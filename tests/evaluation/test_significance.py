@@ -128,6 +128,12 @@ def test_arms_of_other_seeds_differ_by_what_seeds_do_to_all_arms():
         "p_equal_holm": same["p_equal_holm"], "detectable": same["detectable"]}  # fmt: skip
 
 
+def test_two_seeds_of_two_arms_and_a_control_say_nothing_of_others():
+    values = {arm: normal(n, 2, 300, mean=n) for n, arm in enumerate(("a", "b", "control"))}
+    tests = significance.compare(values, [("b", "a"), ("control", "a")], {"control": ("1000",)})
+    assert {t["over"] for t in tests} == {"queries"} and {t["decision"] for t in tests} == {"open"}
+
+
 def test_the_same_arm_on_other_seeds_is_rarely_different():
     """Seeds that move all arms alike, ten times as much as each by itself: few steps from random weights."""
     rng, rounds, found = np.random.default_rng(5), 400, 0

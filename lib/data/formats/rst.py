@@ -10,6 +10,7 @@ TARGET = re.compile(r"\s+<[^<>]*>$")  # of `title <target>`
 SILENT = {"toctree", "index", "currentmodule", "module", "py:module", "highlight", "literalinclude", "image", "include"}
 SILENT |= {"raw", "contents", "tabularcolumns"}
 CODE = {"code-block", "sourcecode", "code"}
+WITHOUT_ARGUMENT = {"only", "figure", "automodule"}
 KEPT = {"note", "warning", "tip", "hint", "important", "caution", "danger", "attention", "error", "admonition", "table"}
 KEPT |= {"list-table", "csv-table", "topic", "sidebar", "epigraph", "container", "rubric", "math", "replace", "unicode"}
 QUIET = {"report_level": 5, "halt_level": 5, "file_insertion_enabled": False, "raw_enabled": False}
@@ -23,28 +24,27 @@ def _docutils():
     from docutils import nodes, utils
     from docutils.parsers.rst import Directive, directives, roles
 
+    class Any(dict):
+        """Options of a directive: those that are not known are texts."""
+
+        def __missing__(self, name):
+            return str
+
     class Text(Directive):
         has_content, optional_arguments, final_argument_whitespace = True, 1, True
-
-        class option_spec:  # noqa: N801  any option is taken
-            """Any option."""
-
-            get = staticmethod(lambda *_: str)
-            __getitem__ = staticmethod(lambda _: str)
-
-        option_spec = option_spec()
+        option_spec = Any({"class": str})  # empty, it would mean that there are none
 
         def run(self):
             """The nodes of argument and content."""
-            if self.name in SILENT:
+            name, (first, *below) = self.name.lower(), [*self.arguments, ""][0].split("\n")
+            if name in SILENT:
                 return []
+            if name in CODE:  # whose text may begin below the language without an empty line
+                return [nodes.literal_block(text="\n".join([*below, *self.content]))]
             box = nodes.container()
-            if self.arguments and self.name not in CODE | {"only", "figure", "automodule"}:
-                box += nodes.paragraph(text=self.arguments[0])
-            if self.name in CODE:
-                box += nodes.literal_block(text="\n".join(self.content))
-            else:
-                self.state.nested_parse(self.content, self.content_offset, box)
+            if self.arguments and name not in WITHOUT_ARGUMENT:
+                box += nodes.paragraph("", "", *self.state.inline_text(" ".join([first, *below]), self.lineno)[0])
+            self.state.nested_parse(self.content, self.content_offset, box)
             return [box]
 
     def role(name, raw, text, number, inliner, options=None, content=()):
@@ -53,8 +53,10 @@ def _docutils():
     known_directive, known_role = directives.directive, roles.role
 
     def directive(name, *how):
-        found = known_directive(name, *how) if name in KEPT else None
-        return found if found and found[0] else (Text, [])
+        found = known_directive(name.lower(), *how)[0] if name.lower() in KEPT else None
+        if found is None:
+            return Text, []
+        return type(found.__name__, (found,), {"option_spec": Any(found.option_spec or {"class": str})}), []
 
     def any_role(name, *how):
         found = known_role(name, *how) if name in ("emphasis", "strong", "literal", "title-reference") else None
