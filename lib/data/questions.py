@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from lib import rng
-from lib.data import beir
+from lib.data import beir, made_queries
 from lib.data.formats import table_files
 from lib.data.texts import Texts, plain
 from lib.files import BadInput, fingerprint, fingerprint_file
@@ -21,7 +21,7 @@ from lib.files import BadInput, fingerprint, fingerprint_file
 ENOUGH = 200  # questions from which on some are trained on
 QUESTION = ("question", "query", "q", "text")
 ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "relevant", "file", "page", "where")
-MADE = ("heading", "title", "first_sentence", "crop", "dropped")  # kinds of queries that were made from docs
+MADE = {"heading", *made_queries.KINDS}  # kinds of queries that were made from docs
 MOST_FAULTS = 20  # that one message names
 
 
