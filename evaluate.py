@@ -140,8 +140,7 @@ def evaluate(args, parser, spec, data, *, header):
         retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
         for name, value in notes.items():
             print(f"   {name} = {value}")
-        indexed = isinstance(retriever, faiss_index.FaissRetriever)  # said when it was built
-        if not indexed and (said := cut_note(getattr(retriever, "encoder", None), collection.docs)):
+        if said := cut_note(getattr(retriever, "encoder", None), collection.docs):
             print(said)
         rankings, itself = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)
     values, result = retrieval.measured(rankings, collection, args.split, more=args.measures)
