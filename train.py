@@ -38,7 +38,7 @@ from lib.model import pooling
 from lib.model.distil import token_vectors, vocabulary_of
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
-from lib.negatives import sampling
+from lib.negatives import injection, sampling
 from lib.negatives.arms import Arm
 from lib.negatives.candidates import how_many
 from lib.negatives.filters import FILTERS, POSITIVE_FILTERS, inconsistent, parse_filter, parse_positive_filter
@@ -163,6 +163,9 @@ def parse_args():
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked",
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
+    add("--inject", type=injection.parse_injected, metavar="positives:SHARE|easy:SHARE", help="an experiment: "
+        f"{cli.explained(injection.INJECTED)}; what either costs is in docs/false-negatives.md",
+        idle_when=lambda args, sources: not sources)
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
     add("--by", metavar="FIELD", help="the metadata field that the docs of the source sibling:K share with the "
@@ -248,7 +251,7 @@ def check(args, parser):
     if ("guide" in needs) != bool(args.guide):
         raise BadInput("--guide MODEL and --masks guide:X or guide_share:X come together: X is the margin, 0 for none")
     (arm,) = args.negatives
-    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "positive_filter")}
+    found = {name: getattr(args, name) for name in ("in_batch", "miner", "by", "positive_filter", "inject")}
     arm.check(**found, teacher="teacher" in needs)
 
 
@@ -484,6 +487,10 @@ def set_up(args, parser, collection, folder, *, device):
     clock, seed, whole = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
         own, dropped = consistent_part(args, whole, device)
+        injected = None
+        if args.inject:
+            own, kept = injection.keep_aside(own, seed=seed)
+            injected = injection.Injection(args.inject, kept)
         collection = own
         if args.pull:
             collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own))
@@ -503,6 +510,8 @@ def set_up(args, parser, collection, folder, *, device):
     order = order_of(args, collection=own, seed=seed, clusters=clusters, pulled=pulled)
     derived = derive(args, encoder, order, device) | {"pool": describe_pool(pool, own)}
     derived |= {"dropped_pairs": len(dropped)} if args.positive_filter else {}
+    if injected:
+        derived["pool"] |= {"injected": args.inject.text, "kept_aside": int((injected.kept >= 0).sum())}
     of_arm = {"arm": arm.text, "base": arm.base, "seed": label}
     of_arm |= {"overrides": {name: cli.plain(value) for name, value in arm.overrides.items()}}
     config = run.record(args, parser, derived=derived | of_arm, inputs=inputs(args, own))
@@ -541,7 +550,7 @@ def set_up(args, parser, collection, folder, *, device):
         by=args.by, seed=seed,
     )  # fmt: skip
     mining = MiningConfig(args.depth, derived["candidates"], tuple(args.filters), args.sampling, pool,
-                          derived["refresh_every"])  # fmt: skip
+                          derived["refresh_every"], injected)  # fmt: skip
 
     def sampler_of(only=None):
         return NegativeSampler(

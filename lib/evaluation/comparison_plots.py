@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 
 from lib.figure import STYLES, figure, legend_beside
+from lib.negatives.pool import mark_of
 
 # what a reader who does not know the arms calls them
 PLAIN = {"random": "random docs", "bm25": "BM25's best", "dense": "own model, mined once"}
@@ -24,8 +25,9 @@ def in_words(arm):
 
 
 def name_of(row):
-    """An arm's name, marked where its pool was made with the labels of dev or test."""
-    return row["arm"] + (" (leaks)" if row.get("pool", {}).get("leaks") else "")
+    """An arm's name, marked where its pool was made with the labels of dev or test, or negatives were injected."""
+    mark = mark_of(row.get("pool", {}))
+    return row["arm"] + (f" ({mark})" if mark else "")
 
 
 def arms(path, result):

@@ -8,6 +8,7 @@ from scipy import special
 
 from lib.evaluation import significance
 from lib.files import BadInput, markdown
+from lib.negatives.pool import mark_of
 
 DECISIONS = ("better", "equal", "open", "worse")
 FEW = 3  # collections below which a mean over them says nothing
@@ -58,7 +59,7 @@ def over(results):
         raise BadInput(f"two comparisons are called {twice[0]}: of one collection only one counts")
     tests = {}
     for result in results:
-        fair = [row for row in result["arms"][1:] if not row.get("pool", {}).get("leaks")]  # no leak counts
+        fair = [row for row in result["arms"][1:] if mark_of(row.get("pool", {})) != "leaks"]  # no leak counts
         for row in fair:
             tests.setdefault(row["arm"], {})[result["name"]] = row["against_first"]
     arms = []

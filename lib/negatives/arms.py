@@ -85,7 +85,7 @@ class Arm:
         counts = [(name, count) for stage in self.stages for name, count in stage.counts.items()]
         return max((count for name, count in counts if SOURCES[name].queue), default=0)
 
-    def check(self, *, in_batch, miner, teacher, by=None, positive_filter=None):
+    def check(self, *, in_batch, miner, teacher, by=None, positive_filter=None, inject=None):
         """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
         if in_batch == "off" and not all(stage.counts for stage in self.stages):
             raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
@@ -93,6 +93,11 @@ class Arm:
             raise BadInput(f"--negatives {self}: miner:K and --miner M come together: M is what is asked")
         if any(SOURCES[name].by_field for name in self.sources) != bool(by):
             raise BadInput(f"--negatives {self}: sibling:K and --by FIELD come together: siblings share that field")
+        most = 1 / max(1, *(sum(stage.counts.values()) for stage in self.stages))
+        if inject and inject.numbers[0] > most:
+            raise BadInput(
+                f"--inject {inject.text}: one negative of a query is replaced at most, so SHARE is 1/K at most"
+            )
         if miner and parts(miner):
             raise BadInput(f"--miner {miner}: two retrievers joined by + have no scores for positives; name one")
         if teacher and not all(any(SOURCES[name].teaches for name in stage.counts) for stage in self.stages):

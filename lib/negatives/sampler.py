@@ -11,6 +11,7 @@ from lib.data.batches import draw_positives, make_batch
 from lib.files import BadInput
 from lib.negatives import filters
 from lib.negatives.candidates import BANDS, Candidates, band_names, drawn_candidates
+from lib.negatives.injection import Injection
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import parse_sampling
@@ -56,6 +57,7 @@ class MiningConfig:
     sampling: Choice = parse_sampling("uniform")  # how each step draws from a list
     pool: Pool = EVERYTHING  # docs that may be negatives
     refresh_every: int = 1  # steps from one mining of refresh to the next
+    injection: Injection | None = None  # what takes the place of negatives, in experiments
 
 
 class Label(NamedTuple):
@@ -181,17 +183,21 @@ class NegativeSampler:
 
     def batch(self, positions, *, step, epoch, queue=None):
         """The Batch of the train queries at `positions`: a positive each, the arm's negatives, the queue's."""
-        positives = draw_positives(self.qrels, positions, seed=self.seed, epoch=epoch)
-        batch = make_batch(
-            self.collection,
+        positives, rows = (
+            draw_positives(self.qrels, positions, seed=self.seed, epoch=epoch),
             self.qrels.queries[positions],
-            positives,
-            self.sample(positions, step=step, epoch=epoch),
-            queue=queue and self.queued(queue, step),
         )
+        drawn, code = self.sample(positions, step=step, epoch=epoch), None
+        if self.config.injection:
+            code = self._code(Label("injected", "", ""))
+            how = {"pool": self.config.pool, "seed": self.seed, "epoch": epoch}
+            drawn, injected = self.config.injection.replace(drawn, positions, rows, self.collection, **how)
+            drawn |= {code: injected}
+        batch = make_batch(self.collection, rows, positives, drawn, queue=queue and self.queued(queue, step))
         drop = IN_BATCH[self.in_batch](self.collection, batch)  # the positive counts whatever it says
         drop[np.arange(len(drop)), batch.labels] = False
-        return dataclasses.replace(batch, invalid=batch.invalid | drop)
+        invalid = (batch.invalid | drop) & (True if code is None else batch.source != code)
+        return dataclasses.replace(batch, invalid=invalid)
 
     def sample(self, positions, *, step, epoch):
         """{code: (B, K) doc rows, -1 for none}; labels[code - 1] says what a code stands for."""
