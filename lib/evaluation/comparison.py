@@ -39,6 +39,11 @@ class Measured(NamedTuple):
     overrides: dict  # {flag: value} that the arm alone changes
 
 
+def mark_of(pool):
+    """What sets a run's results apart, as describe_pool() and train.py recorded it: "leaks", "injected" or nothing."""
+    return "leaks" if pool.get("leaks") else "injected" if pool.get("injected") else ""
+
+
 def read_run(folder, evaluation, *, name=None):
     """The Measured of a run folder."""
     folder = pathlib.Path(folder)

@@ -5,8 +5,8 @@ import textwrap
 
 import numpy as np
 
+from lib.evaluation import comparison
 from lib.figure import STYLES, figure, legend_beside
-from lib.negatives.pool import mark_of
 
 # what a reader who does not know the arms calls them
 PLAIN = {"random": "random docs", "bm25": "BM25's best", "dense": "own model, mined once"}
@@ -26,7 +26,7 @@ def in_words(arm):
 
 def name_of(row):
     """An arm's name, marked where its pool was made with the labels of dev or test, or negatives were injected."""
-    mark = mark_of(row.get("pool", {}))
+    mark = comparison.mark_of(row.get("pool", {}))
     return row["arm"] + (f" ({mark})" if mark else "")
 
 

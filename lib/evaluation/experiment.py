@@ -17,7 +17,6 @@ from tqdm import tqdm
 from lib.cli import to_flags
 from lib.evaluation import comparison
 from lib.files import BadInput, read_json, remove, write_json
-from lib.negatives.pool import mark_of
 from lib.negatives.sources import SOURCES
 from lib.process import start
 from lib.run import refuse_locked, run_path
@@ -82,7 +81,7 @@ class Runs:
         """The folder of the run that is best on dev, of those that know nothing of its docs beforehand."""
         folders = [comparison.run_folder(self.folder, arm.text, seed) for arm in arms for seed in self.seeds]
         summaries = {folder: read_json(folder / "summary.json", dev=dict, pool=dict) for folder in folders}
-        fair = [folder for folder in folders if not mark_of(summaries[folder]["pool"])]
+        fair = [folder for folder in folders if not comparison.mark_of(summaries[folder]["pool"])]
         return max(fair or folders, key=lambda folder: summaries[folder]["dev"][measure])
 
     def tune(self, tried, *, measure, control):

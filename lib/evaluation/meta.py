@@ -6,9 +6,8 @@ import pathlib
 import numpy as np
 from scipy import special
 
-from lib.evaluation import significance
+from lib.evaluation import comparison, significance
 from lib.files import BadInput, markdown
-from lib.negatives.pool import mark_of
 
 DECISIONS = ("better", "equal", "open", "worse")
 FEW = 3  # collections below which a mean over them says nothing
@@ -59,9 +58,9 @@ def over(results):
         raise BadInput(f"two comparisons are called {twice[0]}: of one collection only one counts")
     tests = {}
     for result in results:
-        fair = [row for row in result["arms"][1:] if mark_of(row.get("pool", {})) != "leaks"]  # no leak counts
-        for row in fair:
-            tests.setdefault(row["arm"], {})[result["name"]] = row["against_first"]
+        for row in result["arms"][1:]:
+            if comparison.mark_of(row.get("pool", {})) != "leaks":  # no leak counts
+                tests.setdefault(row["arm"], {})[result["name"]] = row["against_first"]
     arms = []
     for arm, of in tests.items():
         apart = [test for test in of.values() if test["wins"] or test["losses"]]  # two pools may be the same docs

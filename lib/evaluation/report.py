@@ -7,7 +7,6 @@ import numpy as np
 from lib.evaluation import analysis, comparison, comparison_plots, meta, plots, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import latex, markdown, read_json, reading, write_json, write_text
-from lib.negatives.pool import mark_of
 
 
 def write(folder, runs, *, measure, name=None):
@@ -167,7 +166,7 @@ MEANING = {  # of interval and p, by what they are over
 def conclusion(result):
     """What a comparison says in two sentences: the arm that gains most, and whether BM25 is reached. No leak counts."""
     measure, (first, *others) = result["measure"], result["arms"]
-    others = [row for row in others if not mark_of(row.get("pool", {}))]
+    others = [row for row in others if not comparison.mark_of(row.get("pool", {}))]
     means = {row["arm"]: np.mean(row["test"][measure]) for row in (first, *others)}
     controls = analysis.other_seeds(row["arm"] for row in others)
     tested = [row for row in others if row["against_first"]["differs"] is not None and row["arm"] not in controls]

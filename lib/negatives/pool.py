@@ -135,11 +135,6 @@ def describe_pool(pool, collection):
     } | share
 
 
-def mark_of(pool):
-    """What sets a run's results apart, as describe_pool() and train.py recorded it: "leaks", "injected" or nothing."""
-    return "leaks" if pool.get("leaks") else "injected" if pool.get("injected") else ""
-
-
 def advise(pool):
     """What a run does about its pool, as describe_pool() has it, and what docs/pools.md advises: a line for people."""
     said = (
