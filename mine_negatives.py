@@ -200,9 +200,11 @@ def refuse_to_replace(path, overwrite):
 def check_file(args):
     """Look at a negatives file: a table, a figure, and exit code 1 if a limit is passed."""
     _, collection = collection_of(args.data, pathlib.Path(args.run) if args.run else None, strict=args.strict)
-    found, drawn = check.look(check.read_any(args.check, args.negatives_format, collection), collection, args.split)
+    rows = check.read_any(args.check, args.negatives_format, collection)
+    found, drawn = check.look(rows, collection, args.split)
+    blind = check.blind(rows, collection, args.split)
     folder = run.run_path(args.name or f"{collection.name}-check") / pathlib.Path(args.check).name
-    text = check.report(folder, found, args.check)
+    text = check.report(folder, found, args.check, blind)
     with plots.optional(folder):
         plots.negatives_file(folder / "check.png", drawn, title=f"{args.check} on {collection.name}")
     print(f"{text}\nwrote   {folder}/: check.md, check.json, check.png")

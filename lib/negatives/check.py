@@ -9,6 +9,7 @@ from lib.negatives.files import read_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.near_copies import near_copies_of_positives
 from lib.negatives.pool import held_out, labelled
+from lib.negatives.query_blind import query_blind
 
 NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles
 SHORT = 0.5  # a list is short that has less than this share of the median list's docs
@@ -146,11 +147,19 @@ def parse_limit(text):
     return name, most
 
 
-def report(folder, found, path):
+def blind(rows, collection, split):
+    """The QueryBlind of the rows of read_any(), of which the known count; None where none has a positive."""
+    queries, docs = (np.array(column, dtype=np.int64) for column in list(zip(*rows))[1:3])
+    known = (queries >= 0) & (docs >= 0)
+    return query_blind(collection, split, queries[known], docs[known])
+
+
+def report(folder, found, path, blind):
     """Write check.md and check.json of a look at the file `path` to a folder; returns the Markdown."""
-    text = to_table(found, path)
+    text = to_table(found, path) + (f"\n{blind.said}\n" if blind else "")
     write_text(folder / "check.md", text)
-    write_json(folder / "check.json", {name: one._asdict() | {"share": one.share} for name, one in found.items()})
+    as_numbers = {name: one._asdict() | {"share": one.share} for name, one in found.items()}
+    write_json(folder / "check.json", as_numbers | {"query_blind": blind and blind._asdict()})
     return text
 
 
