@@ -52,7 +52,7 @@ from lib.search.retriever import fingerprint_of
 FEW_STEPS = 50  # below which a run says so
 # flags that say which runs there are, not what a run does
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config".split()
-OF_ONE_COMMAND = "name overwrite resume changed_code config control".split()  # which no recorded run hands on
+OF_ONE_COMMAND = "name overwrite resume changed_code config control until".split()  # which no recorded run hands on
 
 FIRST = "data questions encoder negatives seeds name plan resume batch_size epochs lr temperature"  # flags of --help
 
@@ -81,6 +81,8 @@ def parse_args():
     add("--name", help="run folder below runs/; default: collection, arm and seed")
     add("--overwrite", action="store_true", help="replace the run folder if it exists")
     add("--resume", action="store_true", help="continue an interrupted run from its last evaluation")
+    add("--until", type=COUNT, metavar="STEP", help="stop behind this step, evaluated on dev; the same command with "
+        "--resume, and another --until or none, goes on")
     add("--changed_code", action="store_true", needs="resume",
         help="with --resume: although the code or a version is another than "
         "when the run began, which config.json then records")
@@ -398,8 +400,8 @@ def train(args, parser, collection, folder, *, device):
             t.start()
         bm25 = t.evaluator.bm25()
     t.encoder.train()
-    bar = tqdm(total=t.steps, initial=begin, unit="step", desc="training")
-    for step in range(begin, t.steps):
+    bar, end = tqdm(total=t.steps, initial=begin, unit="step", desc="training"), min(t.steps, args.until or t.steps)
+    for step in range(begin, end):
         with t.clock("mine"):
             mined = t.sampler.refresh(step)
         t.log_mining(step, mined, bar)
@@ -419,9 +421,11 @@ def train(args, parser, collection, folder, *, device):
         bar.update()
         if step % args.log_every == 0 or step + 1 == t.steps:
             t.log_step(step, len(positions), bar)
-        if (step + 1) % t.plan["eval_every"] == 0 or step + 1 == t.steps:
+        if (step + 1) % t.plan["eval_every"] == 0 or step + 1 == end:
             t.evaluate(step + 1, bar)
     bar.close()
+    if args.until:
+        return print(f"stopped behind step {end} of {t.steps}: --resume without --until goes on, to the test split")
     summary = t.finish(bm25)
     said, command = report.verdict(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
     print(

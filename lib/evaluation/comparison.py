@@ -4,10 +4,12 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from lib import run
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
-from lib.files import NUMBER, BadInput, check_keys, fingerprint, read_json
+from lib.files import NUMBER, BadInput, atomic_path, check_keys, fingerprint, read_json, reading
 
 TUNING = "tuning.json"  # what --tune tried and chose
 
@@ -137,6 +139,23 @@ def slug(arm):
 def run_folder(folder, arm, seed):
     """Where a comparison keeps the run of the arm of that name with a seed."""
     return folder / f"{slug(arm)}-s{seed}"
+
+
+def write_dev(folder, step, values):
+    """Keep the values (Q,) that a run's evaluation on dev at a step had, by query in the split's order."""
+    path = folder / "dev" / f"{step}.npy"
+    path.parent.mkdir(exist_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.array(values, dtype=np.float32))
+
+
+def read_dev(folder, step):
+    """What write_dev() kept of a run; None where it has not come to that step."""
+    path = folder / "dev" / f"{step}.npy"
+    if not path.exists():
+        return None
+    with reading(path):
+        return np.load(path, allow_pickle=False)
 
 
 def read_evaluations(folders):

@@ -10,7 +10,7 @@ import torch
 
 from lib import dist, run
 from lib.data.batches import QueryOrder
-from lib.evaluation import diagnostics, measures, monitor, plots, report, significance
+from lib.evaluation import comparison, diagnostics, measures, monitor, plots, report, significance
 from lib.evaluation.monitor import Averages, Monitor
 from lib.files import write_json
 from lib.model import card
@@ -48,7 +48,7 @@ class Evaluator:
             found["dev_docs"] = diagnostics.dev_pool(self.collection, self._dev_docs, best).tolist()
             self.search_among(found["dev_docs"])
             if self._untrained:
-                found["untrained"]["dev"] = self.dev(encoder)
+                found["untrained"]["dev"] = measures.mean(self.dev(encoder))
         return found
 
     def bm25(self):
@@ -62,9 +62,9 @@ class Evaluator:
         return diagnostics.bm25_hits(self.collection, split, self_match=self.self_match, docs=docs)
 
     def dev(self, encoder):
-        """{measure: mean} on dev."""
+        """{qid: {measure: value}} on dev."""
         of = {"self_match": self.self_match, "docs": self._among}
-        return measures.mean(diagnostics.evaluate(self.embedder, encoder, "dev", **of))
+        return diagnostics.evaluate(self.embedder, encoder, "dev", **of)
 
     def test(self, encoder):
         """{qid: {measure: value}} on test."""
@@ -158,7 +158,8 @@ class Training:
     def evaluate(self, step, bar):
         """Measure dev, keep the encoder if it is the best so far, and write a checkpoint."""
         with self.clock("evaluate"):
-            dev = self.evaluator.dev(self.averaged.module)
+            per_query = self.evaluator.dev(self.averaged.module)
+        dev = measures.mean(per_query)
         self.log.log("evaluation", {"step": step, "dev": dev})
         spent = self.clock.spent
         timing = {"step": step, "dev_seconds": spent["train"] + spent["mine"], "seconds": self.clock.total()}
@@ -169,6 +170,8 @@ class Training:
             self.best |= {"score": dev[self.select], "step": step, "dev": dev}
             if dist.is_main():
                 save_encoder(self.averaged.module, self.folder / "encoder")
+        if dist.is_main():
+            comparison.write_dev(self.folder, step, [values[self.select] for values in per_query.values()])
         values = {"step": step, "best": self.best, "tally": self.tally}
         self.log.save_state(self.parts, values | {"log_temperature": self.temperature.item()})
 
