@@ -25,8 +25,9 @@ from lib.data import readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of, spec_of
 from lib.data.tokens import cut_note
-from lib.evaluation import analysis, checks, comparison, measures, mteb_bridge, plots, report, retrieval, significance
+from lib.evaluation import analysis, checks, comparison, measures, plots, report, retrieval, significance
 from lib.files import BadInput, write_json
+from lib.model import mteb_bridge
 from lib.model.encoder import embed_texts, pick_device
 from lib.search import exact, faiss_index, tune
 from lib.search.retriever import fingerprint_of, run_of

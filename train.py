@@ -30,9 +30,9 @@ from lib.data import check as check_data
 from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.data.tokens import cut_note
-from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, report
+from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, race, report
 from lib.evaluation.training import Evaluator, Training
-from lib.files import BadInput, fingerprint, fingerprint_file, write_json, write_text
+from lib.files import BadInput, fingerprint, fingerprint_file, read_json, write_json, write_text
 from lib.model import encoder as model
 from lib.model import pooling
 from lib.model.distil import token_vectors, vocabulary_of
@@ -49,9 +49,11 @@ from lib.negatives.sources import SOURCES, Miner
 from lib.search.approximate import Approximate
 from lib.search.retriever import fingerprint_of
 
+# arms of a race where none are named
+RACERS = "in_batch", "bm25:1", "bm25:4", "refresh:1", "refresh:4", "refresh:4 filters=percpos:.95"
 FEW_STEPS = 50  # below which a run says so
 # flags that say which runs there are, not what a run does
-OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config".split()
+OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config race".split()
 OF_ONE_COMMAND = "name overwrite resume changed_code config control until".split()  # which no recorded run hands on
 
 FIRST = "data questions encoder negatives seeds name plan resume batch_size epochs lr temperature"  # flags of --help
@@ -97,6 +99,8 @@ def parse_args():
         "a difference chance alone produces")
     add("--budget", choices=experiment.BUDGETS, default="steps", help="what is equal for all arms: optimizer steps, "
         "negatives in denominators, docs encoded, or seconds with mining (timed by a short pilot)")
+    add("--race", action="store_true", help="stop arms early that cannot be the best any more, by tests on dev, add "
+        f"seeds where it is undecided, measure only the winner on test; without --negatives: {', '.join(RACERS)}")
     add("--jobs", type=COUNT, default=1, metavar="N", help="runs at a time, each a process of its own; the cores are "
         "divided among them, GPUs are given one each")
     add = parser.group("optimisation")
@@ -224,6 +228,10 @@ def parse_args():
         args.encoder = readers.JOIN.join(args.encoder)
     if (count := args.encoder.count(readers.JOIN)) > 1 or (count and "static" in args.encoder.split(readers.JOIN)):
         raise BadInput("--encoder takes static, one model, or two: that of the docs and that of the queries")
+    if args.race and "negatives" not in cli.non_default(args, parser):
+        args.negatives = [Arm.parse(text, parser.value_of) for text in RACERS]
+    if args.race and (other := [name for name in ("tune", "control", "plan", "until") if getattr(args, name)]):
+        raise BadInput(f"--race and --{other[0]} do not go together")
     args.negatives = experiment.expand(args.negatives, args.grid, control=args.control, value_of=parser.value_of)
     args.grid = []
     for arm in args.negatives:
@@ -276,6 +284,10 @@ def no_softmax(args):
 def main():
     args, parser = parse_args()
     several = len(args.negatives) * len(args.seeds) > 1 or bool(args.tune)
+    if args.race:
+        if len(args.negatives) < 2 or args.budget != "steps":
+            raise BadInput("--race is for two arms or more, of equal steps (--budget steps)")
+        args.seeds = args.seeds if len(args.seeds) > 1 else [args.seeds[0] + i for i in range(race.MOST_SEEDS)]
     given = cli.non_default(args, parser)
     if not several and (unused := [name for name in ("jobs", "budget") if name in given]):
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
@@ -308,7 +320,8 @@ def main():
             "--query_clusters and --batch_by are for one collection: of several, each batch is of one already"
         )
     if several:
-        return compare(args, parser, collection, args.name or f"{collection.name}-ablation")
+        tail = "race" if args.race else "ablation"
+        return compare(args, parser, collection, args.name or f"{collection.name}-{tail}")
     (arm,), (seed,) = args.negatives, args.seeds
     folder = run.run_path(args.name or f"{collection.name}-{comparison.slug(arm.text)}-s{seed}")
     train(of_arm(args, arm), parser, collection, folder, device=device)
@@ -328,6 +341,8 @@ def compare(args, parser, collection, name):
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
     runs = experiment.Runs(name, folder, flags | {"resume": args.resume}, args.seeds, args.jobs, args.steps, full)
     runs.announce = lambda title, counts: cli.print_header(title, args, parser, counts)
+    if args.race:
+        return show_race(runs, args, folder)
     arms = runs.tune(tried, measure=args.select, control=args.control) if tried else []
     arms = list(dict.fromkeys([*arms, *args.negatives]))
     steps = runs.steps_of(
@@ -344,6 +359,18 @@ def compare(args, parser, collection, name):
         f"wrote   {folder}/ablation.json, .md and .tex, plots/ and one folder a run\n"
         f"next    python evaluate.py --compare {cli.quoted(folder)}     # tables and figures again\n"
         f"        python build_index.py --run {cli.quoted(runs.best(arms, measure=args.select))}     # the best on dev"
+    )
+
+
+def show_race(runs, args, folder):
+    """Race the arms; say which wins, and where that is written."""
+    result = race.live(runs, args.negatives)
+    winner = runs.folder_of(result.winner, runs.seeds[0])
+    test = read_json(winner / "summary.json")["test"]
+    print(
+        f"\n{race.report(folder, result, args.select, test)}\n"
+        f"wrote   {folder}/race.md, race.json, race.png and one folder a run\n"
+        f"next    python build_index.py --run {cli.quoted(winner)}"
     )
 
 

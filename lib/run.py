@@ -196,7 +196,7 @@ def _locked(folder):
 def refuse_changes(then, now, path):
     """BadInput if a run is to be resumed with other settings or on other inputs than it began with."""
     # a run's own arm and seed are among the derived numbers
-    free = "overwrite resume changed_code name negatives seeds grid tune jobs processes until".split()
+    free = "overwrite resume changed_code name negatives seeds grid tune jobs processes until race".split()
     for part in ("args", "inputs", "derived"):
         for key in then[part].keys() | now[part].keys():
             old, new = then[part].get(key), now[part].get(key)

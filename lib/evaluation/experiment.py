@@ -67,9 +67,14 @@ class Runs:
         return Job(f"{arm}, seed {seed}", run_path(name), [sys.executable, sys.argv[0], *to_flags(own)],
                    steps or self.full)  # fmt: skip
 
-    def run(self, title, jobs):
-        """Run what is not finished of these jobs."""
-        left = [each for each in jobs if not (each.folder / "summary.json").exists()]
+    def folder_of(self, arm, seed):
+        """Where the run of the arm of that name with a seed is."""
+        return comparison.run_folder(self.folder, arm, seed)
+
+    def run(self, title, jobs, *, goal=None):
+        """Run what is not finished of these jobs or, where a step is the goal, has not been evaluated on dev there."""
+        last = f"dev/{goal}.npy" if goal else "summary.json"
+        left = [each for each in jobs if not (each.folder / last).exists()]
         self.announce(f"{title} -> {self.folder}", {"runs": len(jobs), "finished before": len(jobs) - len(left)})
         run_jobs(left, at_once=self.at_once, output=self.folder / "output")
 
@@ -241,8 +246,10 @@ def gpu_of(slot, visible, count):
 
 def _outcome(job, code):
     summary = job.folder / "summary.json"
-    if code or not summary.exists():
+    if code:
         return f"failed with exit code {code}"
+    if not summary.exists():
+        return "pauses"
     return ", ".join(f"test {name} {value:.4f}" for name, value in list(read_json(summary)["test"].items())[:2])
 
 

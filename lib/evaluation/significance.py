@@ -93,23 +93,34 @@ def tie_groups(values, seeds=None):
     }
 
 
-def _test(values, a, b, *, seeds, pairs):
-    first, second = np.broadcast_arrays(np.asarray(values[a], float), np.asarray(values[b], float))  # (S, Q)
-    difference, mean = first - second, float((first - second).mean())
+def crossed(values, a, b, *, seeds=None, prior=(0.0, 0)):
+    """((S, Q) differences a - b, their spread between queries, the arguments of possible_variances() for their mean).
+
+    prior: (deviation of a run's mean over seeds, degrees of freedom that this counts for), beside what the runs say.
+    """
+    first, second = np.broadcast_arrays(np.asarray(values[a], float), np.asarray(values[b], float))
+    difference = first - second
     S, Q = difference.shape
     spread = float(difference.mean(0).std(ddof=1)) if Q > 1 else 0.0
-    of_seeds, freedom = _between_seeds(values, a, b, seeds)
+    of_seeds, own = _between_seeds(values, a, b, seeds or {})
+    if freedom := own + prior[1]:
+        of_seeds = (of_seeds * own + 2 * prior[0] ** 2 / S * prior[1]) / freedom
+    rest = difference - difference.mean(1, keepdims=True) - difference.mean(0) + difference.mean()
+    least = float((rest**2).sum()) / max(1, (S - 1) * (Q - 1)) / (S * Q)
+    return difference, spread, (max(spread**2 / Q - least, 0.0), of_seeds, freedom, least)
+
+
+def _test(values, a, b, *, seeds, pairs):
+    difference, spread, parts = crossed(values, a, b, seeds=seeds)
+    mean, Q, (of_queries, of_seeds, freedom, least) = float(difference.mean()), difference.shape[1], parts
     if freedom < 2 or Q < 2:
-        result = paired_test(first.mean(0), second.mean(0), seed=0)
+        result = paired_test(difference.mean(0), np.zeros(Q), seed=0)
         result |= {"over": QUERIES, "detectable": None, "error": spread / Q**0.5, "p_equal": None}
     else:
-        rest = difference - difference.mean(1, keepdims=True) - difference.mean(0) + mean
-        least = float((rest**2).sum()) / ((S - 1) * (Q - 1)) / (S * Q)
-        parts = max(spread**2 / Q - least, 0.0), of_seeds, freedom, least
         chances = possible_variances(*parts)
         half = half_width(LEVEL, *chances)
         result = {"difference": mean, "low": mean - half, "high": mean + half, "p": p_value(mean, *chances)}
-        result |= {"error": (max(of_seeds, least) + parts[0]) ** 0.5, "p_equal": p_equal(mean, *chances)}
+        result |= {"error": (max(of_seeds, least) + of_queries) ** 0.5, "p_equal": p_equal(mean, *chances)}
         result |= _counts(difference.mean(0)) | {"over": BOTH, "detectable": detectable(*parts, pairs=pairs)}
     return result | {"effect": mean / spread if spread else 0.0}
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from conftest import make_encoder
 
-from lib.evaluation import measures, mteb_bridge, retrieval
+from lib.evaluation import measures, retrieval
 from lib.files import BadInput
 from lib.model import encoder as model
+from lib.model import mteb_bridge
 from lib.search.retriever import open_retriever
 
 
