@@ -390,7 +390,7 @@ def test_squad_and_alpaca(tmp_path):
                  "answers": {"text": [], "answer_start": []}})  # fmt: skip
     collection = load_collection(put(tmp_path / "squad.jsonl", [row | {"split": "train"} for row in rows]))
     wanted = {"Bowl gave up 308 points": 1}
-    assert texts_of(collection) == {"how many?": wanted, "who?": wanted} and len(collection.docs) == 1
+    assert texts_of(collection) == {"how many?": wanted}, "a passage that answers nothing is no positive"
     assert collection.queries.record(0)["metadata"]["answers"] == answers["text"]
     rows = [{"instruction": "Reply.", "input": f"how {i}?", "output": f"so {i}", "split": "train"} for i in range(3)]
     rows.append({"instruction": "Say hello.", "input": "", "output": "hello", "split": "train"})
@@ -455,3 +455,92 @@ def test_a_file_in_squads_own_layout(tmp_path):
     assert record["text"] == "What is 0?" and record["metadata"]["answers"] == ["number 0"]
     doc = collection.docs.record(0)
     assert (doc["title"], doc["text"]) == ("Numbers", "The doc number 0 of many.")
+
+
+# ------------------------------------------------------------------------- columns that change what is relevant
+
+
+def csv_of(tmp_path, header, *rows, name="t.csv"):
+    path = tmp_path / name
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+LABELLED = {"q one": {"right": 1, "wrong": 0}, "q two": {"good": 1, "wrong": 0}}
+
+
+@pytest.mark.parametrize("header", ["label", "is_correct", "is_duplicate", "relevance_label", "gold_label", "rel"])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("y", "N"), ("pos", "neg"), ("Good", "Bad"), ("100%", "0%"),
+                                         ("relevant", "not_relevant")])  # fmt: skip
+def test_labels_in_other_words_and_other_columns(tmp_path, header, yes, no):
+    rows = [f"q one,right,{yes},train", f"q one,wrong,{no},train", f"q two,good,{yes},train", f"q two,wrong,{no},train"]
+    assert texts_of(load_collection(csv_of(tmp_path, f"question,answer,{header},split", *rows))) == LABELLED
+
+
+def test_a_decimal_comma_is_a_number(tmp_path):
+    rows = ["q one;right;1,0;train", "q one;wrong;0,0;train", "q two;good;1,0;train", "q two;wrong;0,0;train"]
+    assert texts_of(load_collection(csv_of(tmp_path, "question;answer;score;split", *rows))) == LABELLED
+    path = csv_of(
+        tmp_path, "question;answer;score;split", "q one;right;0,9;train", "q one;wrong;0,1;train", name="u.csv"
+    )
+    with pytest.raises(BadInput, match="score is 0.9, which is no grade"):
+        load_collection(path)
+    assert texts_of(load_collection(f"{path}:relevant_from=.5")) == {"q one": {"right": 1, "wrong": 0}}
+
+
+def test_words_that_differ_between_the_docs_of_a_question_are_refused(tmp_path):
+    path = csv_of(tmp_path, "question,answer,label,split", "q,right,E,train", "q,wrong,I,train", "r,other,E,train")
+    with pytest.raises(BadInput, match="t.csv:3: label is 'e' and 'i' for docs of one question.*t.csv:label="):
+        load_collection(path)
+    assert len(load_collection(f"{path}:label=").queries) == 2
+    topic = csv_of(
+        tmp_path, "question,answer,label,split", "q,right,billing,train", "r,other,orders,train", name="u.csv"
+    )
+    assert load_collection(topic).queries.record(0)["metadata"]["label"] == "billing"
+
+
+def test_a_column_that_looks_like_labels_is_not_passed_over(tmp_path):
+    path = csv_of(tmp_path, "question,answer,ok,split", "q,right,1,train", "q,wrong,0,train", "r,other,1,train")
+    with pytest.raises(BadInput, match="t.csv:3: ok is 0 and 1 for docs of one question.*say .*:label=ok"):
+        load_collection(path)
+    assert texts_of(load_collection(f"{path}:label=ok"))["q"] == {"right": 1, "wrong": 0}
+    assert texts_of(load_collection(f"{path}:label="))["q"] == {"right": 1, "wrong": 1}
+    flag = csv_of(
+        tmp_path, "question,answer,vip,split", "q,right,1,train", "q,more,1,train", "r,other,0,train", name="v.csv"
+    )
+    assert load_collection(flag).queries.record(0)["metadata"]["vip"] == "1"
+
+
+def test_words_in_label_do_not_hide_the_grades_beside_them(tmp_path):
+    path = csv_of(tmp_path, "question,answer,label,relevance,split", "q,a,billing,0,train", "q,b,billing,2,train")
+    assert texts_of(load_collection(path)) == {"q": {"a": 0, "b": 2}}
+
+
+NAMES = "negative1 neg_1 hard_negative_1 negative_passage neg_passages negative_document rejected negative_2".split()
+
+
+@pytest.mark.parametrize("name", [*NAMES, "negative 1"])
+def test_negatives_by_other_names(tmp_path, name):
+    rows = [{"query": "q", "positive": "right", name: "wrong", "split": "train"}]
+    assert texts_of(load_collection(put(tmp_path / "n.jsonl", rows))) == {"q": {"right": 1, "wrong": 0}}
+
+
+def test_several_columns_of_positives(tmp_path):
+    rows = [{"query": "q", "positive_1": "right", "positive_2": "also", "split": "train"}]
+    assert texts_of(load_collection(put(tmp_path / "n.jsonl", rows))) == {"q": {"right": 1, "also": 1}}
+    rows = [{"query": "q", "passage": "right", "positive": "another", "split": "train"}]
+    assert texts_of(load_collection(put(tmp_path / "m.jsonl", rows))) == {"q": {"right": 1}}
+
+
+def test_lists_and_objects_as_python_writes_them(tmp_path):
+    row = """q one,"['good one', 'good two']","['bad one', ""bad 'two'""]",train"""
+    found = texts_of(load_collection(csv_of(tmp_path, "query,pos,neg,split", row)))
+    assert found == {"q one": {"good one": 1, "good two": 1, "bad one": 0, "bad 'two'": 0}}
+    row = """who?,the passage,"{'text': ['Normandy'], 'answer_start': [3]}",train"""
+    found = load_collection(csv_of(tmp_path, "question,context,answers,split", row, name="s.csv"))
+    assert found.queries.record(0)["metadata"]["answers"] == ["Normandy"]
+
+
+def test_cells_that_hold_nothing_are_no_docs(tmp_path):
+    rows = [f"q {i},{text},train" for i, text in enumerate(["nan", "None", "#N/A", "right"])]
+    assert texts_of(load_collection(csv_of(tmp_path, "question,answer,split", *rows))) == {"q 3": {"right": 1}}

@@ -11,7 +11,7 @@ import itertools
 import pathlib
 
 from lib.data import beir
-from lib.data.formats import tables
+from lib.data.formats import cells, tables
 from lib.files import BadInput, reading
 
 RECIPE = 1  # raise it when the rules below change, so that cached folders are made again
@@ -155,7 +155,7 @@ def _hub_grades(judged, spec, said):
             names = ", ".join(rows.column_names)
             raise BadInput(f"--data {spec}: judgements have the columns {names}, not query-id, corpus-id")
         rows = list(enumerate(rows, 1))
-        grade = tables.grading(f"--data {spec}", rows, {"label": ["score"]}, said)
+        grade = cells.grading(f"--data {spec}", rows, {"label": ["score"]}, said)
         found += _judged(split, ((row["query-id"], row["corpus-id"], grade(row.get("score", 1))) for _, row in rows))
     return found
 

@@ -15,11 +15,11 @@ import re
 from tqdm import tqdm
 
 from lib.data import beir
-from lib.data.formats import table_files
+from lib.data.formats import cells, table_files
 from lib.data.words import normalise
-from lib.files import BadInput, fingerprinted, parse_json
+from lib.files import BadInput, fingerprinted
 
-RECIPE = 2  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
 # role -> names of columns that play it, the likeliest first
 ROLES = {
     "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
@@ -30,18 +30,20 @@ ROLES = {
     "answer": ("answer", "answers", "response", "output", "reply", "a"),
     "title": ("title",),
     "split": ("split",),
-    "negative": (
-        *("negative", "negatives", "neg", "hard_negative", "hard_negatives", "negative_passages"),
-        *("hard_negative_ctxs", "negative_ctxs"),
+    "negative": (),
+    "label": (
+        *("label", "labels", "score", "scores", "relevance", "relevant", "is_relevant", "grade", "is_correct"),
+        *("is_positive", "is_selected", "is_duplicate", "rel", "relevance_score", "relevance_label", "gold_label"),
+        *("judgment", "judgement", "similarity"),
     ),
-    "label": ("label", "labels", "score", "scores", "relevance", "relevant", "is_relevant", "grade"),
 }
 SETTINGS = ("by", "relevant_from")  # what a spec may say besides
-NEGATIVE = re.compile(r"negative_\d+")  # columns of several negatives, one in each
-SCORED = (("pos_scores", "positive_scores"), ("neg_scores", "negative_scores"), ("scores", "score"))
-WORDS = {"true": 1, "yes": 1, "relevant": 1, "false": 0, "no": 0, "irrelevant": 0, "not relevant": 0}  # as labels
-MOST_GRADE = 10  # a larger number is a count of votes or the like, unless relevant_from says what it means
-GOLD = 1000  # where DPR's own files have no score of a positive they give this one
+# columns of several docs, maybe one in each: negative_1, hard_negatives, neg_passage_2, rejected
+OF_A_DOC = r"([_ ]?(passage|document|doc|text|ctx|context)s?)?[_ ]?\d*"
+MANY = {
+    "doc": re.compile(r"pos(itive)?s?" + OF_A_DOC),
+    "negative": re.compile(r"((hard[_ ]?)?neg(ative)?s?" + OF_A_DOC + r"|rejected)"),
+}
 SPLITS = {"train": "train", "training": "train", "dev": "dev", "test": "test"} | dict.fromkeys(beir.DEV, "dev")
 MOST_METADATA = 2000  # characters of a column that is kept as metadata
 
@@ -92,10 +94,12 @@ def _columns(path, number, row, said):
             raise BadInput(f"{path}:{number}: no column {column!r}; there are {', '.join(map(repr, row))}")
     for role in ROLES:
         named = [by_name[name] for name in ROLES[role] if name in by_name]
-        if role == "negative":
-            named += [by_name[name] for name in by_name if NEGATIVE.fullmatch(name)]
+        if role in MANY and (role == "negative" or not named or MANY[role].fullmatch(named[0].lower())):
+            named += [by_name[name] for name in by_name if MANY[role].fullmatch(name) and by_name[name] not in named]
         if (free := [column for column in named if column not in said.values()]) and role not in said:
-            found[role] = free if role == "negative" else free[:1]
+            found[role] = free if role in MANY or role == "label" else free[:1]
+            if role == "doc" and not MANY[role].fullmatch(free[0].lower()):
+                found[role] = free[:1]
     if "negative" in found and "label" not in said:  # then numbers are the scores of a miner or a teacher
         found.pop("label", None)
     if "negative" not in found and "answer" in found and found.get("doc") == [by_name.get("pos")]:
@@ -110,95 +114,19 @@ def _columns(path, number, row, said):
     return found
 
 
-def _listed(value):
-    """What a cell lists: itself, or the items of a list, which may be written as JSON."""
-    if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
-        try:
-            value = parse_json(value)
-        except ValueError:
-            return [value]
-    return value if isinstance(value, list) else [value]
-
-
-def _holds(value):
-    return isinstance(value, dict) and "text" in value
-
-
 def _docs(value, *, path, number, column):
     """[(title, text, score or None)] of a cell: texts, or objects that hold a text, or texts (SQuAD)."""
-    found, listed = [], _listed(value)
-    if isinstance(value, str) and not all(isinstance(each, str) or _holds(each) for each in listed):
+    found, listed = [], cells.listed(value)
+    if isinstance(value, str) and not all(isinstance(each, str) or cells.holds_text(each) for each in listed):
         listed = [value]  # a text in brackets
     for each in listed:
-        held = each if _holds(each) else {"text": each}
+        held = each if cells.holds_text(each) else {"text": each}
         for text in held["text"] if isinstance(held["text"], list) and held is each else [held["text"]]:
             if not isinstance(text, (str, int, float, type(None))):
                 raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
-            if text is not None and (text := str(text).strip()):
-                found.append((" ".join(str(held.get("title") or "").split()), text, number_of(held.get("score"))))
+            if (text := "" if text is None else str(text).strip()) and text.lower() not in cells.MISSING:
+                found.append((" ".join(str(held.get("title") or "").split()), text, cells.number_of(held.get("score"))))
     return found
-
-
-def number_of(value):
-    """The number that a cell holds, or None."""
-    if isinstance(value, str):
-        value = WORDS.get(value.strip().lower(), value)
-    try:
-        return number if abs(number := float(value)) < 1e38 else None  # nor nan
-    except (TypeError, ValueError):
-        return None
-
-
-def grading(path, rows, columns, said):
-    """A function from a label to a grade, None without labels; BadInput if the numbers are no grades."""
-    if not (column := columns.get("label", [None])[0]):
-        if "relevant_from" in said:
-            raise BadInput(f"{path}: relevant_from, and no column of labels; say which, as in {path}:label=COLUMN")
-        return None
-    cells = [(number, cell) for number, row in rows for cell in _listed(row.get(column))]
-    known = [(number, value) for number, cell in cells if (value := number_of(cell)) is not None]
-    if not known and cells and "label" not in said:  # words, as the topic of a question
-        del columns["label"]
-        return None
-    whole = all(value == int(value) and abs(value) <= MOST_GRADE for _, value in known)
-    if "relevant_from" in said:
-        least = float(said["relevant_from"])
-        return lambda value: int(value - least) + 1 if whole and value >= least else int(value >= least)
-    for number, value in known:
-        if value != int(value) or abs(value) > MOST_GRADE:
-            raise BadInput(
-                f"{path}:{number}: {column} is {value:g}, which is no grade (0, 1, 2 ...); say from which number on a "
-                f"doc is relevant, as in {path}:relevant_from=.5, or that it is no label: {path}:label="
-            )
-    return int
-
-
-def _labels(row, columns, docs, grade, *, path, number):
-    """The grade of each of a row's docs; None where the row has no label."""
-    if not grade:
-        return [1] * len(docs)
-    (column,) = columns["label"]
-    cells = _listed(row.get(column))
-    if all(cell is None or not str(cell).strip() for cell in cells):
-        return None
-    values = [number_of(cell) for cell in (cells if len(cells) > 1 else cells * len(docs))]
-    if None in values or len(values) != len(docs):
-        raise BadInput(f"{path}:{number}: {column} is {beir.shorten(row[column])}: a number for each doc is wanted")
-    return [grade(value) for value in values]
-
-
-def _scores(row, positives, negatives):
-    """The score of the best positive, None for each positive, the scores of the negatives, None where it has none."""
-    of_pos, of_neg, of_all = (
-        next(([number_of(each) for each in _listed(row[name])] for name in names if row.get(name) is not None), [])
-        for names in SCORED
-    )
-    if len(of_all) == len(positives) + len(negatives):
-        of_pos, of_neg = of_all[: len(positives)], of_all[len(positives) :]
-    of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
-    if len(of_neg) != len(negatives):
-        of_neg = [score for _, _, score in negatives]
-    return [max((score for score in of_pos if score is not None), default=None), *[None] * len(positives), *of_neg]
 
 
 def read(path, said, rows, wrong=()):
@@ -212,7 +140,7 @@ def read(path, said, rows, wrong=()):
     try:
         if rows:
             columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
-            grade = grading(path, rows, columns, said)
+            grade = cells.grading(path, rows, columns, said)
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
 
@@ -231,15 +159,16 @@ def read(path, said, rows, wrong=()):
         positives, negatives = cell("doc"), cell("negative")
         held = [text for _, text, _ in answers] if positives else []
         positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
-        if not question or not positives:
+        unanswered = any(cells.says_nothing(row.get(each)) for each in columns.get("answer", ()))
+        if not question or not positives or unanswered:
             return "an answer" if question else "a question"
-        if (grades := _labels(row, columns, positives, grade, path=path, number=number)) is None:
+        if (grades := cells.labels(row, columns, positives, grade, path=path, number=number)) is None:
             return "a label"
         split = _split_of(row, columns, said, question, path=path, number=number)
         if question not in queries:
             # what generators are scored with is never taken from a column of another meaning
             taken = itertools.chain.from_iterable(columns.values())
-            named = {*taken, "answer", "answers", *(itertools.chain(*SCORED) if "negative" in columns else ())}
+            named = {*taken, "answer", "answers", *(itertools.chain(*cells.SCORED) if "negative" in columns else ())}
             meta = {n: value for n, value in row.items() if n not in named - {said.get("by")} and _plain(value)}
             queries[question] = {"_id": f"q{len(queries) + 1}", "text": question, "metadata": meta}
             judged[question] = {}
@@ -249,7 +178,7 @@ def read(path, said, rows, wrong=()):
             split = next(iter(judged[question]), split)
         own, beside, _ = judged[question].setdefault(split, ({}, {}, number))
         title = " ".join(text for _, text, _ in cell("title"))
-        best, *scores = _scores(row, positives, negatives)
+        best, *scores = cells.scores_of(row, positives, negatives)
         docs_of = [(of_doc or title, text) for of_doc, text, _ in positives] + [pair[:2] for pair in negatives]
         for doc, given, score in zip(itertools.starmap(id_of, docs_of), grades + [0] * len(negatives), scores):
             if (own.setdefault(doc, given) >= 1) != (given >= 1):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lib.data.beir import shorten
-from lib.data.formats import tables
+from lib.data.formats import cells
 from lib.files import BadInput
 
 SCORES = ("score", "positive_score")
@@ -212,7 +212,7 @@ def _from_list(item):
 
 def _from_flagembedding(item):
     if "pos" not in item and "document" in item:  # CoRNStack, whose scores are strings
-        scores = [tables.number_of(each) for each in item.get("negative_scores") or ()] or None
+        scores = [cells.number_of(each) for each in item.get("negative_scores") or ()] or None
         item = item | {"pos": [_get(item, "document")], "neg": item.get("negatives"), "neg_scores": scores}
     query, positives, negatives = _get(item, "query"), _each(item, "pos"), _each(item, "neg")
     best, scores = _numbers(item, "pos_scores", len(positives)), _numbers(item, "neg_scores", len(negatives))
@@ -242,7 +242,7 @@ def _from_dpr(item):
 
     positives, best = passages("positive_ctxs")
     negatives, scores = passages("hard_negative_ctxs", *["negative_ctxs"] * ("negative_ctxs" in item))
-    best = max((score for score in best if score not in (None, tables.GOLD)), default=None)
+    best = max((score for score in best if score not in (None, cells.GOLD)), default=None)
     return _get(item, "question"), positives, negatives, best, scores
 
 

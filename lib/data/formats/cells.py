@@ -1,0 +1,138 @@
+"""Cells of tables: lists, numbers, labels as grades, scores of a miner."""
+
+import ast
+import itertools
+import re
+
+from lib.data import beir
+from lib.files import BadInput, parse_json
+
+SCORED = (("pos_scores", "positive_scores"), ("neg_scores", "negative_scores"), ("scores", "score"))
+WORDS = dict.fromkeys(("true", "yes", "relevant", "t", "y", "positive", "pos", "correct", "good", "duplicate"), 1)
+WORDS |= dict.fromkeys(("false", "no", "irrelevant", "not relevant", "non relevant", "f", "n", "negative", "neg"), 0)
+WORDS |= dict.fromkeys(("incorrect", "wrong", "bad", "not duplicate"), 0)  # as labels
+MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}  # cells that hold nothing, as pandas and spreadsheets write it
+MOST_GRADE = 10  # a larger number is a count of votes or the like, unless relevant_from says what it means
+GOLD = 1000  # where DPR's own files have no score of a positive they give this one
+
+
+def listed(value):
+    """What a cell lists: itself, or the items of a list, which may be written as JSON or as Python writes it."""
+    if isinstance(value, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", value, re.DOTALL):
+        for parse in (parse_json, ast.literal_eval):
+            try:
+                parsed = parse(value.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            value = parsed if isinstance(parsed, list) or holds_text(parsed) else value
+            break
+    return value if isinstance(value, list) else [value]
+
+
+def holds_text(value):
+    """Whether a cell is an object that holds a text, or several."""
+    return isinstance(value, dict) and "text" in value
+
+
+def number_of(value):
+    """The number that a cell holds, or None."""
+    if isinstance(value, str):
+        value = WORDS.get(re.sub(r"[\s_-]+", " ", value.strip().lower()).strip(), value)
+    # a decimal comma and a share of a hundred; 1,000 is as likely a thousand
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(-?0|-?\d+(?!,\d{3}\b))(?:[.,](\d+))?\s*(%?)\s*", value)):
+        value = f"{match[1]}.{match[2] or 0}{'e-2' if match[3] else ''}"
+    try:
+        return number if abs(number := float(value)) < 1e38 else None  # nor nan
+    except (TypeError, ValueError):
+        return None
+
+
+def says_nothing(cell):
+    """Whether a cell lists no answer as SQuAD 2 has it of a question that its passage does not answer."""
+    found = listed(cell)
+    return len(found) == 1 and holds_text(found[0]) and not found[0]["text"]
+
+
+def grading(path, rows, columns, said):
+    """A function from a label to a grade, None without labels; BadInput if the numbers are no grades."""
+    if "label" not in columns:
+        if "relevant_from" in said:
+            raise BadInput(f"{path}: relevant_from, and no column of labels; say which, as in {path}:label=COLUMN")
+        _refuse_unclaimed(path, rows, columns, said)
+        return None
+    for column in columns["label"]:
+        cells = [(number, cell) for number, row in rows for cell in listed(row.get(column))]
+        known = [(number, value) for number, cell in cells if (value := number_of(cell)) is not None]
+        if known or "label" in said:
+            break
+        if odd := _differing(rows, columns, column, lambda cell: str(cell).strip().lower() if cell else None):
+            raise BadInput(
+                f"{path}:{odd[0]}: {column} is {beir.shorten(str(odd[1]))} and {beir.shorten(str(odd[2]))} for docs of "
+                f"one question, and no number: write 1 for relevant and 0, or say that it is no label: {path}:label="
+            )
+    else:  # words, as the topic of a question
+        del columns["label"]
+        return None
+    columns["label"] = [column]
+    whole = all(value == int(value) and abs(value) <= MOST_GRADE for _, value in known)
+    if "relevant_from" in said:
+        least = float(said["relevant_from"])
+        return lambda value: int(value - least) + 1 if whole and value >= least else int(value >= least)
+    for number, value in known:
+        if value != int(value) or abs(value) > MOST_GRADE:
+            raise BadInput(
+                f"{path}:{number}: {column} is {value:g}, which is no grade (0, 1, 2 ...); say from which number on a "
+                f"doc is relevant, as in {path}:relevant_from=.5, or that it is no label: {path}:label="
+            )
+    return int
+
+
+def _differing(rows, columns, column, value_of):
+    """(line, value, another) of the first question whose rows have two values in a column; None without any."""
+    seen = {}
+    for number, row in rows:
+        if (value := value_of(row.get(column))) is not None:
+            question = str([row.get(each) for each in columns.get("question", ())])
+            if seen.setdefault(question, value) != value:
+                return number, seen[question], value
+    return None
+
+
+def _refuse_unclaimed(path, rows, columns, said):
+    """BadInput if a column that nobody has claimed looks like judgements: 0 and 1 for docs of one question."""
+    taken = {*itertools.chain.from_iterable(columns.values()), *said.values()}
+    for column in {name: None for _, row in rows for name in row if name not in taken} if "label" not in said else ():
+        values = {number_of(row.get(column)) for _, row in rows}
+        if values <= {0, 1, None} and (odd := _differing(rows, columns, column, number_of)):
+            raise BadInput(
+                f"{path}:{odd[0]}: {column} is 0 and 1 for docs of one question, as labels are: say {path}:label="
+                f"{column}, or that there is no label: {path}:label="
+            )
+
+
+def labels(row, columns, docs, grade, *, path, number):
+    """The grade of each of a row's docs; None where the row has no label."""
+    if not grade:
+        return [1] * len(docs)
+    (column,) = columns["label"]
+    cells = listed(row.get(column))
+    if all(cell is None or not str(cell).strip() for cell in cells):
+        return None
+    values = [number_of(cell) for cell in (cells if len(cells) > 1 else cells * len(docs))]
+    if None in values or len(values) != len(docs):
+        raise BadInput(f"{path}:{number}: {column} is {beir.shorten(row[column])}: a number for each doc is wanted")
+    return [grade(value) for value in values]
+
+
+def scores_of(row, positives, negatives):
+    """The score of the best positive, None for each positive, the scores of the negatives, None where it has none."""
+    of_pos, of_neg, of_all = (
+        next(([number_of(each) for each in listed(row[name])] for name in names if row.get(name) is not None), [])
+        for names in SCORED
+    )
+    if len(of_all) == len(positives) + len(negatives):
+        of_pos, of_neg = of_all[: len(positives)], of_all[len(positives) :]
+    of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
+    if len(of_neg) != len(negatives):
+        of_neg = [score for _, _, score in negatives]
+    return [max((score for score in of_pos if score is not None), default=None), *[None] * len(positives), *of_neg]
