@@ -87,6 +87,8 @@ def check_text(record, *, path, number):
     if not isinstance(ident, str):
         raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
     check_id(ident, f'{path}:{number}: "_id"')
+    if "text" not in record:
+        raise BadInput(f'{path}:{number}: no "text"; the keys are {", ".join(record)}: call it so, or leave it empty')
     for key in ("title", "text"):
         if not isinstance(value := record.get(key), (str, type(None))):
             raise BadInput(f'{path}:{number}: "{key}" of {ident} must be a string, found {shorten(json.dumps(value))}')

@@ -47,7 +47,7 @@ LEAK = "queries that are train queries with the same relevant doc"  # of dev or 
 
 
 def check_parts(collection, *, batch_size):
-    """BadInput if one of several collections is smaller than a batch; a warning if one's train is another's test."""
+    """BadInput if one of several collections is smaller than a batch; a warning if dev or test queries are train's."""
     joined = list(collection.parts)
     counts = np.bincount(collection.part_of(collection.split("train").queries), minlength=len(joined))
     if joined and counts.min() < batch_size:
@@ -56,9 +56,15 @@ def check_parts(collection, *, batch_size):
             f"--data: {name} has {counts.min():,} train queries, fewer than --batch_size {batch_size}, and a batch "
             "is of one collection"
         )
-    for what, ids in leaks(collection).items() if joined else ():
+    warn_of_leaks(collection)
+
+
+def warn_of_leaks(collection):
+    """A warning where dev's or test's queries are train queries too, with the same doc."""
+    for what, ids in leaks(collection).items():
         if LEAK in what:
-            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): the collections were split apart")
+            why = "the collections were split apart" if collection.parts else "what they measure is no new question"
+            print(f"warning: {what}: {len(ids):,} ({', '.join(ids[:3])}): {why}")
 
 
 def leaks(collection):

@@ -14,13 +14,13 @@ import numpy as np
 
 from lib import rng
 from lib.data import beir, made_queries
-from lib.data.formats import table_files
+from lib.data.formats import cells, table_files, tables
 from lib.data.texts import Texts, plain
 from lib.files import BadInput, fingerprint, fingerprint_file
 
 ENOUGH = 200  # questions from which on some are trained on
 QUESTION = ("question", "query", "q", "text")
-ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "relevant", "file", "page", "where")
+ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "file", "page", "where")
 MADE = {"heading", *made_queries.KINDS}  # kinds of queries that were made from docs
 MOST_FAULTS = 20  # that one message names
 
@@ -34,19 +34,19 @@ def build(place):
         raise BadInput(f"--data asked:{place}: FILE@DATA is wanted, a table of questions and a collection")
     name, folder = find(data)
     docs, queries = (Texts.load(folder / f"{each}.jsonl") for each in ("corpus", "queries"))
-    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in beir.SPLITS}
-    files = {split: path for split, path in files.items() if path.is_file()}
+    places = {name: plain(folder / "qrels" / f"{name}.tsv") for name in (*beir.SPLITS, *beir.DEV)}
+    files = {"dev" if name in beir.DEV else name: path for name, path in places.items() if path.is_file()}
     contents = [[split, fingerprint_file(path)] for split, path in files.items()]
     given = folder / beir.NEGATIVES
     contents += [fingerprint_file(given)] if given.is_file() else []
-    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 2]
+    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 3]
 
     def read():
         dropped, records = {}, [queries.record(row) for row in range(len(queries))]
         judged = _kept(queries, files, dropped)
         for number, (question, answers, split) in enumerate(_asked(file, docs), 1):
             records.append({"_id": f"asked:{number}", "text": question, "metadata": {"kind": "asked"}})
-            judged.append((f"asked:{number}", split, dict.fromkeys(answers, 1)))
+            judged.append((f"asked:{number}", split, answers))
         return docs.path, records, judged, dropped, list(beir.candidates_in(given))
 
     return beir.build("asked", name, fingerprint(key), read)
@@ -77,10 +77,14 @@ def _kept(queries, files, dropped):
 
 
 def _asked(path, docs):
-    """[(question, ids of the docs that answer it, split)] of a file; BadInput names every line that says neither."""
-    wrong, found = [], {}
-    answers_of = _places(docs)
-    for number, row in table_files.rows(path, wrong):
+    """[(question, {id of a doc: grade}, split)] of a file; BadInput names every line that says neither.
+
+    A column of labels, as a table may have one, says which docs answer a question and which do not.
+    """
+    wrong, found, said = [], {}, {}
+    rows, answers_of = list(table_files.rows(path, wrong)), _places(docs)
+    grade_of = _grades(path, rows)
+    for number, row in rows:
         low = {str(name).strip().lower(): value for name, value in row.items()}
         question = next((str(low[name]).strip() for name in QUESTION if low.get(name) not in (None, "")), "")
         answers = next((low[name] for name in ANSWER if low.get(name) not in (None, "")), None)
@@ -90,7 +94,9 @@ def _asked(path, docs):
             continue
         for answer in answers if isinstance(answers, list) else _parts(str(answers), answers_of):
             if ids := answers_of.get(str(answer).strip()) or answers_of.get(_same(answer)):
-                found.setdefault(question, {}).update(dict.fromkeys(ids))
+                own, given = found.setdefault(question, {}), grade_of(number, row)
+                own |= {ident: max(given, own.get(ident, given)) for ident in ids}
+                said.setdefault(question, str(low.get("split") or "").strip().lower())
             else:
                 shown = beir.shorten(str(answer))
                 wrong.append(f"{path}:{number}: {shown} is no id of a doc, no file, no file#heading and no title")
@@ -99,13 +105,34 @@ def _asked(path, docs):
         raise BadInput("; ".join(wrong[:MOST_FAULTS] + more))
     if len(found) < 2:
         raise BadInput(f"{path}: {len(found)} questions: two at least are wanted, one for dev and one for test")
+    found = {question: own for question, own in found.items() if max(own.values()) >= 1}  # others ask for nothing
+    if any(said.values()):
+        if odd := [said[question] for question in found if said[question] not in tables.SPLITS]:
+            raise BadInput(f"{path}: split is {beir.shorten(odd[0])}, none of {', '.join(tables.SPLITS)}")
+        return [(question, own, tables.SPLITS[said[question]]) for question, own in found.items()]
     order = rng.permutation(len(found), "own questions", 0)
     splits = np.empty(len(found), dtype=object)
     fifth = len(found) // 5 if len(found) >= ENOUGH else -(-len(found) // 2)
     splits[order] = (
         ["dev"] * fifth + ["test"] * min(fifth, len(found) - fifth) + ["train"] * max(0, len(found) - 2 * fifth)
     )
-    return [(question, list(ids), split) for (question, ids), split in zip(found.items(), splits)]
+    return [(question, own, split) for (question, own), split in zip(found.items(), splits)]
+
+
+def _grades(path, rows):
+    """A function of a line's number and row: the grade that its label gives to the docs it names, 1 without labels."""
+    by_name = {str(name).strip().lower(): name for _, row in rows for name in row}
+    columns = {"question": [by_name[name] for name in QUESTION if name in by_name][:1]}
+    columns["label"] = [by_name[name] for name in tables.ROLES["label"] if name in by_name]
+    grade = cells.grading(path, rows, columns, {}) if columns["label"] else None
+
+    def of(number, row):
+        (column,) = columns["label"]
+        if (value := cells.number_of(row.get(column))) is None:
+            raise BadInput(f"{path}:{number}: {column} is {beir.shorten(str(row.get(column)))}, no label as 1 or 0")
+        return grade(value)
+
+    return of if grade else lambda number, row: 1
 
 
 def _same(text):

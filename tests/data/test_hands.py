@@ -544,3 +544,21 @@ def test_lists_and_objects_as_python_writes_them(tmp_path):
 def test_cells_that_hold_nothing_are_no_docs(tmp_path):
     rows = [f"q {i},{text},train" for i, text in enumerate(["nan", "None", "#N/A", "right"])]
     assert texts_of(load_collection(csv_of(tmp_path, "question,answer,split", *rows))) == {"q 3": {"right": 1}}
+
+
+def test_a_text_under_another_key_is_refused(tmp_path):
+    folder = write_collection(tmp_path / "b", {"d": "x"}, {"q": "y"}, {"train": [("q", "d", 1)]})
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "title": "a page", "body": "its text"}\n')
+    with pytest.raises(BadInput, match=r'corpus.jsonl:1: no "text"; the keys are _id, title, body'):
+        load_collection(str(folder))
+
+
+def test_test_queries_that_are_train_queries_are_named(tmp_path, capsys):
+    judged = [(f"q{i}", f"d{i}", 1) for i in range(4)]
+    texts = [{f"{kind}{i}": f"{kind} of number {i}" for i in range(4)} for kind in "dq"]
+    leaking = write_collection(tmp_path / "leak", *texts, {"train": judged, "dev": judged[:1], "test": judged[:3]})
+    check.check_parts(load_collection(str(leaking), quiet=True), batch_size=2)
+    assert "warning: test" in (said := capsys.readouterr().out) and ": 3 (q0 = q0" in said
+    apart = write_collection(tmp_path / "fine", *texts, {"train": judged[2:], "dev": judged[:1], "test": judged[1:2]})
+    check.check_parts(load_collection(str(apart), quiet=True), batch_size=2)
+    assert "warning" not in capsys.readouterr().out

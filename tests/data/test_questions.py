@@ -134,3 +134,29 @@ def test_the_corpus_stays_as_it_is_and_so_do_its_candidates(tmp_path):
     found = load_collection(f"asked:{folder / 'own.csv'}@{folder}", quiet=True)
     assert found.docs.fingerprint == before.docs.fingerprint and len(found.split("train")) == 1
     assert [*beir.candidates_in(found.negatives)] == [given]
+
+
+def grades(collection):
+    """{question: {id of a doc: grade}} of dev and test."""
+    return {
+        collection.queries.text(collection.queries.row_of[qid]): own
+        for split in ("dev", "test")
+        for qid, own in collection.qrels_dict(split).items()
+    }
+
+
+def test_labels_say_which_docs_answer(notes):
+    rows = ["question,doc_id,label", "one?,p1.md#1,1", "one?,p2.md#1,0", "two?,p3.md#1,yes", "none?,p4.md#1,0"]
+    assert grades(asked(notes, "\n".join(rows))) == {"one?": {"p1.md#1": 1, "p2.md#1": 0}, "two?": {"p3.md#1": 1}}
+    rows = ["question,relevant,file", "one?,1,p1.md", "one?,0,p2.md", "two?,1,p3.md"]
+    assert grades(asked(notes, "\n".join(rows), "b.csv"))["one?"] == {"p1.md#1": 1, "p2.md#1": 0}
+    with pytest.raises(BadInput, match="own.csv:3: label is '', no label|own.csv:3: label is"):
+        asked(notes, "question,doc_id,label\none?,p1.md#1,1\ntwo?,p2.md#1,maybe\n")
+
+
+def test_a_column_of_splits_is_obeyed(notes):
+    rows = [f"q {n}?,p{n}.md#1,{'val' if n < 3 else 'test'}" for n in range(9)]
+    found = asked(notes, "\n".join(["question,doc_id,split", *rows]))
+    assert (len(found.split("dev")), len(found.split("test"))) == (3, 6)
+    with pytest.raises(BadInput, match="split is 'later'"):
+        asked(notes, "question,doc_id,split\none?,p1.md#1,later\ntwo?,p2.md#1,test\n", "b.csv")
