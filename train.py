@@ -70,8 +70,8 @@ def parse_args():
     add("--encoder", nargs="+", default="static", metavar="static|NAME|FOLDER", help="static (trained from scratch), "
         "or a model to train further: ours, sentence-transformers' or Hugging Face's, by folder or hub name; two are "
         "the docs' and the queries', and the same one twice gives each side weights of its own")
-    add("--dim", type=cli.DIM, metavar="D", help="length of the vectors: of a static encoder 768 by default; a "
-        "transformer gets a linear layer for it, by default none")
+    add("--dim", type=cli.DIM, metavar="D", help="length of the vectors: of a static encoder 768 by default, with "
+        "--init at most the model's; a transformer gets a linear layer for it, by default none")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
         type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from "
@@ -339,6 +339,7 @@ def compare(args, parser, collection, name):
     run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, config=config)
     flags = {flag: value for flag, value in cli.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
+    say_few(full)
     runs = experiment.Runs(name, folder, flags | {"resume": args.resume}, args.seeds, args.jobs, args.steps, full)
     runs.announce = lambda title, counts: cli.print_header(title, args, parser, counts)
     if args.race:
@@ -618,12 +619,17 @@ def say_what_is_odd(args, parser, arm, derived, encoder, collection):
         print(
             f"   --positive_filter {args.positive_filter.text} leaves out {derived['dropped_pairs']:,} training pairs"
         )
-    if derived["steps"] < FEW_STEPS:
-        print(f"note: {derived['steps']} steps are few: a small collection wants more --epochs, and --init MODEL")
+    say_few(derived["steps"])
     if said := cut_note(encoder, collection.docs):
         print(f"{said} (--doc_length)")
     for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
         print(f"note: --{name} changes nothing in this run")
+
+
+def say_few(steps):
+    """A note where a run is so short that it cannot show much."""
+    if steps < FEW_STEPS:
+        print(f"note: {steps} steps are few: a small collection wants more --epochs, and --init MODEL (--plan)")
 
 
 # ------------------------------------------------------------------------------- what follows from the arguments
@@ -702,12 +708,14 @@ def refresh_every(args, order):
 def make_encoder(args, collection, *, seed):
     """The encoder to train: a new static one, or the one that --encoder names."""
     if args.encoder == "static":
-        start, tokenizer, dim = None, None, args.dim or 768
+        start, tokenizer = None, None
         if args.init:
-            start = functools.partial(token_vectors, args.init, dim=dim, device=args.device or "cpu")
+            start = functools.partial(token_vectors, args.init, dim=args.dim, device=args.device or "cpu")
             tokenizer = None if args.vocab_size else vocabulary_of(args.init)
         size = args.vocab_size or 16_000
-        return new_static(collection, dim=dim, vocab_size=size, seed=seed, tokenizer=tokenizer, directions=start)
+        return new_static(
+            collection, dim=args.dim or 768, vocab_size=size, seed=seed, tokenizer=tokenizer, directions=start
+        )
     names = ("query_prefix", "doc_prefix", "pooling", "query_length", "doc_length")
     overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.normalize:

@@ -59,6 +59,9 @@ class Parser(argparse.ArgumentParser):
 
         def add(*names, per_arm=per_arm, needs=needs, excludes=None, idle_when=None, **options):
             action = group.add_argument(*names, **options)
+            plainly = isinstance(action.default, (int, float, str)) and not isinstance(action.default, bool)
+            if action.help and plainly and "default" not in action.help:
+                action.help += f" (default: {action.default})"
             action.per_arm, action.only, action.idle_when = per_arm, only, idle_when
             action.needs, action.excludes = needs, excludes
 
@@ -195,7 +198,8 @@ def usage(table):
 
 def explained(table):
     """usage() with what each row does, from the docstrings of their functions."""
-    about = {name: " ".join(row.function.__doc__.split()).rstrip(".") for name, row in table.items()}
+    about = {name: " ".join(row.function.__doc__.split()) for name, row in table.items()}
+    about = {name: text.partition(" -> ")[0].rstrip(".") for name, text in about.items()}  # without shapes
     return "; ".join(f"{':'.join([name, *row.numbers])}, {about[name]}" for name, row in table.items())
 
 

@@ -87,7 +87,9 @@ def leaks(collection):
                 what = f"{split} queries that are train queries with other relevant docs"
                 found[what].append(f"{qid} = {next(iter(same.values()))}")
             elif trained & set(positives):
-                found[f"{split} queries that share a relevant doc with another train query"].append(qid)
+                found[f"{split} queries whose relevant doc is a train query's too (new wordings are measured)"].append(
+                    qid
+                )
     return found
 
 
@@ -181,6 +183,8 @@ def main():
         print(f"wrote   {out}/: check.json" + (", check.png" if collection else ""))
     bad = bool(wrong) or any(LEAK in what for what in odd)
     print(f"{name}: " + ("not fit to train on as it is" if bad else "nothing in it makes training wrong"))
+    if not bad and args.data and "train" in collection.qrels:
+        print(f"next    python train.py --data {cli.quoted(args.data)} --plan")
     if bad:
         raise SystemExit(1)
 

@@ -227,9 +227,8 @@ def why(row, first):
     own, other = (arm["geometry"]["uniformity"] for arm in (row, first))
     if own > other + 0.1:
         found.append(
-            f"its docs are spread less evenly (uniformity {own:.2f} against {other:.2f}), which "
-            "costs deep recall: negatives from a fixed list or without gradient (bm25, dense, "
-            "adore, queue) leave the rest of the corpus alone (refresh:4, random:2+bm25:2)"
+            f"its docs are spread less evenly (uniformity {own:.2f} against {other:.2f}), and deep recall often falls "
+            "with that (refresh:4, random:2+bm25:2)"
         )
     if row["best_at"] <= 0.5 < first["best_at"]:
         found.append(

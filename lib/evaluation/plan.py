@@ -54,14 +54,14 @@ def settings(queries, *, smallest, static, batch_size=None):
             ["refresh:4" if enough else "in_batch"],
             "hard negatives mined again helped from 1,000 queries up on MedQuAD (docs/pools.md)"
             if enough
-            else "below 1,000 queries hard negatives were not shown to help from scratch (docs/pools.md)",
+            else "with about 700 queries hard negatives gained nothing from scratch (docs/models.md)",
         ),
         Advice(
             "batch_size",
             batch,
             "what our tables of large collections were made with"
             if batch >= 128
-            else "a corpus this small would fill a larger batch with hard negatives by chance",
+            else "the tables of small collections used it: a larger batch would hold much of so few docs",
         ),
         Advice("epochs", epochs, f"{round(epochs * steps):,} steps; with fewer than 300 little is learned"),
     ]
@@ -69,7 +69,12 @@ def settings(queries, *, smallest, static, batch_size=None):
         return found[:1]
     if queries < 5000:
         found.append(
-            Advice("init", None, "with so few queries a start that knows words decides: --init MODEL (docs/models.md)")
+            Advice(
+                "init",
+                None,
+                "add --init MODEL, say sentence-transformers/all-MiniLM-L6-v2: below 5,000 queries a start from "
+                "pretrained word vectors helped most (docs/models.md)",
+            )
         )
     return found
 

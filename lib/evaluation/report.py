@@ -155,8 +155,10 @@ COSTS = (
 MEANING = {  # of interval and p, by what they are over
     significance.BOTH: "Interval and p: for other queries and other seeds, both random, with what seeds do estimated "
     "from all arms. Better and worse: by p with Holm's correction. Equal: shown by two one-sided tests to be less than "
-    f"{significance.MARGIN} apart. The rest is open. Smallest detectable difference: the least that such a test finds "
-    "with 80 % power.",
+    f"{significance.MARGIN} apart (their 90 % interval; the 95 % interval here may reach further). The rest is open: "
+    "neither was shown. Decisions are corrected for the tests against the first arm, letters for those of all pairs: a "
+    "better arm may share the first one's letter. Smallest detectable difference: the least that such a test finds with "
+    "80 % power.",
     significance.QUERIES: "Interval (bootstrap) and p (paired randomisation test): for other queries and these very "
     "runs. The same arm with another seed often differs by as much, so that no arm is said to differ: that takes "
     "three seeds, or two seeds that three arms share.",
@@ -178,7 +180,13 @@ def conclusion(result):
         said = f"No arm is better than {first['arm']} beyond chance."
     else:
         best = max(means, key=means.get)
-        said = f"{best} has the highest {measure} of these runs; so few seeds say nothing of others." if others else ""
+        said = f"{best} has the highest {measure} of these runs" if others else ""
+        if len(others) == 1:
+            sign = 1 if best == others[0]["arm"] else -1
+            test = others[0]["against_first"]
+            low, high = sorted((sign * test["low"], sign * test["high"]))
+            said += f": {abs(test['difference']):+.4f} [{low:+.4f}, {high:+.4f}] on other queries"
+        said += "; whether other seeds would give the same, so few cannot say." if others else ""
     if bm25 := result["references"].get("bm25"):
         best, value = max(means, key=means.get), max(means.values())
         above = f"{best} is above BM25" if value > bm25[measure] else "No arm reaches BM25: search with it, or mix both"
@@ -192,6 +200,7 @@ def to_table(result):
     rows = [row | {"measure": measure} for row in result["arms"]]
     columns = RESULTS + (WINS if len(result["seeds"]) == 1 else ())
     over = rows[1]["against_first"]["over"] if len(rows) > 1 else significance.QUERIES
+    plain = ":" not in first.partition(" ")[0]  # what is worse than without any source:K hurts
     known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
     text = [f"**{said}**\n"] if (said := conclusion(result)) else []
     text += [
@@ -214,7 +223,10 @@ def to_table(result):
                 f"{name} {found['difference']:+.4f} (p {significance.shown(found['p_holm'])})"
                 for name, found in row["hurts"].items()
             )
-            text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
+            if plain:
+                text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
+            else:
+                text.append(f"{row['arm']} is below {first}: {losses}.\n")
     if result.get("forecast"):
         parts = ", ".join(
             f"{title} {'n/a' if rho is None else f'{rho:+.2f}'}"
@@ -302,7 +314,8 @@ def verdict(summary, measure, *, run, lr):
         )
     if against["low"] > 0:
         return (
-            f"this encoder is ahead of BM25 ({shown.format(**against)}): use it",
+            f"this encoder is ahead of BM25 ({shown.format(**against)}): use it; mixing both often gains more, "
+            f"--retriever {mixed}",
             f"python build_index.py --run {run}",
         )
     return (

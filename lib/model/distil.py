@@ -7,6 +7,7 @@ from lib.files import BadInput, cache_dir, cached_array, fingerprint
 from lib.model.encoder import embed_texts, load_encoder
 
 CONTINUED = "##"  # what begins a piece inside of a word
+MOST = 768  # dimensions where none are asked for
 
 
 def vocabulary_of(source):
@@ -24,14 +25,16 @@ def vocabulary_of(source):
 def token_vectors(source, tokenizer, *, dim, device="cpu"):
     """(V, dim) float32: the unit vectors of a vocabulary's tokens by the model of a folder or hub name, made shorter.
 
-    Each token is embedded as a text of its own, as a doc, and the vectors are centred and turned into their first
-    principal components (the idea of model2vec, Tulkens & van Dongen 2024). Cached by model and vocabulary.
+    dim: None for as many as there are, up to MOST. Each token is embedded as a text of its own, as a doc, and the
+    vectors are centred and turned into their first principal components (the idea of model2vec, Tulkens & van Dongen
+    2024). Cached by model and vocabulary.
     """
     teacher = load_encoder(source).set_device(device)
-    if dim > teacher.dim:
-        raise BadInput(f"--dim {dim}: --init {source} has vectors of {teacher.dim} dimensions; ask for no more of them")
     vocabulary = tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
+    dim = dim or min(MOST, teacher.dim, len(tokens))
+    if dim > teacher.dim:
+        raise BadInput(f"--dim {dim}: --init {source} has vectors of {teacher.dim} dimensions; ask for no more of them")
     if dim > len(tokens):
         raise BadInput(f"--dim {dim}: the vocabulary has {len(tokens)} tokens, which span no more dimensions")
 

@@ -195,7 +195,7 @@ class StaticEncoder(nn.Module):
 def new_static(collection, *, dim, vocab_size, seed, tokenizer=None, directions=None):
     """A static encoder to train: idf and, without a tokenizer, the vocabulary are of a collection's training side.
 
-    directions(tokenizer) gives the (V, D) unit vectors to start from, random ones by default.
+    directions(tokenizer) gives the (V, D) unit vectors to start from, random ones of length `dim` by default.
     """
     qrels = collection.split("train")
     doc_rows = np.unique(qrels.docs[qrels.grades >= 1])  # docs of dev and test queries play no part
@@ -206,9 +206,10 @@ def new_static(collection, *, dim, vocab_size, seed, tokenizer=None, directions=
             vocab_size=vocab_size,
             key=collection.fingerprint,
         )
-    encoder = StaticEncoder(tokenizer, dim=dim)
+    start = directions and directions(tokenizer)
+    encoder = StaticEncoder(tokenizer, dim=dim if start is None else start.shape[1])
     ids = tokenize(collection.docs, encoder, "doc").select(doc_rows).ids
     document_frequency = np.bincount(ids.numpy(), minlength=len(encoder.table))
     idf = np.log((1 + len(doc_rows)) / (1 + document_frequency))
-    encoder.init_weights(seed=seed, idf=idf, directions=directions and directions(tokenizer))
+    encoder.init_weights(seed=seed, idf=idf, directions=start)
     return encoder

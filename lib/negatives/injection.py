@@ -21,12 +21,12 @@ from lib.rng import uniform
 
 
 def positives(collection, query_rows, kept, **how):
-    """SHARE of the negatives are replaced by the positive that is kept aside: false negatives"""
+    """SHARE of the negatives become a known positive that training was not given: false negatives, on purpose"""
     return kept
 
 
 def easy(collection, query_rows, kept, **how):
-    """SHARE of them, of queries with a positive kept aside, are replaced by random docs: hard negatives lost"""
+    """SHARE of them become random docs, of the same queries: hard negatives lost"""
     return np.where(kept >= 0, drawn_candidates("easy", random_docs, collection, query_rows, 1, **how).docs[:, 0], -1)
 
 
