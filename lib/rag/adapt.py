@@ -7,9 +7,18 @@ import re
 SIGNS = {
     "max_tokens": r"\bmax_tokens\b",
     "temperature": r"\btemperature\b",
-    "system": r"\bsystem\W+(role|message|prompt|instruction)|\brole\W+system|roles must alternate",
+    "system": r"\bsystem\W+(role|message|prompt|instruction)|\brole\W+system|roles must alternate"
+    r"|\bdeveloper instruction\b|\broles\b.{0,80}\bgot system\b",
 }
+# the rows that an error of a status may be on; llama.cpp gives 500 where a chat template fails
+BY_STATUS = {400: {*SIGNS}, 422: {*SIGNS}, 500: {"system"}}
 FILTERED = r"content_filter|content management policy|ResponsibleAIPolicyViolation|content[ _]policy[ _]violation"
+THINKING = ("reasoning_content", "reasoning")  # of a message: what was thought apart from its content
+TEXTS = (None, "text", "output_text")  # types of a content's parts
+
+
+class Failed(ValueError):
+    """An event of a stream that is no part of an answer but holds the server's own words on what went wrong."""
 
 
 def body_of(made, model, tokens, unwanted=()):
@@ -26,11 +35,10 @@ def body_of(made, model, tokens, unwanted=()):
 
 def refused(status, text, body):
     """Which row of SIGNS, of those that are in a body, a server refuses by an error's status and text; None if none."""
-    if status not in (400, 422):
-        return None
     there = {name for name in ("max_tokens", "temperature") if name in body}
     if body["messages"][0]["role"] == "system":
         there.add("system")
+    there &= BY_STATUS.get(status, set())
     error = _error(text)
     if error.get("param") in there:
         return error["param"]
@@ -58,27 +66,51 @@ def hint(status, text, *, chosen):
 def whole(text):
     """The object of a reply: JSON, or the events of a server that streams only, put together.
 
-    ValueError or RecursionError for what is neither, and for a stream that ends before its answer does.
+    ValueError or RecursionError for what is neither, and for a stream that ends before its answer does; Failed for one
+    that breaks off with an error.
     """
-    if not re.match(r"\s*(data|event|id)?:", text):  # what begins with a colon is a comment
+    if not re.match(r"\s*(data|event|id|retry|error)?:", text):  # what begins with a colon is a comment
         return json.loads(text)
-    said, finish, usage = [], None, None
+    message, finish, usage = {"content": []}, None, None
     for line in text.split("\n"):
         kind, _, data = line.partition(":")
-        if kind != "data" or data.strip() in ("", "[DONE]"):
+        if kind not in ("data", "error") or data.strip() in ("", "[DONE]"):
             finish = finish or ("stop" if data.strip() == "[DONE]" else None)
             continue
         chunk = json.loads(data)
+        if isinstance(chunk, dict) and (chunk.get("error") or "choices" not in chunk):
+            raise Failed(data.strip())
         try:
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"][:1]:
-                said.append(choice.get("delta", {}).get("content") or "")
+                for name, part in (choice.get("delta") or {}).items():
+                    if part and name in ("content", "refusal", *THINKING):
+                        message.setdefault(name, []).extend(part if isinstance(part, list) else [part])
                 finish = choice.get("finish_reason") or finish
         except (LookupError, TypeError, AttributeError):
             raise ValueError("an event that is no part of an answer") from None
-    if finish is None or not all(isinstance(part, str) for part in said):
+    if finish is None or not all(isinstance(part, (str, dict)) for part in message["content"]):
         raise ValueError("a stream without an end")
-    return {"choices": [{"message": {"content": "".join(said)}, "finish_reason": finish}], "usage": usage}
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def read(message):
+    """(the text of a message, whether its model thought apart from it); TypeError or AttributeError where it is none.
+
+    The content is a text or a list of parts, some of which may be thoughts.
+    """
+    content = message.get("content") or ""
+    parts = content if isinstance(content, list) else [content]
+    parts = [{"text": part} if isinstance(part, str) else part for part in parts]
+    text = "".join(part.get("text") or "" for part in parts if part.get("type") in TEXTS)
+    apart = any(message.get(name) for name in THINKING) or any(part.get("type") not in TEXTS for part in parts)
+    return text.strip(), apart
+
+
+def tokens_of(usage):
+    """(tokens read, tokens written) by a reply's usage; 0 for what is no number."""
+    found = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
+    return tuple(int(n) if isinstance(n, (int, float)) and 0 < n < 1e12 else 0 for n in found)
 
 
 def _error(text):

@@ -32,8 +32,8 @@ OUTCOMES = {
     "distracted": "wrong: the answer rests on other docs, although a relevant one was read",
     "misread": "wrong, although the answer rests on a relevant doc",
     "ignored": "wrong: the answer cites nothing, although a relevant doc was read",
-    "cut": "no answer and no abstention: the limit of tokens came first",
-    "refused": "no answer and no abstention: a content filter refused the question",
+    "cut": "no answer and no abstention: the reply ended before one began",
+    "refused": "no answer and no abstention: a content filter or the model refused the question",
 }
 RARE = ("cut", "refused")  # rows of OUTCOMES that are shown only where they happen
 

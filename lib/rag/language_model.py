@@ -42,7 +42,7 @@ class LanguageModel:
             )
         self.context_tokens = min(context_tokens, room)
         self.fingerprint = fingerprint(
-            "hf", 1, fingerprint_folder(folder), self.context_tokens, answer_tokens, prompts.SYSTEM
+            "hf", 2, fingerprint_folder(folder), self.context_tokens, answer_tokens, prompts.SYSTEM
         )
 
     def _count(self, text):
@@ -88,8 +88,7 @@ class LanguageModel:
             for (text, docs), read, ids in zip(made, inputs["attention_mask"].sum(1).tolist(), written):
                 reply = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 used = int((ids != self.tokenizer.pad_token_id).sum())
-                if text.rstrip().endswith(prompts.THINKS):  # the template has begun the thought
-                    reply = prompts.THINKS + reply
+                reply = prompts.begun(text) + reply
                 known = {"tokens": (read, used), "ms": ms, "prompt": text, "cut": used >= self.answer_tokens}
                 found.append(prompts.answer_of(reply, docs, **known))
         return found

@@ -11,9 +11,20 @@ SYSTEM = (
     f"If no document answers the question, reply with {ABSTAIN} and nothing else."
 )
 NOTHING = "The docs do not answer this."  # what a reader sees where a generator abstains
-SPENT = "No answer: the limit of tokens was used up before one began, perhaps by thinking; raise --answer_tokens."
-REFUSED = "No answer: a content filter of the server refused the question."
-THINKS, THOUGHT = "<think>", "</think>"  # around what a reasoning model writes before its answer
+SPENT = "No answer: the reply ended before one began, perhaps while thinking; raise --answer_tokens."
+REFUSED = "No answer: a content filter of the server, or the model, refused the question."
+# with a space it may be part of an answer, unless it is said alone or begins one in capitals
+ABSTAINS = re.compile(r"(?i:no[-_\u2010-\u2015]response)|^[\W_]*(?:NO RESPONSE\b|(?i:no response)[\W_]*$)")
+THOUGHTS = (  # the marks around what a reasoning model writes before its answer, in any case of their letters
+    (r"<think(?:ing)?\s*>", r"</think(?:ing)?\s*>"),
+    (r"\[think\]", r"\[/think\]"),
+    (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)", r"<\|channel\|>final<\|message\|>"),  # gpt-oss
+    ("◁think▷", "◁/think▷"),
+)
+BEGINS = "|".join(begin for begin, _ in THOUGHTS)
+# [2], [1, 3], [1-2], [^2], [Document 2], and 【2†lines】 of gpt-oss, but no range of years and no date
+NUMBERS = r"(?=[\s\w^]{0,12}\d)((?:documents?|docs?|[\d,;\s^]|(?<!\d{3})[–-](?!\d{3})){1,40})"
+CITED = re.compile(rf"[\[【]{NUMBERS}(?:†[^\]】]{{0,40}})?[\]】]", re.IGNORECASE)
 SHORTEST = 24  # tokens: less of a doc is left out altogether
 
 
@@ -28,8 +39,8 @@ class Answer:
     tokens: tuple = (0, 0)  # read and written
     ms: float = 0.0
     prompt: str = ""  # exactly what was sent, where there is such a text
-    cut: bool = False  # whether it ended at the limit of tokens, in the answer or before it began
-    refused: bool = False  # whether a content filter refused the question
+    cut: bool = False  # whether it ended too early, as at the limit of tokens, in the answer or before it began
+    refused: bool = False  # whether a content filter or the model refused the question
 
     @property
     def abstained(self):
@@ -93,43 +104,59 @@ def cut(text, limit, count):
 
 def citations(text, docs):
     """(the numbers of docs that an answer cites, in order; those that it cites although there is no such doc)."""
-    numbers = dict.fromkeys(
-        int(n) for part in re.findall(r"\[([\d,\s]{1,40})\]", text) for n in re.findall(r"\d{1,9}", part)
-    )
+    numbers = dict.fromkeys(n for found in CITED.finditer(text) for n in _numbers(found, docs))
     return tuple(n for n in numbers if 1 <= n <= docs), tuple(n for n in numbers if not 1 <= n <= docs)
+
+
+def _numbers(found, docs):
+    """The numbers that a match of CITED names; a range is filled only if all of it are docs."""
+    for low, high in re.findall(r"(\d{1,9})(?:\s*[–-]\s*(\d{1,9}))?", found[1]):
+        ends = [int(end) for end in (low, high) if end]
+        yield from range(ends[0], ends[1] + 1) if high and ends[0] <= ends[1] <= docs else ends
 
 
 def bare(text):
     """An answer without its citations: what is compared with the gold answers."""
     # from the beginning of white space only: tried at each space of a run, it would read the run again and again
-    return " ".join(re.sub(r"(?<!\s)\s*\[[\d,\s]{1,40}\]", "", text).split())
+    return " ".join(re.sub(rf"(?<!\s)\s*{CITED.pattern}", "", text, flags=re.IGNORECASE).split())
 
 
 def abstains(text):
     """Whether a model's reply is the abstention that the prompt asks for."""
-    return not bare(text) or ABSTAIN.lower() in text.lower()
+    text = bare(text)
+    return not text or ABSTAINS.search(text) is not None
 
 
-def without_thought(reply):
-    """(a reply without what its model thought, whether it ends within a thought).
+def begun(prompt):
+    """The mark with which a prompt begins the thought itself, as some chat templates do; empty without one."""
+    found = re.search(rf"(?:{BEGINS})\Z", prompt.rstrip(), re.IGNORECASE)
+    return found[0] if found else ""
+
+
+def without_thought(reply, *, cut=False):
+    """(a reply without what its model thought, whether it ends within a thought); cut: whether it was cut.
 
     The beginning of a thought may stand in the prompt, where a chat template writes it: then the reply has its end
     alone.
     """
-    *thoughts, rest = reply.split(THOUGHT)
-    said = "".join(part.partition(THINKS)[0] for part in thoughts if THINKS in part) + rest
-    if said.lstrip().startswith(THINKS):  # elsewhere an answer may be on the word itself
-        return "", True
-    return said.strip(), False
+    for begin, end in THOUGHTS:
+        *thoughts, rest = re.split(end, reply, flags=re.IGNORECASE)
+        heads = (re.split(begin, part, maxsplit=1, flags=re.IGNORECASE) for part in thoughts)
+        reply = "".join(head for head, *thought in heads if thought) + rest
+    # within a line of a whole reply an answer may be on the word itself
+    found = re.search(BEGINS if cut else rf"^[^\S\n]*(?:{BEGINS})", reply, re.IGNORECASE | re.MULTILINE)
+    return (reply[: found.start()] if found else reply).strip(), found is not None
 
 
 def answer_of(reply, docs, *, cut=False, **known):
-    """The Answer of a language model's reply to a prompt with so many docs; cut: whether the limit of tokens ended it.
+    """The Answer of a language model's reply to a prompt with so many docs; cut: whether it ended too early.
 
     What it thought is left out first: there it weighs docs that it does not use, and whether to abstain. A thought
-    without an end was cut, whatever a server says.
+    without an end was cut, whatever a server says. All citations are written as [n].
     """
-    text, thinking = without_thought(reply)
+    text, thinking = without_thought(reply, cut=cut)
+    if abstains(text):  # one that is said is whole, whatever followed, and its citations hold nothing up
+        return Answer("", cut=thinking or (cut and not bare(text)), **known)
     cited, unknown = citations(text, docs)
-    cut = (cut or thinking) and ABSTAIN.lower() not in text.lower()  # the abstention is whole, whatever followed
-    return Answer("" if abstains(text) else text, cited, unknown, cut=cut, **known)
+    text = CITED.sub(lambda found: "".join(f"[{n}]" for n in _numbers(found, docs)), text)
+    return Answer(text, cited, unknown, cut=cut or thinking, **known)

@@ -23,6 +23,7 @@ LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}  # what may go away by itself
 KEY = process.SECRETS[0]
 MOST_BYTES = 4_000_000  # of a reply
+CUT = ("length", "max_tokens", "model_length")  # reasons to end of an answer that goes on
 
 
 _hidden = functools.partial(process.hidden, shortest=1)  # in what is no answer, where every word counts
@@ -76,7 +77,7 @@ class Server:
         self._unwanted = frozenset()  # what it has refused of requests that it then took: rows of adapt.SIGNS
         self._chosen = not model
         self.model = model or self._first_model()
-        self.fingerprint = fingerprint("http", 1, self.url, self.model, context_tokens, answer_tokens, prompts.SYSTEM)
+        self.fingerprint = fingerprint("http", 2, self.url, self.model, context_tokens, answer_tokens, prompts.SYSTEM)
 
     def _first_model(self):
         try:
@@ -84,7 +85,8 @@ class Server:
         except Refused as error:
             if error.status not in (404, 405, 501):
                 raise
-            raise BadInput(f"{error}; it lists no models: say which with --model") from None
+            lacks = "the address may lack /v1, or " if error.status == 404 else ""
+            raise BadInput(f"{error}; {lacks}it lists no models: say which with --model") from None
         try:
             return str(found["data"][0]["id"])
         except (LookupError, TypeError):
@@ -131,25 +133,23 @@ class Server:
             return prompts.Answer("", refused=True, prompt=sent)
         try:
             choice = found["choices"][0]
-            reply = choice["message"]["content"] or ""
-            usage = found.get("usage") or {}
-            tokens = tuple(int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-            if not isinstance(reply, str):
-                raise TypeError
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            message, finish = choice["message"], str(choice.get("finish_reason")).lower()
+            reply, apart = adapt.read(message)
+            tokens = adapt.tokens_of(found.get("usage"))
+        except (LookupError, TypeError, AttributeError):
             shown = _hidden(json.dumps(found))[:200]
             raise BadInput(
                 f"{self.url}: its reply has no choices[0].message.content; does it serve chat completions? {shown}"
             ) from None
-        if choice.get("finish_reason") == "content_filter" and not reply.strip():
+        if finish == "content_filter" or (message.get("refusal") and not reply):
             return prompts.Answer("", refused=True, prompt=sent, tokens=tokens)
         return prompts.answer_of(
-            process.hidden(reply.encode("utf-8", "replace").decode().strip()),
+            process.hidden(reply.encode("utf-8", "replace").decode()),
             made.docs,
             tokens=tokens,
             ms=1000 * (time.perf_counter() - begin),
             prompt=sent,
-            cut=choice.get("finish_reason") == "length",
+            cut=finish in CUT or (not reply and (apart or finish != "stop")),  # silence alone is an abstention
         )
 
     def _complete(self, made):
@@ -200,11 +200,13 @@ class Server:
                 if reply.status // 100 == 2:
                     try:
                         return adapt.whole(text)
+                    except adapt.Failed as error:
+                        problem = f"its stream breaks off: {_hidden(error)[:300]}"
                     except (ValueError, RecursionError):
                         problem = f"its reply is not JSON: {_hidden(text)[:80]!r}"
                 else:
                     problem = _refusal(request, reply, text)
-                    if reply.status not in AGAIN:
+                    if reply.status not in AGAIN or (body and adapt.refused(reply.status, text, body)):
                         again = f"; tried {tried} times" if tried > 1 else ""
                         raise Refused(f"{self.url}{path}: {problem}{again}", reply.status, text)
                     wait = retry_after(reply.headers.get("Retry-After"), wait)

@@ -107,7 +107,7 @@ class Answers:
         """A line for each way in which questions were left without an answer that is no abstention."""
         refused = sum(answer.refused for answer in self._found.values())
         if refused:
-            yield f"{refused:,} of the questions were refused by a content filter"
+            yield f"{refused:,} of the questions were refused by a content filter or the model"
         spent = sum(not answer.text and answer.cut for answer in self._found.values())
         if spent:
             yield f"{spent:,} of the answers were cut before they began, perhaps while thinking: raise --answer_tokens"

@@ -167,15 +167,38 @@ def test_a_prompt_keeps_its_budget(docs, budget):
         ("in [2], [1, 3] and [2][9]", 3, ((2, 1, 3), (9,))),
         ("[0] and [x] and [1937]", 3, ((), (0, 1937))),
         ("nothing", 3, ((), ())),
+        ("【2】, [Document 1] and [^3]", 3, ((2, 1, 3), ())),
+        ("【2†L1-L4】 and [docs 1, 3]", 3, ((2, 1, 3), ())),
+        ("[1-3] and [2–9]", 3, ((1, 2, 3), (9,))),
+        ("[1-99] [3-1]", 3, ((1, 3), (99,))),
+        ("[1937-1945], [2024-05-01], [-5], [doc], [ ], a[1:2]", 3, ((), ())),
     ],
 )
 def test_citations_of_a_reply(text, docs, wanted):
     assert prompts.citations(text, docs) == wanted
 
 
-@pytest.mark.parametrize("text", ["", " [2]", "NO-RESPONSE", "no-response.", "NO-RESPONSE [1]"])
+def test_each_way_of_citing_is_written_as_one():
+    found = prompts.answer_of("ten 【2】, [Document 1], [1-2] or [^7], in [1937-1945]", 2)
+    assert found.text == "ten [2], [1], [1][2] or [7], in [1937-1945]"
+    assert (found.citations, found.unknown) == ((2, 1), (7,))
+    assert prompts.bare("ten 【2】 minutes [Document 1][1-2].") == "ten minutes."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " [2]", "NO-RESPONSE", "no-response.", "NO-RESPONSE [1]", "NO_RESPONSE", "**No response.** [1]", "NO RESPONSE",
+     "NO RESPONSE. No document says so.", "_no response_", "No\u2011Response"],
+)  # fmt: skip
 def test_a_reply_that_abstains(text):
     assert prompts.abstains(text)
+    found = prompts.answer_of(text, 2)
+    assert found.abstained and (found.citations, found.unknown) == ((), ())
+
+
+@pytest.mark.parametrize("text", ["There was no response [1].", "No response came [2].", "no responses", "ten"])
+def test_a_reply_that_does_not_abstain(text):
+    assert not prompts.abstains(text)
 
 
 # ------------------------------------------------------------------------------------------ split of a gain

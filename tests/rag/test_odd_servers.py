@@ -67,6 +67,17 @@ def open_server(url, **options):
         ("<think>[1] says ten</think>NO-RESPONSE", "", ()),
         ("<think>[1] says ten</think>", "", ()),
         ("the tag <think> begins it [2]", "the tag <think> begins it [2]", (2,)),
+        ("<thinking>[2]: NO-RESPONSE</thinking>Ten [1]", "Ten [1]", (1,)),
+        ("<THINK >[2]: NO-RESPONSE</Think >Ten [1]", "Ten [1]", (1,)),
+        ("[THINK]Doc [2] </think> NO-RESPONSE[/THINK]Ten [1]", "Ten [1]", (1,)),
+        ("◁think▷[2]: NO-RESPONSE◁/think▷Ten [1]", "Ten [1]", (1,)),
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>[2]<|end|><|start|>assistant<|channel|>commentary"
+            "<|message|>NO-RESPONSE?<|end|><|start|>assistant<|channel|>final<|message|>Ten [1]",
+            "Ten [1]",
+            (1,),
+        ),
+        ("[2]?<|end|><|start|>assistant<|channel|>final<|message|>NO-RESPONSE [2]", "", ()),
     ],
 )
 def test_what_a_model_thinks_is_no_part_of_its_answer(reply, text, cited):
@@ -76,11 +87,27 @@ def test_what_a_model_thinks_is_no_part_of_its_answer(reply, text, cited):
 
 
 @pytest.mark.parametrize(
-    "reply", ["<think>Looking at [1], if none fits I say NO-RESPONSE", " <think>", "<think>a</think><think>b"]
+    "reply",
+    [
+        "<think>Looking at [1], if none fits I say NO-RESPONSE",
+        " <think>",
+        "<think>a</think><think>b",
+        "[think] [2]",
+        "<|channel|>analysis<|message|>[2] or NO-RESPONSE",
+        "NO-RESPONSE [1]\n<think>or [2]",
+    ],
 )
 def test_a_thought_that_is_cut_is_no_answer(reply):
     found = prompts.answer_of(reply, 2)
     assert (found.text, found.citations, found.cut, found.abstained) == ("", (), True, False)
+
+
+@pytest.mark.parametrize(
+    "reply, cut", [("Sure.\n<think>[2] NO-RESPONSE", False), ("Sure. <Thinking>[2] NO-RESPONSE", True)]
+)
+def test_what_stands_before_a_thought_that_is_cut_is_no_abstention(reply, cut):
+    found = prompts.answer_of(reply, 2, cut=cut)
+    assert (found.text, found.citations, found.cut, found.abstained) == ("Sure.", (), True, False)
 
 
 def test_many_thoughts_take_no_time():
@@ -88,10 +115,26 @@ def test_many_thoughts_take_no_time():
 
 
 def test_a_budget_that_went_into_thinking_is_no_abstention():
-    for reply in (said(None, "length", reasoning_content="Doc 1 says"), said("<think>Doc [1]", "length")):
+    thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Doc [1]: NO-RESPONSE"}]}]
+    for reply in (
+        said(None, "length", reasoning_content="Doc 1 says"),
+        said("<think>Doc [1]", "length"),
+        said(None, "stop", reasoning_content="Ten minutes, by doc [1]"),
+        said("", "stop", reasoning="Doc [1]"),
+        said(thought),
+        (200, stream({"reasoning_content": "Doc [1]"}, {"content": None})),
+        (200, stream({"content": thought})),
+        *(said(None, reason) for reason in ("tool_calls", "max_tokens", "MAX_TOKENS", "model_length", None)),
+    ):
         with serving(lambda body, reply=reply: reply) as (url, _):
             (found,) = open_server(url).generate(PAIRS)
         assert found.cut and not found.abstained and found.citations == () and "--answer_tokens" in found.shown
+    for reason, cut in (("MAX_TOKENS", True), ("stop", False)):
+        with serving(lambda body, reason=reason: said("ten [1]", reason)) as (url, _):
+            (found,) = open_server(url).generate(PAIRS)
+        assert (found.text, found.cut) == ("ten [1]", cut)
+    with serving(lambda body: said("")) as (url, _):
+        assert open_server(url).generate(PAIRS)[0].abstained
     whole = prompts.answer_of("NO-RESPONSE.", 2, cut=True)
     assert whole.abstained and whole.shown == prompts.NOTHING
 
@@ -168,6 +211,9 @@ def test_parameters_that_are_refused_are_left_out_from_then_on():
         error("Conversation roles must alternate user/assistant/user/assistant/..."),
         (400, {"message": "Unexpected role 'system' in messages"}),
         (422, {"error": "Only user messages; no role: system"}),
+        error("Jinja Exception: System role not supported", 500),
+        error("Developer instruction is not enabled for models/gemma-3-27b-it"),
+        error("Only user, assistant and tool roles are supported, got system."),
     ],
 )
 def test_a_server_without_a_system_role_is_sent_one_message(reply):
@@ -178,6 +224,13 @@ def test_a_server_without_a_system_role_is_sent_one_message(reply):
             assert generator.generate(PAIRS)[0].text == "ten minutes [1]" and len(seen) == count
     (message,) = seen[-1]["messages"]
     assert message["role"] == "user" and prompts.SYSTEM in message["content"] and PAIRS[0][0] in message["content"]
+
+
+@pytest.mark.parametrize("message", ["out of memory", "max_tokens: internal error"])
+def test_another_error_of_the_server_is_tried_again(message):
+    with serving(lambda body: error(message, 500) if len(seen) < 3 else said("ten [1]")) as (url, seen):
+        assert open_server(url).generate(PAIRS)[0].text == "ten [1]"
+    assert len(seen) == 3 and all(body == seen[0] for body in seen)
 
 
 def test_what_did_not_help_is_not_remembered():
@@ -209,6 +262,9 @@ FILTERS = [
     error("no", innererror={"code": "ResponsibleAIPolicyViolation"}),
     error("no", 403, code="content_filter"),
     said(None, "content_filter"),
+    said("Press", "content_filter"),
+    said(None, refusal="I'm sorry, I can't help with that."),
+    said("", reasoning="no", refusal="I'm sorry."),
 ]
 
 
@@ -222,14 +278,16 @@ def test_a_question_that_a_filter_refuses_is_noted_and_the_others_are_answered(r
         assert again.ask(pairs, desc="") == found and len(seen) == 5
     assert [each.text for each in found] == ["ten [1]", "ten [1]", "", "ten [1]", "ten [1]"]
     assert found[2].refused and not found[2].abstained and "filter" in found[2].shown
-    assert list(known.shortfall()) == list(again.shortfall()) == ["1 of the questions were refused by a content filter"]
+    lines = ["1 of the questions were refused by a content filter or the model"]
+    assert list(known.shortfall()) == list(again.shortfall()) == lines
     assert answers.outcome(answers.Answered(found[2], ["ten"], ["doc"], [True])) == "refused"
 
 
 @pytest.mark.parametrize(
     "models, reply, wanted",
     [
-        ((404, {"detail": "Not Found"}), None, "it lists no models: say which with --model"),
+        ((404, {"detail": "Not Found"}), None, "may lack /v1, or it lists no models: say which with --model"),
+        ((501, {}), None, "; it lists no models: say which with --model"),
         ((200, {"data": []}), None, "names no model: say which with --model"),
         (None, error('"tiny" does not support chat'), "the server's first model was asked: --model names another"),
         (None, error("This model's maximum context length is 512 tokens."), "lower --context_tokens"),
@@ -241,6 +299,23 @@ def test_an_error_says_what_may_help(models, reply, wanted):
         with pytest.raises(BadInput, match=wanted) as raised:
             open_server(url).generate(PAIRS)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "ten", "completion_tokens": 3}, [1], 7, {"prompt_tokens": -1}])
+def test_usage_that_is_no_number_is_ignored(usage):
+    choices = said("ten [1]")[1]["choices"]
+    for each in (usage, {"prompt_tokens": float("inf")}):
+        with serving(lambda body, each=each: (200, {"choices": choices, "usage": each})) as (url, _):
+            (found,) = open_server(url).generate(PAIRS)
+        assert found.text == "ten [1]" and found.tokens[0] == 0
+
+
+def test_a_content_of_parts_is_joined():
+    parts = [{"type": "thinking", "thinking": "[2]"}, {"type": "text", "text": "ten "}, {"text": None}, "minutes [1]"]
+    for reply in (said(parts), (200, stream({"content": parts[:2]}, {"content": parts[2:]}))):
+        with serving(lambda body, reply=reply: reply) as (url, _):
+            (found,) = open_server(url).generate(PAIRS)
+        assert (found.text, found.citations, found.cut) == ("ten minutes [1]", (1,), False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST.", "[::1]", "127.9.9.9"])
@@ -265,6 +340,38 @@ def events(*parts, end=b"data: [DONE]\n\n", finish=None):
     chunks = [{"choices": [{"delta": {"content": part}, "finish_reason": None}]} for part in parts]
     chunks += [{"choices": [{"delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": {"prompt_tokens": 9}}]
     return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+def stream(*deltas, head=b"", end=b"data: [DONE]\n\n"):
+    chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+    return head + b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
+
+
+def test_what_else_stands_in_a_stream_is_passed_over():
+    text = stream({"role": "assistant"}, None, {"content": "ten "}, None, {"content": "[1]"}, head=b"retry: 3000\n\n")
+    with serving(lambda body: (200, text)) as (url, _):
+        (found,) = open_server(url).generate(PAIRS)
+    assert (found.text, found.cut) == ("ten [1]", False)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "out of memory", "code": 502}}\n\n',
+        b'event: error\ndata: {"message": "out of memory"}\n\n',
+        b'error: {"message": "out of memory"}\n\n',
+        b'data: {"error": {"message": "out of memory"}, "choices": [{"delta": {}, "finish_reason": "error"}]}\n\n',
+    ],
+)
+def test_an_error_in_a_stream_is_shown_in_the_servers_words(event):
+    begin = stream({"content": "ten"}, end=b"")
+    with serving(lambda body: (200, begin + event + b"data: [DONE]\n\n")) as (url, seen):
+        with pytest.raises(BadInput, match="breaks off.*out of memory.*tried 4 times"):
+            open_server(url).generate(PAIRS)
+    assert len(seen) == 4
+    replies = [begin + event, events("ten [1]", finish="stop")]
+    with serving(lambda body: (200, replies.pop(0))) as (url, _):
+        assert open_server(url).generate(PAIRS)[0].text == "ten [1]"
 
 
 @pytest.mark.parametrize("finish, end", [("length", b""), ("stop", b"data: [DONE]\n\n"), (None, b"data: [DONE]\n\n")])
