@@ -156,9 +156,9 @@ MEANING = {  # of interval and p, by what they are over
     significance.BOTH: "Interval and p: for other queries and other seeds, both random, with what seeds do estimated "
     "from all arms. Better and worse: by p with Holm's correction. Equal: shown by two one-sided tests to be less than "
     f"{significance.MARGIN} apart (their 90 % interval; the 95 % interval here may reach further). The rest is open: "
-    "neither was shown. Decisions are corrected for the tests against the first arm, letters for those of all pairs: a "
-    "better arm may share the first one's letter. Smallest detectable difference: the least that such a test finds with "
-    "80 % power.",
+    "neither was shown. Decisions are corrected for the tests against the first arm, letters for those of all pairs: "
+    "a better arm may share the first one's letter. Smallest detectable difference: the least that such a test finds "
+    "with 80 % power.",
     significance.QUERIES: "Interval (bootstrap) and p (paired randomisation test): for other queries and these very "
     "runs. The same arm with another seed often differs by as much, so that no arm is said to differ: that takes "
     "three seeds, or two seeds that three arms share.",

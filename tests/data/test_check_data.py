@@ -58,7 +58,7 @@ def test_leaks_and_what_no_doc_answers(look, tmp_path):
     code, printed = look(folder, "--out", tmp_path / "out")
     assert code == 1 and "test queries that are train queries with the same relevant doc: 1 (q2 = q1)" in printed
     found = json.loads((tmp_path / "out/check.json").read_text(encoding="utf-8"))
-    assert found["leaks"]["dev queries that share a relevant doc with another train query"] == ["q4"]
+    assert found["leaks"]["dev queries whose relevant doc is a train query's too (new wordings are measured)"] == ["q4"]
     numbers = found["numbers"]
     assert numbers["docs with the text of another"] == 1 and numbers["test queries of which no doc has a word"] == 1
     assert numbers["docs that no query is labelled with"] == "33.3%"  # of three texts
