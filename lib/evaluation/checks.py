@@ -2,7 +2,9 @@
 nDCG@10 is lost by the model, by what an index compresses, and by what its search leaves out; run files.
 """
 
+import itertools
 import math
+import sys
 
 import faiss
 import ir_measures
@@ -92,45 +94,58 @@ def by_slice(values, field_of, *, measure, seed=0, rounds=2000):
     return rows
 
 
-# what stands in a line of a run, by its number of columns; a score or, where there is none, a rank
+# what stands in a line of a run, by its number of columns
 RUN_COLUMNS = {
-    6: ("qid", None, "doc_id", None, "score", None),  # TREC's
+    6: ("qid", None, "doc_id", "rank", "score", None),  # TREC's
     4: ("qid", "doc_id", "rank", "score"),
-    3: ("qid", "doc_id", "rank"),  # MS MARCO's
+    3: ("qid", "doc_id", "score"),  # MS MARCO's, with ranks in place of scores where all are whole numbers
 }
 
 
 def read_run_file(path):
     """{qid: {doc_id: score}} of a run, perhaps a .gz: lines as RUN_COLUMNS has them, or JSON {qid: {doc_id: score}}.
 
-    Where a file has ranks and no scores, a doc's score is the rank's negative. BadInput for a line of another form, a
-    doc twice, a NaN, ranks that do not rise.
+    Where a file has ranks and no scores, a doc's score is the rank's negative. Scores go before ranks, as in trec_eval;
+    where the two contradict each other, that is said. BadInput for a line of another form, a doc twice, a NaN, ranks
+    that do not rise.
     """
     from lib.data.beir import read_lines
 
     if str(path).removesuffix(".gz").endswith(".json"):
         return _run_of_json(path)
-    rankings, columns = {}, None
+    rankings, ranked, columns = {}, {}, None
     for number, line in read_lines(path):
         fields = line.split()
         columns = columns or RUN_COLUMNS.get(len(fields)) or RUN_COLUMNS[6]
         if len(fields) != len(columns):
             raise BadInput(
                 f"{path}:{number}: {len(columns)} columns are wanted, found {len(fields)}: a run has six (qid Q0 "
-                "doc_id rank score tag), four (qid doc_id rank score) or three (qid doc_id rank), or is JSON, FILE.json"
+                "doc_id rank score tag), four (qid doc_id rank score) or three (qid doc_id and a rank or a score), or "
+                "is JSON, FILE.json"
             )
         named = dict(zip(columns, fields))
-        if len(columns) == 4 and not named["rank"].isdigit():
-            raise BadInput(f"{path}:{number}: rank {named['rank']!r} is no whole number; are these judgements?")
-        _add(rankings, named["qid"], named["doc_id"], named.get("score", named.get("rank")), f"{path}:{number}")
+        qid, doc_id, rank = named["qid"], named["doc_id"], named.get("rank", "")
+        if len(columns) == 4 and not rank.isdigit():
+            raise BadInput(f"{path}:{number}: rank {rank!r} is no whole number; are these judgements?")
+        _add(rankings, qid, doc_id, named["score"], f"{path}:{number}")
+        if rank.isdecimal() and len(rank) < 10:
+            ranked.setdefault(qid, []).append((int(rank), -rankings[qid][doc_id]))
     if not rankings:
         raise BadInput(f"{path}: no lines")
-    if "score" not in columns:
+    risen = [q for q, own in ranked.items() if any(a > b for (_, a), (_, b) in itertools.pairwise(sorted(own)))]
+    if risen:
+        print(
+            f"warning: {path}: scores rise with the ranks, as distances do, for {len(risen):,} of {len(rankings):,} "
+            f"queries ({risen[0]}): the order is that of the scores, the largest first, as in trec_eval",
+            file=sys.stderr,
+        )
+    if "rank" not in columns and all(score.is_integer() for docs in rankings.values() for score in docs.values()):
         for qid, docs in rankings.items():
             ranks = list(docs.values())
             if ranks != sorted(ranks):
                 raise BadInput(
-                    f"{path}: query {qid}: its third column does not rise as ranks do; scores take six columns"
+                    f"{path}: query {qid}: its third column has whole numbers that do not rise, as ranks do; "
+                    "scores take six columns"
                 )
         return {qid: {doc: -rank for doc, rank in docs.items()} for qid, docs in rankings.items()}
     return rankings

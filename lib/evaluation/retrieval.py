@@ -1,5 +1,7 @@
 """Retrievers for the scripts that search: their flags, what they open, and what is measured of what they find."""
 
+import sys
+
 import numpy as np
 
 from lib import cli
@@ -60,12 +62,18 @@ def search_split(retriever, collection, split, depth, *, self_match):
 def of_run_file(path, collection, split, *, self_match):
     """The rankings of a TREC run file for the queries of a split, and how many docs were the query itself.
 
-    Docs that the corpus lacks stay where they are, as in trec_eval: nobody judged them.
+    Docs that the corpus lacks stay where they are, as in trec_eval; they are counted, and BadInput says if all are.
     """
     found = checks.read_run_file(path)
     rows, docs, itself = collection.split(split).queries, collection.docs, 0
     if not any(collection.queries.ids[row] in found for row in rows):
         raise BadInput(f"{path}: none of its {len(found)} queries is a {split} query of {collection.name}")
+    named = {doc_id for row in rows for doc_id in found.get(collection.queries.ids[row], ())}
+    if unknown := named - docs.row_of.keys():
+        said = f"{len(unknown):,} of its {len(named):,} docs are not in {collection.name}: ids such as {min(unknown)}"
+        if unknown == named:
+            raise BadInput(f"{path}: {said}, and there such as {docs.ids[0]}")
+        print(f"note: {path}: {said}; they keep their ranks, as in trec_eval", file=sys.stderr)
     rankings = {}
     for row in rows:
         ranking = found.get(collection.queries.ids[row], {})

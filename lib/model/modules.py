@@ -64,6 +64,9 @@ def open_modules(folder, *, from_config, attention):
         raise BadInput(
             f"{folder}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
         )
+    own = folder / "config_sentence_transformers.json"
+    if own.exists() and not isinstance(read_object(own).get("prompts", {}), dict):
+        raise BadInput(f'{own}: "prompts" must be an object, as {{"query": "query: "}} or {{}}')
     quiet()
     strict, logger = _Strict(logging.WARNING), logging.getLogger("sentence_transformers")
     logger.addHandler(strict)
@@ -107,9 +110,11 @@ def _checked(folder, library, towers, *, bare, dpr):
     """open_modules()'s towers and settings of what was read; BadInput if it is no bi-encoder of texts."""
     if [*map(id, towers["query"])] == [*map(id, towers["doc"])]:
         towers["query"] = towers["doc"]
-    if library.truncate_dim is not None or library.similarity_fn_name not in ("cosine", "dot"):
-        raise BadInput(f"{folder}: similarity {library.similarity_fn_name} is not supported, only cosine and dot are, "
-                       "without truncate_dim")  # fmt: skip
+    if library.truncate_dim is not None:
+        raise BadInput(f"{folder}: truncate_dim is not supported; delete it in config_sentence_transformers.json, and "
+                       f"cut vectors where they are searched, as by --dim {library.truncate_dim}")  # fmt: skip
+    if library.similarity_fn_name not in ("cosine", "dot"):
+        raise BadInput(f"{folder}: similarity {library.similarity_fn_name} is not supported, only cosine and dot are")
     prompts = {name: text for name, text in library.prompts.items() if text}
     settings = {"normalize": not dpr and library.similarity_fn_name == "cosine"}
     settings["normalize"] |= all(isinstance(tower[-1], Normalize) for tower in towers.values())

@@ -64,13 +64,12 @@ def read_any(path, format, collection):
             )
             for number, r in records
         ]
-    rows, named_with = (
-        [],
-        {},
-    )  # (query, doc) -> positives of the line that named it: lists are repeated for each positive
+    rows = []
+    named_with = {}  # (query, doc) -> positives of the line that named it: lists are repeated for each positive
     for line in exchange.lines(path, format, collection):
         for doc, score in zip(line.negatives, line.scores):
-            if named_with.setdefault((line.query, doc), line.positives) == line.positives:
+            unknown = -1 in (line.query, doc)  # of which nothing says that it was named before
+            if unknown or named_with.setdefault((line.query, doc), line.positives) == line.positives:
                 rows.append((line.number, line.query, doc, _number(score), _number(line.best)))
     return rows
 

@@ -35,6 +35,8 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="auto",
         with dist.main_first():
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
+    if folder.is_file():
+        raise BadInput(f"{spec}: a file is no retriever; evaluate.py --run_file measures one that holds rankings")
     if pair := parts(spec):
         return Fusion(
             [

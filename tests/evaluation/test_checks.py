@@ -138,6 +138,8 @@ RUN = {"q1": {"b": 2.0, "a": 0.5}, "q2": {"c": -1.0}}
         ("r.tsv", "q1\tb\t1\t2.0\nq1\ta\t2\t0.5\nq2\tc\t1\t-1\n", RUN),
         ("r.json", json.dumps(RUN, indent=1), RUN),
         ("r.tsv", "q1\tb\t1\nq1\ta\t2\nq2\tc\t1\n", {"q1": {"b": -1.0, "a": -2.0}, "q2": {"c": -1.0}}),
+        ("r.tsv", "q1 b 2\nq1 a .5\nq2 c -1\n", RUN),  # a number that is not whole: scores
+        ("r.tsv", "q1 a .5\nq1 b 2\nq2 c -1\n", RUN),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -151,7 +153,7 @@ def test_runs_of_every_form_are_read(tmp_path, name, text, wanted, packed):
     "name, text, message",
     [
         ("r.tsv", "q1 a 1\nq1 b 2 3\n", "r.tsv:2: 3 columns are wanted, found 4"),
-        ("r.tsv", "q1 a .9\nq1 b .8\n", "query q1: its third column does not rise"),
+        ("r.tsv", "q1 a 9\nq1 b 8\n", "query q1: its third column has whole numbers that do not rise"),
         ("qrels.tsv", "q1 0 d1 1\n", "qrels.tsv:1: rank 'd1' is no whole number; are these judgements"),
         ("r.tsv", "q1 a\n", "r.tsv:1: 6 columns are wanted, found 2"),
         ("r.json", "[1]", "an object of objects"),
@@ -182,3 +184,31 @@ def test_a_run_file_is_measured_as_the_run_itself(tiny, tmp_path):
     found, _ = retrieval.of_run_file(tmp_path / "run.trec", tiny, "test", self_match="drop")
     values, result = retrieval.measured(found, tiny, "test", more=checks.parse_measures("AP P@5"))
     assert result["mean"]["mrr@10"] == 1 and result["mean"]["AP"] == pytest.approx(1) and 0 < result["unjudged@10"] < 1
+
+
+def test_a_run_of_docs_that_nobody_knows_is_refused_and_some_are_counted(tiny, tmp_path, capsys):
+    qid, doc = (x.ids[row] for x, row in ((tiny.queries, tiny.split("test").queries[0]), (tiny.docs, 0)))
+    (tmp_path / "run").write_text(f"{qid} Q0 doc-1 1 2 t\n{qid} Q0 doc-2 2 1 t\n")
+    with pytest.raises(BadInput, match=f"run: 2 of its 2 docs are not in tiny: ids such as doc-1, and there .* {doc}"):
+        retrieval.of_run_file(tmp_path / "run", tiny, "test", self_match="drop")
+    (tmp_path / "run").write_text(f"{qid} Q0 doc-1 1 2 t\n{qid} Q0 {doc} 2 1 t\n")
+    retrieval.of_run_file(tmp_path / "run", tiny, "test", self_match="drop")
+    assert "note: " in (said := capsys.readouterr().err) and "1 of its 2 docs are not in tiny" in said
+
+
+@pytest.mark.parametrize("line", ["{qid} Q0 {doc} {rank} {score} t", "{qid} {doc} {rank} {score}"])
+def test_scores_that_rise_with_the_ranks_are_said(tmp_path, line, capsys):
+    def read(q1, q2):
+        runs = [("q1", q1), ("q2", q2)]
+        lines = [
+            line.format(qid=qid, doc=f"d{rank}", rank=rank, score=score)
+            for qid, scores in runs
+            for rank, score in enumerate(scores, 1)
+        ]
+        (tmp_path / "run").write_text("\n".join(reversed(lines)))
+        assert list(checks.read_run_file(tmp_path / "run")["q1"].values()) == q1[::-1]
+        return capsys.readouterr().err
+
+    assert "for 1 of 2 queries (q2)" in read([0.9, 0.5], [0.1, 0.5, 0.9])
+    assert read([0.9, 0.5, 0.5, 0.1], [3, 2]) == ""
+    assert "2 of 2" in read([0.1, 0.9], [1, 2])

@@ -554,9 +554,10 @@ def test_code_of_a_model_s_own_is_refused_without_a_question(zoo, tmp_path, monk
         ({"own": [dense(16, 8, bias=True, activation="linear.Linear")]}, "cannot be loaded .Linear"),
         ({"own": [("LayerNorm", {"size": 16}, None)]}, "unexpected keyword argument 'size'"),
         ({"similarity_fn_name": "euclidean"}, "similarity euclidean is not supported"),
-        ({"truncate_dim": 8}, "without truncate_dim"),
+        ({"truncate_dim": 8}, "truncate_dim is not supported; delete it in .*--dim 8"),
         ({"model_type": "SparseEncoder"}, "Converting SparseEncoder"),
-        ({"prompts": ["query: "]}, "cannot be loaded"),
+        ({"prompts": ["query: "]}, 'config_sentence_transformers.json: "prompts" must be an object'),
+        ({"prompts": None}, 'config_sentence_transformers.json: "prompts" must be an object'),
     ],
 )
 def test_layouts_that_cannot_be_read_exactly_are_refused(zoo, tmp_path, changes, message):

@@ -187,6 +187,20 @@ def test_what_is_unknown_is_like_nothing_else(made):
     assert found["unknown"] == 2 and "duplicates" not in found
 
 
+def test_each_line_of_an_unknown_query_counts_and_each_doc_that_nobody_knows(made, tmp_path):
+    collection, records, _ = made
+    path = tmp_path / "f.jsonl"
+    bare = [record | {"score": None} for record in records]
+    exchange.write(path, "flagembedding", bare, collection, "train")
+    good = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    foreign = [line | {"query": f"query: {line['query']}", "neg": [f"other {i}" for i in range(3)]} for line in good]
+    mixed = good[0] | {"neg": ["another corpus", "and another"], "pos": good[1]["pos"]}
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*good, *foreign, mixed]), encoding="utf-8")
+    found, _ = check.look(check.read_any(path, "flagembedding", collection), collection, "train")
+    assert found["unknown"].count == 3 * len(good) + 2
+    assert found["unknown"].of == sum(len(line["neg"]) for line in good) + found["unknown"].count
+
+
 def test_a_file_for_distillation_is_looked_at_as_it_stands(made, tmp_path):
     collection, records, _ = made
     qid = records[0]["qid"]

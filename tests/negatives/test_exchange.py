@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import known_by_text
+from conftest import known_by_text, write_collection
 
 from lib.data import collection as collection_
 from lib.files import BadInput
@@ -367,6 +367,11 @@ BAD = [
     ("flagembedding", flag(pos_scores=[]), '"pos_scores" has 0 numbers for 1 docs'),
     ("flagembedding", flag(neg_scores=[1, 2]), '"neg_scores" has 2 numbers for 1 docs'),
     ("flagembedding", flag(neg_scores=["high"]), r'"neg_scores\[0\]" must be a number, found .*high'),
+    (
+        "flagembedding",
+        {"query": "who dies?", "document": HAMLET, "negatives": ["Othello"], "negative_scores": ["high"]},
+        r'"neg_scores\[0\]" must be a number',
+    ),  # fmt: skip
     ("flagembedding", flag(neg_scores=[float("nan")]), r'"neg_scores\[0\]" must be a number, found .*NaN'),
     ("flagembedding", flag(query="who wins?"), r"query 'who wins\?' is not in the collection; texts"),
     ("flagembedding", flag(neg=["Othello", "x" * 90]), r"doc 'xxxx.*\.\.\.' is not in the collection"),
@@ -395,9 +400,13 @@ BAD = [
     ("st-list", listed(labels=[1, 0.5]), "label 0.5 must be 1"),
     ("st-list", listed(labels=None), '"labels" must be a list'),
     ("st-list", {"anchor": "who dies?", "positive": []}, 'no "labels"'),
+    ("st-list", {"anchor": "who dies?", "positive": [HAMLET, "Othello"], "scores": None}, '"scores" must be a list'),
     ("st-list", listed(positive="Othello"), '"positive" is a string, a list is wanted'),
     ("st-list", listed(labels=[0, 0]), "d1 is a positive of q1"),
-    ("tevatron", tevatron(query_id=1), "\"query_id\" must be a string, found '1'"),
+    ("tevatron", tevatron(query_id=1), "query '1' is not in the collection$"),
+    ("tevatron", tevatron(query_id=None), "\"query_id\" must be a string, found 'null'"),
+    ("tevatron", tevatron(query_id=True), "\"query_id\" must be a string, found 'true'"),
+    ("tevatron-ids", ids(query_id=7), "query '7' is not in the collection$"),
     ("tevatron", tevatron(query_id="q9"), "query 'q9' is not in the collection$"),
     ("tevatron", tevatron(negative_passages=[{"title": "Othello"}]), 'no "docid"; the keys are title'),
     ("tevatron", tevatron(negative_passages=["d3"]), r'"negative_passages\[0\]" must be a JSON object'),
@@ -409,7 +418,7 @@ BAD = [
     ("dpr", {"question": "who dies?", "positive_ctxs": []}, 'no "hard_negative_ctxs"; the keys are quest'),
     ("dpr", item(hard_negative_ctxs=[{"title": "", "text": ""}]), 'no "passage_id"; the keys are title, '),
     ("dpr", item(hard_negative_ctxs=[passage(3.5)]), '"passage_id" must be a string'),
-    ("dpr", item(hard_negative_ctxs=[passage("d3", score="82.1")]), '"score" must be a number'),
+    ("dpr", item(hard_negative_ctxs=[passage("d3", score="high")]), '"score" must be a number'),
     ("dpr", item(negative_ctxs=[passage("d1")]), "d1 is a positive of q1"),
     ("dpr", item(question="who?"), r"query 'who\?' is not in the collection; texts"),
     ("msmarco-ids", "q1\td1", r"3 fields with tabs between .* are wanted, found 2: 'q1\\td1'"),
@@ -433,6 +442,22 @@ def test_bad_lines_are_named(plays, tmp_path, format, line, message):
     with pytest.raises(BadInput, match=rf"f:3: .*{message}") as refused:
         list(rows)
     assert "\n" not in str(refused.value) and "\t" not in str(refused.value)
+
+
+def test_whole_numbers_as_ids_scores_as_strings_and_gaps_among_scores(tmp_path, plays):
+    numbers = collection_.load_collection(
+        write_collection(tmp_path / "n", {"1": "a", "2": "b"}, {"7": "q"}, {"train": [("7", "1", 1)]})
+    )
+    path = tmp_path / "f"
+    line = tevatron(query_id=7, positive_passages=[{"docid": 1}], negative_passages=[{"docid": 2}])
+    path.write_text(json.dumps(line))
+    assert read(path, "tevatron", numbers) == [record("7", "2", source="tevatron")]
+    own = item(positive_ctxs=[passage("d1", score="7.5")], negative_ctxs=[passage("d2", score="1e1")])
+    del own["hard_negative_ctxs"]
+    path.write_text(json.dumps([own]))
+    assert read(path, "dpr", plays) == [record("q1", "d2", 1, 10, 7.5, source="dpr")]
+    path.write_text(json.dumps(flag(neg=["Othello", "Macbeth A Scottish “play”."], neg_scores=[None, 0.5])))
+    assert [r["score"] for r in read(path, "flagembedding", plays)] == [None, 0.5]
 
 
 def test_bad_items_of_an_array_are_named_by_number(plays, tmp_path):

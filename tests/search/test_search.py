@@ -322,6 +322,12 @@ def test_what_is_no_retriever_is_refused(tiny, spec):
         open_retriever(spec, tiny, device=torch.device("cpu"))
 
 
+def test_a_file_of_rankings_is_told_its_own_flag(tiny, tmp_path):
+    (tmp_path / "run+bm25.trec").write_text("q1 Q0 d1 1 1 t\n")
+    with pytest.raises(BadInput, match="run.bm25.trec: a file is no retriever; evaluate.py --run_file"):
+        open_retriever(str(tmp_path / "run+bm25.trec"), tiny, device=torch.device("cpu"))
+
+
 def with_zeros():
     """Vectors of queries and docs; the second query's and three docs' are zero, as of texts without a known word."""
     random = np.random.default_rng(0)

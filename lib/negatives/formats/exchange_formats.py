@@ -146,17 +146,23 @@ def _get(item, key, kind=str):
     raise BadInput(f'"{key}" must be {names[kind]}, found {found}')
 
 
-def _each(item, key, kind=str):
-    """The list at `key`, every entry of type `kind`."""
+def _each(item, key, kind=str, *, gaps=False):
+    """The list at `key`, every entry of type `kind`, or None where there may be gaps."""
     entries = {f"{key}[{i}]": value for i, value in enumerate(_get(item, key, list))}
-    return [_get(entries, name, kind) for name in entries]
+    return [None if gaps and entries[name] is None else _get(entries, name, kind) for name in entries]
+
+
+def _parsed(value):
+    """The number that a string holds; what is none stays as it is, to be refused or to be a gap."""
+    number = cells.number_of(value) if isinstance(value, str) else None
+    return value if number is None else number
 
 
 def _numbers(item, key, count, *, required=False):
-    """The `count` numbers at `key`, all None if there are none."""
+    """The `count` numbers at `key`, None where there are none; required: all of them."""
     if item.get(key) is None and not required:
         return [None] * count
-    values = _each(item, key, float)
+    values = _each(item, key, float, gaps=not required)
     if len(values) != count:
         raise BadInput(f'"{key}" has {len(values)} numbers for {count} docs; one for each is wanted')
     return values
@@ -206,13 +212,13 @@ def _from_list(item):
     item = _named(item)
     docs = _each(item, "positive")
     if "labels" not in item and "scores" in item:
-        return _get(item, "anchor"), None, docs, None, _numbers(item, "scores", len(docs))
+        return _get(item, "anchor"), None, docs, None, _numbers(item, "scores", len(docs), required=True)
     return _from_labels(_get(item, "anchor"), docs, _numbers(item, "labels", len(docs), required=True))
 
 
 def _from_flagembedding(item):
     if "pos" not in item and "document" in item:  # CoRNStack, whose scores are strings
-        scores = [cells.number_of(each) for each in item.get("negative_scores") or ()] or None
+        scores = [_parsed(each) for each in item.get("negative_scores") or ()] or None
         item = item | {"pos": [_get(item, "document")], "neg": item.get("negatives"), "neg_scores": scores}
     query, positives, negatives = _get(item, "query"), _each(item, "pos"), _each(item, "neg")
     best, scores = _numbers(item, "pos_scores", len(positives)), _numbers(item, "neg_scores", len(negatives))
@@ -220,7 +226,7 @@ def _from_flagembedding(item):
 
 
 def _from_tevatron(item):
-    return _get(item, "query_id"), *(
+    return _id(item, "query_id"), *(
         [_id(passage, "docid") for passage in _each(item, key, dict)]
         for key in ("positive_passages", "negative_passages")
     )
@@ -231,24 +237,26 @@ def _from_tevatron_ids(item):
         positives = [str(doc) for doc in item.get("pos") or ()]
         listed = {str(doc): None for docs in item["neg"].values() for doc in docs}
         return _id(item, "qid"), positives, [doc for doc in listed if doc not in positives]
-    return _get(item, "query_id"), _each(item, "positive_document_ids"), _each(item, "negative_document_ids")
+    return _id(item, "query_id"), _each(item, "positive_document_ids"), _each(item, "negative_document_ids")
 
 
 def _from_dpr(item):
     def passages(*keys):
         found = [passage for key in keys for passage in _each(item, key, dict)]
         ids = [_id(passage, "passage_id", "psg_id") for passage in found]  # the latter in older files
-        return ids, [None if passage.get("score") is None else _get(passage, "score", float) for passage in found]
+        scores = [_parsed(passage.get("score")) for passage in found]
+        return ids, [None if score is None else _get({"score": score}, "score", float) for score in scores]
 
     positives, best = passages("positive_ctxs")
-    negatives, scores = passages("hard_negative_ctxs", *["negative_ctxs"] * ("negative_ctxs" in item))
+    keys = [key for key in ("hard_negative_ctxs", "negative_ctxs") if key in item]
+    negatives, scores = passages(*keys or ["hard_negative_ctxs"])
     best = max((score for score in best if score not in (None, cells.GOLD)), default=None)
     return _get(item, "question"), positives, negatives, best, scores
 
 
 def _from_distillation(item):
     docs = _each(item, "document_ids")
-    return _get(item, "query_id"), None, docs, None, _numbers(item, "scores", len(docs), required=True)
+    return _id(item, "query_id"), None, docs, None, _numbers(item, "scores", len(docs), required=True)
 
 
 def _from_tsv(line):
