@@ -81,6 +81,26 @@ def test_what_is_no_front_matter_stays_text(text):
     assert front_matter.split(text) == ("", {}, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: A\nog:title: B\n$schema: x\n---\n",
+        "---\n@type: x\n  more\nhttp://x.y/z: 1\ntitle: A\n<<: *d\n---\n",
+        "\n\n---\ntitle: A\n---\n",
+        "<!-- a licence\n-- of two lines -->\n\n---\ntitle: A\n---\n",
+        "---\n\ntitle: A\n\n---\n",
+        '{\n  "title": "A",\n  "tags": ["x"],\n  "none": null\n}\n',
+    ],
+)
+def test_front_matters_that_others_write(text):
+    assert front_matter.split(text + WORDS) == ("A", {}, "\n" * text.count("\n") + WORDS)
+
+
+@pytest.mark.parametrize("text", ["{\nno JSON\n}\n", "<!-- open\n---\ntitle: A\n---\n", "---\n**Note**: x\n---\n"])
+def test_what_only_looks_like_a_front_matter_stays_text(text):
+    assert front_matter.split(text) == ("", {}, text)
+
+
 def test_imports_at_the_top_of_a_page_are_no_text():
     imports = "\nimport Tabs from '@theme/Tabs';\nimport {\n\nimport \"a.css\"\n"
     assert pages.sections_of_markdown(imports.replace("import {\n", "") + WORDS) == [(5, (), WORDS)]
@@ -285,6 +305,20 @@ def test_html_without_furniture_and_marks_and_with_cells_apart():
     ]
 
 
+def test_a_heading_of_html_holds_blocks_and_the_page_s_title_stands_in_for_it():
+    deep = f"<h1>Foo<br>Bar</h1><p>a</p><h2><div>Deep</div> <p>down</p></h2><p>{WORDS}</p><h2>Open<p>b<h2>Next</h2>c"
+    found = [(path[-1], body) for _, path, body in pages.sections_of_html(deep)]
+    assert found == [("Foo Bar", "a"), ("Deep down", WORDS), ("Open", "b"), ("Next", "c")]
+    head = "<html><head>\n<title>How to\n cancel &amp; leave</title></head><body>"
+    title = "How to cancel & leave"
+    assert [path for _, path, _ in pages.sections_of_html(f"{head}a<h2>Now</h2>b")] == [(title,), (title, "Now")]
+    assert [path for _, path, _ in pages.sections_of_html(f"{head}<h1>Own</h1>a<h2>Now</h2>b")] == [
+        ("Own",),
+        ("Own", "Now"),
+    ]
+    assert pages.sections_of_html("<svg><title>An icon</title></svg>some words")[0][1] == ()
+
+
 def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
     for text in (
         "<header><h1>Top</h1></header><p>some words",
@@ -300,6 +334,9 @@ def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
     [
         ("import A from 'a';\nexport const meta = {\n  title: 'x {',\n};\n", ""),
         ("export default function Page(props) {\n  return <A>{props}</A>;\n}\n", ""),
+        ("import {\n  A,\n  B\n} from 'y'\nimport C, { D,\n  E } from 'z';\nexport const x = {\n  a: 1\n}\n", ""),
+        ("import A from 'a';\nimport {\n  never closed\n", "import {\n  never closed\n"),
+        ("import {", "import {"),
         ("export const x = [\n  never closed\n", "export const x = [\n  never closed\n"),
         ("export your data as CSV (see below)\n", "export your data as CSV (see below)\n"),
     ],

@@ -1,4 +1,4 @@
-"""What stands above a page's text for the programs that make the page: YAML between --- lines, or TOML between +++."""
+"""What stands above a page's text for the programs that make it: YAML between ---, TOML between +++, or JSON in {}."""
 
 import re
 import tomllib
@@ -8,10 +8,13 @@ from lib.data import beir
 MOST_LINES = 500  # of a front matter: one that is longer is taken for text, and a page is not searched to its end
 MOST_VALUE = 500  # characters of a value: every piece of the page repeats it
 KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*(?: [\w.-]+){0,3})\1:(?:\s+(.*))?$""")
+OTHER_KEY = re.compile(r"""^(?:<<|["'$@\w][^\s*`()\[\]]*):(?:\s|$)""")  # og:title: x; a field that is not kept
 QUOTED = re.compile(r"""^(?:("(?:[^"\\]|\\.)*+")|'((?:[^']|'')*+)')\s*(?:#.*)?$""")
 FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines below
 IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
-EXPORT = re.compile(r"^export\s+(?:const|let|var|default|function)\b.*[{(\[;]\s*$")
+# export const meta = {; or an import of names in braces, which is open at the line's end
+EXPORT = re.compile(r"^(?:export\s+(?:const|let|var|default|function)\b.*[{(\[;]\s*|import\b[\w$\s,*]*+\{[^{}]*+)$")
+ABOVE = re.compile(r"(?:[ \t]*\r?\n|<!--(?:[^-]|-(?!->))*+-->)*+")  # may stand above: blank lines and comments
 NOTHING = {"", "~", "null", "Null", "NULL"}
 
 
@@ -22,25 +25,26 @@ def split(text):
     lists and tables are not. Without a closing line, or where a line in between is no field (a page may begin with a
     rule), there is no front matter: ("", {}, text).
     """
-    first, _, after = text.partition("\n")
-    signs = first.rstrip()
-    if signs not in ("---", "+++"):
+    above = ABOVE.match(text)[0]
+    first, _, after = text[len(above) :].partition("\n")
+    if first.rstrip() not in KINDS:
         return "", {}, text
+    ends, read = KINDS[first.rstrip()]
     lines = after.split("\n", MOST_LINES)
-    ends = ("---", "...") if signs == "---" else ("+++",)
     end = next((i for i, line in enumerate(lines[:MOST_LINES]) if line.rstrip() in ends), None)
-    fields = None if end is None else (_yaml if signs == "---" else _toml)([line.rstrip() for line in lines[:end]])
+    fields = None if end is None else read([line.rstrip() for line in lines[:end]])
     if fields is None:
         return "", {}, text
     fields = {name: value[:MOST_VALUE] for name, value in fields.items() if value}
-    return fields.pop("title", ""), fields, "\n" * (end + 2) + "\n".join(lines[end + 1 :])
+    return fields.pop("title", ""), fields, "\n" * (above.count("\n") + end + 2) + "\n".join(lines[end + 1 :])
 
 
 def without_imports(text):
     """A Markdown text in which imports and exports of MDX at its top are empty lines; those further down stay."""
-    lines, open_brackets = text.split("\n"), 0
+    lines, open_brackets, begin = text.split("\n"), 0, 0
     for i, line in enumerate(lines):
         if open_brackets or IMPORT.match(line) or EXPORT.match(line):  # an export ends where its brackets close
+            begin = begin if open_brackets else i
             code = re.sub(r"""(["'`])(?:\\.|(?!\1).)*+\1""", "", line)
             open_brackets += sum(code.count(sign) for sign in "{[(") - sum(code.count(sign) for sign in "}])")
             if open_brackets < 0:
@@ -49,16 +53,29 @@ def without_imports(text):
         elif line.strip():
             break
     if open_brackets > 0:  # no code after all
-        return text
+        lines[begin:] = text.split("\n")[begin:]
     return "\n".join(lines)
 
 
 def _toml(lines):
     """{name: string} of the scalars at the top of a TOML text, or None if it is none."""
     try:
-        values = tomllib.loads("\n".join(lines))
+        return _scalars(tomllib.loads("\n".join(lines)))
     except (ValueError, RecursionError):
         return None
+
+
+def _json(lines):
+    """The same of the lines of a JSON object, without its braces."""
+    try:
+        return _scalars(beir.parse_json("\n".join(["{", *lines, "}"])))
+    except ValueError:
+        return None
+
+
+def _scalars(values):
+    """{name: string} of what is neither a list nor a table."""
+    values = {name: value for name, value in values.items() if value is not None}
     values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
     return {name: " ".join(str(value).split()) for name, value in values.items() if not isinstance(value, dict | list)}
 
@@ -68,18 +85,20 @@ def _yaml(lines):
 
     Not all of YAML: its parser is not among this project's packages, and pages use keys, strings and lists.
     """
-    if lines and not lines[0]:  # a rule, and text below it
-        return None
-    found, name = {}, None  # found: {name: [its value's first line, lines below]}
+    found, name = {}, None  # found: {name: [its value's first line, lines below]}; None: of keys that are not kept
     for line in lines:
-        key = KEY.match(line)
-        if key:
+        if key := KEY.match(line):
             name = key[2]
             found[name] = [(key[3] or "").strip()]
-        elif line and line[0] in " \t-]}" and name:  # belongs to the key above; a list may stand at the edge
+        elif OTHER_KEY.match(line):
+            name, found[None] = None, [""]
+        elif line and line[0] in " \t-]}" and found:  # belongs to the key above; a list may stand at the edge
             found[name].append(line.strip() if line[0] != "-" else line)
         elif line and line[0] != "#":
             return None
+    if lines and not lines[0] and "title" not in found:  # a rule, and text below it
+        return None
+    found.pop(None, None)
     return {name: value for name, lines in found.items() if (value := _scalar(lines)) is not None}
 
 
@@ -105,3 +124,7 @@ def _double(quoted):
         return beir.parse_json(quoted)
     except ValueError:
         return quoted[1:-1]
+
+
+# the line above -> (lines that end it, what reads those between)
+KINDS = {"---": (("---", "..."), _yaml), "+++": (("+++",), _toml), "{": (("}",), _json)}

@@ -21,7 +21,7 @@ from lib.data import beir, made_queries
 from lib.data.formats import front_matter, rst
 from lib.files import BadInput, fingerprint_file
 
-RECIPE = 5  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 6  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
 MOST_FAULTS = 20  # that one message names
@@ -119,27 +119,14 @@ MARKUP = re.compile(
 )
 HIDDEN = {"head", "template", "noscript", "nav", "svg", "header", "footer"}
 SHOWN = {"body", "main", "article"}  # what was left open above them has ended
-BLOCKS = {
-    "p",
-    "div",
-    "li",
-    "br",
-    "tr",
-    "section",
-    "article",
-    "pre",
-    "ul",
-    "ol",
-    "table",
-    "blockquote",
-    "dd",
-    "dt",
-    "dl",
-}
+BLOCKS = {*"p div li br tr section article pre ul ol table blockquote dd dt dl".split()}
 BLOCKS |= {"header", "footer", "nav", "main", "aside", "figure", "figcaption", "caption", "form", "select", "hr"}
 BLOCKS |= {"details", "summary", "address", "fieldset", "legend"}
 CELLS = {"td", "th", "option", "label", "button"}  # apart from their neighbours in a line
 HEADINGS = {f"h{depth}": depth for depth in range(1, 7)}
+HEADING_TAG = re.compile(r"<(/?h[1-6])(?=[\s/>])", re.I)
+TITLE = re.compile(r"<title(?=[\s>])[^<>]*+>([^<]++)</title", re.I)
+NO_HEAD = re.compile(r"<(?:body|main|svg)(?=[\s/>])", re.I)  # behind which a <title> is none of the page
 FURNITURE_END = re.compile(r"</(nav|footer)(?=[\s/>])", re.I)
 PERMALINK = re.compile(r"""headerlink|anchor|permalink|hash-link|href\s*=\s*["']?\#""", re.I)  # in a link's tag
 
@@ -148,6 +135,7 @@ def sections_of_html(text):
     """sections_of_markdown() of a page's visible text, without the furniture that stands on every page of a site."""
     lines, hidden, number, place = [(1, 0, [])], [], 1, 0  # lines: (number, depth of a heading or 0, pieces of text)
     ends = {found[1].lower(): found.start() for found in FURNITURE_END.finditer(text)}  # the last of each
+    heading_end = 0  # up to where blocks are part of a heading: its end tag, if no other heading begins before
     link = None  # where in the pieces of a heading a link begins that may be a mark
     for markup in itertools.chain(MARKUP.finditer(text), [None]):
         begin, end = markup.span() if markup else (len(text), len(text))
@@ -157,10 +145,13 @@ def sections_of_html(text):
         tag, opens = (markup and markup["tag"] or "").lower(), markup and not markup["end"]
         if tag == "a" and lines[-1][1]:
             link = _without_mark(lines[-1][2], link, markup)
-        elif tag in HEADINGS or tag in BLOCKS:
+        elif tag in HEADINGS or tag in BLOCKS and begin >= heading_end:
             lines.append((number, HEADINGS.get(tag, 0) if opens else 0, []))
             link = None
-        elif tag in CELLS:
+            if tag in HEADINGS and opens:
+                after = HEADING_TAG.search(text, end)
+                heading_end = after.start() if after and after[1].lower() == f"/{tag}" else 0
+        elif tag in CELLS or tag in BLOCKS:
             lines[-1][2].append(" ")
         closed = hidden and ends.get(hidden[-1], 0) > begin
         if opens and (tag in SHOWN or tag in HEADINGS and not closed):  # a heading is shown, save in closed furniture
@@ -170,7 +161,10 @@ def sections_of_html(text):
         elif tag in HIDDEN and not opens and hidden:
             hidden.pop()
         number += text.count("\n", begin, end)
-    shown = ((number, " ".join("".join(pieces).split()), depth) for number, depth, pieces in lines)
+    shown = [(number, " ".join("".join(pieces).split()), depth) for number, depth, pieces in lines]
+    if not any(depth == 1 and line for _, line, depth in shown):  # then the title of the page is its first heading
+        title = TITLE.search(NO_HEAD.split(text, maxsplit=1)[0])
+        shown = [(1, " ".join(beir.unescape(title[1]).split()) if title else "", 1), *shown]
     return _sections((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
 
 
