@@ -330,7 +330,9 @@ def _load_qrels(path, queries, docs, *, train):
                 odd["queries have no relevant doc: left out"].append(first_line[row])
                 del by_query[row]
     if not by_query:
-        raise BadInput(f"{path}: no query has a relevant doc")
+        lost = next((f"{q} {d}" for q, d, *_ in judged if q not in queries.row_of or d not in docs.row_of), None)
+        ids = f"; its ids are such as {lost}, the collection's such as {queries.ids[0]} {docs.ids[0]}" if lost else ""
+        raise BadInput(f"{path}: no query has a relevant doc{ids}")
     rows = sorted(by_query)
     judged = np.array([pair for row in rows for pair in by_query[row]], dtype=np.int32).reshape(-1, 2)
     indptr = np.cumsum([0] + [len(by_query[row]) for row in rows])

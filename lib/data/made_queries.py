@@ -60,8 +60,12 @@ def build(place):
     Without a dev split a tenth of them is dev.
     """
     folder = pathlib.Path(place)
-    files = {split: plain(folder / "qrels" / f"{split}.tsv") for split in beir.SPLITS}
-    files = {split: path for split, path in files.items() if path.is_file()}
+    names = {split: split for split in beir.SPLITS} | dict.fromkeys(beir.DEV, "dev")
+    found = [(split, plain(folder / "qrels" / f"{name}.tsv")) for name, split in names.items()]
+    found = [(split, path) for split, path in found if path.is_file()]
+    if len(files := dict(found)) < len(found):
+        both = " and ".join(path.name for split, path in found if split == "dev")
+        raise BadInput(f"--data made:{place}: {both} are both the dev split; keep one")
     if "train" in files or not files:
         raise BadInput(f"--data made:{place}: a folder in BEIR layout without train.tsv is wanted")
     docs, queries = (Texts.load(folder / f"{name}.jsonl") for name in ("corpus", "queries"))

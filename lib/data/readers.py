@@ -57,6 +57,9 @@ def find(spec):
     if tables.is_table(spec):
         return tables.build(spec)
     folder = pathlib.Path(spec)
+    if pathlib.Path(tables.split_roles(spec)[0]).is_file():
+        kinds = ", ".join(table_files.SUFFIXES)
+        raise BadInput(f"--data {spec}: a file of a kind that is not read: a table is one of {kinds}, perhaps .gz")
     if not folder.is_dir():
         raise BadInput(
             f"--data {spec}: no such folder (give {', '.join(EMBEDDED)}, a table, a folder, or PREFIX:PLACE)"

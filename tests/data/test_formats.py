@@ -167,7 +167,16 @@ def test_small_judgements_are_taken_where_there_are_both(tmp_path):
     assert load_collection(f"trec:{tmp_path / 'm'}").qrels_dict("dev") == small
 
 
+def test_grades_may_be_written_with_a_point(tmp_path):
+    write_msmarco(tmp_path / "m")
+    wanted = load_collection(f"trec:{tmp_path / 'm'}").qrels_dict("dev")
+    for path in (tmp_path / "m").glob("qrels*"):
+        path.write_text("".join(f"{line}.0\n" for line in path.read_text().splitlines()))
+    assert load_collection(f"trec:{tmp_path / 'm'}").qrels_dict("dev") == wanted
+
+
 BROKEN = {
+    "half a grade": ({"qrels.txt": "1 0 1 1.5\n"}, "qrels.txt:1: topic, a number, doc and a whole grade"),
     "no topics": ({"collection.tsv": "1\ta\n", "qrels.txt": "1 0 1 1\n"}, "no file of topics"),
     "no docs": ({"queries.tsv": "1\ta\n", "qrels.txt": "1 0 1 1\n"}, "no file of docs"),
     "no judgements": ({"queries.tsv": "1\ta\n", "collection.tsv": "1\ta\n"}, "no file of qrels"),

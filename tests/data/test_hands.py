@@ -301,6 +301,11 @@ def test_a_folder_to_test_on_says_how_it_trains_and_does(launch, tmp_path, capsy
     assert made.queries.text(made.queries.row_of["made:d3"]) == "doc3 is about w3."
     with pytest.raises(BadInput, match="without train.tsv is wanted"):
         load_collection(f"made:{tmp_path}")
+    judged = (folder / "qrels/test.tsv").rename(folder / "qrels/val.tsv")  # a dev split alone, by another name
+    assert load_collection(f"made:{folder}").qrels_dict("dev") == own.qrels_dict("test")
+    (folder / "qrels/dev.tsv").write_text(judged.read_text())
+    with pytest.raises(BadInput, match="dev.tsv and val.tsv are both the dev split; keep one"):
+        load_collection(f"made:{folder}")
 
 
 def test_a_question_in_two_splits_stays_in_the_first(tmp_path, capsys, monkeypatch):

@@ -1,7 +1,9 @@
 """Tables and folders of files as collections: what becomes of them, and what is refused in one line."""
 
 import csv
+import gzip
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -298,7 +300,7 @@ def test_headings_that_are_underlined_and_fences_of_four():
 def test_html_that_leaves_tags_open():
     found = pages.sections_of_html("<html><head><title>T</title><body><nav>menu<h1>Top</h1><p>some words")
     assert found == [(1, ("Top",), "some words")]
-    assert pages.sections_of_html("<head><title>T</title><body><p>words of a page") == [(1, (), "words of a page")]
+    assert pages.sections_of_html("<head><title>T</title><body><p>words of a page") == [(1, ("T",), "words of a page")]
 
 
 def test_a_link_that_leads_nowhere_is_left_out(tmp_path):
@@ -333,3 +335,30 @@ def test_the_csv_of_the_readme_is_made(tmp_path, monkeypatch, folder):
     )
     runpy.run_path(str(ROOT / "experiments/table_of.py"))["main"]()
     assert 8 <= len(load_collection(str(tmp_path / "f.csv")).queries) <= 12  # questions that repeat are one
+
+
+@pytest.mark.parametrize("name", ["t.CSV", "t.CSV.GZ", "t.Tsv.gz", "t.NDJSON", "t.ndjson.gz"])
+def test_suffixes_are_read_in_any_case(tmp_path, name):
+    made = pathlib.Path(write_table(tmp_path, {"c": ".csv", "t": ".tsv", "n": ".jsonl"}[name[2].lower()], ROWS))
+    text = made.read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.lower().endswith("gz") else text)
+    assert load_collection(str(tmp_path / name)).docs.fingerprint == load_collection(str(made)).docs.fingerprint
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.ods", "t.txt", "t.csv.bz2", "t.jsonl.zst", "t.xlsx:question=a"])
+def test_a_file_of_another_kind_says_what_is_read(tmp_path, name):
+    (tmp_path / name.partition(":")[0]).write_text("x")
+    with pytest.raises(BadInput, match="of a kind that is not read: a table is one of .csv, .tsv, .jsonl"):
+        readers.find(str(tmp_path / name))
+
+
+def test_headers_without_an_end_and_objects_over_several_lines_are_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text('"question,answer\nq1,a1\n')
+    with pytest.raises(BadInput, match="t.csv:1: the names of the columns cannot be read .unexpected end of data"):
+        load_collection(str(tmp_path / "t.csv"))
+    for suffix in ("jsonl", "json"):
+        path = tmp_path / f"t.{suffix}"
+        path.write_text("\n".join(json.dumps(row, indent=1) for row in ROWS))
+        with pytest.raises(BadInput, match=f"t.{suffix}:1: a JSON object over several lines") as error:
+            load_collection(str(path))
+        assert "\n" not in str(error.value)

@@ -14,8 +14,9 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def suffix(path):
-    """The ending of a file's name, without that of a compressed one."""
-    return pathlib.Path(str(path).removesuffix(".gz")).suffix.lower()
+    """The ending of a file's name in lower case, without that of a compressed one; .ndjson is .jsonl."""
+    found = pathlib.Path(str(path).lower().removesuffix(".gz")).suffix
+    return {".ndjson": ".jsonl"}.get(found, found)
 
 
 def rows(path, wrong):
@@ -36,6 +37,8 @@ def json_rows(path, wrong=None):
         return
     lines = beir.read_lines(path)
     begin = list(itertools.islice(lines, 1))
+    if begin and begin[0][1].strip() == "{":
+        raise BadInput(f"{path}:1: a JSON object over several lines; one line for each object is wanted, or one array")
     lines = itertools.chain(begin, lines)
     if array := begin and begin[0][1].lstrip().startswith("["):
         try:
@@ -78,7 +81,7 @@ def _articles(path):
 
 def _text_of(path):
     """The text of a file: UTF-8, or UTF-16 where its first two bytes say so."""
-    with unpacked(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+    with unpacked(path) if str(path).lower().endswith(".gz") else open(path, "rb") as file:
         content = file.read()
     try:
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -112,7 +115,10 @@ def _csv_rows(path, kind, wrong):
         delimiter = max(",;\t|", key=first.count)
     style = {"strict": True} if delimiter != "\t" or _quoted(text, first) else {"quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
-    header = [name.strip() for name in next(reader, [])]
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise BadInput(f"{path}:1: the names of the columns cannot be read ({error})") from None
     width = len(header)
     while header and not header[-1]:  # a separator behind every row
         header.pop()

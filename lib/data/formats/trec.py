@@ -266,11 +266,11 @@ def _judgements(paths):
                 continue
             if len(fields) == 3:
                 fields.insert(1, "0")
-            if len(fields) != 4 or not re.fullmatch("-?[0-9]{1,9}", fields[3]):
+            if len(fields) != 4 or not re.fullmatch(r"-?[0-9]{1,9}(\.0+)?", fields[3]):
                 raise BadInput(
                     f"{path}:{number}: topic, a number, doc and a whole grade are wanted, found {beir.shorten(line)}"
                 )
-            qid, _, doc_id, grade = fields
-            if found.setdefault(qid, {}).setdefault(doc_id, int(grade)) != int(grade):
+            qid, doc_id, grade = fields[0], fields[2], int(fields[3].partition(".")[0])
+            if found.setdefault(qid, {}).setdefault(doc_id, grade) != grade:
                 raise BadInput(f"{path}:{number}: {qid} {doc_id} was judged otherwise already; keep one")
     return found
