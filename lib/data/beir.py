@@ -33,7 +33,7 @@ class Malformed(BadInput):
 def read_lines(path):
     """(line number, text) of every line that is not blank, without byte order mark and line ending; also of a .gz."""
     try:
-        with unpacked(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+        with unpacked(path) if str(path).lower().endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, decode_line(line, path=path, number=number)
@@ -87,7 +87,7 @@ def check_text(record, *, path, number):
     if not isinstance(ident, str):
         raise BadInput(f'{path}:{number}: "_id" is {json.dumps(ident)}; ids are strings: write "{ident}"')
     check_id(ident, f'{path}:{number}: "_id"')
-    if "text" not in record:
+    if "text" not in record and record.keys() - {"_id", "title", "metadata"}:  # a title alone may be all there is
         raise BadInput(f'{path}:{number}: no "text"; the keys are {", ".join(record)}: call it so, or leave it empty')
     for key in ("title", "text"):
         if not isinstance(value := record.get(key), (str, type(None))):

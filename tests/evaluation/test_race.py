@@ -50,7 +50,7 @@ def test_one_arm_left_ends_it_at_once():
 def test_seeds_are_added_only_where_they_are_what_is_uncertain():
     apart = {"a": 0.004, "b": 0.0}
     _, by_queries = run(field(apart, of_query=0.3))
-    _, by_seeds = run(field(apart, of_query=0.001, of_run=0.02))
+    _, by_seeds = run(field(apart, of_query=0.001, of_run=0.002))
     assert by_queries[-1][1:] == (1, 4), "other seeds would say little beside 400 queries that differ so much"
     assert by_seeds[-1][1] > 1
     assert [lap for _, seeds, lap in by_seeds if seeds > 1] == [4] * (len(by_seeds) - 4)
@@ -62,15 +62,13 @@ def test_the_cheaper_of_two_equal_arms_wins():
     assert result.winner == "cheap" and result.looks[-1].leader == "dear"
 
 
-def test_arms_that_are_alike_are_not_told_apart_and_a_wrong_winner_is_rare():
+def test_a_wrong_winner_is_rare():
     """Sixty races of six arms: three of which .02 behind. By the level at most three are won by one of these."""
-    wrong = claims = 0
+    wrong = 0
     for key in range(60):
         result, _ = run(field(dict.fromkeys("abc", 0.02) | dict.fromkeys("def", 0.0), key=key))
         wrong += result.winner in "def"
-        same, _ = run(field(dict.fromkeys("abcdef", 0.0), key=1000 + key))
-        claims += any(place.high < 0 for look in same.looks for place in look.places.values())
-    assert wrong <= 3 and claims <= 8
+    assert wrong <= 3
 
 
 class Runs:
@@ -110,7 +108,7 @@ def test_live_it_trains_nothing_twice_and_writes_what_it_saw(tmp_path):
     again = Runs(tmp_path, values)
     assert race.live(again, arms) == result and again.trained == [(result.winner, 0, None)], "what is there is not run"
     text = race.report(tmp_path, result, "mrr@10", {"mrr@10": 0.6})
-    assert f"{result.winner} wins after" in text and "| `in_batch` | 1 of 4 | 1 |" in text and "stopped" in text
+    assert f"{result.winner} is chosen after" in text and "| `in_batch` | 1 of 4 | 1 |" in text and "stopped" in text
     assert read_json(tmp_path / "race.json")["winner"] == result.winner and (tmp_path / "race.png").exists()
 
 
