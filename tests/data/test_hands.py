@@ -567,3 +567,16 @@ def test_test_queries_that_are_train_queries_are_named(tmp_path, capsys):
     apart = write_collection(tmp_path / "fine", *texts, {"train": judged[2:], "dev": judged[:1], "test": judged[1:2]})
     check.check_parts(load_collection(str(apart), quiet=True), batch_size=2)
     assert "warning" not in capsys.readouterr().out
+
+
+def test_several_wordings_of_a_question_are_queries_of_their_own(tmp_path):
+    rows = [{"question": ["how cancel?", "cancel my order"], "answer": "press it", "split": "train"}]
+    found = texts_of(load_collection(put(tmp_path / "p.jsonl", rows)))
+    assert found == {"how cancel?": {"press it": 1}, "cancel my order": {"press it": 1}}
+
+
+def test_passages_in_the_plural_are_the_docs(tmp_path):
+    rows = [{"question": "q", "contexts": ["first passage", "second"], "answer": "short", "split": "train"}]
+    found = load_collection(put(tmp_path / "p.jsonl", rows))
+    assert texts_of(found) == {"q": {"first passage": 1, "second": 1}}
+    assert found.queries.record(0)["metadata"]["answers"] == ["short"]

@@ -25,7 +25,7 @@ ROLES = {
     "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
     "doc": (
         *("doc", "document", "passage", "context", "positive", "positives", "pos", "positive_ctxs"),
-        *("positive_passages", "text"),
+        *("positive_passages", "docs", "documents", "passages", "contexts", "text"),
     ),
     "answer": ("answer", "answers", "response", "output", "reply", "a"),
     "title": ("title",),
@@ -189,8 +189,9 @@ def read(path, said, rows, wrong=()):
 
     for number, row in rows:
         try:
-            if missing := add(number, row):
-                dropped.setdefault(f"rows without {missing}", []).append(f"line {number}")
+            for one in _each_question(row, columns):
+                if missing := add(number, one):
+                    dropped.setdefault(f"rows without {missing}", []).append(f"line {number}")
         except BadInput as error:
             wrong.append(str(error))
     if wrong or not queries:
@@ -200,6 +201,15 @@ def read(path, said, rows, wrong=()):
     wrong = f"; {len(candidates):,} docs are not relevant to their question" if candidates else ""
     tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}")
     return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _each_question(row, columns):
+    """A row for each of the questions that its cell lists: other wordings of one, with the same answers."""
+    column = columns["question"][0]
+    listed = [each for each in cells.listed(row.get(column)) if each not in (None, "")]
+    if len(columns["question"]) > 1 or len(listed) < 2 or not all(isinstance(each, str) for each in listed):
+        return [row]
+    return [row | {column: each} for each in listed]
 
 
 def _by_split(queries, judged, dropped):
