@@ -30,7 +30,7 @@ from lib.data.collection import collection_of
 from lib.evaluation import diagnostics, plots
 from lib.files import BadInput
 from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device, pick_precision
-from lib.negatives import audit, check, filters, sampling
+from lib.negatives import audit, check, filters, prices, sampling
 from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table
 from lib.negatives.files import records_of, write_negatives
 from lib.negatives.formats import exchange
@@ -177,7 +177,8 @@ def main():
     mined = teach(args, mine(args, collection, pool, count, device), collection, device)
     if dist.is_main() and hidden is not None:
         title = f"{collection.name}, {args.split}: {len(hidden)} hidden positives"
-        rows, text = audit.report(path, collection, mined, hidden, args.filters, share=args.audit, title=title)
+        rows, text = audit.report(path, collection, mined, hidden, args.filters, share=args.audit, title=title,
+                                  measured=prices.nearest(collection, args.split))  # fmt: skip
         with plots.optional(path.with_suffix(".png")):
             plots.audit(path.with_suffix(".png"), rows, title=title)
         print(f"\n{text}\nwrote   {path}, .json and .png: read the examples in the .md")

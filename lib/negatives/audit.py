@@ -18,6 +18,7 @@ from lib import process
 from lib.data import beir
 from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, markdown, write_json, write_text
+from lib.negatives import prices
 from lib.negatives.candidates import BANDS, band_names
 from lib.negatives.filters import apply
 from lib.rng import uniform
@@ -206,10 +207,10 @@ def bands(candidates, found, *, share):
 # --------------------------------------------------------------------------------------------------- reports
 
 
-def report(path, collection, mined, hidden, filters, *, share, title):
+def report(path, collection, mined, hidden, filters, *, share, title, measured=None):
     """Write the audit of each source before, between and behind the filters as .md and .json; (its rows, its table).
 
-    mined: Candidates of each source, hidden: what hide() hid of the share.
+    mined: Candidates of each source, hidden: what hide() hid of the share; measured: the Prices by which filters pay.
     """
     rows, pages = [], []
     for candidates in mined:
@@ -223,12 +224,21 @@ def report(path, collection, mined, hidden, filters, *, share, title):
             rows.append((candidates.source, after, "all", row))
         rows += [(candidates.source, after, band, row) for band, row in bands(candidates, found, share=share)]
         pages.append(page(candidates, found, collection))
-    text = f"{table(rows)}\n{NOTE}"
+    text = f"{table(rows)}\n{NOTE}" + "".join(f"\n{line}\n" for line in verdicts(rows, measured))
     write_text(path, f"# Audit of false negatives: {title}\n\n{text}" + "".join(pages))
     named = [{"source": source, "after": after, "ranks": ranks} | row for source, after, ranks, row in rows]
     about = {"collection_fingerprint": collection.fingerprint, "share": share, "hidden": len(hidden)}
     write_json(path.with_suffix(".json"), about | {"rows": named})
     return rows, text
+
+
+def verdicts(rows, measured):
+    """A line for each source and filter: whether it pays by measured prices. rows: as for table()."""
+    firsts = {source: row for source, after, ranks, row in rows if after == "none" and ranks == "all"}
+    for source, after, ranks, row in rows if measured else ():
+        if ranks == "all" and "caught" in row:
+            said = prices.verdict(row, firsts[source], measured)
+            yield f"**{source}, {after}**: {said} (prices of {measured.collection}, docs/false-negatives.md)."
 
 
 def table(rows):
