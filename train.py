@@ -412,6 +412,9 @@ def show_plan(args, parser, collection):
     plan.show_cost(cost, counts, runs=runs, jobs=jobs)
     flags["control"] = False  # its arm stands among the others
     print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
+    if "negatives" not in given and not several:
+        raced = flags | {"negatives": None, "name": None, "race": True}
+        print(f"        {shlex.join(['python', 'train.py', *cli.to_flags(raced)])}     # a race decides which negatives")
 
 
 # ----------------------------------------------------------------------------------------------- one training
