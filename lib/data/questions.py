@@ -49,7 +49,7 @@ def build(place):
             judged.append((f"asked:{number}", split, answers))
         return docs.path, records, judged, dropped, list(beir.candidates_in(given))
 
-    return beir.build("asked", name, fingerprint(key), read)
+    return beir.build("asked", f"{name}-asked", fingerprint(key), read)  # evaluations of both stand side by side
 
 
 def parts(place):
