@@ -414,7 +414,9 @@ def show_plan(args, parser, collection):
     print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
     if "negatives" not in given and not several:
         raced = flags | {"negatives": None, "name": None, "race": True}
-        print(f"        {shlex.join(['python', 'train.py', *cli.to_flags(raced)])}     # a race decides which negatives")
+        print(
+            f"        {shlex.join(['python', 'train.py', *cli.to_flags(raced)])}     # a race decides which negatives"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- one training
