@@ -431,7 +431,7 @@ def train(args, parser, collection, folder, *, device):
     with t.clock("evaluate"):
         if begin == 0:
             t.start()
-        bm25 = t.evaluator.bm25()
+        bm25 = None if args.until else t.evaluator.bm25()  # a run that pauses says nothing of test
     t.encoder.train()
     bar, end = tqdm(total=t.steps, initial=begin, unit="step", desc="training"), min(t.steps, args.until or t.steps)
     for step in range(begin, end):
