@@ -38,7 +38,7 @@ def test_a_plan_measures_and_leaves_nothing(folder, tmp_path):
     done = call("train.py", *flags, "--plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout
-    assert "--negatives in_batch: below 1,000 queries" in said and "--batch_size" not in said.split("next")[0]
+    assert "--negatives in_batch: with about 700 queries" in said and "--batch_size" not in said.split("next")[0]
     assert re.search(r"forecast: \d+ s for 400 steps, 0 minings, \d+ evaluations on dev", said)
     command = said.split("next    python ")[1].split()
     assert command[0] == "train.py" and {"--steps=400", "--negatives", "in_batch"} <= set(command)
