@@ -21,6 +21,7 @@ def in_words(arm):
         return f"{sources}, other seeds\n(chance)"
     said = " and ".join(names) if all(names) else ""
     said += ",\nfrom the whole corpus" if flags == "negative_docs=all" else ""
+    said += ",\nfiltered by score" if flags == "filters=percpos:.95" else ""
     return f"{textwrap.fill(arm, 30)}\n({said})" if said else textwrap.fill(arm, 30)
 
 

@@ -301,6 +301,9 @@ def verdict(summary, measure, *, run, lr):
     mixed, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
     lost = start is not None and start["high"] < 0
     said = f"; training lost against its start ({shown.format(**start)})" if lost else ""
+    if summary["best_step"] < summary["steps"] / 2:
+        best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
+        said += f"; {best} (fewer --epochs, or --init MODEL)"
     if against["high"] < 0:
         return (
             f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: search with --retriever bm25, or start "
@@ -314,12 +317,12 @@ def verdict(summary, measure, *, run, lr):
         )
     if against["low"] > 0:
         return (
-            f"this encoder is ahead of BM25 ({shown.format(**against)}): use it; mixing both often gains more, "
+            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: use it; mixing both often gains more, "
             f"--retriever {mixed}",
             f"python build_index.py --run {run}",
         )
     return (
-        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}): mix them, "
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: mix them, "
         f"--retriever {mixed}",
         f"python evaluate.py --retriever {mixed}",
     )

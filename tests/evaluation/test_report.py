@@ -344,9 +344,17 @@ OF_A_RUN = [  # against BM25, against the start
 
 @pytest.mark.parametrize("against, start, said, command", OF_A_RUN, ids=range(len(OF_A_RUN)))
 def test_a_run_ends_with_what_to_use(against, start, said, command):
-    summary = {"name": "r", "against_bm25": against} | ({"against_untrained": start} if start else {})
+    summary = {"name": "r", "against_bm25": against, "steps": 30, "best_step": 30}
+    summary |= {"against_untrained": start} if start else {}
     found, following = report.verdict(summary, "mrr@10", run="R", lr=0.03)
-    assert said in found and command in following
+    assert said in found and command in following and "fell after" not in found
+
+
+@pytest.mark.parametrize("against", [LESS, LEVEL, MORE])
+def test_a_run_whose_dev_fell_early_says_so(against):
+    summary = {"name": "r", "against_bm25": against, "steps": 300, "best_step": 19}
+    said = report.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
+    assert "dev was best at step 19 of 300 and fell after that (fewer --epochs, or --init MODEL)" in said
 
 
 def test_a_comparison_begins_with_what_it_says():
