@@ -42,7 +42,8 @@ def main():
         for (arm, base), test in zip(pairs, significance.compare(values, pairs)):
             gain = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
             what = arm.rpartition("inject=")[2]
-            drawn.setdefault(name, {}).setdefault(base_of(arm), {})[what] = test
+            if result["encoder"] == "static":
+                drawn.setdefault(name, {}).setdefault(base_of(arm), {})[what] = test
             lines.append([name, f"`{base_of(arm)}`", what, f"{values[base].mean():.4f}", gain,
                           significance.shown(test["p_holm"]), test["decision"]])  # fmt: skip
         if result["encoder"] == "static":
