@@ -94,7 +94,7 @@ def _place(values, arm, leader, level, prior):
 def live(runs, arms):
     """The Result of a race of Arms that experiment.Runs trains; what is trained already is not trained again."""
     named = {arm.text: arm for arm in arms}
-    steps = {lap: round(runs.full * lap / LAPS) for lap in range(1, LAPS + 1)}
+    steps = {lap: max(1, round(runs.full * lap / LAPS)) for lap in range(1, LAPS + 1)}
 
     def values_of(left, seeds, lap):
         jobs = [runs.job(named[arm], seed, runs.full, until=steps[lap], resume=True)
