@@ -169,9 +169,8 @@ def parse_args():
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked",
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
-    add("--inject", type=injection.parse_injected, metavar="positives:SHARE|easy:SHARE", help="an experiment: "
-        f"{cli.explained(injection.INJECTED)}; what either costs is in docs/false-negatives.md",
-        idle_when=lambda args, sources: not sources)
+    add("--inject", type=injection.parse_injected, excludes="pull", metavar="positives:SHARE|easy:SHARE",
+        help=f"an experiment: {cli.explained(injection.INJECTED)}; what either costs is in docs/false-negatives.md")
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")
     add("--by", metavar="FIELD", help="the metadata field that the docs of the source sibling:K share with the "
@@ -296,6 +295,8 @@ def main():
     from_file = any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources)
     if args.negatives_file and not from_file:
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
+    if several and args.until:
+        raise BadInput("--until is for a single run; a comparison goes on with --resume")
     if several and "RANK" in os.environ:
         raise BadInput("a comparison starts its own processes: python train.py --jobs N, without torchrun")
     if args.plan and (args.tune or args.resume or "RANK" in os.environ):

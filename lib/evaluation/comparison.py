@@ -96,6 +96,8 @@ def read_comparison(folder, *, against=None, tuned=True):
             found.append(read_run(path, evaluation))
         else:
             missing.append((arm, seed))
+    if missing and config["args"].get("race"):
+        raise BadInput(f"{folder} is a race, which measured only the arm it chose on test: see its race.md")
     if missing:
         arm, seed = missing[0]
         raise BadInput(

@@ -93,8 +93,10 @@ class Arm:
             raise BadInput(f"--negatives {self}: miner:K and --miner M come together: M is what is asked")
         if any(SOURCES[name].by_field for name in self.sources) != bool(by):
             raise BadInput(f"--negatives {self}: sibling:K and --by FIELD come together: siblings share that field")
-        most = 1 / max(1, *(sum(stage.counts.values()) for stage in self.stages))
-        if inject and inject.numbers[0] > most:
+        replaced = [sum(k for name, k in stage.counts.items() if not SOURCES[name].queue) for stage in self.stages]
+        if inject and inject.numbers[0] and not min(replaced):
+            raise BadInput(f"--inject {inject.text}: the arm {self} has no negatives of its own to replace")
+        if inject and inject.numbers[0] > 1 / max(1, *replaced):
             raise BadInput(
                 f"--inject {inject.text}: one negative of a query is replaced at most, so SHARE is 1/K at most"
             )

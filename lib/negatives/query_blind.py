@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 FOLDS = 3
 FEATURES = 2**16  # words are hashed into as many
@@ -60,7 +61,8 @@ def _by_words(collection, docs, pulled, weights):
     words = feature_extraction.text.HashingVectorizer(n_features=FEATURES)
     found = words.transform(collection.docs.text(int(doc)) for doc in texts)[rows]
     scores = np.zeros(len(docs))
-    for fit, test in model_selection.GroupKFold(FOLDS).split(docs, groups=docs):
+    folds = list(model_selection.GroupKFold(FOLDS).split(docs, groups=docs))
+    for fit, test in tqdm(folds, unit="fold", desc="telling docs apart without queries", delay=2):
         if len(set(pulled[fit])) < 2:
             return None
         model = linear_model.LogisticRegression(max_iter=200).fit(found[fit], pulled[fit], weights[fit])

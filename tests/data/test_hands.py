@@ -563,7 +563,7 @@ def test_test_queries_that_are_train_queries_are_named(tmp_path, capsys):
     texts = [{f"{kind}{i}": f"{kind} of number {i}" for i in range(4)} for kind in "dq"]
     leaking = write_collection(tmp_path / "leak", *texts, {"train": judged, "dev": judged[:1], "test": judged[:3]})
     check.check_parts(load_collection(str(leaking), quiet=True), batch_size=2)
-    assert "warning: test" in (said := capsys.readouterr().out) and ": 3 (q0 = q0" in said
+    assert "warning: test" in (said := capsys.readouterr().out) and ": 3 (q0, q1, q2)" in said
     apart = write_collection(tmp_path / "fine", *texts, {"train": judged[2:], "dev": judged[:1], "test": judged[1:2]})
     check.check_parts(load_collection(str(apart), quiet=True), batch_size=2)
     assert "warning" not in capsys.readouterr().out

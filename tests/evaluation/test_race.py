@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib.evaluation import comparison, race
-from lib.files import read_json
+from lib.files import BadInput, read_json, write_json
 from lib.negatives.arms import Arm
 
 Q = 400
@@ -115,3 +115,11 @@ def test_live_it_trains_nothing_twice_and_writes_what_it_saw(tmp_path):
 def test_what_does_not_go_together_is_refused(refused):
     assert "--race and --tune" in refused("train.py", "--race", "--tune", "lr=.1,.2")
     assert "two arms" in refused("train.py", "--race", "--negatives", "bm25:4")
+
+
+def test_a_race_is_no_comparison(tmp_path):
+    write_json(tmp_path / "config.json", {
+        "args": {"negatives": ["a", "b"], "seeds": [0], "race": True}, "inputs": {"collection": "x"}, "derived": {},
+    })  # fmt: skip
+    with pytest.raises(BadInput, match="is a race.*race.md"):
+        comparison.read_comparison(tmp_path)

@@ -91,6 +91,10 @@ def test_a_share_of_none_changes_no_negative(twofold):
 def test_train_says_that_it_injects(twofold, launch, tmp_path, refused):
     flags = "--data", "twofold", "--negatives", "random:4", "--inject", "positives:.5"
     assert "SHARE is 1/K at most" in refused("train.py", *flags)
+    assert "no negatives of its own" in refused("train.py", "--data", "twofold", "--negatives", "in_batch", *flags[-2:])
+    assert "--inject and --pull exclude" in refused("train.py", *flags[:-1], "positives:.25", "--pull", "crop")
+    arm = "random:2,in_batch@.5 inject=positives:.1"  # in a later stage nothing could be replaced
+    assert "no negatives of its own" in refused("train.py", *flags[:3], arm)
     shape = "--dim", "8", "--vocab_size", "60", "--batch_size", "8", "--steps", "2", "--name", "one"
     assert launch("train.py", *flags[:-1], "positives:.25", *shape, cwd=tmp_path) == 0
     pool = read_json(tmp_path / "runs/one/summary.json")["pool"]

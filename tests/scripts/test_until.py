@@ -26,3 +26,8 @@ def test_a_run_in_pieces_is_the_run(tiny, launch, tmp_path, capsys):
     logged = [line["dev"] for line in comparison.run.Run(whole).read_log() if line["event"] == "evaluation"][-1]
     assert np.isclose(kept.mean(), logged["mrr@10"])
     assert comparison.read_dev(whole, 5) is None
+
+
+def test_a_comparison_does_not_pause(tiny, refused):
+    data = "--data", tiny.docs.path.parent
+    assert "--until is for a single run" in refused("train.py", *data, "--seeds", "0", "1", "--until", "3")

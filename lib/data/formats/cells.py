@@ -12,6 +12,7 @@ WORDS = dict.fromkeys(("true", "yes", "relevant", "t", "y", "positive", "pos", "
 WORDS |= dict.fromkeys(("false", "no", "irrelevant", "not relevant", "non relevant", "f", "n", "negative", "neg"), 0)
 WORDS |= dict.fromkeys(("incorrect", "wrong", "bad", "not duplicate"), 0)  # as labels
 MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}  # cells that hold nothing, as pandas and spreadsheets write it
+LONGEST = 20  # characters of what may be a label in a column that nobody calls so
 MOST_GRADE = 10  # a larger number is a count of votes or the like, unless relevant_from says what it means
 GOLD = 1000  # where DPR's own files have no score of a positive they give this one
 
@@ -102,8 +103,10 @@ def _refuse_unclaimed(path, rows, columns, said):
     """BadInput if a column that nobody has claimed looks like judgements: 0 and 1 for docs of one question."""
     taken = {*itertools.chain.from_iterable(columns.values()), *said.values()}
     for column in {name: None for _, row in rows for name in row if name not in taken} if "label" not in said else ():
-        values = {number_of(row.get(column)) for _, row in rows}
-        if values <= {0, 1, None} and (odd := _differing(rows, columns, column, number_of)):
+        held = (cell for _, row in rows if (cell := row.get(column)) not in (None, ""))
+        # a long text is no label, and is not searched for numbers
+        binary = all(len(str(cell)) <= LONGEST and number_of(cell) in (0, 1) for cell in held)
+        if binary and (odd := _differing(rows, columns, column, number_of)):
             raise BadInput(
                 f"{path}:{odd[0]}: {column} is 0 and 1 for docs of one question, as labels are: say {path}:label="
                 f"{column}, or that there is no label: {path}:label="
