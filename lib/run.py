@@ -1,6 +1,7 @@
 """Run folders: their logs, locks, what they record and what may continue them; the clock."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -256,6 +257,7 @@ def recorded_flags(path, *, without):
     return to_flags({name: value for name, value in config["args"].items() if name not in without})
 
 
+@functools.cache
 def versions():
     """Versions of Python and of every required package that is installed."""
     found = {"python": platform.python_version()}

@@ -18,10 +18,12 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from lib import cli, process, rng  # noqa: E402
 from lib.data.collection import load_collection  # noqa: E402
 from lib.data.words import words as words_of  # noqa: E402
+from lib.evaluation import plots  # noqa: E402
 from lib.files import write_json  # noqa: E402
 from lib.model import encoder as model  # noqa: E402
 from lib.model.static import StaticEncoder, train_wordpiece  # noqa: E402
@@ -34,7 +36,13 @@ def slowly(value):
     return pytest.param(value, marks=pytest.mark.slow)
 
 
-LONGEST = ("test_scripts.py", "test_train.py", "test_bench.py")  # files that begin first, so that none is left last
+LONGEST = (
+    "test_scripts.py",
+    "test_train.py",
+    "test_folders_of_models.py",
+    "test_bench.py",
+    "test_comparison.py",
+)  # files that begin first, so that none is left last
 
 
 def pytest_collection_modifyitems(items):
@@ -49,6 +57,40 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARDNEG_CACHE", str(folder))
         yield folder
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SAVEFIG = Figure.savefig
+
+
+def unrendered(figure, path, **kwargs):
+    """In place of Figure.savefig: rendering would take most of a short run."""
+    path.write_bytes(PNG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures():
+    """Figures are drawn but not rendered, except for tests that ask for `rendered`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", unrendered)
+        yield
+
+
+OF_RUN = plots.of_run
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Runs of this file draw no figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "of_run", lambda *args, **kwargs: None)
+        yield
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """Figures of this test are rendered."""
+    monkeypatch.setattr(Figure, "savefig", SAVEFIG)
 
 
 @pytest.fixture
@@ -221,7 +263,7 @@ def launch(monkeypatch):
 
     def start(script, *flags, cwd):
         monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
         try:
             process.cli(importlib.import_module(script.removesuffix(".py")).main)
         except SystemExit as stopped:

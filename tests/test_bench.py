@@ -123,7 +123,7 @@ def rows_of(out):
     return {line[:24].strip(): line[24:].split()[:3] for line in table if line.strip()}
 
 
-def test_static_encoder(untrained):
+def test_static_encoder(untrained, rendered):
     out = bench(STATIC, *OF_STATIC, "--ours_only", "--out", "static.json", cwd=untrained)
     drawn = ("static.json", "--point", "a peer", 9999, 0.01, "--out", "pareto.png")
     front = bench("tests/bench/pareto.py", *drawn, cwd=untrained)

@@ -80,7 +80,7 @@ def _ranked(collection, split, self_match, search):
 
 @torch.no_grad()
 def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
-    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries.
+    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries, once each.
 
     sampler_of(positions) -> a NegativeSampler for these train queries alone, thrown away afterwards. loss: how
     much there is to learn, in nats; above: share of explicit negatives above their positive; explicit: their
@@ -88,7 +88,7 @@ def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
     of p_j d_j - d+ over the temperature.
     """
     predictions, device = [], next(encoder.parameters()).device
-    for step in range(max(1, queries // order.batch_size)):
+    for step in range(max(1, min(queries // order.batch_size, order.steps_per_epoch))):
         positions = order.positions(step)
         sampler = sampler_of(positions)
         sampler.refresh(0)

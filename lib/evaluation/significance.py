@@ -43,7 +43,7 @@ def _counts(difference):
     return {name: int(of.sum()) for name, of in counts.items()} | {"queries": len(difference)}
 
 
-def compare(values, pairs, seeds=None):
+def compare(values, pairs, seeds=None, *, with_detectable=True):
     """Test pairs of arms for other queries and other seeds, corrected for the number of pairs (Holm 1979).
 
     values {arm: (S, Q)}: per-query values, a row for each seed; an arm of one row, as BM25's, is compared with every
@@ -57,11 +57,14 @@ def compare(values, pairs, seeds=None):
     two one-sided tests (Schuirmann 1987; p_equal, and with Holm's correction p_equal_holm) show that they are less than
     MARGIN apart; else open.
 
+    `detectable` takes most of the time, and is None without with_detectable.
+
     With one seed, or two of two arms, nothing can be said of other seeds: p and interval are then over queries only
     (paired_test), `differs`, `detectable` and `p_equal` are None, and all is open.
     """
     pairs = list(pairs)
-    tests = [_test(values, a, b, seeds=seeds or {}, pairs=len(pairs)) for a, b in pairs]
+    of = len(pairs) if with_detectable else None
+    tests = [_test(values, a, b, seeds=seeds or {}, pairs=of) for a, b in pairs]
     equal = holm([1.0 if test["p_equal"] is None else test["p_equal"] for test in tests])
     for test, p, p_equal in zip(tests, holm([test["p"] for test in tests]), equal):
         test |= {"p_holm": p, "p_equal_holm": p_equal}
@@ -83,7 +86,7 @@ def tie_groups(values, seeds=None):
         return dict.fromkeys(order, "a")
     pairs = list(itertools.combinations(order, 2))
     groups = [frozenset(order)]
-    for (a, b), test in zip(pairs, compare(values, pairs, seeds)):
+    for (a, b), test in zip(pairs, compare(values, pairs, seeds, with_detectable=False)):
         if test["differs"]:
             split = [part for group in groups for part in ((group - {a}, group - {b}) if {a, b} <= group else (group,))]
             groups = [group for group in dict.fromkeys(split) if not any(group < other for other in split)]
@@ -121,7 +124,8 @@ def _test(values, a, b, *, seeds, pairs):
         half = half_width(LEVEL, *chances)
         result = {"difference": mean, "low": mean - half, "high": mean + half, "p": p_value(mean, *chances)}
         result |= {"error": (max(of_seeds, least) + of_queries) ** 0.5, "p_equal": p_equal(mean, *chances)}
-        result |= _counts(difference.mean(0)) | {"over": BOTH, "detectable": detectable(*parts, pairs=pairs)}
+        result |= _counts(difference.mean(0)) | {"over": BOTH}
+        result["detectable"] = detectable(*parts, pairs=pairs) if pairs else None
     return result | {"effect": mean / spread if spread else 0.0}
 
 
@@ -182,13 +186,12 @@ def half_width(p, variances, weight):
 
 def _falls_to(value, function, start):
     """Where a function that falls from 0 on has a value."""
+    from scipy import optimize  # here: most commands need none of it
+
     low, high = 0.0, start + 1e-15
     while function(high) > value:
         low, high = high, 2 * high
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) > value else (low, middle)
-    return high
+    return optimize.brentq(lambda x: function(x) - value, low, high, xtol=1e-12, rtol=1e-9)
 
 
 def detectable(of_queries, of_seeds, freedom, least=0.0, *, pairs=1):

@@ -64,7 +64,7 @@ def result(name, gains, *, seeds=3, first="in_batch"):
     }
 
 
-def test_arms_are_pooled_over_the_collections_that_have_them(tmp_path):
+def test_arms_are_pooled_over_the_collections_that_have_them(tmp_path, rendered):
     found = meta.over([
         result("x", {"refresh:4": (0.03, "better"), "queue:9": (0.01, "open"), "all:4": (0.0, "same")}),
         result("y", {"refresh:4": (0.04, "better"), "rare:1": (0.0, "equal")}),

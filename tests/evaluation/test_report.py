@@ -31,12 +31,6 @@ from lib.files import BadInput
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(autouse=True)
-def unrendered(monkeypatch):
-    """Figures are drawn but not rendered, which would take most of the time; test_plots.py renders each."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **rest: path.write_bytes(PNG))
-
-
 def table(result):
     """The Markdown of a comparison of the collection `made`."""
     return report.to_table(result | {"name": "made"})

@@ -258,7 +258,7 @@ def test_an_arm_is_better_worse_equal_or_open():
     assert {t["decision"] for t in significance.compare(one_seed, [(arm, "a") for arm in arms])} == {"open"}
 
 
-@pytest.mark.parametrize("of_seed, of_arm", [(0.0, 0.15), (0.006, 0.15), (0.012, 0.0)])
+@pytest.mark.parametrize("of_seed, of_arm", [(0.0, 0.15), (0.006, 0.15)])
 def test_equal_and_better_are_false_in_5_percent_at_most(of_seed, of_arm):
     """Three arms, three seeds: one is exactly as far from the first as the margin, which is not equal; one is level."""
     rng, rounds = np.random.default_rng(7), 300

@@ -13,7 +13,7 @@ import safetensors.torch
 import tokenizers
 import torch
 import transformers
-from conftest import embed_texts
+from conftest import embed_texts, slowly
 
 from lib.data.tokens import TokenBatch
 from lib.evaluation.diagnostics import cosines
@@ -160,7 +160,10 @@ def train_two_steps(encoder):
     return encoder.eval()
 
 
-@pytest.mark.parametrize("name", ZOO)
+FIRST = ("bert", "deberta-v2", "modernbert", "t5", "qwen3", "xlnet")  # of a kind each; the others with -m slow
+
+
+@pytest.mark.parametrize("name", [name if name in FIRST else slowly(name) for name in ZOO])
 def test_every_architecture_is_read_trained_and_saved(zoo, tmp_path, name):
     folder = as_modules(zoo(name), tmp_path / "model", pooling="last" if name in ("gpt2", "qwen3", "llama") else "mean")
     encoder = model.load_encoder(folder)
@@ -173,7 +176,7 @@ def test_every_architecture_is_read_trained_and_saved(zoo, tmp_path, name):
     np.testing.assert_allclose(embed_texts(model.load_encoder(tmp_path / "saved"), TEXTS), after, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name if name in FIRST else slowly(name) for name in ZOO])
 def test_every_architecture_equals_sentence_transformers(zoo, tmp_path, name):
     pytest.importorskip("sentence_transformers")
     folder = as_modules(zoo(name), tmp_path / "model", pooling="last" if name in ("gpt2", "qwen3", "llama") else "mean")
@@ -209,7 +212,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [slowly(name) if n % 2 else name for n, name in enumerate(LAYOUTS)])
 def test_every_layout_equals_sentence_transformers(zoo, tmp_path, name):
     folder = as_modules(zoo("bert"), tmp_path / "model", **LAYOUTS[name])
     encoder = model.load_encoder(folder)

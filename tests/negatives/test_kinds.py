@@ -25,6 +25,7 @@ from lib.negatives.sources import Miner
 
 FILES = 8  # of three sections each
 SHAPE = ("--batch_size", 8, "--steps", 4, "--log_every", 1, "--dim", 16, "--vocab_size", 400, "--negative_docs", "all")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,6 @@ def desk(tmp_path_factory):
 @pytest.fixture
 def train(launch, desk, monkeypatch):
     """A function that trains on a collection of the desk; (lines of the log by event, the run's folder)."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
 
     def start(*flags, data="sections", name="run"):
         assert launch("train.py", "--data", data, *SHAPE, *flags, "--name", name, "--overwrite", cwd=desk) == 0
@@ -278,7 +278,6 @@ def test_weights_that_do_not_fit_are_not_merged(tiny, bert, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("more", [[], ["--chunk_size", "3"]], ids=["whole", "cached"])
 def test_frozen_docs_are_encoded_once(launch, refused, desk, bert, monkeypatch, capsys, more):
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
     embedded, original = [], embedder.embed
 
     def embed(encoder, tokens, *args, **kwargs):

@@ -257,7 +257,7 @@ def server():
     """(url, Replies): a server on this machine for the time of a test."""
     Replies.script, Replies.seen = [said("in 1937 [1]")], []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replies) as listening:
-        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread = threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listening.server_port}/v1"
         listening.shutdown()
@@ -277,7 +277,7 @@ def other(server):
         do_POST = do_CONNECT = do_GET
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True).start()
         yield listening.server_port, seen
         listening.shutdown()
 
@@ -350,8 +350,8 @@ def test_a_reply_without_an_end_is_not_read_to_it(server):
 def test_the_whole_of_a_reply_has_one_deadline(server, first):
     Replies.script = [drip(first)]
     begin = time.monotonic()
-    with pytest.raises(BadInput, match="no reply within 0.5 s"):
-        open_server(server, timeout=0.5).generate(PAIRS[:1])
+    with pytest.raises(BadInput, match="no reply within 0.2 s"):
+        open_server(server, timeout=0.2).generate(PAIRS[:1])
     assert time.monotonic() - begin < 15 and len(Replies.seen) == TRIES  # byte by byte: 30 s for each of the tries
 
 

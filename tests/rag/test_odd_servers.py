@@ -41,7 +41,7 @@ def serving(reply, *, models=(200, {"data": [{"id": "tiny"}]})):
             self.send(*reply(seen[-1]))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}/v1", seen
         listening.shutdown()
 

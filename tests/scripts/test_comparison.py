@@ -44,14 +44,6 @@ def start(script, desk, *flags, code=0, run_jobs=in_this_process):
             assert code == 0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unrendered():
-    """Figures are drawn but not rendered, which would take most of a short run; test_plots.py renders each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
-        yield
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder to work in: the collection at tiny/, runs at runs/."""

@@ -22,6 +22,8 @@ from lib.negatives.sampling import SAMPLING, Sampling
 from lib.negatives.sources import SOURCES, Source
 from lib.search.hits import Hits
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
@@ -33,8 +35,7 @@ def desk(tmp_path_factory):
 
 @pytest.fixture
 def train(launch, desk, monkeypatch):
-    """A function that trains for 3 steps in this process; {event: lines of the log}. Figures are not rendered."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
+    """A function that trains for 3 steps in this process; {event: lines of the log}."""
 
     def start(*flags):
         shape = () if "--encoder" in flags else ("--dim", 16, "--vocab_size", 400)

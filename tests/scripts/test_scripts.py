@@ -224,7 +224,7 @@ def test_train_again_gives_the_same_bytes(launch, desk, trained, monkeypatch, tm
 @pytest.fixture(scope="module")
 def two(desk):
     """A comparison of two arms at runs/two. Its runs with one seed are made in this process; it is continued with
-    another through the shell, while the folder of in_batch-s1 holds something else, and again without that.
+    another in processes of their own, while the folder of in_batch-s1 holds something else, and again without that.
 
     Returns what was printed each time, and by the process of in_batch-s1 when it failed.
     """
@@ -235,12 +235,12 @@ def two(desk):
     taken = desk / "runs/two/in_batch-s1"
     taken.mkdir()
     (taken / "notes.txt").write_text("mine")
-    failed = call("train.py", *flags, "--resume", "--jobs", 2, "--seeds", 0, 1, cwd=desk)
-    assert failed.returncode == 2 and [path.name for path in taken.iterdir()] == ["notes.txt"]
+    failed = here(desk, "train.py", *flags, "--resume", "--jobs", 2, "--seeds", 0, 1, code=2)
+    assert [path.name for path in taken.iterdir()] == ["notes.txt"]
     shutil.rmtree(taken)
     of_failed = (taken.parent / "output/in_batch-s1.txt").read_text(encoding="utf-8")
     continued = here(desk, "train.py", *flags, "--resume", "--seeds", 0, 1)
-    return begun, failed.stdout + failed.stderr, continued, of_failed
+    return begun, failed, continued, of_failed
 
 
 def test_a_run_that_fails_does_not_stop_the_others_and_is_continued_alone(desk, two):

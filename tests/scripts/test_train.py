@@ -12,7 +12,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import OF_RUN, ROOT, TINY, unrendered
+from matplotlib.figure import Figure
 
 import train as script
 from lib import cli, dist, process, run
@@ -22,21 +23,7 @@ from lib.model import encoder as model
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)
-
-
-@contextlib.contextmanager
-def unrendered():
-    """Figures are drawn but not rendered, which would take most of a short run; test_plots.py renders each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **kwargs: path.write_bytes(b""))
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_rendering():
-    """unrendered() for all tests of this file."""
-    with unrendered():
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +169,9 @@ def be_one_of_two(rank, ports):
             dist.sum_gradients = lambda parameters: None
         flags = (*SMALL, *STATIC, *ARM, "--steps", steps, "--name", name)
         sys.argv = ["train.py", *map(str, flags)]
-        with unrendered():
-            found = first_gradients(lambda: process.cli(script.main), stop=name == "broken")  # weights would part
-            torch.save(found, pathlib.Path(f"{name}-{rank}.pt"))
+        Figure.savefig = unrendered
+        found = first_gradients(lambda: process.cli(script.main), stop=name == "broken")  # weights would part
+        torch.save(found, pathlib.Path(f"{name}-{rank}.pt"))
 
 
 def test_two_processes_train_like_one(train, desk, pair):
@@ -454,6 +441,7 @@ def test_a_finished_run_is_not_trained_again(train):
 @pytest.mark.parametrize("measure", ["mrr@10", "recall@10", "recall@100"])
 def test_the_measure_of_select_chooses_the_checkpoint_and_is_drawn(train, monkeypatch, measure):
     drawn, training = [], plots.training
+    monkeypatch.setattr(plots, "of_run", OF_RUN)
 
     def note(path, log, *, measure, title):
         drawn.append((measure, path.name))
@@ -522,7 +510,8 @@ def test_train_a_transformer(train, launch, desk, bert, flags, settings, capsys)
 def test_a_static_run_imports_no_library_of_transformers(desk):
     flags = [*SMALL, *STATIC, "--steps", 2, "--negatives", "refresh:1", "--name", "light", "--overwrite"]
     code = """
-import atexit, runpy, sys
+import atexit, matplotlib.figure, runpy, sys
+matplotlib.figure.Figure.savefig = lambda figure, path, **kwargs: path.write_bytes(b"")
 atexit.register(lambda: print("imported", {"transformers", "sentence_transformers", "peft"} & sys.modules.keys()))
 sys.path.insert(0, sys.argv[1])
 sys.argv = sys.argv[2:]

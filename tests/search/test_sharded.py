@@ -2,8 +2,10 @@
 
 import ast
 import json
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ from lib import dist, process
 from lib.files import fingerprint
 from lib.model import encoder as model
 from lib.search import exact, sharded
+from mine_negatives import main
 
 ROWS = 7  # rows a file in these tests
 
@@ -221,10 +224,12 @@ def mine(launch, untrained, monkeypatch, tmp_path):
 
 
 def in_processes(count, folder, cache, name):
-    """The file that torchrun with this many processes mines."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, "--"]
+    """The file that this many processes mine, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     result = subprocess.run(
-        [*map(str, [*command, __file__, *SOURCES, *DRAWN, "--name", name])],
+        [*map(str, [sys.executable, __file__, count, port, *SOURCES, *DRAWN, "--name", name])],
         cwd=folder,
         env=os.environ | {"HARDNEG_CACHE": str(cache), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
@@ -311,13 +316,6 @@ def test_a_source_changes_its_own_records_alone(mine):
         assert found == {name: whole[name] for name in left}
 
 
-if __name__ == "__main__":
-    from mine_negatives import main
-
-    sharded.ROWS = ROWS
-    process.cli(main)
-
-
 def test_a_file_of_vectors_that_cannot_be_read_is_made_again(tmp_path):
     vectors = sharded.ShardedVectors(tmp_path, 5, 2, lambda rows: np.ones((len(rows), 2), np.float32), desc="test")
     (tmp_path / "000000.npz").write_bytes(b"PK cut")
@@ -332,3 +330,31 @@ def test_found_lists_that_were_damaged_are_made_again(tmp_path, cache):
     (folder / "000001.npz").write_bytes(b"damaged")
     for a, b in zip(search(tmp_path / "x", q, d, known, 6, max_ram=1), wanted):
         np.testing.assert_array_equal(a, b)
+
+
+def be_one(rank, count, port):
+    """What each of several processes does."""
+    os.environ |= {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    process.cli(main)
+
+
+def be_several(count, port, *flags):
+    """They fork, so that all have imported at once."""
+    sharded.ROWS, sys.argv = ROWS, ["mine_negatives.py", *flags]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=be_one, args=(str(rank), count, port)) for rank in range(int(count))]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    return max(one.exitcode for one in processes)
+
+
+if __name__ == "__main__":
+    sys.exit(be_several(*sys.argv[1:]))
