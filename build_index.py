@@ -73,7 +73,8 @@ def main():
     clock = run.Clock()
     with clock("vectors"):
         vectors = Sharded.open(collection.docs, encoder, precision=encoder.precision, max_ram=1e9).vectors
-    print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: made, or read from the cache")
+    print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: {vectors.embedded:,} made, "
+          "the others read from the cache")  # fmt: skip
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
     index, factory, points, point, reached, build_s = build(args, vectors, q_emb, best)

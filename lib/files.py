@@ -26,6 +26,7 @@ class BadInput(argparse.ArgumentTypeError, ValueError):
     """
 
 
+UNREADABLE = (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile)  # what reading a damaged array raises
 FULL = 1 << 16  # bytes that must fit for a disk to have room
 # a compressed file may unpack to so many times its size, and to so many bytes in any case: texts give 3 to 20 times
 MOST_RATIO, MOST_UNPACKED = 200, 500_000_000
@@ -269,10 +270,8 @@ def cached_array(path, make, *, mapped=False):
 
 
 def _try(read, path):
-    try:
+    with contextlib.suppress(*UNREADABLE):
         return read(path)
-    except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile):
-        return None
 
 
 def fingerprint(*values):

@@ -12,13 +12,8 @@ def mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-def uniform(*key):
-    """Uniform numbers in [0, 1) as a pure function of `key`: integers and integer arrays, broadcast together.
-
-    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its
-    own key: not on the batch, the process or the order of calls. A string names a stream, so that two uses
-    never share numbers.
-    """
+def hashed(*key):
+    """uint64 as a pure function of `key`: strings, integers and integer arrays, broadcast together."""
     with np.errstate(over="ignore"):
         state = np.uint64(0x9E3779B97F4A7C15)
         for part in key:
@@ -27,7 +22,17 @@ def uniform(*key):
             part = np.asarray(part)
             part = part.astype(np.uint64) if part.dtype != np.int64 else part.view(np.uint64)
             state = mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(part + np.uint64(0x9E3779B97F4A7C15)))
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return state
+
+
+def uniform(*key):
+    """Uniform numbers in [0, 1) as a pure function of `key`: integers and integer arrays, broadcast together.
+
+    `uniform(seed, epoch, rows[:, None], np.arange(K))` is (n, K), and each number depends on nothing but its
+    own key: not on the batch, the process or the order of calls. A string names a stream, so that two uses
+    never share numbers.
+    """
+    return (hashed(*key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def stream(*key):

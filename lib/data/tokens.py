@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lib import rng
 from lib.data.collection import ranges
 from lib.files import cache_dir, cached, fingerprint
+
+FINGERPRINTED = 65_536  # texts at a time
 
 
 class TokenBatch(NamedTuple):
@@ -33,6 +36,18 @@ class Tokens:
     def lengths(self):
         """(n,) tokens of each text."""
         return np.diff(self.offsets)
+
+    def fingerprints(self):
+        """(n,) uint64: equal where the tokens, their order and counts are equal, which makes vectors equal too."""
+        found = np.zeros(len(self), dtype=np.uint64)
+        for begin in range(0, len(self), FINGERPRINTED):  # a block at a time: several numbers of 8 bytes a token
+            ends = self.offsets[begin : begin + FINGERPRINTED + 1]
+            flat, lengths = slice(ends[0], ends[-1]), np.diff(ends)
+            parts = [self.ids[flat], np.arange(ends[0], ends[-1]) - np.repeat(ends[:-1], lengths)]
+            parts += [] if self.counts is None else [self.counts[flat]]
+            sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(rng.hashed(*parts), dtype=np.uint64)])
+            found[begin : begin + len(lengths)] = np.diff(sums[ends - ends[0]])
+        return found
 
     def select(self, rows):
         """The TokenBatch of some rows."""

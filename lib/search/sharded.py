@@ -3,6 +3,7 @@
 A killed command continues where it was; with several processes each makes its own share of the files.
 """
 
+import contextlib
 import functools
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from lib import dist
 from lib.data.tokens import tokenize
-from lib.files import cache_dir, cached, fingerprint
+from lib.files import UNREADABLE, cache_dir, cached, fingerprint
 from lib.model.encoder import embed, embed_texts
 from lib.search.approximate import Approximate
 from lib.search.exact import merge, pair_scores, pieces, top_k
@@ -46,15 +47,56 @@ def make(folder, rows, function, *, desc):
     return paths
 
 
+class Beside:
+    """The vectors in the folders beside a folder: of other states of its corpus, by the same encoder."""
+
+    def __init__(self, folder):
+        found = []  # (path, the fingerprints of its texts)
+        for path in sorted(folder.parent.glob("*/*.npz")):
+            with contextlib.suppress(*UNREADABLE), np.load(path) as arrays:
+                found.append((path, arrays["texts"]))
+        self._paths = [path for path, _ in found]
+        texts = np.concatenate([np.zeros(0, np.uint64), *(texts for _, texts in found)])
+        self._texts, first = np.unique(texts, return_index=True)
+        sizes = [len(texts) for _, texts in found]
+        self._file = np.repeat(np.arange(len(found)), sizes)[first]
+        self._row = (np.arange(len(texts)) - np.repeat(np.cumsum([0, *sizes])[:-1], sizes))[first]
+
+    def fill(self, out, texts):
+        """Write into `out` (n, D) what is there of texts (n,); which rows (n,) are still to be made."""
+        missing = np.ones(len(texts), dtype=bool)
+        at = np.searchsorted(self._texts, texts)
+        known = np.flatnonzero(self._texts[np.minimum(at, len(self._texts) - 1)] == texts) if len(self._texts) else []
+        files = self._file[at[known]]
+        for number in np.unique(files):
+            rows = known[files == number]
+            with contextlib.suppress(*UNREADABLE), np.load(self._paths[number]) as arrays:
+                out[rows], missing[rows] = arrays["vectors"][self._row[at[rows]]], False
+        return missing
+
+
 class ShardedVectors:
     """(n, dim) float32 vectors in files of ROWS rows each, read piece by piece into memory of their own."""
 
-    def __init__(self, folder, n, dim, embed, *, desc):
-        """embed(rows) -> (len(rows), dim) makes what is missing."""
-        self.shape = n, dim
+    def __init__(self, folder, n, dim, embed, *, desc, texts=None):
+        """embed(rows) -> (len(rows), dim) makes what is missing; `embedded` counts the rows.
+
+        texts() -> (n,) a fingerprint of each text: vectors that folders beside this one have of equal texts are read
+        there.
+        """
+        self.shape, self.embedded = (n, dim), 0
+        beside = functools.cache(lambda: (Beside(folder), texts()))
 
         def one(number):
-            return {"vectors": embed(np.arange(number * ROWS, min(n, (number + 1) * ROWS)))}
+            rows = np.arange(number * ROWS, min(n, (number + 1) * ROWS))
+            out, missing, more = np.empty((len(rows), dim), dtype=np.float32), np.ones(len(rows), dtype=bool), {}
+            if texts is not None:
+                more = {"texts": beside()[1][rows]}
+                missing = beside()[0].fill(out, more["texts"])
+            if missing.any():
+                out[missing] = embed(rows[missing])
+            self.embedded += int(missing.sum())
+            return {"vectors": out, **more}
 
         self._one, self._paths = one, make(folder, n, one, desc=desc)
 
@@ -105,8 +147,15 @@ class Sharded:
             tokens = tokenize(docs, encoder, "doc")
         made_by = encoder.fingerprint, precision
         key = fingerprint(*made_by, encoder.token_key("doc"), docs.fingerprint)
-        make_docs = functools.partial(embed, encoder, tokens)
-        vectors = ShardedVectors(cache_dir("vectors", key), len(docs), encoder.dim, make_docs, desc="embedding docs")
+        folder = cache_dir("vectors", fingerprint(*made_by, encoder.token_key("doc")), key)
+        vectors = ShardedVectors(
+            folder,
+            len(docs),
+            encoder.dim,
+            functools.partial(embed, encoder, tokens),
+            desc="embedding docs",
+            texts=tokens.fingerprints,
+        )
         make_queries = functools.partial(embed_texts, encoder, kind="query")
         how = {"max_ram": max_ram, "encoder": encoder, "mine_index": mine_index, "device": device}
         return cls(vectors, make_queries, key=key, query_key=fingerprint(*made_by, encoder.token_key("query")), **how)

@@ -14,7 +14,8 @@ import pytest
 import torch.distributed.run
 from conftest import ROOT
 
-from lib import dist, process
+from lib import dist, process, rng
+from lib.data import tokens
 from lib.files import fingerprint
 from lib.model import encoder as model
 from lib.search import exact, sharded
@@ -159,6 +160,39 @@ def test_embedding_goes_on_where_it_was_cut(tmp_path):
     assert asked == [3, 4, 5, 6, 7, 8]
     assert done.items() <= stamps(tmp_path / "d").items()
     np.testing.assert_array_equal(vectors.take(np.arange(61)), d)
+
+
+def test_a_corpus_that_grew_embeds_what_is_new(tmp_path):
+    """Texts that another folder has are not made again; a file that is damaged is no reason to stop."""
+    _, d, _ = problem()
+    made, names = [], rng.hashed("text", np.arange(61))
+
+    def stored(folder, rows):
+        rows = np.asarray(rows)
+        embed = lambda own: made.extend(rows[own]) or d[rows[own]]  # noqa: E731
+        return sharded.ShardedVectors(tmp_path / folder, len(rows), 5, embed, desc="x", texts=lambda: names[rows])
+
+    assert stored("first", range(40)).embedded == 40
+    made.clear()
+    grown = [50, *range(3, 40), 51, 1, 50]  # one goes, two come, in another order
+    vectors = stored("second", grown)
+    assert made == [50, 51, 50] and vectors.embedded == 3  # 50 stands in two files
+    np.testing.assert_array_equal(vectors.take(np.arange(len(grown))), d[grown])
+    (tmp_path / "first/000000.npz").write_bytes(b"PK cut")
+    (tmp_path / "second/000000.npz").unlink()
+    made.clear()
+    np.testing.assert_array_equal(stored("third", range(14)).take(np.arange(14)), d[:14])
+    assert made == [0, 2, 3, 4, 5, 6]  # 1 is at the end of the second
+
+
+def test_equal_tokens_have_equal_fingerprints_and_others_do_not():
+    ids, offsets = np.array([3, 5, 7, 5, 3, 3, 5, 3, 3, 7], np.int32), np.array([0, 2, 2, 5, 7, 9, 10])
+    texts = tokens.Tokens(ids, offsets).fingerprints()  # [3 5] [] [7 5 3] [3 5] [3 3] [7]
+    assert texts[0] == texts[3] and len(set(texts.tolist())) == 5
+    counts = np.array([1, 1, 1, 1, 1, 2, 1, 1, 1, 1])
+    assert len(set(tokens.Tokens(ids, offsets, counts).fingerprints().tolist())) == 6
+    many = tokens.Tokens(np.arange(300_000) % 97, np.arange(0, 300_001, 3)).fingerprints()
+    assert len(set(many.tolist())) == 97 and (many[:97] == many[97:194]).all() and many[66_000] == many[66_000 % 97]
 
 
 def test_searching_goes_on_where_it_was_cut(tmp_path, monkeypatch, cache):
