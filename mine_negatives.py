@@ -5,6 +5,7 @@
     python mine_negatives.py --run runs/R --sources bm25 dense --filters percpos:0.95 near_copy:0.8
     python mine_negatives.py --run runs/R --audit 0.3       # how many of the negatives are really positives?
     python mine_negatives.py --miner MODEL                  # any model, run, or vectors from files
+    python mine_negatives.py --reader qa:FOLDER --sampling teacher --filters answer --depth 4   # docs that mislead it
     python mine_negatives.py --check F --data D             # what is wrong with a file of ours, or of another system
     python mine_negatives.py --sources file --negatives_file F --negatives_format flagembedding   # convert
     torchrun --nproc_per_node 4 -- mine_negatives.py --run runs/R                # the same file, sooner
@@ -31,7 +32,7 @@ from lib.evaluation import diagnostics, plots
 from lib.files import BadInput
 from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, pick_device, pick_precision
 from lib.negatives import audit, check, filters, prices, sampling
-from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table
+from lib.negatives.candidates import drawn_candidates, how_many, overfetch, reasons, table, taught
 from lib.negatives.files import records_of, write_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.pool import describe_pool, open_pool
@@ -76,8 +77,11 @@ def parse_args():
         "all for another split than train and for --audit, which hides labels")
     add("--allow_leak", action="store_true", help="use a file that seems to know the labels of dev or test queries "
         "all the same; the file of negatives is marked")
-    add("--cross_encoder", metavar="NAME|FOLDER", help="scores all candidates: for the filter denoise, for "
-        "--relabel, and as teacher scores in the file")
+    add("--cross_encoder", metavar="NAME|FOLDER", excludes="reader", help="scores all candidates: for the filter "
+        "denoise, for --relabel, and as teacher scores in the file")
+    add("--reader", metavar="G", excludes="own_teacher", help="qa:FOLDER or hf:FOLDER, as --generator of rag_demo.py: "
+        "the teacher scores in the file say how far a doc misleads it, 1 - P(no answer); with --sampling teacher the "
+        "worst are kept, and --filters answer leaves out docs that hold a gold answer")
     add("--own_teacher", action="store_true", excludes="cross_encoder", help="the sources' own scores are "
         "the teacher scores in the file: to distil the model that mines")
     add("--relabel", type=cli.SHARE, metavar="X", help="candidates that --cross_encoder scores above this become "
@@ -134,6 +138,10 @@ def check_sources(args):
     if judged_by(args) and not (args.cross_encoder or from_file):  # by a file's teacher scores, once they are there
         raise BadInput(
             f"{judged_by(args)} needs --cross_encoder, or a --negatives_file with teacher scores: they decide"
+        )
+    if args.sampling.name == "teacher" and not (args.cross_encoder or args.reader or args.own_teacher or from_file):
+        raise BadInput(
+            "--sampling teacher needs a teacher: --cross_encoder, --reader, --own_teacher, or a file's scores"
         )
     if args.own_teacher and (len(rows) > 1 or rows[0].draw or from_file):
         raise BadInput("--own_teacher is for one source that searches")
@@ -244,7 +252,12 @@ def teach(args, mined, collection, device):
         from lib.model.cross_encoder import CrossEncoder  # here: its library takes seconds to import
 
         judge = CrossEncoder(args.cross_encoder, device=device)
-        mined = [judge.score_candidates(found, collection) for found in mined]
+        mined = [taught(found, collection, judge.score) for found in mined]
+    elif args.reader:
+        from lib.rag import distraction
+
+        misleads = distraction.by(args.reader, device=device)
+        mined = [taught(found, collection, misleads) for found in mined]
     elif args.own_teacher:
         mined = [dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive) for found in mined]
     for found in mined if judged_by(args) else ():
@@ -286,7 +299,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
             "pool": describe_pool(pool, collection),
             "versions": run.versions(),
         }
-        names = ("depth", "filters", "sampling", "shares", "cross_encoder", "precision", "seed")
+        names = ("depth", "filters", "sampling", "shares", "cross_encoder", "reader", "precision", "seed")
         number = write_negatives(path, header | {name: cli.plain(getattr(args, name)) for name in names}, records)
     else:
         number = exchange.write(path, args.format, records, collection, args.split)

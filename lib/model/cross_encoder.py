@@ -1,6 +1,5 @@
 """A cross-encoder as a judge: scores of (query, doc) pairs, for denoising, relabelling and distillation."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -58,18 +57,3 @@ class CrossEncoder:
                 scores[part] = values.cpu().numpy()
                 bar.update(len(part))
         return scores
-
-    def score_candidates(self, candidates, collection):
-        """The candidates with `teacher` and `teacher_positive` (the best of the known positives) set."""
-        known = collection.known_docs(candidates.queries)  # (n, P)
-        docs = np.concatenate([candidates.docs, known], axis=1)
-        owner, column = np.nonzero(docs >= 0)
-        text_of = {row: collection.docs.text(row) for row in np.unique(docs[docs >= 0]).tolist()}
-        queries = collection.queries.texts(candidates.queries)
-        values = np.full(docs.shape, np.nan, dtype=np.float32)
-        texts = [text_of[row] for row in docs[owner, column].tolist()]
-        values[owner, column] = self.score([queries[i] for i in owner], texts)
-        depth = candidates.docs.shape[1]
-        return dataclasses.replace(
-            candidates, teacher=values[:, :depth], teacher_positive=np.nanmax(values[:, depth:], axis=1)
-        )

@@ -271,3 +271,21 @@ def band_names():
 def _mean(values):
     values = np.asarray(values, dtype=np.float64)
     return None if np.isnan(values).all() else round(float(np.nanmean(values)), 6)
+
+
+def taught(candidates, collection, score):
+    """The Candidates with `teacher` and `teacher_positive` (the best of the known positives) set.
+
+    score(queries, docs), lists of as many texts -> (n,) a teacher's scores.
+    """
+    docs = np.concatenate([candidates.docs, collection.known_docs(candidates.queries)], axis=1)
+    owner, column = np.nonzero(docs >= 0)
+    text_of = {row: collection.docs.text(row) for row in np.unique(docs[docs >= 0]).tolist()}
+    queries = collection.queries.texts(candidates.queries)
+    values = np.full(docs.shape, np.nan, dtype=np.float32)
+    texts = [text_of[row] for row in docs[owner, column].tolist()]
+    values[owner, column] = score([queries[i] for i in owner], texts)
+    depth = candidates.docs.shape[1]
+    return dataclasses.replace(
+        candidates, teacher=values[:, :depth], teacher_positive=np.nanmax(values[:, depth:], axis=1)
+    )

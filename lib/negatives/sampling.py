@@ -47,16 +47,31 @@ def _between(first, last, progress):
     return first + (last - first) * progress
 
 
+def first(candidates):
+    """The order of the list."""
+    return np.broadcast_to(np.arange(candidates.docs.shape[1], dtype=np.float64), candidates.docs.shape).copy()
+
+
+def teacher(candidates):
+    """The docs that the teacher of the file scores highest."""
+    if candidates.teacher is None or np.isnan(candidates.teacher[candidates.docs >= 0]).any():
+        raise BadInput(f"--sampling teacher goes by a teacher's scores, and {candidates.source} lacks some")
+    return -candidates.teacher.astype(np.float64)
+
+
 class Sampling(NamedTuple):
-    """A way of sampling: its function, its numbers {letter: limits}, and which scores of the miner it reads."""
+    """A way of sampling: its function, its numbers {letter: limits}, and which scores of the miner it reads; or
+    `order`, a function of Candidates to (n, C) numbers, of which the smallest are taken and nothing is drawn."""
 
     function: Callable | None = None
     numbers: dict = {}
     needs: tuple = ()
+    order: Callable | None = None
 
 
 SAMPLING = {
-    "top": Sampling(),
+    "top": Sampling(order=first),
+    "teacher": Sampling(order=teacher),
     "uniform": Sampling(),
     "simans": Sampling(
         simans, {"A": {}, "B": {}, "A1": {"default": "A"}, "B1": {"default": "B"}}, ("scores", "positive")
@@ -73,8 +88,8 @@ def slots(sampling, candidates, count, *, seed, epoch, progress=0.0):
     progress: the share of the training that is over.
     """
     there, row = candidates.docs >= 0, SAMPLING[sampling.name]
-    if sampling.name == "top":
-        keys = np.broadcast_to(np.arange(there.shape[1], dtype=np.float64), there.shape).copy()
+    if row.order:
+        keys = row.order(candidates)
     else:
         keys = uniform(candidates.source, seed, epoch, candidates.queries[:, None], np.arange(there.shape[1]))
     if row.function:

@@ -74,9 +74,12 @@ class LanguageModel:
     @torch.inference_mode()
     def generate(self, pairs):
         """An Answer for each (question, docs)."""
-        found = []
+        prompts_of = [self.prompt(*pair) for pair in pairs]
+        order = sorted(range(len(pairs)), key=lambda i: len(prompts_of[i][0]))  # little of a block is padding
+        found = [None] * len(pairs)
         for begin in range(0, len(pairs), BLOCK):
-            made = [self.prompt(*pair) for pair in pairs[begin : begin + BLOCK]]
+            block = order[begin : begin + BLOCK]
+            made = [prompts_of[i] for i in block]
             started = time.perf_counter()
             inputs = self._inputs([text for text, _ in made])
             output = self.model.generate(
@@ -85,12 +88,12 @@ class LanguageModel:
             )  # fmt: skip
             written = output if self.pairs else output[:, inputs["input_ids"].shape[1] :]
             ms = 1000 * (time.perf_counter() - started) / len(made)
-            for (text, docs), read, ids in zip(made, inputs["attention_mask"].sum(1).tolist(), written):
+            for i, (text, docs), read, ids in zip(block, made, inputs["attention_mask"].sum(1).tolist(), written):
                 reply = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 used = int((ids != self.tokenizer.pad_token_id).sum())
                 reply = prompts.begun(text) + reply
                 known = {"tokens": (read, used), "ms": ms, "prompt": text, "cut": used >= self.answer_tokens}
-                found.append(prompts.answer_of(reply, docs, **known))
+                found[i] = prompts.answer_of(reply, docs, **known)
         return found
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ import transformers
 from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.model.cross_encoder import CrossEncoder
-from lib.negatives.candidates import Candidates
+from lib.negatives.candidates import Candidates, taught
 
 
 @pytest.fixture(params=[1, 2])
@@ -89,7 +89,7 @@ def test_candidates_get_a_teacher(judge, judges, outputs, collection):
     docs[np.arange(4) >= np.array([4, 0, 1, 2, 3, 4, 4, 4, 4])[:, None]] = -1
     nothing = np.full(docs.shape, np.nan, dtype=np.float32)
     before = Candidates("made", rows, docs, nothing, nothing[:, 0], {"x": 1}, np.zeros_like(docs))
-    after = judge.score_candidates(before, collection)
+    after = taught(before, collection, judge.score)
     for name in ("queries", "docs", "scores", "positive", "ranks"):
         assert getattr(after, name) is getattr(before, name)
     assert after.source == "made" and after.dropped == {"x": 1}

@@ -148,7 +148,7 @@ def test_how_many_are_drawn_may_differ_by_query(monkeypatch):
 @pytest.mark.parametrize(
     "text, wanted",
     [
-        ("best", "'best' is none of top, uniform, simans:A:B:A1:B1, softmax:T0:T1, spread"),
+        ("best", "'best' is none of top, teacher, uniform, simans:A:B:A1:B1, softmax:T0:T1, spread"),
         ("top:1", "write top, with a number for each letter"),
         ("simans:1", "write simans:A:B:A1:B1, with a number for each letter"),
         ("simans:a:0", "a: must be a number"),

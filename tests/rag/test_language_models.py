@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from lib import run
+from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.rag import prompts, store
 from lib.rag.generators import Extractive, open_generator
@@ -572,3 +573,34 @@ def test_a_store_that_was_edited(server, tmp_path, old, new, message):
     path.write_text(text.replace(old, new))
     with pytest.raises(BadInput, match=message):
         store.Answers(path, generator).ask(PAIRS[:1], desc="")
+
+
+def mined(folder):
+    """{qid: {doc_id: teacher's score}} of the one file of negatives in a run's folder."""
+    (path,) = (folder / "negatives").glob("*.jsonl")
+    found = {}
+    for record in map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:]):
+        found.setdefault(record["qid"], {})[record["doc_id"]] = record["teacher_score"]
+    return found
+
+
+def test_the_docs_that_mislead_a_reader_are_mined(reader, folder, tmp_path, launch, refused):
+    flags = ("--data", folder, "--sources", "bm25", "--candidates", 8)
+    teacher = ("--depth", 3, "--sampling", "teacher", "--name", "worst")
+    assert "--sampling teacher needs a teacher" in refused("mine_negatives.py", *flags, *teacher)
+    assert "says no probability" in refused("mine_negatives.py", *flags, *teacher, "--reader", "extractive")
+    for more in (teacher, ("--depth", 8, "--name", "all")):
+        assert launch("mine_negatives.py", *flags, *more, "--reader", f"qa:{reader}", cwd=tmp_path) == 0
+    everything, worst = mined(tmp_path / "runs/all"), mined(tmp_path / "runs/worst")
+    generator, collection = open_generator(f"qa:{reader}", **OPTIONS), load_collection(folder)
+    for qid, scores in everything.items():
+        query = collection.queries.text(collection.queries.row_of[qid])
+        pairs = [(query, collection.docs.text(collection.docs.row_of[doc])) for doc in scores]
+        assert list(scores.values()) == pytest.approx(1 - generator.abstain_probability(pairs), abs=1e-5)
+        assert sorted(worst[qid].values()) == sorted(scores.values())[-3:]
+    assert worst != {qid: dict(list(scores.items())[:3]) for qid, scores in everything.items()}  # not BM25's best
+    (path,) = (tmp_path / "runs/all/negatives").glob("*.jsonl")
+    small = ("--steps", 2, "--batch_size", 8, "--dim", 16, "--vocab_size", 300, "--data", folder)
+    arm = ("--negatives", "file:2 sampling=teacher", "--negatives_file", path, "--name", "taught")
+    assert launch("train.py", *small, *arm, cwd=tmp_path) == 0
+    assert "goes by a teacher's scores" in refused("train.py", *small, "--negatives", "bm25:2 sampling=teacher")
