@@ -2,7 +2,7 @@
 
 python rag_demo.py --run runs/R "how do I parse a date string?"
 python rag_demo.py --run runs/R                                     # a prompt; an empty line ends it
-python rag_demo.py --run runs/A runs/B "..."                        # two retrievers, docs that only one found marked
+python rag_demo.py --run runs/R --retriever bm25 "..."              # two retrievers, docs that only one found marked
 python rag_demo.py --run runs/R --web                               # a page in the browser
 python rag_demo.py --run runs/R --generator hf:MODEL "..."          # or qa:MODEL, http://127.0.0.1:8000/v1
 python rag_demo.py --eval --run runs/R                              # F1, citations, what went wrong, over a split
@@ -36,8 +36,8 @@ def parse_args():
     parser.add_argument("question", nargs="?", help="without one, questions are read from a prompt")
     add = parser.group("what searches")
     add("--run", nargs="+", default=[], metavar="R", help="run folder whose encoder and index are asked: short for "
-        "--retriever runs/R; two of them are shown side by side")
-    retrieval.add_flags(add)
+        "--retriever runs/R; two retrievers, whatever they are, are shown side by side")
+    retrieval.add_flags(add, nargs="+", default=[])
     add("--data", excludes="compare", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
@@ -84,12 +84,18 @@ def parse_args():
 
 # fmt: on
 def take_question(args):
-    """Tell the question from the values of a list before it: `--run runs/R "what is it?"`."""
+    """Tell the question from the values of a list before it: `--run runs/R "what is it?"`.
+
+    A single word there is no question, unless a question mark ends it, but the name of something that is not there.
+    """
+    asks = lambda text: (" " in text or text.endswith("?")) and not pathlib.Path(text).exists()  # noqa: E731
     if args.question is None and not args.eval:
-        if len(args.run) > 1 and not pathlib.Path(args.run[-1]).exists() and not args.run[-1].startswith("runs/"):
-            args.question = args.run.pop()
-        elif len(args.generator) > 1 and args.generator[-1].partition(":")[0] not in generators.GENERATORS:
-            args.question = args.generator.pop()
+        for values in (args.run, args.retriever):
+            if len(values) > 1 and asks(values[-1]):
+                args.question = args.question or values.pop()
+        if len(args.generator) > 1 and args.generator[-1].partition(":")[0] not in generators.GENERATORS:
+            args.question = args.question or args.generator.pop()
+    args.retriever = [*args.run, *args.retriever]
 
 
 def check(args, parser):
@@ -110,13 +116,13 @@ def check(args, parser):
         for name in flags:
             if name in given and not fine:
                 raise BadInput(text.format(name))
-    if bool(args.run) + bool(args.retriever) + bool(args.compare) != 1:
-        also = " or --compare FOLDER" if args.eval else ""
-        raise BadInput(f"say what searches: either --run R or --retriever bm25{also}")
+    if bool(args.retriever) == bool(args.compare):
+        also = ", or else --compare FOLDER" if args.eval else ""
+        raise BadInput(f"say what searches: --run R, --retriever bm25{also}")
     if len(args.generator) > 1 and len(args.generator) != len(args.compare):
         raise BadInput("--generator: one, or one for each folder of --compare")
-    if len(args.run) > 2 and not args.eval:
-        raise BadInput("--run: two runs can be shown side by side; --eval scores any number")
+    if len(args.retriever) > 2 and not args.eval:
+        raise BadInput("--retriever: two can be shown side by side; --eval scores any number")
 
 
 def generator_of(args, spec):
@@ -131,13 +137,12 @@ def main():
     args, parser = parse_args()
     if args.eval:
         return score(args, parser)
-    specs = args.run or [args.retriever]
-    folder = pathlib.Path(args.run[0]) if args.run else run_of(args.retriever)
+    folder = pathlib.Path(args.run[0]) if args.run else next(filter(None, map(run_of, args.retriever)), None)
     spec, collection = collection_of(args.data, folder, strict=args.strict)
     for each in args.run:
         offer_index(pathlib.Path(each), spec, collection, build=args.build)
     opened = {}
-    for each in dict.fromkeys(specs):
+    for each in dict.fromkeys(args.retriever):
         opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
         for name, value in notes.items():
             print(f"{name} = {value}")
@@ -179,7 +184,7 @@ def offer_index(folder, data, collection, *, build):
 
 def score(args, parser):
     """Score the answers of one retriever, of several runs, or of all arms and seeds of comparisons."""
-    parts = evaluate.parts_of(args.compare, args.run or [args.retriever], against=args.against)
+    parts = evaluate.parts_of(args.compare, args.retriever, against=args.against)
     specs = args.generator * (len(parts) if len(args.generator) == 1 else 1)
     contexts = list(REFERENCES if args.contexts is None else dict.fromkeys(args.contexts))
     target, systems, references = None, {}, {}

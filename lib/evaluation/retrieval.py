@@ -15,9 +15,9 @@ from lib.search.retriever import HELP, open_mixed
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
 
 
-def add_flags(add):
-    """The flags that say what searches, with the same words in every script."""
-    add("--retriever", metavar="bm25|RUN|MODEL|A+B", help=HELP)
+def add_flags(add, **of_retriever):
+    """The flags that say what searches, with the same words in every script; of_retriever: how many there may be."""
+    add("--retriever", metavar="bm25|RUN|MODEL|A+B", help=HELP, **of_retriever)
     add("--fusion", choices=fusion.FUSIONS, help="how A+B mixes: convex, a weighted sum of normalised "
         "scores (default), or rrf, reciprocal ranks")  # fmt: skip
     add("--normalise", choices=tuple(fusion.NORMALISE), help="of scores before they are mixed; default: min_max")

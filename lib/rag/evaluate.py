@@ -31,18 +31,19 @@ def _compared(folder, against):
     return [*found, ("BM25", 0, "bm25")]
 
 
-def target_of(runs, retriever, stem, *, name, reranked, overwrite):
+def target_of(runs, retrievers, stem, *, name, reranked, overwrite):
     """The folder for answers: below the one run or comparison that is scored, or below runs/.
 
     stem: [what the answers are to and of]. BadInput where there are answers already, unless they are overwritten.
     """
     label = lambda text: re.sub(r"[^\w.+=-]+", "_", text)  # noqa: E731
-    if len(runs) == 1 and not name and not reranked:
+    if runs and len(retrievers or runs) == 1 and not name and not reranked:
         home = pathlib.Path(runs[0])
         if not home.is_dir():
             raise BadInput(f"{home}: no such folder")
     else:
-        names = [pathlib.Path(each).name for each in runs] or [retriever.replace("runs/", "")]
+        names = [pathlib.Path(each).name for each in (retrievers if len(retrievers) > 1 else runs)]
+        names = names or [retrievers[0].replace("runs/", "")]
         home = run.run_path(name or label("-vs-".join(names)) + ("-reranked" if reranked else ""))
     target = home / "answers" / "-".join([*stem[:-1], label(stem[-1].replace("runs/", ""))])
     if (target / "metrics.json").exists() and not overwrite:

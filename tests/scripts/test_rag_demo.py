@@ -86,6 +86,20 @@ def test_an_index_is_built_when_asked_for(launch, desk, capfd):
     assert (desk / "runs/built/index/tiny/meta.json").exists() and "[1]" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("last", [("brown onions slowly",), ("onions?",)])
+def test_any_two_retrievers_stand_side_by_side(launch, untrained, capsys, last):
+    flags = ("--run", "runs/R", "--retriever", "bm25", "--docs", 2)
+    assert launch("rag_demo.py", *flags, "--show_prompt", *last, cwd=untrained) == 0
+    said = capsys.readouterr().out
+    assert "runs/R" in said and "bm25" in said
+    assert launch("rag_demo.py", "--retriever", "bm25", "runs/R", *last, "--data", "tiny", cwd=untrained) == 0
+    other = capsys.readouterr().out
+    assert other.index("bm25") < other.index("runs/R")
+    flags = ("--eval", "--run", "runs/R", "--retriever", "bm25", "--docs", 2, "--contexts", "--overwrite")
+    assert launch("rag_demo.py", *flags, cwd=untrained) == 0
+    assert (untrained / "runs/R-vs-bm25/answers").is_dir()
+
+
 def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, capsys):
     folder = shutil.copytree(TINY, tmp_path / "tiny")
     lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
@@ -99,14 +113,15 @@ def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, cap
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ((), "either --run R or --retriever bm25"),
-        (("--run", "runs/R", "--retriever", "bm25"), "either --run R"),
+        ((), "say what searches: --run R, --retriever bm25"),
+        (("--run", "runs/R", "onions"), "onions: neither bm25 nor a run folder"),
+        (("--eval", "--run", "runs/R", "--compare", "runs/AB"), "or else --compare"),
         (("--run", "runs/R", "--split", "dev"), "--split needs --eval"),
         (("--run", "runs/R", "--compare", "runs/AB"), "--compare needs --eval"),
         (("--run", "runs/R", "--eval", "--web"), "--web and --eval exclude each other"),
         (("--run", "runs/R", "--port", "1"), "--port needs --web"),
         (("--run", "runs/R", "--web", "onions?"), "--web takes its questions from the page"),
-        (("--run", "runs/R", "runs/S", "runs/R", "--show_prompt"), "two runs can be shown"),
+        (("--run", "runs/R", "runs/S", "runs/R", "--show_prompt"), "two can be shown"),
         (("--run", "runs/none", "onions?"), "runs/none"),
         (("--retriever", "bm25", "--data", "tiny", "--build", "onions?"), "--build needs --run"),
         (("--run", "runs/R", "--generator", "gpt:4", "--model", "x"), "--model is the name"),
