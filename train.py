@@ -292,8 +292,7 @@ def main():
         raise BadInput(f"--{unused[0]} is for a comparison, and this is a single run: leave it out")
     if len(set(args.negatives)) < len(args.negatives) or len(set(args.seeds)) < len(args.seeds):
         raise BadInput("--negatives or --seeds name the same run twice")
-    from_file = any(SOURCES[name].needs_file for arm in args.negatives for name in arm.sources)
-    if args.negatives_file and not from_file:
+    if args.negatives_file and not any(arm.from_file for arm in args.negatives):
         raise BadInput("--negatives_file and the source file:K come together: no arm draws from the file")
     if several and args.until:
         raise BadInput("--until is for a single run; a comparison goes on with --resume")
@@ -406,6 +405,7 @@ def show_plan(args, parser, collection):
     }
     one = {name: value for name, value in flags.items() if name not in OF_A_COMPARISON}
     one |= {"negatives": [arm], "seeds": [seed], "steps": steps, "epochs": None}
+    one |= {} if arm.from_file else {"negatives_file": None}
     needs = loss.needs_of(*loss_of(args))  # a teacher's scores come with the lists that are mined
     embeds = "teacher" not in needs and any(SOURCES[name].encodes_corpus for name in arm.sources)
     cost = plan.measure(one, docs=len(collection.docs), queries=min(every * order.batch_size, order.n),

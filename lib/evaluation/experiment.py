@@ -64,6 +64,8 @@ class Runs:
         own_name = own_name or comparison.run_folder(self.folder, arm.text, seed).name
         name = f"{self.name}/{own_name}"
         own = self.flags | {"steps": steps} | changes | {"negatives": [arm], "seeds": [seed], "name": name}
+        if not arm.from_file:  # the file is another arm's
+            own["negatives_file"] = None
         return Job(f"{arm}, seed {seed}", run_path(name), [sys.executable, sys.argv[0], *to_flags(own)],
                    steps or self.full)  # fmt: skip
 

@@ -108,6 +108,11 @@ class Arm:
             )
 
     @property
+    def from_file(self):
+        """Whether a source of the arm draws from --negatives_file."""
+        return any(SOURCES[name].needs_file for name in self.sources)
+
+    @property
     def explicit(self):
         """Explicit negatives per query, as "4" or, where stages differ, as "4 then 8"."""
         return " then ".join(str(sum(stage.counts.values())) for stage in self.stages)

@@ -20,7 +20,7 @@ from lib.data.collection import load_collection
 from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, markdown, write_json, write_text
 from lib.negatives import prices
 from lib.negatives.candidates import BANDS, band_names
-from lib.negatives.filters import apply
+from lib.negatives.filters import FILTERS, apply
 from lib.rng import uniform
 
 EDITED = 0.15  # share of the words that a planted copy lacks
@@ -237,7 +237,8 @@ def verdicts(rows, measured):
     firsts = {source: row for source, after, ranks, row in rows if after == "none" and ranks == "all"}
     for source, after, ranks, row in rows if measured else ():
         if ranks == "all" and "caught" in row:
-            said = prices.verdict(row, firsts[source], measured)
+            by_score = bool(FILTERS[after.partition(":")[0]].needs)
+            said = prices.verdict(row, firsts[source], measured, by_score=by_score)
             yield f"**{source}, {after}**: {said} (prices of {measured.collection}, docs/false-negatives.md)."
 
 

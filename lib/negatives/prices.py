@@ -63,12 +63,17 @@ def break_even(caught, lost, prices):
     return Price(share(false.mean, true.mean), share(false.high, true.low), share(false.low, true.high))
 
 
-def verdict(row, first, prices):
-    """A sentence: whether a filter pays. row: its audit.estimate(), first: that of the candidates before it."""
+def verdict(row, first, prices, *, by_score):
+    """A sentence: whether a filter pays. row: its audit.estimate(), first: that of the candidates before it.
+
+    by_score: whether it drops what scores highest, the hardest of a list; the price of a lost one is of any of a list.
+    """
     even = break_even(row["caught"], row["cost"], prices)
     said = f"pays where more than {even.mean:.1%} [{even.low:.1%}, {even.high:.1%}] of the negatives are false"
     if first["at_most"] < even.low:
         return f"does not pay: it {said}, and at most {first['at_most']:.1%} are"
+    if first["per_unlabelled"] > even.high and by_score:
+        return f"open: it {said}, but it drops the hardest, which are worth more than the average that was measured"
     if first["per_unlabelled"] > even.high:
         return f"pays if every query has an unlabelled positive: it {said}, and then {first['per_unlabelled']:.1%} are"
     return f"open: it {said}; {first['per_unlabelled']:.1%} are if every query has an unlabelled positive"

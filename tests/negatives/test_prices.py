@@ -48,7 +48,7 @@ def said(candidates, hidden):
     kept = Candidates("bm25", candidates.queries, np.where(keep, candidates.docs, -1), candidates.scores,
                       candidates.positive, ranks=candidates.ranks)  # fmt: skip
     row = audit.estimate(kept, hidden & keep, share=SHARE, before=first)
-    return prices.verdict(row, first, PRICES)
+    return prices.verdict(row, first, PRICES, by_score=False)
 
 
 def test_a_planted_truth():
@@ -61,8 +61,14 @@ def test_a_planted_truth():
     dear = PRICES._replace(lost=Price(0.9, 0.8, 1.0))
     first = audit.estimate(beside, hidden, share=SHARE)
     row = first | {"caught": 0.9, "cost": 0.3}
-    assert prices.verdict(row, first, dear).startswith("does not pay: it pays where more than 75.0%")
-    assert prices.verdict(row | {"cost": 0.01}, first, PRICES._replace(lost=Price(0.1, -0.1, 3.0))).startswith("open")
+    for by_score in (False, True):
+        how = {"by_score": by_score}
+        assert prices.verdict(row, first, dear, **how).startswith("does not pay: it pays where more than 75.0%")
+        wide = PRICES._replace(lost=Price(0.1, -0.1, 3.0))
+        assert prices.verdict(row | {"cost": 0.01}, first, wide, **how).startswith("open")
+    many = first | {"per_unlabelled": 0.3, "at_most": 0.3}
+    assert prices.verdict(row, many, PRICES, by_score=False).startswith("pays if every query")
+    assert "it drops the hardest" in prices.verdict(row, many, PRICES, by_score=True)
 
 
 def test_the_prices_are_those_of_collections_of_the_same_kind(tiny, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, TINY
 
 import evaluate
+import mine_negatives
 import train
 from lib import process, run
 from lib.data.collection import load_collection
@@ -492,3 +493,14 @@ def test_measures_of_the_table_are_those_of_the_runs(compared):
 )
 def test_each_run_has_a_gpu(slot, visible, count, wanted):
     assert experiment.gpu_of(slot, visible, count) == wanted
+
+
+def test_an_arm_that_draws_from_a_file_is_compared_with_one_that_does_not(desk):
+    start(mine_negatives, desk, "--data", "tiny", "--depth", 4, "--name", "mined")
+    (path,) = (desk / "runs/mined/negatives").glob("*.jsonl")
+    flags = ("--batch_size", 9, "--steps", 2, "--seeds", 3, "--negatives_file", path, "--name", "with-file")
+    start(train, desk, *SMALL, *flags, "--negatives", "in_batch", "file:2")
+    rows = read_json(desk / "runs/with-file/ablation.json")["arms"]
+    assert [row["arm"] for row in rows] == ["in_batch", "file:2"]
+    known = [run.recorded(one(desk / "runs/with-file", row["arm"], 3))["args"]["negatives_file"] for row in rows]
+    assert known == [None, str(path)]
