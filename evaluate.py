@@ -154,6 +154,9 @@ def evaluate(args, parser, spec, data, *, header):
         "retriever": spec,
         "depth": args.ranked,
     } | notes
+    if spec != "bm25" and args.measure in measures.MEASURES:
+        how = {"measure": args.measure, "self_match": self_match}
+        result["against_bm25"] = retrieval.against_bm25(values, collection, args.split, **how)
     if args.by:
         fields = retrieval.metadata_values(collection, args.split, args.by)
         result["by"] = {"field": args.by, "rows": checks.by_slice(values, fields, measure=args.measure)}
@@ -242,6 +245,10 @@ def print_result(args, spec, result):
         print(f"   of the {1 - mean['ndcg@10']:.4f} that ndcg@10 lacks to 1, lost by: {lost}")
     if "start" in result:
         print(forgetting_line(result))
+    if "against_bm25" in result:
+        alone = not (args.run_file or args.rerank or args.dim or "+" in pathlib.Path(spec).name)
+        mixed = f"{cli.quoted(spec)}+bm25" if alone else None
+        print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mixed=mixed))
 
 
 def start_of(args, collection, values, self_match):

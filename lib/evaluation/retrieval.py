@@ -6,7 +6,7 @@ import numpy as np
 
 from lib import cli
 from lib.data.beir import metadata_of
-from lib.evaluation import checks, measures
+from lib.evaluation import checks, diagnostics, measures, significance
 from lib.files import BadInput
 from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP
 from lib.search import fusion
@@ -118,6 +118,26 @@ def first_ranks(rankings, qrels):
             order = measures.in_order(rankings.get(qid, {}))
             found.append(next((rank for rank, doc in enumerate(order, 1) if grades.get(doc, 0) >= 1), np.inf))
     return np.array(found)
+
+
+def against_bm25(values, collection, split, *, measure, self_match):
+    """paired_test() of per-query values against BM25's on the same queries, for other queries."""
+    hits = diagnostics.bm25_hits(collection, split, self_match=self_match)
+    baseline = measures.score(collection, split, hits)
+    own, others = (np.array([of[qid][measure] for qid in values]) for of in (values, baseline))
+    found = significance.paired_test(own, others, seed=0)
+    return {name: found[name] for name in ("difference", "low", "high", "p")} | {"mean": float(others.mean())}
+
+
+def verdict(test, measure, *, spec, mixed):
+    """A sentence that says what to search with by against_bm25(). mixed: the spec of both, None where there is none."""
+    shown = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}] {measure}, BM25 {test['mean']:.4f}"
+    mix = f"; mixing both often gains more: --retriever {mixed}" if mixed else ""
+    if test["high"] < 0:
+        return f"BM25 is ahead of {spec} ({shown}): search with --retriever bm25{mix}"
+    if test["low"] > 0:
+        return f"{spec} is ahead of BM25 ({shown}): use it{mix}"
+    return f"{spec} and BM25 are not told apart by these queries ({shown}){mix}"
 
 
 def metadata_values(collection, split, field):

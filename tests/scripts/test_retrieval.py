@@ -453,3 +453,32 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
     assert "come together" in refused("train.py", *small, "--negatives", "bm25:2", "--miner", "bm25", cwd=desk)
     assert "joined by +" in refused("train.py", *small, "--negatives", "miner:2", "--miner", "runs/R+bm25", cwd=desk)
     assert "in_batch off" in refused("train.py", *small, "--negatives", "in_batch", "--in_batch", "off", cwd=desk)
+
+
+@pytest.mark.parametrize(
+    "difference, said",
+    [
+        ((-0.2, -0.3, -0.1), "BM25 is ahead of runs/R (-0.2000 [-0.3000, -0.1000] mrr@10, BM25 0.5000): search with"),
+        ((0.2, 0.1, 0.3), "runs/R is ahead of BM25 (+0.2000 [+0.1000, +0.3000] mrr@10, BM25 0.5000): use it"),
+        ((0.0, -0.1, 0.1), "runs/R and BM25 are not told apart by these queries"),
+    ],
+)
+@pytest.mark.parametrize("mixed", [None, "runs/R+bm25"])
+def test_a_verdict_says_what_to_search_with(difference, said, mixed):
+    test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5}
+    found = retrieval.verdict(test, "mrr@10", spec="runs/R", mixed=mixed)
+    assert found.startswith(said) and (mixed is not None) == found.endswith("--retriever runs/R+bm25")
+
+
+def test_evaluate_compares_with_bm25(launch, untrained, capsys):
+    assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=untrained) == 0
+    assert "\nverdict: " in capsys.readouterr().out
+    assert launch("evaluate.py", "--retriever", "bm25", "--data", "tiny", "--overwrite", cwd=untrained) == 0
+    assert "verdict" not in capsys.readouterr().out
+    dense, bm25 = (
+        read_json(untrained / place / "eval/tiny-test/metrics.json") for place in ("runs/R", "runs/tiny-bm25")
+    )
+    test = dense["against_bm25"]
+    assert test["mean"] == pytest.approx(bm25["mean"]["mrr@10"])
+    assert test["difference"] == pytest.approx(dense["mean"]["mrr@10"] - bm25["mean"]["mrr@10"])
+    assert test["low"] <= test["difference"] <= test["high"] and "against_bm25" not in bm25
