@@ -9,6 +9,7 @@ import re
 import runpy
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -57,6 +58,28 @@ def test_without_the_peer_one_line_names_it(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, *flags])
     with pytest.raises(BadInput, match="pip install .*sentence-transformers.* --ours_only$"):
         main()
+
+
+def test_a_made_collection_of_ms_marcos_layout_is_read(tmp_path):
+    bench_of = runpy.run_path(str(ROOT / "tests/bench/scale.py"))
+    bench_of["make"](tmp_path / "marco", 3000)
+    collection = load_collection(f"trec:{tmp_path}/marco")
+    assert len(collection.docs) == 3000 and len(collection.split("train")) == 3000 // 17
+    lengths = [len(text.split()) for text in collection.docs.texts()]
+    assert 45 < np.mean(lengths) < 65 and min(lengths) >= 8
+    for split in ("train", "dev", "test"):
+        qrels = collection.split(split)
+        for i, row in enumerate(qrels.queries):
+            own = set(collection.queries.text(row).split())
+            shared = [len(own & set(collection.docs.text(doc).split())) for doc in qrels.positives(i)]
+            assert max(shared) >= 2  # a query has words of its doc
+    before = (tmp_path / "marco/collection.tsv").read_bytes()
+    bench_of["make"](tmp_path / "again", 3000)
+    assert (tmp_path / "again/collection.tsv").read_bytes() == before
+    seconds, megabytes = bench_of["measure"](["-c", "print(1)"], cwd=tmp_path, env=os.environ)
+    assert 0 < seconds < 60 and megabytes > 1
+    with pytest.raises(RuntimeError, match="failed: see"):
+        bench_of["measure"](["-c", "1 / 0"], cwd=tmp_path, env=os.environ)
 
 
 def test_a_collection_without_its_questions(untrained):
