@@ -41,3 +41,21 @@ def test_killed_twenty_times_and_resumed(tmp_path):
     for file in ("metrics.jsonl", "encoder/model.safetensors", "eval/tiny-test/per_query.jsonl"):
         whole, cut = (tmp_path / "runs" / name / file for name in ("whole", "cut"))
         assert cut.read_bytes() == whole.read_bytes(), file
+
+
+@pytest.mark.slow
+def test_a_race_that_was_killed_three_times_ends_alike(tmp_path):
+    race = [sys.executable, str(ROOT / "train.py"), "--data", str(TINY), "--race", "--batch_size", "8", "--dim", "16",
+            "--vocab_size", "400", "--steps", "20", "--seeds", "0", "1", "--negatives", "in_batch", "random:2"]  # fmt: skip
+    quiet = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert subprocess.Popen([*race, "--name", "whole"], **quiet).wait() == 0
+    for looks in (1, 3, 4):  # values of dev that are there when it is killed
+        process = subprocess.Popen([*race, "--name", "cut", "--resume"], **quiet)
+        while process.poll() is None and len(list((tmp_path / "runs/cut").glob("*/dev/*.npy"))) < looks:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(2)  # the run that it had started ends with it
+    assert subprocess.Popen([*race, "--name", "cut", "--resume"], **quiet).wait() == 0
+    whole, cut = ((tmp_path / "runs" / name / "race.json").read_bytes() for name in ("whole", "cut"))
+    assert cut == whole
