@@ -46,7 +46,8 @@ def test_killed_twenty_times_and_resumed(tmp_path):
 @pytest.mark.slow
 def test_a_race_that_was_killed_three_times_ends_alike(tmp_path):
     race = [sys.executable, str(ROOT / "train.py"), "--data", str(TINY), "--race", "--batch_size", "8", "--dim", "16",
-            "--vocab_size", "400", "--steps", "20", "--seeds", "0", "1", "--negatives", "in_batch", "random:2"]  # fmt: skip
+            "--vocab_size", "400", "--steps", "20", "--seeds", "0", "1",
+            "--negatives", "in_batch", "random:2"]  # fmt: skip
     quiet = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     assert subprocess.Popen([*race, "--name", "whole"], **quiet).wait() == 0
     for looks in (1, 3, 4):  # values of dev that are there when it is killed
