@@ -195,6 +195,7 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     """
     if len(specs := readers.split(spec)) > 1:
         return _joined(specs, strict=strict, quiet=quiet)
+    spec, least = readers.graded(spec)
     name, folder = readers.find(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {}
@@ -211,9 +212,9 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
             notes += beir.notes(texts.path, {f"{what} have neither title nor text: kept": texts.blank})
     for split, path in files.items():
         with fingerprinted(path) as content:
-            contents += [split, content]
+            contents += [split, content] if least == 1 else [split, content, least]
             try:
-                qrels[split], odd = _load_qrels(path, queries, docs, train=split == "train")
+                qrels[split], odd = _load_qrels(path, queries, docs, train=split == "train", least=least)
                 notes += beir.notes(path, odd)
             except BadInput as error:
                 if len(files) == 1:
@@ -302,11 +303,15 @@ def _cut(qrels, queries, split):
     return qrels.select(~chosen), qrels.select(chosen)
 
 
-def _load_qrels(path, queries, docs, *, train):
-    """(the Qrels of a file, what is odd in it); BadInput if it is malformed or a query of training has no positive."""
+def _load_qrels(path, queries, docs, *, train, least=1):
+    """(the Qrels of a file, what is odd in it); BadInput if it is malformed or a query of training has no positive.
+
+    least: the grade of a relevant doc; lower ones become 0, and a query that has no other is left out.
+    """
     by_query, missing, first_line = {}, {}, {}
     judged, odd = beir.read_qrels(path)
     for qid, doc_id, grade, number in judged:
+        grade = grade if grade >= least else min(grade, 0)
         if qid not in queries.row_of:
             odd[f"judged queries are not in {queries.path.name}: skipped"].append(number)
             continue
@@ -321,7 +326,7 @@ def _load_qrels(path, queries, docs, *, train):
             odd[f"judged docs are not in {docs.path.name}: {what}"].append(number)
     for row in list(by_query):
         if all(grade < 1 for _, grade in by_query[row]):
-            if train and row not in missing:
+            if train and row not in missing and least == 1:
                 raise BadInput(
                     f"{path}:{first_line[row]}: query {queries.ids[row]} has no positive "
                     "(score 1 or more); add one or delete its lines"

@@ -1,6 +1,7 @@
 """Where collections come from: each reader writes a folder in BEIR layout into the cache, and names it."""
 
 import pathlib
+import re
 
 from lib.data import made_queries, questions
 from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
@@ -26,7 +27,7 @@ STRICT = "refuse a collection of which something would have to be kept or skippe
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
     f"FILE{'|'.join(table_files.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,"
-    "answer=COLUMN, perhaps with labels or negatives; "
+    "answer=COLUMN, perhaps with labels or negatives, and :relevant_from=GRADE behind any of all these; "
     f"a folder of {', '.join(pages.KINDS)} files; "
     + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
 )
@@ -35,6 +36,21 @@ HELP = (
 def split(spec):
     """The specs that are joined in one; a folder's name may hold JOIN as well."""
     return [str(spec)] if pathlib.Path(spec).exists() else str(spec).split(JOIN)
+
+
+def graded(spec):
+    """(spec, grade): what stands before `:relevant_from=GRADE`, and that grade, from which on a doc is relevant; 1.
+
+    Tables and the hub's datasets read it themselves, with their labels.
+    """
+    found = re.fullmatch(r"(.+):relevant_from=([^:,=]*)", str(spec))
+    if not found or tables.is_table(spec) or str(spec).startswith("hf:") or pathlib.Path(spec).exists():
+        return spec, 1
+    if not found[2].isdigit() or not 1 <= int(found[2]) <= 100:
+        raise BadInput(
+            f"--data {spec}: relevant_from is the least grade of a relevant doc, a whole number from 1 to 100"
+        )
+    return found[1], int(found[2])
 
 
 def asked(spec, file):

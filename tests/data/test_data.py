@@ -664,3 +664,23 @@ def test_a_known_positive_among_the_negatives_is_masked(tmp_path):
     batch = check_batch(made, np.array([0, 1]), np.array([0, 2]), {4: np.array([[3], [1]])})  # d copies b
     assert batch.docs.tolist() == [0, 1, 2]
     assert batch.invalid.tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_grades_below_that_of_a_relevant_doc_are_judged_and_not_relevant(folder):
+    lines = ["query-id\tcorpus-id\tscore", "q1\tc01\t1", "q1\tc02\t2", "q1\tc03\t3", "q2\tc04\t1"]
+    queries = collection_.load_collection(folder).queries.ids[:2]
+    text = "\n".join(lines).replace("q1", queries[0]).replace("q2", queries[1]) + "\n"
+    for split in ("train", "test"):
+        (folder / "qrels" / f"{split}.tsv").write_text(text)
+    found = collection_.load_collection(f"{folder}:relevant_from=2", quiet=True)
+    for split in ("train", "test"):
+        assert found.qrels_dict(split) == {queries[0]: {"c01": 0, "c02": 2, "c03": 3}}
+    assert any("no relevant doc: left out" in note for note in found.notes)
+    assert (
+        found.fingerprint
+        != collection_.load_collection(folder).fingerprint
+        == collection_.load_collection(f"{folder}:relevant_from=1").fingerprint
+    )
+    for wrong in ("0", "x", "1.5", ""):
+        with pytest.raises(BadInput, match="relevant_from is the least grade"):
+            collection_.load_collection(f"{folder}:relevant_from={wrong}")
