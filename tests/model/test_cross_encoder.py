@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import transformers
 
 from lib.data.collection import load_collection
 from lib.files import BadInput
-from lib.model.cross_encoder import CrossEncoder
+from lib.model.cross_encoder import ASKED, PAIR, CrossEncoder
 from lib.negatives.candidates import Candidates, taught
 
 
@@ -180,3 +181,67 @@ def test_a_relabelled_copy_is_not_replaced_and_has_the_splits_that_would_be_cut(
     assert sum(map(len, copy.qrels_dict("train").values())) > sum(map(len, whole.qrels_dict("train").values()))
     assert launch("mine_negatives.py", *flags, "--format", "tevatron-ids", cwd=untrained) == 2
     assert "alone-train-relabelled exists: choose another --name, or --overwrite it" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- a language model that is asked
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if not enable_thinking %} <think> </think>{% endif %}{% endif %}"
+)
+
+
+def language_model(tiny, folder, *, template, words=("yes", "no")):
+    """The folder of a causal language model of random weights whose tokens are words."""
+    import tokenizers
+
+    text = " ".join([ASKED, PAIR, *tiny.docs.texts(), *tiny.queries.texts()])
+    every = dict.fromkeys(
+        ["[UNK]", "[PAD]", *words, *(w for w in re.findall(r"\w+|[^\w\s]", text) if w not in ("yes", "no"))]
+    )
+    own = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(every)}, unk_token="[UNK]")
+    )
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, unk_token="[UNK]", pad_token="[PAD]")
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=len(every), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=512, pad_token_id=1,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    model.lm_head.weight.data *= 60  # far from one half
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE], ids=["plain", "chat"])
+def test_a_language_model_is_asked_yes_or_no(tiny, tmp_path, template):
+    folder = language_model(tiny, tmp_path / "lm", template=template)
+    queries, docs = pairs(tiny)
+    judge = CrossEncoder(str(folder), device=torch.device("cpu"))
+    scores = judge.score(queries, docs, block=5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
+    wanted = []
+    for query, doc in zip(queries, docs):
+        asked = PAIR.format(query, doc)
+        text = f"{ASKED}\n\n{asked}\n\n"
+        if template:
+            text = f"<system> {ASKED} <end> <user> {asked} <end> <assistant> <think> </think>"
+        with torch.no_grad():
+            logits = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1]
+        wanted.append(torch.sigmoid(logits[yes] - logits[no]).item())
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
+    assert np.std(scores) > 0.003
+    short = CrossEncoder(str(folder), device=torch.device("cpu"), length=40)
+    assert short.score([queries[0]], [docs[0] + " more" * 200]).shape == (1,)
+
+
+def test_a_language_model_without_the_words_is_refused(tiny, tmp_path):
+    folder = language_model(tiny, tmp_path / "lm", template=None, words=("yes",))
+    with pytest.raises(BadInput, match="yes and no are no tokens of this language model"):
+        CrossEncoder(str(folder), device=torch.device("cpu"))
