@@ -31,7 +31,7 @@ from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.data.tokens import cut_note
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, race, report
-from lib.evaluation.training import Evaluator, Training
+from lib.evaluation.training import Evaluator, Training, of_run, verdict
 from lib.files import BadInput, fingerprint, fingerprint_file, read_json, write_json, write_text
 from lib.model import encoder as model
 from lib.model import pooling
@@ -461,9 +461,9 @@ def train(args, parser, collection, folder, *, device):
     if args.until:
         return print(f"stopped behind step {end} of {t.steps}: --resume without --until goes on, to the test split")
     summary = t.finish(bm25)
-    said, command = report.verdict(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
+    said, command = verdict(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
     print(
-        f"{report.of_run(summary, args.select)}\nverdict: {said}\n\n"
+        f"{of_run(summary, args.select)}\nverdict: {said}\n\n"
         f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\nnext    {command}"
     )
 

@@ -10,7 +10,7 @@ import torch
 
 from lib import dist, run
 from lib.data.batches import QueryOrder
-from lib.evaluation import comparison, diagnostics, measures, monitor, plots, report, significance
+from lib.evaluation import comparison, diagnostics, measures, monitor, plots, significance
 from lib.evaluation.monitor import Averages, Monitor
 from lib.files import write_json
 from lib.model import card
@@ -198,7 +198,7 @@ class Training:
             evaluation = f"{self.config['inputs']['collection']}-test"
             measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
             write_json(self.folder / "map.json", points)
-            said, _ = report.verdict(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
+            said, _ = verdict(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
             card.write_card(
                 self.folder / "encoder", chosen, {"config": self.config, "summary": summary, "verdict": said}
             )
@@ -235,3 +235,66 @@ class Training:
         if untrained := self.best.get("untrained"):
             summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
         return summary
+
+
+# ------------------------------------------------------------------------------------- what a run ends with
+
+
+def of_run(summary, measure):
+    """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
+    rows = [
+        ("BM25", summary["bm25_dev"], summary["bm25"]),
+        *([("untrained", summary["untrained_dev"], summary["untrained"])] if "untrained" in summary else []),
+        (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
+    ]
+    lines = [f"\n{'':24}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in measures.MEASURES)]
+    lines += [
+        f"{label:24}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in measures.MEASURES)
+        for label, dev, test in rows
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
+            f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
+            f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
+            f"peak memory {summary['peak_rss_mb']:,.0f} MB",
+        ]
+    )
+
+
+def verdict(summary, measure, *, run, lr):
+    """(a sentence that says which retriever to use after a run, the next command).
+
+    run: its folder, for a shell; lr: its peak learning rate. Less than its start or BM25 is what the 95 % interval over
+    the test queries says to be less.
+    """
+    against, start = summary["against_bm25"], summary.get("against_untrained")
+    mixed, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
+    lost = start is not None and start["high"] < 0
+    said = f"; training lost against its start ({shown.format(**start)})" if lost else ""
+    if summary["best_step"] < summary["steps"] / 2:
+        best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
+        said += f"; {best} (fewer --epochs, or --init MODEL)"
+    if against["high"] < 0:
+        return (
+            f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: search with --retriever bm25, or start "
+            "from a pretrained model (--encoder MODEL, --init MODEL)",
+            f"python evaluate.py --retriever {mixed}     # the two mixed, by a weight that dev chooses",
+        )
+    if lost:
+        return (
+            f"training lost against its start ({shown.format(**start)}): use that, or a lower --lr",
+            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
+        )
+    if against["low"] > 0:
+        return (
+            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: use it; mixing both often gains more, "
+            f"--retriever {mixed}",
+            f"python build_index.py --run {run}",
+        )
+    return (
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: mix them, "
+        f"--retriever {mixed}",
+        f"python evaluate.py --retriever {mixed}",
+    )

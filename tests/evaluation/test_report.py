@@ -24,7 +24,7 @@ from test_comparison_statistics import (
 )
 
 from lib import files
-from lib.evaluation import analysis, comparison, comparison_plots, measures, report
+from lib.evaluation import analysis, comparison, comparison_plots, measures, report, training
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput
 
@@ -340,14 +340,14 @@ OF_A_RUN = [  # against BM25, against the start
 def test_a_run_ends_with_what_to_use(against, start, said, command):
     summary = {"name": "r", "against_bm25": against, "steps": 30, "best_step": 30}
     summary |= {"against_untrained": start} if start else {}
-    found, following = report.verdict(summary, "mrr@10", run="R", lr=0.03)
+    found, following = training.verdict(summary, "mrr@10", run="R", lr=0.03)
     assert said in found and command in following and "fell after" not in found
 
 
 @pytest.mark.parametrize("against", [LESS, LEVEL, MORE])
 def test_a_run_whose_dev_fell_early_says_so(against):
     summary = {"name": "r", "against_bm25": against, "steps": 300, "best_step": 19}
-    said = report.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
+    said = training.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
     assert "dev was best at step 19 of 300 and fell after that (fewer --epochs, or --init MODEL)" in said
 
 
