@@ -71,6 +71,14 @@ class LanguageModel:
             return_token_type_ids=False,
         ).to(self.device)  # fmt: skip
 
+    def _said(self, ids):
+        """The text of tokens without the special ones, but with the marks of a thought, which may be special."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.special and not prompts.marks_thought(token.content):
+                text = text.replace(token.content, "")
+        return text.strip()
+
     @torch.inference_mode()
     def generate(self, pairs):
         """An Answer for each (question, docs)."""
@@ -89,7 +97,7 @@ class LanguageModel:
             written = output if self.pairs else output[:, inputs["input_ids"].shape[1] :]
             ms = 1000 * (time.perf_counter() - started) / len(made)
             for i, (text, docs), read, ids in zip(block, made, inputs["attention_mask"].sum(1).tolist(), written):
-                reply = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                reply = self._said(ids)
                 used = int((ids != self.tokenizer.pad_token_id).sum())
                 reply = prompts.begun(text) + reply
                 known = {"tokens": (read, used), "ms": ms, "prompt": text, "cut": used >= self.answer_tokens}

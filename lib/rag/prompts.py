@@ -127,6 +127,12 @@ def abstains(text):
     return not text or ABSTAINS.search(text) is not None
 
 
+def marks_thought(token):
+    """Whether a special token is one of the marks around a thought, or a part of one."""
+    patterns = [pattern for pair in THOUGHTS for pattern in pair]
+    return any(re.escape(token) in each or re.match(each, token, re.IGNORECASE) for each in patterns)
+
+
 def begun(prompt):
     """The mark with which a prompt begins the thought itself, as some chat templates do; empty without one."""
     found = re.search(rf"(?:{BEGINS})\Z", prompt.rstrip(), re.IGNORECASE)

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import re
 import threading
 import time
 
@@ -106,6 +107,27 @@ def test_a_chat_template_writes_the_prompt(models, tokenizer, tmp_path):
     other.save_pretrained(tmp_path)
     text, docs = open_generator(f"hf:{tmp_path}", **OPTIONS).prompt("why?", DOCS)
     assert text.startswith(f"<user>{prompts.SYSTEM}") and text.endswith("Answer:<answer>") and docs == 1
+
+
+@pytest.mark.parametrize(
+    "marks", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|channel|>analysis<|message|>", "<|end|><|start|>"
+                                                                 "assistant<|channel|>final<|message|>")]
+)  # fmt: skip
+def test_a_thought_between_special_tokens_is_no_answer(models, tokenizer, tmp_path, marks):
+    own = transformers.AutoTokenizer.from_pretrained(models / "causal")
+    special = dict.fromkeys(re.findall(r"<[^>]+>|\[/?THINK\]", "".join(marks)))
+    own.add_special_tokens({"additional_special_tokens": [*special, "<|other|>"]})
+    model = transformers.AutoModelForCausalLM.from_pretrained(models / "causal")
+    model.resize_token_embeddings(len(own))
+    for part in (model, own):
+        part.save_pretrained(tmp_path)
+    generator = open_generator(f"hf:{tmp_path}", **OPTIONS)
+    reply = f"{marks[0]}by doc [2]{marks[1]}ten minutes [1]<|other|><eos>"
+    said = generator._said(own(reply, add_special_tokens=False)["input_ids"])
+    answer = prompts.answer_of(said, 2)
+    assert (answer.text, answer.citations, answer.cut) == ("ten minutes [1]", (1,), False)
+    cut = prompts.answer_of(generator._said(own(f"{marks[0]}by doc [2]", add_special_tokens=False)["input_ids"]), 2)
+    assert cut.cut and not cut.text
 
 
 def test_a_model_that_reads_too_little_is_refused(models, tmp_path):

@@ -144,7 +144,7 @@ def test_a_local_model_whose_template_begins_the_thought(monkeypatch):
     from lib.rag.language_model import LanguageModel
 
     class Tokens:
-        pad_token_id, chat_template = 0, "x"
+        pad_token_id, chat_template, added_tokens_decoder = 0, "x", {}
         replies = ["[2] or NO-RESPONSE, let me", "[2]?</think>ten [1]"]
 
         def decode(self, ids, **_):
