@@ -259,6 +259,7 @@ def test_what_was_published_can_be_trained_again(name, monkeypatch):
     assert [arm.text for arm in args.negatives] == recorded["negatives"] and args.seeds == recorded["seeds"]
 
 
+@pytest.mark.slow
 def test_merging_is_measured_by_the_share_of_the_trained_weights(untrained, launch):
     """An encoder averaged with itself stays what it is, and is measured as evaluate.py measures it."""
     flags = ("--data", "tiny", "--shares", 0.5, "--out", "merged")

@@ -28,7 +28,9 @@ def space():
     return docs.astype(np.float32), queries.astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [slowly(kind) if kind == "IVF8,PQ8x4" else kind for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("Flat", "HNSW16", "IVF8,SQ8", "IVF8,PQ8x4fs,RFlat") else slowly(kind) for kind in KINDS]
+)
 def test_each_kind_is_built_tuned_and_finds_inner_products(space, kind):
     docs, queries = space
     vectors = Array(docs)
@@ -101,7 +103,7 @@ def test_mining_through_an_index_finds_what_exact_search_finds(space, spec):
         assert rows is None or np.isin(found.rows, rows).all()
 
 
-@pytest.mark.parametrize("kind", ["Flat", "HNSW16", "IVF8,PQ8x4", "RaBitQ"])
+@pytest.mark.parametrize("kind", ["IVF8,PQ8x4", *map(slowly, ("Flat", "HNSW16", "RaBitQ"))])
 def test_the_parts_of_the_error_add_up(space, kind):
     docs, queries = space
     index, best = make_index(Array(docs), kind), tune.exact_best(Array(docs), queries, 40)

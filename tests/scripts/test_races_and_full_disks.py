@@ -71,6 +71,7 @@ def test_six_processes_on_one_empty_cache(tmp_path):
     assert len(found) == 1200 and len(set(found)) == 1 and ":" not in found[0], set(found)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_empty_cache(tmp_path):
     found = race(tmp_path, rounds=3, processes=2)
     assert len(found) == 6 and len(set(found)) == 1 and ":" not in found[0], set(found)
