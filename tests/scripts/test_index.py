@@ -14,6 +14,7 @@ from lib.search.faiss_index import make_index
 
 KINDS = ["Flat", "HNSW16", "HNSW16_SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ8x4fs,RFlat", "SQ8", "PQ8x4", "IVF8,PQ8x4",
          "RaBitQ", "IVF8,RaBitQ"]  # fmt: skip
+QUICK = {"Flat", "HNSW16", "IVF8,SQ8", "IVF8,PQ8x4fs,RFlat"}
 EXACT = {"Flat", "IVF8,Flat", "HNSW16"}  # their vectors are as they were
 
 
