@@ -311,6 +311,11 @@ def write(path, args, collection, kept, pool, count, clock, spec):
         with plots.optional(path.with_suffix(".png")):
             plots.score_histogram(path.with_suffix(".png"), scored, title=f"{collection.name}, {args.split}")
     print(f"\n{table(kept)}")
+    some = {int(row) for c in kept for row in c.queries[(c.docs >= 0).any(1)]}
+    if none := len(collection.split(args.split)) - len(some):
+        loosen = "loosen --filters, raise --candidates" if args.filters else "raise --candidates, widen --negative_docs"
+        print(f"note: {none:,} of {none + len(some):,} queries have no negative and are not in the file: {loosen}, "
+              "or mine random ones beside (--sources ... random)")  # fmt: skip
     for candidates in kept:
         shares = diagnostics.near_copies(candidates, collection)
         if found := [f"{share:.1%} of a {name}" for name, share in shares.items() if share]:

@@ -7,6 +7,7 @@ import pytest
 from conftest import known_by_text, write_collection
 
 from lib.data import collection as collection_
+from lib.data.collection import load_collection
 from lib.files import BadInput
 from lib.negatives.formats import exchange
 
@@ -501,3 +502,16 @@ def test_queries_of_equal_text_become_the_first(plays, tmp_path):
     assert found == [("q2", "d3", 1), ("q2", "d4", 2)]
     exchange.write(tmp_path / "f", "dpr", [record("q3", "d3")], plays, "train")
     assert json.loads((tmp_path / "f").read_text())[0]["answers"] == []  # a string is no list of answers
+
+
+def test_queries_without_a_negative_are_counted(folder, launch, capsys, tmp_path):
+    flags = ("--data", folder, "--name", "few", "--overwrite", "--depth", 5)
+    assert launch("mine_negatives.py", *flags, cwd=tmp_path) == 0
+    assert "have no negative" not in capsys.readouterr().out
+    assert launch("mine_negatives.py", *flags, "--filters", "percpos:0.2", cwd=tmp_path) == 0
+    said = capsys.readouterr().out
+    (path,) = (tmp_path / "runs/few/negatives").glob("*.jsonl")
+    there = {json.loads(line)["qid"] for line in path.read_text().splitlines()[1:]}
+    queries = len(load_collection(folder).split("train"))
+    assert 0 < len(there) < queries
+    assert f"note: {queries - len(there)} of {queries} queries have no negative and are not in the file: loosen" in said
