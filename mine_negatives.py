@@ -322,6 +322,8 @@ def write(path, args, collection, kept, pool, count, clock, spec):
             print(f"near-copies among {candidates.source}'s: {', '.join(found)} (--filters near_copy:0.5)")
     drawn, what = f" and {path.stem}.png" if scored else "", "candidates" if args.format == "own" else "lines"
     print(f"\nwrote   {path} ({number:,} {what}, {clock.total():.1f} s){drawn}")
+    if args.format in exchange.LOADS:
+        print(f"next    {args.format} is read by {exchange.LOADS[args.format].format(path=path)}")
     if args.format == "own" and number:
         data_flag = "" if spec == "python" else f" --data {cli.quoted(spec)}"
         given = {"judged", "file"} & set(args.sources)  # which no pool has narrowed, and none should in training

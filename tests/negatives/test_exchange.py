@@ -515,3 +515,14 @@ def test_queries_without_a_negative_are_counted(folder, launch, capsys, tmp_path
     queries = len(load_collection(folder).split("train"))
     assert 0 < len(there) < queries
     assert f"note: {queries - len(there)} of {queries} queries have no negative and are not in the file: loosen" in said
+
+
+def test_the_next_step_of_an_export_is_the_other_librarys(folder, launch, capsys, tmp_path):
+    flags = ("--data", folder, "--name", "st", "--depth", 3, "--format", "st-ntuple")
+    assert launch("mine_negatives.py", *flags, cwd=tmp_path) == 0
+    said = capsys.readouterr().out
+    (path,) = (tmp_path / "runs/st/negatives").glob("*.st-ntuple")
+    assert 'next    st-ntuple is read by datasets.load_dataset("json", data_files="' in said and path.name in said
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "hub"))
+    assert {"anchor", "positive", "negative_1"} <= set(rows.column_names) and len(rows)

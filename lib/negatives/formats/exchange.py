@@ -21,6 +21,7 @@ from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, ByText
 
 FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
 FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
+LOADS = {name: row.loads for name, row in TABLE.items() if row.loads}  # how the other library is given a file
 
 
 def lost(format):

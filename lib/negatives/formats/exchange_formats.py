@@ -269,27 +269,30 @@ def _from_tsv(line):
 
 
 class Format(NamedTuple):
-    """A format: what it is, the fields of our records that it holds, Group -> lines, line -> what it names."""
+    """A format: what it is, the fields of our records that it holds, Group -> lines, line -> what it names; `loads`,
+    how the other library is given the file {path}."""
 
     about: str
     holds: tuple
     to_lines: Callable
     parse: Callable
+    loads: str = ""
 
 
 BY_ID, SCORED = ("qid", "doc_id", "rank"), ("rank", *SCORES)
+OF_DATASETS = 'datasets.load_dataset("json", data_files="{path}", split="train"), as train_dataset of its trainer'
 # fmt: off
 TABLE = {
     "st-triplet": Format("sentence-transformers JSONL: anchor, positive, negative (and scores)",
-        SCORED, _to_triplets, _from_tuple),
+        SCORED, _to_triplets, _from_tuple, OF_DATASETS),
     "st-ntuple": Format("sentence-transformers JSONL: anchor, positive, negative_1 to negative_n (and scores)",
-        SCORED, _to_ntuples, _from_ntuple),
+        SCORED, _to_ntuples, _from_ntuple, OF_DATASETS),
     "st-pair": Format("sentence-transformers JSONL: anchor, positive (a doc), label 1 or 0",
-        ("rank",), _to_pairs, _from_pair),
+        ("rank",), _to_pairs, _from_pair, OF_DATASETS),
     "st-list": Format("sentence-transformers JSONL: anchor, positive (a list of docs), labels (1 or 0 each)",
-        ("rank",), _to_list, _from_list),
+        ("rank",), _to_list, _from_list, OF_DATASETS),
     "flagembedding": Format("FlagEmbedding JSONL: query, pos, neg (and pos_scores, neg_scores); CoRNStack",
-        SCORED, _to_flagembedding, _from_flagembedding),
+        SCORED, _to_flagembedding, _from_flagembedding, "--train_data {path}"),
     "tevatron": Format("Tevatron's older JSONL: query_id, query, positive_passages, negative_passages",
         BY_ID, _to_tevatron, _from_tevatron),
     "tevatron-ids": Format("Tevatron JSONL: query_id, query_text, *_document_ids; MS MARCO's qid, pos, neg by system",
