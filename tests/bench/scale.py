@@ -155,7 +155,7 @@ def main():
         [step, *(f"{of[docs]['seconds']:,.0f} s, {of[docs]['peak_mb'] / 1024:.1f} GB" for docs in args.docs)]
         for step, of in table.items()
     ]
-    print(f"\n{markdown([['step', *(f'{docs:,} docs' for docs in args.docs)], *rows])}")
+    print(f"\n{markdown(['step', *(f'{docs:,} docs' for docs in args.docs)], rows)}")
 
 
 if __name__ == "__main__":
