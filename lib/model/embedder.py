@@ -41,11 +41,10 @@ class Embedder:
         if self.frozen is not None:
             return self.frozen
         key = weights_fingerprint(encoder)
-        found = self._docs  # a local: another thread may mine meanwhile
-        if found[0] != key:
-            found = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
-        self._docs = found
-        return found[1]
+        if self._docs[0] != key:
+            self._docs = None, None  # the old ones go first: of a large corpus two would not fit
+            self._docs = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
+        return self._docs[1]
 
     def freeze_docs(self, encoder):
         """Embed the docs for the last time: whatever encoder is asked for them later on has the same tower of docs."""

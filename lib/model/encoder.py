@@ -232,16 +232,17 @@ def embed(encoder, tokens, rows=None, *, desc=None):
     by_length = np.argsort(-lengths, kind="stable")  # longest first: memory peaks at the start
     block = np.cumsum(np.maximum(lengths[by_length], 1)) // (8 * encoder.block_tokens)
     cuts = np.flatnonzero(np.diff(block)) + 1
-    out = np.empty((len(rows), encoder.dim), dtype=np.float32)
+    out, finite = np.empty((len(rows), encoder.dim), dtype=np.float32), np.empty(len(rows), dtype=bool)
     was_training = encoder.training
     encoder.eval()
     with tqdm(total=len(rows), unit="text", unit_scale=True, desc=desc, delay=2, disable=desc is None) as bar:
         for part in np.split(by_length, cuts):
-            out[part] = encoder(tokens.select(rows[part])).float().cpu().numpy()
+            out[part] = found = encoder(tokens.select(rows[part])).float().cpu().numpy()
+            finite[part] = np.isfinite(found).all(1)
             bar.update(len(part))
     encoder.train(was_training)
-    if not np.isfinite(out).all():
-        bad = rows[~np.isfinite(out).all(1)]
+    if not finite.all():
+        bad = rows[~finite]
         names = [repr(tokens.names[row]) if tokens.names else f"number {row}" for row in bad[:3]]
         raise BadInput(
             f"the vectors of {len(bad):,} of {len(rows):,} texts ({tokens.kind}) are not finite: "
