@@ -413,7 +413,7 @@ def test_another_systems_file_and_back(mine, desk, tiny):
     _, _, records, _ = mine("own", "--depth", 6)
     path, _, _, printed = mine("foreign", "--depth", 6, "--format", "flagembedding")
     assert path.name == "tiny-train-bm25.flagembedding" and "has no place for" in printed
-    assert "next " not in printed
+    assert "next    flagembedding is read by --train_data runs/foreign" in printed and "train.py" not in printed
     lines = {line["query"]: line for line in json_lines(path)}
     found = by_query(records)
     assert set(lines) == {tiny.queries.text(tiny.queries.row_of[qid]) for qid in found}
