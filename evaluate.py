@@ -154,7 +154,7 @@ def evaluate(args, parser, spec, data, *, header):
         "retriever": spec,
         "depth": args.ranked,
     } | notes
-    if spec != "bm25" and args.measure in measures.MEASURES:
+    if (spec != "bm25" or args.rerank) and args.measure in measures.MEASURES:
         how = {"measure": args.measure, "self_match": self_match}
         result["against_bm25"] = retrieval.against_bm25(values, collection, args.split, **how)
     if args.by:
@@ -246,8 +246,9 @@ def print_result(args, spec, result):
     if "start" in result:
         print(forgetting_line(result))
     if "against_bm25" in result:
-        alone = not (args.run_file or args.rerank or args.dim or "+" in pathlib.Path(spec).name)
+        alone = not (args.run_file or args.rerank or args.dim) and pathlib.Path(spec).is_dir()
         mixed = f"{cli.quoted(spec)}+bm25" if alone else None
+        spec += f", reranked by {args.rerank}," if args.rerank else ""
         print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mixed=mixed))
 
 
@@ -266,8 +267,8 @@ def start_of(args, collection, values, self_match):
     retriever, _ = retrieval.open_with(args, source, collection, device=pick_device(args.device))
     rankings, _ = retrieval.search_split(retriever, collection, args.split, args.ranked, self_match=self_match)
     before, result = retrieval.measured(rankings, collection, args.split)
-    pairs = np.array([(values[qid][args.measure], before[qid][args.measure]) for qid in values]).T
-    return {"encoder": source, "mean": result["mean"], "test": significance.paired_test(*pairs, seed=0)}
+    test = significance.by_query(values, before, args.measure)
+    return {"encoder": source, "mean": result["mean"], "test": test}
 
 
 def forgetting_line(result):

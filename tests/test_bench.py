@@ -78,7 +78,7 @@ def test_a_made_collection_of_ms_marcos_layout_is_read(tmp_path):
     assert (tmp_path / "again/collection.tsv").read_bytes() == before
     seconds, megabytes = bench_of["measure"](["-c", "print(1)"], cwd=tmp_path, env=os.environ)
     assert 0 < seconds < 60 and megabytes > 1
-    with pytest.raises(RuntimeError, match="failed: see"):
+    with pytest.raises(BadInput, match="failed: see"):
         bench_of["measure"](["-c", "1 / 0"], cwd=tmp_path, env=os.environ)
 
 

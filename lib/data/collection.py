@@ -195,8 +195,8 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     """
     if len(specs := readers.split(spec)) > 1:
         return _joined(specs, strict=strict, quiet=quiet)
-    spec, least = readers.graded(spec)
     name, folder = readers.find(spec)
+    _, least = readers.graded(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
     files = {}
     for split in SPLITS:

@@ -27,9 +27,10 @@ STRICT = "refuse a collection of which something would have to be kept or skippe
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
     f"FILE{'|'.join(table_files.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,"
-    "answer=COLUMN, perhaps with labels or negatives, and :relevant_from=GRADE behind any of all these; "
+    "answer=COLUMN, perhaps with labels or negatives; "
     f"a folder of {', '.join(pages.KINDS)} files; "
     + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
+    + "; :relevant_from=GRADE behind any of them says from which grade on a doc is relevant"
 )
 
 
@@ -64,7 +65,7 @@ def asked(spec, file):
 
 def find(spec):
     """(name, folder in BEIR layout) of the collection that `spec` names."""
-    spec = str(spec)
+    spec = str(graded(spec)[0])
     if spec in EMBEDDED:
         return EMBEDDED[spec][0](spec)
     prefix, colon, place = spec.partition(":")

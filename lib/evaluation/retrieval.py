@@ -121,12 +121,13 @@ def first_ranks(rankings, qrels):
 
 
 def against_bm25(values, collection, split, *, measure, self_match):
-    """paired_test() of per-query values against BM25's on the same queries, for other queries."""
+    """significance.by_query() of per-query values against BM25's, and BM25's mean."""
     hits = diagnostics.bm25_hits(collection, split, self_match=self_match)
     baseline = measures.score(collection, split, hits)
-    own, others = (np.array([of[qid][measure] for qid in values]) for of in (values, baseline))
-    found = significance.paired_test(own, others, seed=0)
-    return {name: found[name] for name in ("difference", "low", "high", "p")} | {"mean": float(others.mean())}
+    found = significance.by_query(values, baseline, measure)
+    return {name: found[name] for name in ("difference", "low", "high", "p")} | {
+        "mean": measures.mean(baseline)[measure]
+    }
 
 
 def verdict(test, measure, *, spec, mixed):

@@ -38,6 +38,11 @@ def paired_test(a, b, *, seed, rounds=10_000):
     } | _counts(difference)
 
 
+def by_query(values, others, measure):
+    """paired_test() of two {qid: {measure: value}} over the queries of the second, the first less the second."""
+    return paired_test(*(np.array([of[qid][measure] for qid in others]) for of in (values, others)), seed=0)
+
+
 def _counts(difference):
     counts = {"wins": difference > 0, "ties": difference == 0, "losses": difference < 0}
     return {name: int(of.sum()) for name, of in counts.items()} | {"queries": len(difference)}

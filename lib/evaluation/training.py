@@ -212,8 +212,7 @@ class Training:
 
     def against(self, per_query, other):
         """The difference to another retriever on test, and its 95 % interval over queries."""
-        pair = np.array([(per_query[qid][self.select], of[self.select]) for qid, of in other.items()]).T
-        test = significance.paired_test(*pair, seed=0, rounds=2000)
+        test = significance.by_query(per_query, other, self.select)
         return {key: test[key] for key in ("difference", "low", "high")}
 
     def summarise(self, bm25, per_query, geometry):

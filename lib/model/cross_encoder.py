@@ -52,12 +52,15 @@ class CrossEncoder:
         words = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("no", "yes")]
         if any(len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id for ids in words):
             raise BadInput(f"--cross_encoder {source}: yes and no are no tokens of this language model")
+        before, behind = f"{ASKED}\n\n", "\n\n"
         if self.tokenizer.chat_template:
-            messages = [{"role": "system", "content": ASKED}, {"role": "user", "content": "\x00"}]
             how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-            before, _, behind = self.tokenizer.apply_chat_template(messages, **how).partition("\x00")
-        else:
-            before, behind = f"{ASKED}\n\n", "\n\n"
+            messages = [{"role": "system", "content": ASKED}, {"role": "user", "content": "\x00"}]
+            try:
+                text = self.tokenizer.apply_chat_template(messages, **how)
+            except Exception:  # a template that knows no system message raises an error of its own
+                text = self.tokenizer.apply_chat_template([{"role": "user", "content": f"{before}\x00"}], **how)
+            before, _, behind = text.partition("\x00")
         parts = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, behind)]
         return *parts, [ids[0] for ids in words]
 
@@ -68,10 +71,13 @@ class CrossEncoder:
                                truncation=True, max_length=self.length)["input_ids"]  # fmt: skip
         texts = [[*before, *pair, *behind] for pair in pairs]
         width = max(map(len, texts))
-        ids, there = torch.full((len(texts), width), self.tokenizer.pad_token_id), torch.zeros(len(texts), width)
+        ids = torch.full((len(texts), width), self.tokenizer.pad_token_id)
+        there = torch.zeros_like(ids)
         for row, text in enumerate(texts):  # on the left, so that the last column is each text's last token
             ids[row, width - len(text) :], there[row, width - len(text) :] = torch.tensor(text), 1
-        logits = self.model(input_ids=ids.to(self.device), attention_mask=there.long().to(self.device)).logits
+        inputs = {"input_ids": ids, "attention_mask": there, "position_ids": (there.cumsum(1) - 1).clamp(min=0)}
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        logits = self.model(**inputs, logits_to_keep=1).logits  # of all places they would take gigabytes
         return logits[:, -1, words].float().softmax(1)[:, 1]
 
     @functools.cached_property

@@ -1,8 +1,10 @@
 """How far a doc misleads a reader: 1 - P(no answer | question, doc) (Amiraz et al. 2025, arXiv:2505.06914)."""
 
+import filelock
+
 from lib.files import BadInput, cache_dir, fingerprint
 from lib.rag.generators import open_generator
-from lib.rag.store import Answers
+from lib.rag.store import Answers, made_by
 
 
 def by(spec, *, device):
@@ -14,5 +16,11 @@ def by(spec, *, device):
     generator = open_generator(spec, device=device, **options)
     if generator.abstain_probability is None:
         raise BadInput(f"--reader {spec}: says no probability that a doc does not answer; qa: and hf: do")
-    store = Answers(cache_dir("distraction", fingerprint(generator.fingerprint) + ".jsonl"), generator)
-    return lambda questions, docs: 1 - store.absent(list(zip(questions, docs)), desc="reading candidates")
+    path = cache_dir("distraction", fingerprint(generator.fingerprint, made_by()) + ".jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def misleads(questions, docs):
+        with filelock.FileLock(path.with_suffix(".lock")):  # what another process reads meanwhile is found here then
+            return 1 - Answers(path, generator).absent(list(zip(questions, docs)), desc="reading candidates")
+
+    return misleads

@@ -25,6 +25,11 @@ FIELDS = {
 }
 
 
+def made_by():
+    """{path: fingerprint} of the code that an answer depends on."""
+    return {path: value for path, value in run.code().items() if path in map("lib/rag/{}.py".format, MADE_BY)}
+
+
 def _whole(text):
     """A text that files can hold: half a surrogate pair becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
@@ -39,8 +44,7 @@ class Answers:
     def __init__(self, path, generator, *, changed_code=False):
         self.path, self.generator = pathlib.Path(path), generator
         self._found, self._absent, self.reused = {}, {}, 0
-        made_by = {path: value for path, value in run.code().items() if path in map("lib/rag/{}.py".format, MADE_BY)}
-        head = {"generator": generator.fingerprint, "code": made_by}
+        head = {"generator": generator.fingerprint, "code": made_by()}
         if self.path.exists() and b"\n" in self.path.read_bytes()[:4096]:
             self._read(head)
             if changed := run.changes_of_code({"code": self._code}, head):
@@ -50,7 +54,7 @@ class Answers:
                         "--overwrite asks again"
                     )
                 with open(self.path, "a", encoding="utf-8") as out:
-                    out.write(json.dumps({"code": made_by}) + "\n")
+                    out.write(json.dumps({"code": head["code"]}) + "\n")
         else:  # there is none, or a kill has cut its first line
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process  # noqa: E402
 from lib.evaluation.report import markdown  # noqa: E402
-from lib.files import atomic_path, read_json, write_json  # noqa: E402
+from lib.files import BadInput, atomic_path, read_json, write_json  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS, TOPIC_WORDS, BLOCK = 300_000, 40, 50_000  # of all docs; of a topic; docs written together
@@ -118,14 +118,14 @@ def make(folder, docs):
 
 
 def measure(command, *, cwd, env):
-    """(seconds, peak memory in MB, the last line that was printed) of a command; RuntimeError if it fails."""
+    """(seconds, peak memory in MB, the last line that was printed) of a command; BadInput if it fails."""
     began = time.monotonic()
     with open(cwd / "output.txt", "w+", encoding="utf-8") as out:
         child = subprocess.Popen([sys.executable, *command], cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=env)
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: see {cwd}/output.txt")
+        raise BadInput(f"{' '.join(command)} failed: see {cwd}/output.txt")
     return time.monotonic() - began, usage.ru_maxrss / 1024
 
 

@@ -681,6 +681,7 @@ def test_grades_below_that_of_a_relevant_doc_are_judged_and_not_relevant(folder)
         != collection_.load_collection(folder).fingerprint
         == collection_.load_collection(f"{folder}:relevant_from=1").fingerprint
     )
+    assert readers.find(f"{folder}:relevant_from=2") == readers.find(folder)  # what evaluate.py and the check ask
     for wrong in ("0", "x", "1.5", ""):
         with pytest.raises(BadInput, match="relevant_from is the least grade"):
             collection_.load_collection(f"{folder}:relevant_from={wrong}")

@@ -217,7 +217,13 @@ def language_model(tiny, folder, *, template, words=("yes", "no")):
     return folder
 
 
-@pytest.mark.parametrize("template", [None, TEMPLATE], ids=["plain", "chat"])
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    + (TEMPLATE.partition("%}")[2])
+)
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE, NO_SYSTEM], ids=["plain", "chat", "without a system"])
 def test_a_language_model_is_asked_yes_or_no(tiny, tmp_path, template):
     folder = language_model(tiny, tmp_path / "lm", template=template)
     queries, docs = pairs(tiny)
@@ -230,7 +236,9 @@ def test_a_language_model_is_asked_yes_or_no(tiny, tmp_path, template):
     for query, doc in zip(queries, docs):
         asked = PAIR.format(query, doc)
         text = f"{ASKED}\n\n{asked}\n\n"
-        if template:
+        if template == NO_SYSTEM:
+            text = f"<user> {ASKED}\n\n{asked} <end> <assistant> <think> </think>"
+        elif template:
             text = f"<system> {ASKED} <end> <user> {asked} <end> <assistant> <think> </think>"
         with torch.no_grad():
             logits = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1]
