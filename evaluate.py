@@ -316,24 +316,25 @@ def split_errors(args, collection, retriever):
 
 
 def next_step(row):
-    """What one would do now."""
+    """What one would do now: ask what the verdict says to search with, and set it beside BM25."""
     flag = f" --data {cli.quoted(row['data'])}" if row["data"] else ""
     home = row["home"]
     if not row["trained"]:
-        print(
+        return print(
             f"next    python evaluate.py --compare runs/R {cli.quoted(home)}     # R: a run that was measured on "
             f"{row['collection']}-{row['split']}"
         )
-    else:
-        question = cli.quoted(process.one_line(row["qid"], 200))
-        recorded = run.recorded(row["trained"])["args"].get("data", "python")
-        bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
-        bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
-        print(
-            f"next    python rag_demo.py --run {cli.quoted(row['trained'])}{flag} {question}\n"
-            f"        python evaluate.py --retriever bm25{bm25_flag} && "
-            f"python evaluate.py --compare {cli.quoted(home)} {bm25}"
-        )
+    question, trained = cli.quoted(process.one_line(row["qid"], 200)), cli.quoted(row["trained"])
+    recorded = run.recorded(row["trained"])["args"].get("data", "python")
+    bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
+    behind = row.get("against_bm25", {}).get("high", 0) < 0
+    ask = f"--retriever bm25{bm25_flag}" if behind else f"--run {trained}{flag}"
+    bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
+    print(
+        f"next    python rag_demo.py {ask} {question}\n"
+        f"        python evaluate.py --retriever bm25{bm25_flag} && "
+        f"python evaluate.py --compare {cli.quoted(home)} {bm25}"
+    )
 
 
 def compare(args):

@@ -11,6 +11,7 @@ from lib.data.words import words
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
 from lib.evaluation.monitor import batch_stats
+from lib.files import fingerprint
 from lib.negatives.near_copies import share_of_near_copies
 from lib.negatives.pool import labelled
 from lib.search import exact
@@ -20,29 +21,45 @@ from lib.search.sharded import cached_search
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 
-def evaluate(embedder, encoder, split, *, self_match="drop", shared=False, docs=None):
-    """Per-query values of a split by exact search. self_match: of measures.SELF_MATCH; shared: of embed_docs().
-
-    docs: the rows that are searched, all by default.
-    """
-    hits = ranked(embedder, encoder, split, self_match=self_match, shared=shared, docs=docs)
+def evaluate(embedder, encoder, split, *, self_match="drop", docs=None):
+    """Per-query values of a split by exact search. self_match: of measures.SELF_MATCH; docs: of ranked()."""
+    hits = ranked(AsItStands(embedder, encoder), embedder.collection, split, self_match=self_match, docs=docs)
     return measures.score(embedder.collection, split, hits)
 
 
-def ranked(embedder, encoder, split, *, self_match="drop", shared=False, docs=None):
-    """The Hits of evaluate()."""
-    collection = embedder.collection
-    q_emb, device = embedder.embed(encoder, "query", collection.split(split).queries), next(encoder.parameters()).device
-    if docs is None:
-        d_emb = embedder.embed_docs(encoder, shared=shared)
-    else:
-        d_emb = embedder.embed(encoder, "doc", docs)
+def ranked(retriever, collection, split, *, self_match="drop", docs=None):
+    """The Hits of a retriever for the queries of a split. docs: the rows that are searched, all by default."""
+    queries = collection.queries.view(collection.split(split).queries)
+    return _ranked(collection, split, self_match, lambda k: retriever.search(queries, k, among=docs))
 
-    def search(k):
-        hits = exact.search(q_emb, d_emb, k, device=device)
-        return hits if docs is None else hits._replace(rows=np.where(hits.rows < 0, -1, docs[hits.rows]))
 
-    return _ranked(collection, split, self_match, search)
+class AsItStands:
+    """An encoder in training as a retriever, for queries of its collection. What it embeds is kept: its weights must
+    not change. shared: of embed_docs().
+    """
+
+    def __init__(self, embedder, encoder, *, shared=False):
+        self.encoder, self._embedder, self._shared, self._kept = encoder, embedder, shared, {}
+
+    def search(self, queries, k, known=None, among=None):
+        """The Hits of a view of queries; among: the docs that are searched, the only ones then that are embedded."""
+        q_emb, d_emb = self._vectors("query", queries.rows), self._vectors("doc", among)
+        device = next(self.encoder.parameters()).device
+        if among is None:
+            return exact.search(q_emb, d_emb, k, known, device=device)
+        if known is not None:
+            known = np.where(known < 0, -1, np.searchsorted(among, known))
+        hits = exact.search(q_emb, d_emb, k, known, device=device)
+        return hits._replace(rows=np.where(hits.rows < 0, -1, among[hits.rows]))
+
+    def _vectors(self, kind, rows):
+        key = kind, rows if rows is None else fingerprint(rows)
+        if key not in self._kept:
+            if rows is None:
+                self._kept[key] = self._embedder.embed_docs(self.encoder, shared=self._shared)
+            else:
+                self._kept[key] = self._embedder.embed(self.encoder, kind, rows)
+        return self._kept[key]
 
 
 def dev_pool(collection, count, found):

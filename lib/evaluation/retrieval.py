@@ -35,11 +35,11 @@ def open_with(args, spec, collection, *, device):
     return open_mixed(spec, collection, device=device, precision=args.precision, tuned_weight=tuned_weight, **how)
 
 
-def tuned_weight(mixed, collection, *, measure="ndcg@10"):
-    """The weight of WEIGHTS that is best on dev; BadInput if there is no dev split to choose it on."""
+def tuned_weight(mixed, collection, among=None, *, measure="ndcg@10"):
+    """The weight of WEIGHTS that is best on dev, searched among some doc rows or all; BadInput without a dev split."""
     if "dev" not in collection.qrels:
         raise BadInput(f"{collection.name} has no dev split to choose the weight on: give --weight, or --fusion rrf")
-    both = mixed.both(collection.queries.view(collection.split("dev").queries), fusion.DEPTH)
+    both = mixed.both(collection.queries.view(collection.split("dev").queries), fusion.DEPTH, among)
     found = [
         measures.mean(measures.score(collection, "dev", mixed.mix(both, measures.RANKED, weight=weight)))[measure]
         for weight in WEIGHTS

@@ -10,7 +10,7 @@ import torch
 
 from lib import dist, run
 from lib.data.batches import QueryOrder
-from lib.evaluation import comparison, diagnostics, measures, monitor, plots, significance
+from lib.evaluation import comparison, diagnostics, measures, monitor, plots, retrieval, significance
 from lib.evaluation.monitor import Averages, Monitor
 from lib.files import write_json
 from lib.model import card
@@ -18,6 +18,11 @@ from lib.model.embedder import Embedder
 from lib.model.encoder import load_encoder, save_encoder
 from lib.negatives.queue import Queue
 from lib.negatives.sources import SOURCES
+from lib.search import fusion
+from lib.search.retriever import open_retriever
+
+MIXED_UP_TO = 2e9  # docs times queries: BM25 scores each pair once more; evaluate.py mixes larger ones
+APART = 0.05  # in how far a run is ahead of BM25: dev and test that differ by more are said to
 
 
 class Evaluator:
@@ -38,7 +43,8 @@ class Evaluator:
         """{"untrained": {split: measures}, "dev_docs": rows that dev is searched among}, each if it is wanted."""
         found, hits = {}, {}
         if self._untrained:
-            of = functools.partial(diagnostics.ranked, self.embedder, encoder, self_match=self.self_match, shared=True)
+            start = diagnostics.AsItStands(self.embedder, encoder, shared=True)
+            of = functools.partial(diagnostics.ranked, start, self.embedder.collection, self_match=self.self_match)
             hits = {split: of(split) for split in ("dev", "test")}
             values = {split: measures.score(self.collection, split, hits[split]) for split in hits}
             found["untrained"] = {split: measures.mean(of_split) for split, of_split in values.items()}
@@ -66,9 +72,23 @@ class Evaluator:
         of = {"self_match": self.self_match, "docs": self._among}
         return diagnostics.evaluate(self.embedder, encoder, "dev", **of)
 
-    def test(self, encoder):
-        """{qid: {measure: value}} on test."""
-        return diagnostics.evaluate(self.embedder, encoder, "test", self_match=self.self_match)
+    def finish(self, encoder):
+        """({qid: {measure: value}} on test, {weight, dev, test} of its scores mixed with BM25's; {} if that is long).
+
+        The encoder's weight is what is best on dev, as for --retriever RUN+bm25; dev and test as above.
+        """
+        collection, found = self.embedder.collection, diagnostics.AsItStands(self.embedder, encoder)
+        of = functools.partial(diagnostics.ranked, collection=collection, self_match=self.self_match)
+        values = measures.score(collection, "test", of(found, split="test"))
+        queries = sum(len(collection.split(split)) for split in ("dev", "test"))
+        if queries * len(collection.docs) > MIXED_UP_TO:
+            return values, {}
+        mixed = fusion.Fusion([found, open_retriever("bm25", collection, device=None)], names=("run", "bm25"))
+        mixed.weight = retrieval.tuned_weight(mixed, collection, self._among)
+        hits = {"dev": of(mixed, split="dev", docs=self._among), "test": of(mixed, split="test")}
+        return values, {"weight": mixed.weight} | {
+            split: measures.score(collection, split, own) for split, own in hits.items()
+        }
 
 
 @dataclasses.dataclass
@@ -181,7 +201,7 @@ class Training:
         last = self.order.positions(self.steps - 1)[:1]
         chosen = load_encoder(self.folder / "encoder").set_device(self.device, self.encoder.dtype)
         with self.clock("evaluate"):
-            per_query = self.evaluator.test(chosen)
+            per_query, mixed = self.evaluator.finish(chosen)
             geometry = diagnostics.geometry(self.embedder, chosen, "dev")
             drawn = self.sampler.sample(last, step=self.steps - 1, epoch=self.order.epoch(self.steps - 1))
             names = [of_code.name for of_code in self.sampler.labels]
@@ -194,6 +214,10 @@ class Training:
         summary = self.summarise({split: measures.mean(of) for split, of in bm25.items()}, per_query, geometry)
         others = {"bm25": bm25["test"], "untrained": self.best.get("untrained_test")}
         summary |= {f"against_{name}": self.against(per_query, of) for name, of in others.items() if of}
+        if mixed:
+            better = max((per_query, bm25["test"]), key=lambda values: measures.mean(values)[self.select])
+            summary["mixed"] = {"weight": mixed["weight"], "against_better": self.against(mixed["test"], better)}
+            summary["mixed"] |= {split: measures.mean(mixed[split]) for split in ("dev", "test")}
         if dist.is_main():
             evaluation = f"{self.config['inputs']['collection']}-test"
             measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
@@ -241,14 +265,17 @@ class Training:
 
 def of_run(summary, measure):
     """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
+    mixed = summary.get("mixed")
     rows = [
         ("BM25", summary["bm25_dev"], summary["bm25"]),
         *([("untrained", summary["untrained_dev"], summary["untrained"])] if "untrained" in summary else []),
         (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
+        *([(f"trained + BM25, weight {mixed['weight']:.2f}", mixed["dev"], mixed["test"])] if mixed else []),
     ]
-    lines = [f"\n{'':24}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in measures.MEASURES)]
+    wide = max(24, 2 + max(len(label) for label, _, _ in rows))
+    lines = [f"\n{'':{wide}}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in measures.MEASURES)]
     lines += [
-        f"{label:24}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in measures.MEASURES)
+        f"{label:{wide}}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in measures.MEASURES)
         for label, dev, test in rows
     ]
     return "\n".join(
@@ -265,35 +292,44 @@ def of_run(summary, measure):
 def verdict(summary, measure, *, run, lr):
     """(a sentence that says which retriever to use after a run, the next command).
 
-    run: its folder, for a shell; lr: its peak learning rate. Less than its start or BM25 is what the 95 % interval over
-    the test queries says to be less.
+    run: its folder, for a shell; lr: its peak learning rate. Ahead, or less, is what the 95 % interval over the test
+    queries says to be so.
     """
-    against, start = summary["against_bm25"], summary.get("against_untrained")
-    mixed, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
+    against, start, mixed = summary["against_bm25"], summary.get("against_untrained"), summary.get("mixed")
+    both, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
     lost = start is not None and start["high"] < 0
     said = f"; training lost against its start ({shown.format(**start)})" if lost else ""
     if summary["best_step"] < summary["steps"] / 2:
         best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
         said += f"; {best} (fewer --epochs, or --init MODEL)"
+    on_dev = summary["dev"][measure] - summary["bm25_dev"][measure]
+    if abs(on_dev - against["difference"]) > APART:
+        said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"
+    pretrained, index = "start from a pretrained model (--encoder MODEL, --init MODEL)", f"build_index.py --run {run}"
+    gains = mixed and mixed["against_better"]["low"] > 0
+    mix = (
+        f"mixed with BM25 it gains {shown.format(**mixed['against_better'])} over the better of the two: search with "
+        f"--retriever {both}"
+        if gains
+        else f"mixing it with BM25 was not shown to gain ({shown.format(**mixed['against_better'])})"
+        if mixed
+        else f"mixing both often gains more, --retriever {both}"
+    )
     if against["high"] < 0:
-        return (
-            f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: search with --retriever bm25, or start "
-            "from a pretrained model (--encoder MODEL, --init MODEL)",
-            f"python evaluate.py --retriever {mixed}     # the two mixed, by a weight that dev chooses",
-        )
+        alone = f"{mix}, or {pretrained}" if gains else f"search with --retriever bm25, or {pretrained}; {mix}"
+        after = index if gains else f"evaluate.py --retriever {'bm25' if mixed else both}"
+        after += "" if gains or mixed else "     # the two mixed, by a weight that dev chooses"
+        return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", f"python {after}"
     if lost:
         return (
             f"training lost against its start ({shown.format(**start)}): use that, or a lower --lr",
             f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
         )
     if against["low"] > 0:
-        return (
-            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: use it; mixing both often gains more, "
-            f"--retriever {mixed}",
-            f"python build_index.py --run {run}",
-        )
+        alone = mix if gains else f"use it; {mix}"
+        return f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: {alone}", f"python {index}"
+    alone = f"mix them, --retriever {both}" if not mixed else mix if gains else f"use either; {mix}"
     return (
-        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: mix them, "
-        f"--retriever {mixed}",
-        f"python evaluate.py --retriever {mixed}",
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: {alone}",
+        f"python {index if mixed else f'evaluate.py --retriever {both}'}",
     )

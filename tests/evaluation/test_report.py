@@ -336,18 +336,39 @@ OF_A_RUN = [  # against BM25, against the start
 ]
 
 
+def ended(against, start=None, **more):
+    dev = {"dev": {"mrr@10": against["difference"]}, "bm25_dev": {"mrr@10": 0.0}}  # on dev as on test
+    summary = {"name": "r", "against_bm25": against, "steps": 30, "best_step": 30} | dev | more
+    return summary | ({"against_untrained": start} if start else {})
+
+
 @pytest.mark.parametrize("against, start, said, command", OF_A_RUN, ids=range(len(OF_A_RUN)))
 def test_a_run_ends_with_what_to_use(against, start, said, command):
-    summary = {"name": "r", "against_bm25": against, "steps": 30, "best_step": 30}
-    summary |= {"against_untrained": start} if start else {}
-    found, following = training.verdict(summary, "mrr@10", run="R", lr=0.03)
-    assert said in found and command in following and "fell after" not in found
+    found, following = training.verdict(ended(against, start), "mrr@10", run="R", lr=0.03)
+    assert said in found and command in following and "fell after" not in found and "on dev" not in found
+
+
+@pytest.mark.parametrize("against", [LESS, LEVEL, MORE])
+def test_a_run_says_what_mixing_gains(against):
+    def said(better):
+        summary = ended(against, mixed={"weight": 0.5, "against_better": better})
+        return training.verdict(summary, "mrr@10", run="R", lr=0.03)
+
+    found, following = said(MORE)
+    assert "mixed with BM25 it gains +0.0500" in found and "--retriever R+bm25" in found and "build_index" in following
+    found, following = said(LEVEL)
+    assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10)" in found and "R+bm25" not in following
+    assert ("search with --retriever bm25" in found) == (against is LESS)
+
+
+def test_a_run_says_where_dev_and_test_differ():
+    summary = ended(LESS, dev={"mrr@10": 0.3}, bm25_dev={"mrr@10": 0.29})
+    assert "on dev it is +0.0100, so that" in training.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
 
 
 @pytest.mark.parametrize("against", [LESS, LEVEL, MORE])
 def test_a_run_whose_dev_fell_early_says_so(against):
-    summary = {"name": "r", "against_bm25": against, "steps": 300, "best_step": 19}
-    said = training.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
+    said = training.verdict(ended(against, steps=300, best_step=19), "mrr@10", run="R", lr=0.03)[0]
     assert "dev was best at step 19 of 300 and fell after that (fewer --epochs, or --init MODEL)" in said
 
 

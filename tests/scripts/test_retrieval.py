@@ -437,6 +437,10 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
             and f"{summary['test']['mrr@10']:.4f}" in card.split("## Results")[1]
             and "Verdict: " in card
         )
+        assert launch("evaluate.py", "--retriever", f"runs/{name}+bm25", "--overwrite", cwd=desk) == 0
+        again = read_json(desk / f"runs/tiny-{name}+bm25/eval/tiny-test/metrics.json")
+        assert summary["mixed"]["weight"] == again["weight"]  # what a run says of the mix is what evaluate.py finds
+        assert summary["mixed"]["test"] == pytest.approx({of: again["mean"][of] for of in summary["test"]})
         flags = ("--data", "tiny", "--miner", spec, "--depth", 5, "--name", f"lists-{name}")
         assert launch("mine_negatives.py", *flags, cwd=desk) == 0
     records = {}
@@ -472,7 +476,8 @@ def test_a_verdict_says_what_to_search_with(difference, said, mixed):
 
 def test_evaluate_compares_with_bm25(launch, untrained, capsys):
     assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=untrained) == 0
-    assert "\nverdict: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\nverdict: BM25 is ahead of runs/R" in out and "\nnext    python rag_demo.py --retriever bm25 " in out
     assert launch("evaluate.py", "--retriever", "bm25", "--data", "tiny", "--overwrite", cwd=untrained) == 0
     assert "verdict" not in capsys.readouterr().out
     dense, bm25 = (
