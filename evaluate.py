@@ -73,18 +73,24 @@ def parse_args():
     add = parser.group("comparing")
     add("--compare", nargs="+", metavar="RUN", help="run folders that were measured on the same collection and "
         "split; the folder of one comparison by train.py; or comparisons of the same arms on several collections")
-    add("--measure", default="mrr@10", choices=measures.MEASURES, help="what is tested and drawn")
+    add("--measure", default="mrr@10", help=f"what is tested and drawn: {', '.join(measures.MEASURES)}; with --compare "
+        "any of ir_measures, as in AP or P@5, of what the runs ranked")
     add("--against", metavar="ARM", needs="compare",
         help="the arm of a comparison that the others are tested against; default: the "
         "first")
     add = parser.group("both")
     add("--name", help="folder below runs/ to write to; default: the run's own, COLLECTION-RETRIEVER, or A-vs-B")
-    parser.mode("compare", "measure against name")
+    parser.mode("compare", "measure against name data by")
     parser.mode("mteb", "run data split strict device")
     own = "data questions strict split self_match overwrite measures measure by name"
     parser.mode("run_file", own)  # it has searched
     args = parser.parse_args()
     parser.check(args)
+    if args.measure not in measures.MEASURES:
+        if not args.compare:
+            raise BadInput(f"--measure {args.measure}: one of {', '.join(measures.MEASURES)}; --measures adds others")
+        (measure,) = checks.parse_measures(args.measure)
+        args.measure = str(measure)
     if not args.compare and sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
     if args.questions:
@@ -167,8 +173,12 @@ def evaluate(args, parser, spec, data, *, header):
         result["error_split"] = {name: float(np.mean([own[name] for own in parts.values()])) for name in checks.LOST_BY}
         for qid, own in parts.items():
             values[qid] |= {f"lost by {name}": value for name, value in own.items()}
-    (target / "metrics.json").unlink(missing_ok=True)  # written last: a half-replaced evaluation has none
-    measures.write_rankings(target / "run.trec", rankings, tag=label(args, spec) if not plain else "dense")
+    for name in (
+        "metrics.json",
+        f"{comparison.RANKINGS}.gz",
+    ):  # written last, so that none is half-replaced; of train.py
+        (target / name).unlink(missing_ok=True)
+    measures.write_rankings(target / comparison.RANKINGS, rankings, tag=label(args, spec) if not plain else "dense")
     measures.write_per_query(target / "per_query.jsonl", values)
     write_json(target / "metrics.json", result)
     with plots.optional(target):
@@ -339,13 +349,20 @@ def next_step(row):
 
 def compare(args):
     """Statistics, tables and figures of a comparison by train.py, or of runs that were measured alike."""
+    names = [pathlib.Path(path).name for path in args.compare]
     if len(args.compare) == 1:
         out = folder = pathlib.Path(args.compare[0])
-        if analysis.runs_are_gone(folder):  # what was published stays as it is
+        more, gone = {}, analysis.runs_are_gone(folder)
+        if gone:  # what was published stays as it is
             out = run.run_path(args.name or folder.name)
-        print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out))
-        return print(f"wrote   {out}/ablation.json, .md and .tex, plots/")
-    names = [pathlib.Path(path).name for path in args.compare]
+            if args.by or args.measure not in measures.MEASURES:
+                raise BadInput(
+                    f"{folder} keeps the values of {', '.join(measures.MEASURES)} alone: train its runs again"
+                )
+        else:
+            more = of_collection(args, [folder])
+        print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out, **more))
+        return print(f"wrote   {out}/ablation.json, .md and .tex, plots/" + (", wins.md" if more else ""))
     if all((pathlib.Path(path) / "ablation.json").exists() for path in args.compare):
         out = run.run_path(args.name or f"{names[0]}-and-{len(names) - 1}-more")
         print(report.over_collections(args.compare, out, measure=args.measure, against=args.against))
@@ -354,8 +371,38 @@ def compare(args):
         raise BadInput("--against chooses among the arms of comparisons: --compare runs/ABLATION")
     folder = run.run_path(args.name or "-vs-".join(names))
     for evaluation, runs in comparison.read_evaluations(args.compare).items():
-        print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation)}")
-    print(f"wrote   {folder}/: ablation.json, .md and .tex and plots/ for each evaluation in common")
+        more = of_collection(args, [pathlib.Path(path) for path in args.compare], evaluation)
+        print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation, **more)}")
+    print(f"wrote   {folder}/: ablation.json, .md and .tex, plots/ and wins.md for each evaluation in common")
+
+
+def of_collection(args, folders, evaluation=None):
+    """{collection, split, by} of what was measured, for what per-query values alone do not say; {} if it is not there.
+
+    evaluation: of run folders, as COLLECTION-SPLIT; of a comparison's folder it is the test split.
+    """
+    needed = bool(args.by) or args.measure not in measures.MEASURES
+    trained = [folder for folder in folders if (folder / "config.json").exists()]
+    split = evaluation.rpartition("-")[2] if evaluation else "test"
+    try:
+        if not (args.data or trained):
+            raise BadInput("none of these runs says on which collection: --data")
+        if args.data[1:]:
+            raise BadInput("--compare takes one collection: what the runs were measured on")
+        cut = [each for each in SPLITS[1:] if each == split]
+        _, collection = collection_of(args.data[0] if args.data else None, trained and trained[0], cut=cut)
+        if evaluation and collection.name != evaluation.rpartition("-")[0]:
+            raise BadInput(f"{evaluation} is not of {collection.name}")
+        if comparison.judgements_of(folders[0], evaluation or f"{collection.name}-{split}") != collection.judgements(
+            split
+        ):
+            raise BadInput(f"{collection.name} is another than {folders[0]} was measured on")
+    except BadInput as error:
+        if needed:
+            raise
+        print(f"note: no wins.md, which shows docs: {error}")
+        return {}
+    return {"collection": collection, "split": split, "by": args.by}
 
 
 if __name__ == "__main__":

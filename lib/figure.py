@@ -21,8 +21,8 @@ STYLES = [
 
 
 @contextmanager
-def figure(path, columns=1, *, width=5.2, height=3.6):
-    """Yield the axes of a figure and write it, whole or not at all, when the block ends.
+def figure(path, columns=1, *, width=5.2, height=3.6, pdf=False):
+    """Yield the axes of a figure and write it, whole or not at all, when the block ends; with `pdf` also for a paper.
 
     Text is taken literally: a dollar sign in a query begins no formula.
     """
@@ -45,6 +45,9 @@ def figure(path, columns=1, *, width=5.2, height=3.6):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             fig.savefig(temporary, dpi=150, format="png")
+        if pdf:
+            with atomic_path(path.with_suffix(".pdf")) as temporary:
+                fig.savefig(temporary, format="pdf", metadata={"CreationDate": None})  # the same bytes each time
 
 
 @contextmanager

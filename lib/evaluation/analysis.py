@@ -5,8 +5,9 @@ import re
 import numpy as np
 
 from lib.evaluation import measures, significance
-from lib.evaluation.comparison import in_front
-from lib.files import BadInput, atomic_path, read_json, reading
+from lib.evaluation.comparison import in_front, read_rankings
+from lib.files import BadInput, atomic_path, markdown, read_json, reading
+from lib.process import one_line
 
 KEPT = "per_query.npz"  # per-query values of what a comparison tests
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
@@ -32,7 +33,7 @@ def analyse(runs, *, measure):
         "references": references(runs),
         "arms": rows,
     }
-    compare_arms(rows, per_query_of(runs), measure)
+    compare_arms(rows, per_query_of(runs, measure), measure)
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
     scores = [row.get("forecast") for row in rows]
@@ -42,13 +43,18 @@ def analyse(runs, *, measure):
     return result
 
 
-def per_query_of(runs):
-    """{measure: {arm: (S, Q) values}}."""
-    found = {name: {} for name in measures.MEASURES}
+def per_query_of(runs, measure=None):
+    """{measure: {arm: (S, Q) values}} of the standard measures, and of another one that is asked for."""
+    found = {name: {} for name in names_of(measure)}
     for name, by_arm in found.items():
         for one in runs:
             by_arm.setdefault(one.arm, []).append([values[name] for values in one.values.values()])
     return {name: {arm: np.array(rows) for arm, rows in by_arm.items()} for name, by_arm in found.items()}
+
+
+def names_of(measure):
+    """The measures that a table has: the standard ones, and what is tested."""
+    return tuple(dict.fromkeys((*measures.MEASURES, measure) if measure else measures.MEASURES))
 
 
 def compare_arms(rows, matrices, measure):
@@ -124,7 +130,10 @@ def arm_row(arm, of_arm, measure):
     row = {
         "arm": arm,
         "seeds": [one.seed for one in of_arm],
-        "test": {name: [measures.mean(one.values)[name] for one in of_arm] for name in measures.MEASURES},
+        "test": {
+            name: [float(np.mean([values[name] for values in one.values.values()])) for one in of_arm]
+            for name in names_of(measure)
+        },
         "trained": all("steps" in summary for summary in summaries),
     }
     if not row["trained"]:
@@ -135,7 +144,10 @@ def arm_row(arm, of_arm, measure):
     }
     row["seconds"] = row["train_s"] + row["mine_s"]
     row["gain_per_minute"] = None  # without a number of the untrained encoder
-    if all("untrained" in s for s in summaries) and row["seconds"]:  # which are rounded, to 0 for a handful of steps
+    recorded = measure in measures.MEASURES
+    if (
+        recorded and all("untrained" in s for s in summaries) and row["seconds"]
+    ):  # which are rounded, to 0 for a handful of steps
         gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
         row["gain_per_minute"] = float(60 * gain / row["seconds"])
     row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
@@ -243,3 +255,67 @@ def _correlation(a, b):
     from scipy import stats  # here: it takes a second to import
 
     return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)
+
+
+def means_of(runs, measure, qids):
+    """{arm: (Q,) values of a measure, means over seeds}."""
+    by_arm = {}
+    for one in runs:
+        by_arm.setdefault(one.arm, []).append([one.values[qid][measure] for qid in qids])
+    return {arm: np.mean(many, axis=0) for arm, many in by_arm.items()}
+
+
+def by_field(runs, field, value_of, measure):
+    """A table of the arms' means by the values of a metadata field {qid: value}, the most frequent first."""
+    means = means_of(runs, measure, qids := list(runs[0].values))
+    groups = {}
+    for i, qid in enumerate(qids):
+        groups.setdefault(str(value_of.get(qid, "(none)")), []).append(i)
+    head = [field, "queries", *means]
+    groups = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return markdown(
+        head, [[value, f"{len(at):,}", *(f"{of[at].mean():.4f}" for of in means.values())] for value, at in groups]
+    )
+
+
+def wins(runs, collection, split, *, measure, count=10, best=3):
+    """Markdown: the queries on which an arm gained and lost most over the first, and the best docs of both.
+
+    The arm is the best of the others; gains are means over seeds, docs those of each arm's first seed. None where there
+    is one arm alone, or a run that left no rankings.
+    """
+    means = means_of(runs, measure, qids := list(runs[0].values))
+    if len(means) < 2:
+        return None
+    first, *others = means
+    other = max(others, key=lambda arm: means[arm].mean())
+    shown = {arm: next(one for one in runs if one.arm == arm) for arm in (first, other)}
+    rankings = {arm: read_rankings(one) for arm, one in shown.items()}
+    if None in rankings.values():
+        return None
+    gain, qrels = means[other] - means[first], collection.qrels_dict(split)
+    order = np.argsort(-gain, kind="stable")
+    parts = [
+        f"# {other} against {first}: where it gained and lost most {measure}\n",
+        f"{(gain > 0).sum():,} of {len(gain):,} queries gained, {(gain < 0).sum():,} lost. Docs are the {best} best of "
+        f"seed {shown[first].seed}; **bold** ones are relevant.\n",
+    ]
+    for title, rows in (("Gained", order[:count]), ("Lost", order[::-1][:count])):
+        parts.append(f"## {title}\n")
+        for i in rows:
+            if (gain[i] > 0) == (title == "Gained") and gain[i]:
+                qid = qids[i]
+                parts.append(f"### {gain[i]:+.3f}: {_short(collection.queries, qid)}\n")
+                docs = [[_doc(collection.docs, doc, qrels[qid]) for doc in measures.in_order(of.get(qid, {}))[:best]]
+                        for of in rankings.values()]  # fmt: skip
+                docs = [own + [""] * (best - len(own)) for own in docs]
+                parts.append(markdown([f"{arm}: {means[arm][i]:.3f}" for arm in rankings], list(zip(*docs))))
+    return "\n".join(parts)
+
+
+def _short(texts, ident, length=120):
+    return one_line(texts.text(texts.row_of[ident]), length).replace("|", "\\|") if ident in texts.row_of else ident
+
+
+def _doc(docs, ident, grades):
+    return f"**{_short(docs, ident)}**" if grades.get(ident, 0) >= 1 else _short(docs, ident)

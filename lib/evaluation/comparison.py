@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lib import run
-from lib.evaluation import measures
+from lib.evaluation import checks, measures
 from lib.evaluation.measures import RANKED
 from lib.files import NUMBER, BadInput, atomic_path, check_keys, fingerprint, read_json, reading
 
 TUNING = "tuning.json"  # what --tune tried and chose
+RANKINGS = "run.trec"  # what an evaluation ranked, or the same with .gz
 
 
 MEASURED = dict.fromkeys(measures.MEASURES, NUMBER)
@@ -39,6 +40,7 @@ class Measured(NamedTuple):
     log: list  # lines of metrics.jsonl
     timing: list  # lines of timing.jsonl
     overrides: dict  # {flag: value} that the arm alone changes
+    place: pathlib.Path | None = None  # folder of the evaluation, with its run file
 
 
 def mark_of(pool):
@@ -66,7 +68,32 @@ def read_run(folder, evaluation, *, name=None):
         check_keys(line, f"{folder}/{run.LOGS[0]}:{number}", **EVENTS.get(line["event"], {}))
     if summary and not any(line["event"] == "step" for line in log):
         raise BadInput(f"{folder}/{run.LOGS[0]}: no step of the training stands there")
-    return Measured(name, base, summary.get("seed", 0), values, summary, log, timing, overrides)
+    place = folder / "eval" / evaluation
+    return Measured(name, base, summary.get("seed", 0), values, summary, log, timing, overrides, place)
+
+
+def read_rankings(one):
+    """{qid: {doc_id: score}} of a Measured run, None where it has left none."""
+    for path in (one.place / RANKINGS, one.place / f"{RANKINGS}.gz"):
+        if path.exists():
+            return checks.read_run_file(path)
+    return None
+
+
+def with_measure(runs, measure, collection, split):
+    """The runs with a measure of ir_measures that they were not measured by; BadInput if one has left no rankings."""
+    wanted, found = checks.parse_measures(measure), []
+    for one in runs:
+        if any(measure not in values for values in one.values.values()):
+            if (rankings := read_rankings(one)) is None:
+                raise BadInput(
+                    f"{one.place} has neither {measure} nor {RANKINGS}: evaluate.py --run {one.place.parents[1]} "
+                    f"--measures {measure} --overwrite writes both"
+                )
+            more = checks.per_query(wanted, rankings, collection.qrels_dict(split))
+            one = one._replace(values={qid: own | more[qid] for qid, own in one.values.items()})
+        found.append(one)
+    return found
 
 
 def read_comparison(folder, *, against=None, tuned=True):
@@ -211,6 +238,11 @@ def conditions(folder, evaluation):
         "depth": found.get("depth"),
         "self_match": found["self_match"],
     }
+
+
+def judgements_of(folder, evaluation):
+    """The fingerprint of the corpus, queries and labels that a run, or the runs of a comparison, were measured on."""
+    return next(iter(conditions(folder, evaluation).values()))
 
 
 def read_audits(folder):

@@ -1,12 +1,16 @@
 """The figures of a comparison of arms, each a function of plain data."""
 
+import functools
 import itertools
 import textwrap
 
 import numpy as np
 
 from lib.evaluation import comparison
-from lib.figure import STYLES, figure, legend_beside
+from lib.figure import STYLES, legend_beside
+from lib.figure import figure as figure_of
+
+figure = functools.partial(figure_of, pdf=True)  # they go into papers
 
 # what a reader who does not know the arms calls them
 PLAIN = {"random": "random docs", "bm25": "BM25's best", "dense": "own model, mined once"}
@@ -62,8 +66,9 @@ def arms(path, result):
             ax.annotate(
                 f"{np.mean(values):.3f}{star}", (right, y), xytext=(12, 0), textcoords="offset points", va="center"
             )
-        for name, dash in zip(result["references"], ("--", ":")):
-            ax.axvline(result["references"][name][measure], color="#555555", linestyle=dash, linewidth=1.2, label=name)
+        known = {name: of[measure] for name, of in result["references"].items() if measure in of}
+        for name, dash in zip(known, ("--", ":")):
+            ax.axvline(known[name], color="#555555", linestyle=dash, linewidth=1.2, label=name)
         for label, style in (
             (
                 "a seed",

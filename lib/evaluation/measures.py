@@ -1,5 +1,6 @@
 """Retrieval measures, exactly trec_eval's (through ir_measures), and the files that hold what was measured."""
 
+import gzip
 import json
 
 import ir_measures
@@ -70,9 +71,13 @@ def nothing_found(hits):
 
 def score(collection, split, hits):
     """per_query() of the Hits of a split's queries."""
+    return per_query(rankings_of(collection, split, hits), collection.qrels_dict(split))
+
+
+def rankings_of(collection, split, hits):
+    """to_rankings() of the Hits of a split's queries."""
     qids = [collection.queries.ids[row] for row in collection.split(split).queries]
-    rankings = to_rankings(qids, collection.docs.ids, hits.rows, hits.scores)
-    return per_query(rankings, collection.qrels_dict(split))
+    return to_rankings(qids, collection.docs.ids, hits.rows, hits.scores)
 
 
 def mean(values):
@@ -96,8 +101,12 @@ def in_order(docs):
 
 
 def write_rankings(path, rankings, *, tag):
-    """Write {qid: {doc_id: score}} as TREC's six columns, best first."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as out:
+    """Write {qid: {doc_id: score}} as TREC's six columns, best first; FILE.gz is compressed."""
+    gz = path.suffix == ".gz"
+    with (
+        atomic_path(path) as temporary,
+        gzip.open(temporary, "wt", 1) if gz else open(temporary, "w", encoding="utf-8") as out,
+    ):
         for qid, docs in rankings.items():
             order = sorted(docs.items(), key=lambda item: -np.float32(item[1]))  # equal scores as they came
             out.writelines(f"{qid} Q0 {doc} {rank} {score:.9g} {tag}\n" for rank, (doc, score) in enumerate(order, 1))

@@ -4,17 +4,27 @@ import pathlib
 
 import numpy as np
 
-from lib.evaluation import analysis, comparison, comparison_plots, meta, plots, significance
+from lib.evaluation import analysis, comparison, comparison_plots, meta, plots, retrieval, significance
 from lib.evaluation.measures import MEASURES
 from lib.files import latex, markdown, read_json, reading, write_json, write_text
 
 
-def write(folder, runs, *, measure, name=None):
-    """Write ablation.json, .md and .tex and plots/ of a comparison of Measured runs; returns the table."""
+def write(folder, runs, *, measure, name=None, collection=None, split="test", by=None):
+    """Write ablation.json, .md and .tex and plots/ of a comparison of Measured runs; returns the table.
+
+    collection: what they were measured on, for wins.md and for measures that they do not have; by: a field of its
+    queries' metadata, for a table by its values.
+    """
     folder = pathlib.Path(folder)
+    if collection and measure not in MEASURES:
+        runs = comparison.with_measure(runs, measure, collection, split)
     result = analysis.analyse(runs, measure=measure)
     result["name"] = name or pathlib.Path(result["data"]).name
     table = to_table(result)
+    if by:
+        table += "\n" + analysis.by_field(runs, by, retrieval.metadata_values(collection, split, by), measure)
+    if collection and (text := analysis.wins(runs, collection, split, measure=measure)):
+        write_text(folder / "wins.md", text)
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
     write_text(folder / "ablation.tex", to_latex(result))
@@ -27,11 +37,14 @@ def write(folder, runs, *, measure, name=None):
     return table
 
 
-def of_comparison(folder, *, measure, against=None, out=None):
-    """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it."""
+def of_comparison(folder, *, measure, against=None, out=None, **of_collection):
+    """write() of a comparison by train.py; where --tune chose settings, also with one setting for all beside it.
+
+    of_collection: collection and by, of write().
+    """
     if analysis.runs_are_gone(folder):
         return again(folder, out or folder, measure=measure, against=against)
-    text = write(folder, comparison.read_comparison(folder, against=against), measure=measure)
+    text = write(folder, comparison.read_comparison(folder, against=against), measure=measure, **of_collection)
     if not (folder / comparison.TUNING).exists():
         return text
     untuned = write(folder / "one_setting", comparison.read_comparison(folder, tuned=False), measure=measure)
@@ -124,7 +137,6 @@ def _interval(row):
 # (title, cell of an arm's row); {measure} and {first} are filled in
 RESULTS = (
     ("negatives", comparison_plots.name_of),
-    *((f"test {name}", _measured(name)) for name in MEASURES),
     ("{measure} against {first} [95 %]", _interval),
     ("p over {over} (Holm)", _p_values),
     ("decision", _of_test("decision", "{}")),
@@ -187,7 +199,7 @@ def conclusion(result):
             low, high = sorted((sign * test["low"], sign * test["high"]))
             said += f": {abs(test['difference']):+.4f} [{low:+.4f}, {high:+.4f}] on other queries"
         said += "; whether other seeds would give the same, so few cannot say." if others else ""
-    if bm25 := result["references"].get("bm25"):
+    if measure in (bm25 := result["references"].get("bm25", {})):
         best, value = max(means, key=means.get), max(means.values())
         above = f"{best} is above BM25" if value > bm25[measure] else "No arm reaches BM25: search with it, or mix both"
         said += f" {above} ({value:.4f} and {bm25[measure]:.4f})."
@@ -198,10 +210,15 @@ def to_table(result):
     """analyse() as Markdown: a conclusion, the arms, what they cost, their order, the forecast."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     rows = [row | {"measure": measure} for row in result["arms"]]
-    columns = RESULTS + (WINS if len(result["seeds"]) == 1 else ())
+    names = analysis.names_of(measure)
+    columns = (RESULTS[0], *((f"test {name}", _measured(name)) for name in names), *RESULTS[1:])
+    columns += WINS if len(result["seeds"]) == 1 else ()
     over = rows[1]["against_first"]["over"] if len(rows) > 1 else significance.QUERIES
     plain = ":" not in first.partition(" ")[0]  # what is worse than without any source:K hurts
-    known = [[f"*{name}*", *(f"{of_name[m]:.4f}" for m in MEASURES)] for name, of_name in result["references"].items()]
+    known = [
+        [f"*{name}*", *(f"{of_name[m]:.4f}" if m in of_name else "" for m in names)]
+        for name, of_name in result["references"].items()
+    ]
     text = [f"**{said}**\n"] if (said := conclusion(result)) else []
     text += [
         markdown(
@@ -253,7 +270,7 @@ def to_latex(result):
     measure, first = result["measure"], result["arms"][0]["arm"]
     names = dict.fromkeys((measure, "ndcg@10", analysis.DEEP))
     head = ["negatives", *names, f"against {first}", "p", "group"]
-    rows = [[name, *(f"{of[m]:.3f}" for m in names)] for name, of in result["references"].items()]
+    rows = [[name, *(f"{of[m]:.3f}" if m in of else "" for m in names)] for name, of in result["references"].items()]
     for row in result["arms"]:
         test = row.get("against_first")
         tested = [f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
@@ -276,11 +293,12 @@ def draw(folder, result, runs, features):
     measure = result["measure"]
     comparison_plots.arms(folder / "arms.png", result)
     if all(row["trained"] for row in result["arms"]):
-        comparison_plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
+        if measure in MEASURES:  # what dev was measured by
+            comparison_plots.curves(folder / "curves.png", _curves(runs, measure), measure=measure)
         comparison_plots.hardness(folder / "sources.png", _by_source(runs))
         comparison_plots.geometry(folder / "geometry.png", result["arms"])
     if len(result["arms"]) == 2:
-        (_, first), (_, second) = by_arm = list(_means(runs, measure, list(runs[0].values)).items())
+        (_, first), (_, second) = by_arm = list(analysis.means_of(runs, measure, list(runs[0].values)).items())
         comparison_plots.differences(
             folder / "differences.png", second - first, names=[by_arm[1][0], by_arm[0][0]], measure=measure
         )
@@ -332,7 +350,7 @@ def _by_source(runs):
 def _gains(runs, features, measure):
     """{feature: {arm: [(bin label, mean gain over the first arm, its standard error)]}}."""
     qids = [qid for qid in runs[0].values if qid in features]
-    means = _means(runs, measure, qids)
+    means = analysis.means_of(runs, measure, qids)
     first, *others = means
     gains = {}
     for name in next(iter(features.values())):
@@ -350,14 +368,6 @@ def _gains(runs, features, measure):
                 gain = (means[arm] - means[first])[inside]
                 gains[name][arm].append((label, gain.mean(), gain.std() / np.sqrt(len(gain))))
     return gains
-
-
-def _means(runs, measure, qids):
-    """{arm: (Q,) values of a measure, means over seeds}."""
-    by_arm = {}
-    for one in runs:
-        by_arm.setdefault(one.arm, []).append([one.values[qid][measure] for qid in qids])
-    return {arm: np.mean(many, axis=0) for arm, many in by_arm.items()}
 
 
 def _grid(runs, measure):

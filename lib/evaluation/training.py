@@ -73,20 +73,20 @@ class Evaluator:
         return diagnostics.evaluate(self.embedder, encoder, "dev", **of)
 
     def finish(self, encoder):
-        """({qid: {measure: value}} on test, {weight, dev, test} of its scores mixed with BM25's; {} if that is long).
+        """(rankings of test, {weight, dev, test} of its scores mixed with BM25's; {} if that takes long).
 
         The encoder's weight is what is best on dev, as for --retriever RUN+bm25; dev and test as above.
         """
         collection, found = self.embedder.collection, diagnostics.AsItStands(self.embedder, encoder)
         of = functools.partial(diagnostics.ranked, collection=collection, self_match=self.self_match)
-        values = measures.score(collection, "test", of(found, split="test"))
+        rankings = measures.rankings_of(collection, "test", of(found, split="test"))
         queries = sum(len(collection.split(split)) for split in ("dev", "test"))
         if queries * len(collection.docs) > MIXED_UP_TO:
-            return values, {}
+            return rankings, {}
         mixed = fusion.Fusion([found, open_retriever("bm25", collection, device=None)], names=("run", "bm25"))
         mixed.weight = retrieval.tuned_weight(mixed, collection, self._among)
         hits = {"dev": of(mixed, split="dev", docs=self._among), "test": of(mixed, split="test")}
-        return values, {"weight": mixed.weight} | {
+        return rankings, {"weight": mixed.weight} | {
             split: measures.score(collection, split, own) for split, own in hits.items()
         }
 
@@ -201,7 +201,8 @@ class Training:
         last = self.order.positions(self.steps - 1)[:1]
         chosen = load_encoder(self.folder / "encoder").set_device(self.device, self.encoder.dtype)
         with self.clock("evaluate"):
-            per_query, mixed = self.evaluator.finish(chosen)
+            rankings, mixed = self.evaluator.finish(chosen)
+            per_query = measures.per_query(rankings, self.collection.qrels_dict("test"))
             geometry = diagnostics.geometry(self.embedder, chosen, "dev")
             drawn = self.sampler.sample(last, step=self.steps - 1, epoch=self.order.epoch(self.steps - 1))
             names = [of_code.name for of_code in self.sampler.labels]
@@ -219,8 +220,9 @@ class Training:
             summary["mixed"] = {"weight": mixed["weight"], "against_better": self.against(mixed["test"], better)}
             summary["mixed"] |= {split: measures.mean(mixed[split]) for split in ("dev", "test")}
         if dist.is_main():
-            evaluation = f"{self.config['inputs']['collection']}-test"
-            measures.write_per_query(self.folder / "eval" / evaluation / "per_query.jsonl", per_query)
+            evaluation = self.folder / "eval" / f"{self.config['inputs']['collection']}-test"
+            measures.write_rankings(evaluation / f"{comparison.RANKINGS}.gz", rankings, tag="dense")
+            measures.write_per_query(evaluation / "per_query.jsonl", per_query)
             write_json(self.folder / "map.json", points)
             said, _ = verdict(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
             card.write_card(
@@ -317,8 +319,14 @@ def verdict(summary, measure, *, run, lr):
     )
     if against["high"] < 0:
         alone = f"{mix}, or {pretrained}" if gains else f"search with --retriever bm25, or {pretrained}; {mix}"
-        after = index if gains else f"evaluate.py --retriever {'bm25' if mixed else both}"
-        after += "" if gains or mixed else "     # the two mixed, by a weight that dev chooses"
+        beside = f"rag_demo.py --run {run} --retriever bm25     # your questions, to both beside each other"
+        after = (
+            index
+            if gains
+            else beside
+            if mixed
+            else f"evaluate.py --retriever {both}     # by a weight that dev chooses"
+        )
         return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", f"python {after}"
     if lost:
         return (

@@ -136,13 +136,13 @@ def test_a_comparison_is_written_and_written_again_alike(tmp_path):
     features = {f"q{i}": {"rank": i % 7, "same": 1, "share": i / 60} for i in range(60)}
     table = compare(folder)
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png"}
-    assert {path.name for path in (folder / "plots").iterdir()} == figures  # nothing is known of the queries
+    assert {path.name for path in (folder / "plots").glob("*.png")} == figures  # nothing is known of the queries
     files.write_json(folder / "queries.json", features)
     before = (folder / "ablation.md").read_bytes()
     assert before.decode("utf-8") == table
     assert compare(folder) == table
     assert (folder / "ablation.md").read_bytes() == before
-    assert {path.name for path in (folder / "plots").iterdir()} == figures | {"gains.png"}
+    assert {path.name for path in (folder / "plots").glob("*.png")} == figures | {"gains.png"}
     assert all(path.read_bytes().startswith(PNG) for path in (folder / "plots").iterdir())
     json.loads((folder / "ablation.json").read_text("utf-8"), parse_constant=pytest.fail)
     result = analyse(comparison.read_comparison(folder)) | {"name": "made"}
@@ -300,7 +300,7 @@ def test_a_run_without_a_summary_beside_a_trained_one(tmp_path, names):
     results, costs = ([x for x in text.splitlines() if x.startswith(f"| {name} |")] for name in ("bm25", "b-s0"))
     assert len(results) == 1 and len(costs) == 2 and costs[1].startswith("| b-s0 | 7 | 900 | 100 | 60.0 | 0.0 |")
     assert f"| mrr@10 against {names[0]} [95 %] |" in text
-    assert {path.name for path in (tmp_path / "out/plots").iterdir()} == {"arms.png", "differences.png"}
+    assert {path.name for path in (tmp_path / "out/plots").glob("*.png")} == {"arms.png", "differences.png"}
 
 
 def test_two_runs_have_a_figure_of_their_differences(tmp_path):
@@ -308,6 +308,16 @@ def test_two_runs_have_a_figure_of_their_differences(tmp_path):
     (runs,) = comparison.read_evaluations(folders).values()
     report.write(tmp_path / "out", runs, measure="mrr@10", name="made-test")
     assert (tmp_path / "out/plots/differences.png").read_bytes().startswith(PNG)
+
+
+def test_a_table_by_a_field():
+    runs = three_arms()
+    qids = list(runs[0].values)
+    value_of = {qid: "rare" if i < 3 else "often" for i, qid in enumerate(qids[:-1])}
+    lines = analysis.by_field(runs, "kind", value_of, "mrr@10").splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| kind", "| ---", "| often", "| rare", "| (none)"]
+    of_a = np.mean([[one.values[qid]["mrr@10"] for qid in qids[:3]] for one in runs if one.arm == "a"])
+    assert lines[3].startswith(f"| rare | 3 | {of_a:.4f} |")
 
 
 # ------------------------------------------------------------------------------------------------------- a verdict
@@ -359,6 +369,7 @@ def test_a_run_says_what_mixing_gains(against):
     found, following = said(LEVEL)
     assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10)" in found and "R+bm25" not in following
     assert ("search with --retriever bm25" in found) == (against is LESS)
+    assert ("rag_demo.py --run R --retriever bm25 " if against is LESS else "build_index.py --run R") in following
 
 
 def test_a_run_says_where_dev_and_test_differ():

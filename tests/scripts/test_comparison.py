@@ -244,12 +244,12 @@ def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
     result = read_json(copy / "ablation.json")
     for path in (copy / "ablation.md", copy / "ablation.json"):
         path.unlink()
-    figures = {path.name for path in (copy / "plots").iterdir()}
+    figures = {path.name for path in (copy / "plots").glob("*.png")}
     shutil.rmtree(copy / "plots")
     start(evaluate, desk, "--compare", "runs/copy")
     assert (copy / "ablation.md").read_bytes() == before and before.decode() in capsys.readouterr().out
     assert read_json(copy / "ablation.json") == result and written(copy) == runs
-    assert {path.name for path in (copy / "plots").iterdir()} == figures
+    assert {path.name for path in (copy / "plots").glob("*.png")} == figures
     start(evaluate, desk, "--compare", "runs/copy", "--measure", "recall@100")
     assert read_json(copy / "ablation.json")["measure"] == "recall@100"
     assert "recall@100 against in_batch" in (copy / "ablation.md").read_text(encoding="utf-8")

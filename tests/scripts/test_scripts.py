@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gzip
 import importlib
 import io
 import json
@@ -282,7 +283,7 @@ def test_an_ablation(launch, desk, two, capsys):
     next_run = printed.split("build_index.py --run ")[1].split()[0]
     assert dev[desk / next_run] == max(dev.values())
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png", "gains.png", "differences.png"}
-    assert {path.name for path in (folder / "plots").iterdir()} == figures
+    assert {path.name for path in (folder / "plots").glob("*.png")} == figures
     assert all((folder / "plots" / name).read_bytes().startswith(PNG) for name in figures)
     features = read_json(folder / "queries.json")
     assert len(features) == 12 and len({tuple(values) for values in features.values()}) == 1
@@ -631,8 +632,44 @@ def test_compare(compare, desk, evaluated):
     assert cell == f"{difference:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
     counts = [int(table["tiny-bm25"][key]) for key in ("wins", "ties", "losses")]
     assert counts == [test[key] for key in ("wins", "ties", "losses")] and sum(counts) == 12
-    assert {path.name for path in (folder / "plots").iterdir()} == {"arms.png", "differences.png"}
+    assert {path.name for path in (folder / "plots").glob("*.png")} == {"arms.png", "differences.png"}
     assert (folder / "plots/differences.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("names, run_file", [(("staged", "tiny-bm25"), "run.trec"), (("two",), "run.trec.gz")])
+def test_compare_by_a_measure_that_was_not_asked_for(launch, desk, evaluated, two, tiny, capsys, names, run_file):
+    """From what the runs ranked, by evaluate.py or at the end of a training."""
+    folder = desk / "runs" / "-vs-".join(names) / ("tiny-test" if names[1:] else "")
+    flags = ("--compare", *(f"runs/{name}" for name in names), "--measure", "AP")
+    assert launch("evaluate.py", *flags, cwd=desk) == 0
+    result, place = read_json(folder / "ablation.json"), desk / f"runs/{'staged' if names[1:] else 'two/in_batch-s0'}"
+    with (gzip.open if run_file.endswith("gz") else open)(place / "eval/tiny-test" / run_file, "rt") as file:
+        ranked = list(ir_measures.read_trec_run(file.read()))
+    qrels = [
+        ir_measures.Qrel(q, doc, grade) for q, own in tiny.qrels_dict("test").items() for doc, grade in own.items()
+    ]
+    wanted = ir_measures.calc_aggregate([ir_measures.AP], qrels, ranked)[ir_measures.AP]
+    assert result["measure"] == "AP" and result["arms"][0]["test"]["AP"][0] == pytest.approx(wanted)
+    text = (folder / "wins.md").read_text(encoding="utf-8")
+    gained, _, lost = text.partition("## Lost")
+    assert text.startswith(f"# {result['arms'][1]['arm']} against {result['arms'][0]['arm']}: where it gained and lost")
+    for part, sign in ((gained, 1), (lost, -1)):
+        found = [float(line[4:10]) for line in part.splitlines() if line.startswith("### ")]
+        assert all(sign * gain > 0 for gain in found) and found == sorted(found, reverse=sign > 0)
+    assert launch("evaluate.py", *flags[:-1], "mrr@10", cwd=desk) == 0  # as it was
+
+
+def test_measures_that_are_not_there(refused, desk, evaluated):
+    both = ("--compare", "runs/staged", "runs/tiny-bm25", "--measure")
+    assert "--measures X@1: " in refused("evaluate.py", *both, "X@1", cwd=desk)
+    assert "--measures adds others" in refused("evaluate.py", "--run", "runs/staged", "--measure", "AP", cwd=desk)
+    shutil.copytree(desk / "runs/staged", desk / "runs/unranked")
+    (desk / "runs/unranked/eval/tiny-test/run.trec").unlink()
+    said = refused("evaluate.py", "--compare", "runs/unranked", "runs/staged", "--measure", "AP", cwd=desk)
+    assert "has neither AP nor run.trec: evaluate.py --run runs/unranked --measures AP --overwrite" in said
+    shutil.copytree(desk / "tiny", desk / "other")
+    other = ("--data", "other", "--by", "x")
+    assert "tiny-test is not of other" in refused("evaluate.py", *both, "mrr@10", *other, cwd=desk)
 
 
 @pytest.mark.parametrize("measure", ["mrr@10", "recall@10"])
@@ -648,7 +685,7 @@ def test_compare_three(compare, desk, evaluated, measure):
     assert second["against_first"]["difference"] == pytest.approx(difference)
     assert second["against_first"]["p_holm"] == min(1, 2 * second["against_first"]["p"])
     assert second["against_first"]["decision"] == "open" and second["group"] == third["group"] == "a"  # one run each
-    assert {path.name for path in (folder / "plots").iterdir()} == {"arms.png"}
+    assert {path.name for path in (folder / "plots").glob("*.png")} == {"arms.png"}
 
 
 def test_compare_runs_whose_folders_have_one_name(launch, desk, evaluated):
