@@ -89,6 +89,8 @@ def parse_args():
     add("--audit", type=cli.number(float, above=0, most=1), metavar="SHARE", help="hide a positive of this share of "
         "the queries and see how many come back as negatives, by source, rank and filter; writes the audit, no "
         "negatives")
+    add("--fill", action="store_true", excludes="audit", help="fill lists that stay shorter than --depth with random "
+        "docs of the pool, so that no query goes without")
     add("--format", choices=FORMATS, default="own", help="of the file; own keeps it all")
     add("--mine_index", metavar="STRING", help="search by this index of FAISS instead of exactly, as in HNSW32 or "
         "IVF64,Flat:nprobe=4; prints how much of the exact lists it finds")
@@ -129,6 +131,8 @@ def check_sources(args):
     from_file = any(row.needs_file for row in rows)
     if args.negatives_file and not from_file:
         raise BadInput("the source file and --negatives_file F come together")
+    if args.fill and "random" in args.sources:
+        raise BadInput("--fill adds random docs where they are missing: leave the source random out")
     if len(set(args.sources)) < len(args.sources):
         raise BadInput(f"--sources {' '.join(args.sources)}: one stands twice")
     if args.shares and not (len(args.shares) == len(args.sources) and abs(sum(args.shares) - 1) < 1e-6):
@@ -196,7 +200,7 @@ def main():
             refuse_to_replace(pathlib.Path(spec), args.overwrite)
             collection, mined, number = audit.relabel(pathlib.Path(spec), collection, args.split, mined, args.relabel)
             print(f"{number:,} candidates became positives: train with --data {spec}")
-        write(path, args, collection, choose(args, collection, mined), pool, count, clock, spec)
+        write(path, args, collection, choose(args, collection, mined, pool), pool, count, clock, spec)
     dist.stop()
 
 
@@ -270,8 +274,8 @@ def teach(args, mined, collection, device):
     return mined
 
 
-def choose(args, collection, mined):
-    """Of each source's candidates those that pass the filters and are sampled; BadInput if none is left."""
+def choose(args, collection, mined, pool):
+    """Of each source's candidates those that pass the filters and are sampled, with --fill random ones besides."""
     kept = []
     for candidates, share in zip(mined, args.shares or [1.0] * len(mined)):
         candidates = filters.apply(candidates, args.filters, collection)
@@ -279,7 +283,16 @@ def choose(args, collection, mined):
         kept.append(candidates.take(sampling.slots(args.sampling, candidates, wanted, seed=args.seed, epoch=0)))
     if not any(c.count for c in kept) and args.relabel is None:
         raise BadInput(f"no candidate is left: {'; '.join(f'{c.source}: {reasons(c)}' for c in kept)}")
-    return kept
+    if not args.fill:
+        return kept
+    draw, queries = SOURCES["random"].draw, kept[0].queries
+    drawn = drawn_candidates("random", draw, collection, queries, 2 * args.depth, pool=pool, seed=args.seed)
+    new, missing = drawn.docs >= 0, args.depth
+    for candidates in kept:
+        missing = missing - (candidates.docs >= 0).sum(1)
+        for listed in candidates.docs.T:
+            new &= drawn.docs != listed[:, None]
+    return [*kept, drawn.keep(new & (np.cumsum(new, axis=1) <= missing[:, None]))]
 
 
 def write(path, args, collection, kept, pool, count, clock, spec):
@@ -315,7 +328,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
     if none := len(collection.split(args.split)) - len(some):
         loosen = "loosen --filters, raise --candidates" if args.filters else "raise --candidates, widen --negative_docs"
         print(f"note: {none:,} of {none + len(some):,} queries have no negative and are not in the file: {loosen}, "
-              "or mine random ones beside (--sources ... random)")  # fmt: skip
+              "or fill up with random ones (--fill)")  # fmt: skip
     for candidates in kept:
         shares = diagnostics.near_copies(candidates, collection)
         if found := [f"{share:.1%} of a {name}" for name, share in shares.items() if share]:

@@ -55,6 +55,8 @@ def parse_args():
     add("--show_prompt", action="store_true", excludes="eval", help="print exactly what is sent to the model")
     add = parser.group("a page in the browser")
     add("--web", action="store_true", excludes="eval", help="serve the page; two runs stand side by side")
+    add("--save", metavar="FILE", needs="web", help="let readers mark the docs that answer, and add the question with "
+        "these to FILE.jsonl, which train.py and evaluate.py read by --questions")
     add("--host", default="127.0.0.1", needs="web", help="address to listen at; the default is seen from here only")
     add("--port", type=cli.number(int, least=0, most=65535), default=7860, needs="web", help="to listen at; 0: any")
     add = parser.group("scoring", needs="eval")
@@ -160,11 +162,22 @@ def main():
 
         rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries[:4]
         examples = collection.queries.texts(rows)
-        return serve(ask, list(opened), title=title, examples=examples, host=args.host, port=args.port)
+        how = {"title": title, "examples": examples, "save": args.save and questions_file(args.save)}
+        return serve(ask, list(opened), host=args.host, port=args.port, **how)
     if args.question:
         return show(args.question)
     print(f"{title}; ask, or press Enter to leave")
     asking.converse(show)
+
+
+def questions_file(name):
+    """The path of --save; BadInput for one that would not be read, or cannot be written."""
+    path = pathlib.Path(name)
+    if path.suffix != ".jsonl":
+        raise BadInput(f"--save {name}: a name that ends in .jsonl is wanted")
+    if not path.parent.is_dir() or path.is_dir():
+        raise BadInput(f"--save {name}: no file can be made there")
+    return path
 
 
 def offer_index(folder, data, collection, *, build):

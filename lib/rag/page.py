@@ -1,6 +1,9 @@
-"""A page in the browser: a question, the answers of one or two retrievers with their docs, and the prompt."""
+"""A page in the browser: a question, the answers of one or two retrievers with their docs, and the prompt; what readers
+mark as right is kept as a question of their own.
+"""
 
 import html
+import json
 import re
 import sys
 import threading
@@ -80,21 +83,21 @@ def docs_html(found, column, question, only=()):
 
 
 def results(ask, names, question):
-    """(answer, docs, prompt) as HTML, HTML and text for each retriever, in order.
+    """(answer, docs, prompt, what can be marked) for each retriever, in order: HTML, HTML, text, [(label, doc id)].
 
     What goes wrong is for the terminal, where it may name addresses and files; the next question may do better.
     """
     if len(question := str(question or "")) > LONGEST:
         note = f"At most {LONGEST:,} characters of a question are read: shorten it."
-        return [(f'<p class="error">{note}</p>', "", "")] * len(names)
+        return [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
     if not (question := process.one_line(question, LONGEST)):
-        return [('<p class="note">Ask a question.</p>', "", "")] * len(names)
+        return [('<p class="note">Ask a question.</p>', "", "", [])] * len(names)
     try:
         found = ask(question)
     except Exception as error:
         print(process.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
         note = "This question could not be answered; the terminal in which the page was started says why."
-        return [(f'<p class="error">{note}</p>', "", "")] * len(names)
+        return [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
     out = []
     for column, name in enumerate(names):
         one = found[name]
@@ -106,8 +109,22 @@ def results(ask, names, question):
             f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written</p>"
         )
         prompt = process.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
-        out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt))
+        right = [(process.one_line(f"[{doc.number}] {doc.place or doc.ident}", 60), doc.ident) for doc in one.docs]
+        out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt, right))
     return out
+
+
+def keep(path, question, found, marked):
+    """Add a question with the docs that a reader marked to a table of questions (lib.data.questions); what to say.
+
+    found: the ids that were shown for it; others are nobody's choice.
+    """
+    docs = [doc for doc in dict.fromkeys(doc for own in marked for doc in own or ()) if doc in found]
+    if not question or not docs:
+        return "Ask, and mark the docs that answer."
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"question": question, "answer": docs}, ensure_ascii=False) + "\n")
+    return f"Kept with {len(docs)} doc{'s' * (len(docs) > 1)}."
 
 
 class Small:
@@ -127,8 +144,8 @@ class Small:
             await self.app(scope, receive, send)
 
 
-def build(ask, names, *, title, examples):
-    """The gradio.Blocks of the page. ask(question) gives {name: Found} for each of `names`."""
+def build(ask, names, *, title, examples, save=None):
+    """The gradio.Blocks of the page. ask(question) gives {name: Found} for each of `names`; save: of keep()."""
     import gradio as gr
 
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=len(names) > 1) as page:
@@ -140,26 +157,44 @@ def build(ask, names, *, title, examples):
             button = gr.Button("Ask", variant="primary", scale=1, elem_id="ask")
         if examples:
             gr.Examples([process.one_line(each, 200) for each in examples], question, label="Examples")
-        outputs = []
+        outputs, marks, asked = [], [], gr.State(("", []))
         with gr.Row():
             for column, name in enumerate(names):
                 with gr.Column(min_width=320):
                     if len(names) > 1:
                         gr.HTML(f"<h3>{safe(name)}</h3>")
                     answer = gr.HTML(elem_id=f"answer-{column}")
+                    right = gr.CheckboxGroup([], label="Which of these answer it?", visible=bool(save))
                     docs = gr.HTML(elem_id=f"docs-{column}")
                     with gr.Accordion("Prompt", open=False):
                         prompt = gr.Textbox(lines=6, max_lines=30, interactive=False, show_label=False)
-                    outputs += [answer, docs, prompt]
+                    outputs += [answer, docs, prompt, right]
+                    marks.append(right)
+        if save:
+            with gr.Row():
+                keeping, said = gr.Button("The marked ones are right", elem_id="keep"), gr.HTML(elem_id="kept")
 
         def answer_all(text):
-            return [part for row in results(ask, names, text) for part in row]
+            rows, parts = results(ask, names, text), []
+            for *shown, right in rows:
+                parts += [*shown, gr.CheckboxGroup(right, value=[])]
+            found = [ident for row in rows for _, ident in row[-1]]
+            return [*parts, (process.one_line(str(text or ""), LONGEST), found)]
+
+        def keep_marked(asked, *marked):
+            try:
+                return f'<p class="note">{keep(save, *asked, marked)}</p>'
+            except OSError as error:
+                print(f"{save}: {error}", file=sys.stderr)
+                return '<p class="error">It could not be kept; the terminal says why.</p>'
 
         # one question at a time: the models are shared, and others wait for their turn
         quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         gr.on([button.click, question.submit], lambda: gr.update(interactive=False), None, button, **quiet).then(
-            answer_all, question, outputs, concurrency_limit=1, api_visibility="private"
+            answer_all, question, [*outputs, asked], concurrency_limit=1, api_visibility="private"
         ).then(lambda: gr.update(interactive=True), None, button, **quiet)
+        if save:
+            keeping.click(keep_marked, [asked, *marks], said, concurrency_limit=1, api_visibility="private")
     return page.queue(max_size=WAITING)
 
 
@@ -173,13 +208,13 @@ def launch(page, **how):
     )[1]  # fmt: skip
 
 
-def serve(ask, names, *, title, examples, host, port):
+def serve(ask, names, *, title, examples, host, port, save=None):
     """Serve the page until the user interrupts; BadInput if gradio is missing or the address cannot be had."""
     try:
         import gradio as gr
     except ImportError:
         raise BadInput("--web needs gradio: pip install gradio") from None
-    page = build(ask, names, title=title, examples=examples)
+    page = build(ask, names, title=title, examples=examples, save=save)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched for it
     try:
         url = launch(page, server_name=host, server_port=port or None, theme=theme)

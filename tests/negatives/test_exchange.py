@@ -526,3 +526,21 @@ def test_the_next_step_of_an_export_is_the_other_librarys(folder, launch, capsys
     datasets = pytest.importorskip("datasets")
     rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "hub"))
     assert {"anchor", "positive", "negative_1"} <= set(rows.column_names) and len(rows)
+
+
+def test_lists_are_filled_up_with_random_docs(folder, launch, refused, capsys, tmp_path):
+    flags = ("--data", folder, "--name", "full", "--overwrite", "--depth", 5, "--filters", "percpos:0.2")
+    assert launch("mine_negatives.py", *flags, "--fill", cwd=tmp_path) == 0
+    assert "have no negative" not in capsys.readouterr().out
+    (path,) = (tmp_path / "runs/full/negatives").glob("*.jsonl")
+    lists, collection = {}, load_collection(folder)
+    for record in map(json.loads, path.read_text().splitlines()[1:]):
+        lists.setdefault(record["qid"], []).append((record["doc_id"], record["source"]))
+    known = collection.qrels_dict("train")
+    assert lists.keys() == known.keys()
+    for qid, docs in lists.items():
+        assert len({doc for doc, _ in docs}) == len(docs) == 5 and not known[qid].keys() & {doc for doc, _ in docs}
+    assert {source for docs in lists.values() for _, source in docs} == {"bm25", "random"}
+    assert "leave the source random out" in refused(
+        "mine_negatives.py", *flags, "--fill", "--sources", "bm25", "random", cwd=tmp_path
+    )

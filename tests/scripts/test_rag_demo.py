@@ -390,6 +390,25 @@ def test_what_the_page_says_when_there_is_no_answer(capsys):
     assert page.results(lambda q: {"runs/R": found()}, names, "x" * 2000)[0][1]
 
 
+def test_what_a_reader_marks_is_a_table_of_questions(tmp_path, tiny):
+    path, shown = tmp_path / "asked.jsonl", tiny.docs.ids[:3]
+    for question, found, marked in (("", shown, [[shown[0]]]), ("x?", shown, [[], None]), ("x?", shown, [["another"]])):
+        assert "mark the docs" in page.keep(path, question, found, marked) and not path.exists()
+    assert page.keep(path, "what rests?", shown, [[shown[0]], [shown[0], shown[2], "another"]]) == "Kept with 2 docs."
+    assert page.keep(path, 'naïve \n "quoted"?', shown, [[shown[1]]]) == "Kept with 1 doc."
+    asked = load_collection(f"asked:{path}@{TINY}")
+    kept = {asked.queries.text(row): set(asked.qrels_dict(split)[asked.queries.ids[row]])
+            for split in ("dev", "test") for row in asked.split(split).queries}  # fmt: skip
+    assert kept == {"what rests?": {shown[0], shown[2]}, 'naïve \n "quoted"?': {shown[1]}}
+
+
+def test_files_that_questions_are_not_kept_in(refused, untrained):
+    run = ("--run", "runs/R", "--web", "--save")
+    assert "a name that ends in .jsonl is wanted" in refused("rag_demo.py", *run, "q.csv", cwd=untrained)
+    assert "no file can be made there" in refused("rag_demo.py", *run, "nowhere/q.jsonl", cwd=untrained)
+    assert "--save needs --web" in refused("rag_demo.py", "--run", "runs/R", "--save", "q.jsonl", "x?", cwd=untrained)
+
+
 def test_the_page_takes_no_uploads_and_no_endless_requests():
     pytest.importorskip("gradio")
     built = page.build(lambda q: {}, ["a", "b"], title="t", examples=["one?"])
@@ -431,7 +450,8 @@ def test_the_page_in_a_browser(tmp_path):
         one = found(answer=Answer(f"{question} [1] [2]", (1, 2)))
         return {"runs/A": one, "runs/B": Found(one.docs[1:], Answer("other [2]", (2,)), 2.0)}
 
-    built = page.build(ask, ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"])
+    built = page.build(ask, ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"],
+                       save=tmp_path / "asked.jsonl")  # fmt: skip
     url = page.launch(built)
     users = [webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) for _ in range(2)]
     try:
@@ -449,10 +469,19 @@ def test_the_page_in_a_browser(tmp_path):
         assert "only here" in users[0].find_element("css selector", "#docs-0").text  # the other found less
         users[0].find_element("css selector", "#answer-0 .answer a").click()
         assert users[0].current_url.endswith("#doc-0-1")
+        users[0].find_element("css selector", "#keep").click()
+        wait_for(users[0], "#kept .note", holds="mark the docs")
+        users[0].find_elements("css selector", "input[type=checkbox]")[1].click()
+        users[0].find_element("css selector", "#keep").click()
+        wait_for(users[0], "#kept .note", holds="Kept with 1 doc.")
+        (kept,) = map(json.loads, (tmp_path / "asked.jsonl").read_text(encoding="utf-8").splitlines())
+        assert kept["answer"] == ["b"] and kept["question"].startswith(HOSTILE[:25])
+        assert not users[0].execute_script("return document.querySelectorAll('label script, label img').length")
+        users[0].save_screenshot(str(tmp_path / "marked.png"))
         type_in(users[0], "x" * 10_000)
-        wait_for(users[0], "#answer-0 .answer", holds="xxxx")
+        wait_for(users[0], "#answer-0 .error", holds="At most 2,000 characters")
         type_in(users[0], "down")
-        wait_for(users[0], "#answer-0 .error", holds="refused")
+        wait_for(users[0], "#answer-0 .error", holds="could not be answered")
         type_in(users[0], "slow one")
         wait_until(lambda: not users[0].find_element("css selector", "#ask").is_enabled())
         type_in(users[1], "another user")
