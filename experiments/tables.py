@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from docs/results, so that numbers and data cannot part.
+"""Write the tables of README.md and docs/ from docs/results and the scripts, so that they cannot part.
 
 python experiments/tables.py            # writes what differs
 python experiments/tables.py --check    # exit code 1 if something would
@@ -7,8 +7,10 @@ A table stands between two comments: `<!-- table NAME: COLUMN ... -->` and `<!--
 docs/results; a COLUMN is a measure (its mean and deviation over seeds), a measure with :gain, :p or :detectable (its
 test against the first arm, or against another one where `against=ARM` is written), decision, group (both by MRR@10),
 seconds, uniformity. `<!-- collections MEASURE: NAME ... -->` pools comparisons of the same arms over collections.
+`<!-- flags SCRIPT -->` has a table for each group of a script's flags.
 """
 
+import importlib
 import pathlib
 import re
 import sys
@@ -20,11 +22,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib import cli, process
 from lib.evaluation import analysis, meta, report, significance
 from lib.evaluation.measures import MEASURES
-from lib.files import BadInput, write_text
+from lib.files import BadInput, markdown, write_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table ([\w.-]+): ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
 POOLED = re.compile(r"(<!-- collections (\S+)( against=\S+)?: ([^>]+?) -->\n).*?(<!-- end -->)", re.S)
+
+FLAGS = re.compile(r"(<!-- flags (\w+)\.py -->\n).*?(<!-- end -->)", re.S)
 
 
 def heading(column, first):
@@ -89,8 +93,39 @@ def over(measure, against, names):
     return meta.to_table(found).partition("\n\n")[2]
 
 
+def parser_of(script):
+    """The parser of a script, caught where the script would parse."""
+    made, parse_args = [], cli.Parser.parse_args
+    cli.Parser.parse_args = lambda parser, *rest: made.append(parser) or sys.exit()
+    try:
+        importlib.import_module(script).parse_args()
+    except SystemExit:
+        return made[0]
+    finally:
+        cli.Parser.parse_args = parse_args
+
+
+def flags(script):
+    """The Markdown of a script's flags, a table for each group of its --help all."""
+    parts = []
+    for group in parser_of(script)._action_groups:
+        actions = [action for action in group._group_actions if action.dest != "help"]
+        rows = []
+        for action in actions:
+            names = ", ".join(action.option_strings) or action.dest
+            value = action.metavar or (action.choices and "|".join(map(str, action.choices))) or action.dest.upper()
+            shown = names if action.nargs == 0 or not action.option_strings else f"{names} {value}"
+            shown += " ..." if action.nargs in ("+", "*") else ""
+            said = action.help + (" (an arm may change it)" if getattr(action, "per_arm", False) else "")
+            rows.append([f"`{shown}`".replace("|", "\\|"), said.replace("|", "\\|").replace("<", "&lt;")])
+        if rows:
+            parts.append(f"**{group.title}**\n\n{markdown(['flag', 'what it does'], rows)}")
+    return "\n".join(parts)
+
+
 def renewed(text):
     """A page with its tables made anew."""
+    text = FLAGS.sub(lambda found: f"{found[1]}\n{flags(found[2])}\n{found[3]}", text)
     text = POOLED.sub(lambda found: f"{found[1]}{over(found[2], found[3], found[4].split())}{found[5]}", text)
     return MARKED.sub(lambda found: f"{found[1]}{table(found[2], found[3].split())}{found[4]}", text)
 
