@@ -45,7 +45,7 @@ from lib.negatives.filters import FILTERS, POSITIVE_FILTERS, inconsistent, parse
 from lib.negatives.pool import advise, describe_pool, doc_states, open_pool, unlabelled_docs
 from lib.negatives.queue import Queue
 from lib.negatives.sampler import IN_BATCH, MiningConfig, NegativeSampler
-from lib.negatives.sources import SOURCES, Miner
+from lib.negatives.sources import SOURCES, Miner, embedded_docs
 from lib.search.approximate import Approximate
 from lib.search.retriever import fingerprint_of
 
@@ -350,7 +350,7 @@ def compare(args, parser, collection, name):
         arms,
         args.budget,
         batch_size=lambda arm: order(of_arm(args, arm)).batch_size,
-        docs=len(collection.docs),
+        docs=lambda arm: mined_docs(of_arm(args, arm), collection),
         refresh_every=lambda arm: refresh_every(of_arm(args, arm), order(args)),
     )
     runs.train(f"{len(arms)} arms x {len(args.seeds)} seeds on {collection.name}", arms, steps)
@@ -704,6 +704,12 @@ def cost_of(arm):
 def explicit_of(arm):
     """How many negatives a query has that are encoded with each step: the mean over training."""
     return sum(mean for name, (mean, _) in arm.shares.items() if not SOURCES[name].queue)
+
+
+def mined_docs(args, collection):
+    """How many docs a mining of this arm embeds."""
+    rows = embedded_docs(collection, open_pool(args.negative_docs, collection, allow_leak=args.allow_leak))
+    return len(collection.docs) if rows is None else len(rows)
 
 
 def refresh_every(args, order):

@@ -130,7 +130,9 @@ class Runs:
 
 
 def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot):
-    """{arm: steps} that cost what `steps` of the first arm cost. batch_size(arm): queries of a step.
+    """{arm: steps} that cost what `steps` of the first arm cost.
+
+    batch_size(arm): queries of a step; docs(arm): how many a mining embeds.
 
     Costs are counted: B docs and B * K negatives are in the denominators and are encoded; a source that encodes
     the corpus does so once or at each of its minings, every refresh_every(arm) steps. Seconds are those of
@@ -141,13 +143,15 @@ def matched_steps(arms, *, budget, steps, batch_size, docs, refresh_every, pilot
         shares = arm.shares
         queued = sum(mean for name, (mean, _) in shares.items() if SOURCES[name].queue)
         explicit = sum(mean for mean, _ in shares.values()) - queued
-        batch = min(docs, batch_size(arm) * (1 + explicit))
+        corpus = docs(arm)
+        batch = min(corpus, batch_size(arm) * (1 + explicit))
         if budget == "denominators":
             return 0.0, batch - 1 + queued
         again = {name: share for name, (_, share) in shares.items() if SOURCES[name].every == "refresh"}
         if budget == "docs_encoded":
             once = any(SOURCES[name].encodes_corpus for name in shares if name not in again)
-            return docs * once, batch * (2 if queued else 1) + docs * sum(again.values()) / refresh_every(arm)
+            each, every = batch * (2 if queued else 1), refresh_every(arm)
+            return corpus * once, each + corpus * sum(again.values()) / every
         timed = pilot(arm)
         train, mine = timed["train_s"] / PILOT, timed["mine_s"]
         if again:  # the pilot may mine once, where a run mines at every refresh

@@ -32,19 +32,21 @@ class Embedder:
         tokens, desc = self.tokens[kind], "embedding " + {"query": "queries", "doc": "docs"}[kind]
         return dist.map_rows(lambda own: embed(encoder, tokens, own, desc=desc), rows)
 
-    def embed_docs(self, encoder, *, shared=False):
-        """(M, D) vectors of all docs; those of the last call, if the weights are the same.
+    def embed_docs(self, encoder, rows=None, *, shared=False):
+        """(M, D) vectors of all docs, or of some rows; those of the last call, if the weights are the same.
 
         shared: whether other runs will want them, as those of a model that is not yet trained. A transformer's
         then go through the cache; a static encoder makes its own faster than they could be read.
         """
         if self.frozen is not None:
-            return self.frozen
+            return self.frozen if rows is None else self.frozen[rows]
         key = weights_fingerprint(encoder)
         if self._docs[0] != key:
             self._docs = None, None  # the old ones go first: of a large corpus two would not fit
+            if rows is not None:
+                return self.embed(encoder, "doc", rows)
             self._docs = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
-        return self._docs[1]
+        return self._docs[1] if rows is None else self._docs[1][rows]
 
     def freeze_docs(self, encoder):
         """Embed the docs for the last time: whatever encoder is asked for them later on has the same tower of docs."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lib.data import fields
+from lib.data.collection import ranges
 from lib.files import BadInput
 from lib.model.embedder import Embedder
 from lib.model.encoder import load_to_encode
@@ -89,7 +90,7 @@ class Miner:
         self.mine_index, self.precision, self.max_ram = mine_index, precision, max_ram
         self._find = Approximate(mine_index) if mine_index else functools.partial(exact.search, device=self.device)
         self.encoded = 0  # docs embedded so far in order to mine
-        self.frozen = {}  # source -> vectors of all docs as they were when it began
+        self.frozen = {}  # source -> vectors of the docs as they were when it began
 
     @functools.cached_property
     def encoder(self):
@@ -102,6 +103,25 @@ class Miner:
     def embedder(self):
         """Vectors of the collection by that encoder."""
         return Embedder(self.collection, self.encoder)
+
+    @functools.cached_property
+    def rows(self):
+        """The docs that are embedded in order to mine, sorted, None for all: see embedded_docs()."""
+        return embedded_docs(self.collection, self.pool, self.split)
+
+    @functools.cached_property
+    def _among(self):
+        """Which of these docs lists may hold, None for all."""
+        pool = self.pool.rows
+        if self.rows is None or pool is None:
+            return pool
+        return None if len(pool) == len(self.rows) else np.searchsorted(self.rows, pool)
+
+    def embed_docs(self, encoder):
+        """Vectors (R, D) of these docs; `encoded` counts them."""
+        if self.embedder.frozen is None:
+            self.encoded += len(self.collection.docs) if self.rows is None else len(self.rows)
+        return self.embedder.embed_docs(encoder, self.rows)
 
     def mine(self, source, positions, count, last=None, *, encoder=None):
         """Candidates of a source, those that may be negatives, by the averaged encoder where none is given."""
@@ -135,19 +155,22 @@ class Miner:
         return search_candidates(self.collection, self.queries, count, search, source=source)
 
     def search(self, source, positions, count, last, q_emb, d_emb):
-        """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (M, D).
+        """Candidates by inner product: q_emb (n, D) of the queries at `positions`, d_emb (R, D) of embed_docs().
 
         Notes the share of the last lists' docs that still outscores the positive.
         """
-        found = search_candidates(
-            self.collection,
-            self.queries[positions],
-            count,
-            lambda part, k, known: self._find(q_emb[part], d_emb, k, known, among=self.pool.rows),
-            source=source,
-        )
+        rows = self.rows
+
+        def place(docs):
+            return docs if rows is None else np.where(docs < 0, -1, np.searchsorted(rows, docs))
+
+        def find(part, k, known):
+            hits = self._find(q_emb[part], d_emb, k, place(known), among=self._among)
+            return hits if rows is None else hits._replace(rows=np.where(hits.rows < 0, -1, rows[hits.rows]))
+
+        found = search_candidates(self.collection, self.queries[positions], count, find, source=source)
         if last is not None and (last >= 0).any():
-            still = exact.pair_scores(q_emb, d_emb, last) > found.positive[:, None]
+            still = exact.pair_scores(q_emb, d_emb, place(last)) > found.positive[:, None]
             found.notes = {"last_still_above": round(float(still[last >= 0].mean()), 6)}
         return found
 
@@ -164,6 +187,15 @@ class Miner:
         """Continue from what state_dict() returned."""
         self.frozen = {source: vectors.numpy() for source, vectors in state["frozen"].items()}
         self.encoded = state["encoded"]
+
+
+def embedded_docs(collection, pool, split="train"):
+    """The docs that a mining embeds, sorted: those of the pool and the positives they are compared with. None: all."""
+    if pool.rows is None:
+        return None
+    (indptr, known), queries = collection.known, collection.split(split).queries
+    rows = np.union1d(pool.rows, known[ranges(indptr[queries], indptr[queries + 1])])
+    return rows if len(rows) < len(collection.docs) else None
 
 
 def mine_bm25(miner, positions, count, last, encoder):
@@ -234,16 +266,14 @@ def file_candidates(path, collection, *, needs_teacher, split="train", format="o
 
 def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
     """The encoder's own best."""
-    miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
     q_emb = miner.embed_queries(encoder, positions)
-    return miner.search(source, positions, count, last, q_emb, miner.embedder.embed_docs(encoder))
+    return miner.search(source, positions, count, last, q_emb, miner.embed_docs(encoder))
 
 
 def mine_adore(miner, positions, count, last, encoder):
     """The best by the query vectors of this very step, over docs frozen as the source began (Zhan et al. 2021)."""
     if "adore" not in miner.frozen:
-        miner.frozen["adore"] = miner.embedder.embed_docs(encoder)
-        miner.encoded += len(miner.collection.docs) * (miner.embedder.frozen is None)
+        miner.frozen["adore"] = miner.embed_docs(encoder)
     q_emb = miner.embed_queries(miner.encoder, positions)
     return miner.search("adore", positions, count, last, q_emb, miner.frozen["adore"])
 

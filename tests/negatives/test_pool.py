@@ -105,3 +105,23 @@ def test_every_source_keeps_to_the_pool_and_depth_means_depth(collection, source
     assert pool.holds(docs)[docs >= 0].all()
     if SOURCES[source].mine and source not in ("bm25", "miner"):  # BM25 leaves out docs that share no word
         assert (docs >= 0).all()  # lists are as deep as asked for, not thinned afterwards
+
+
+@pytest.mark.parametrize("rows", [np.arange(10, 90), np.arange(100, 140), np.arange(60)])
+@pytest.mark.parametrize("source", ["refresh", "adore"])
+def test_docs_that_cannot_be_negatives_are_not_embedded_to_mine(collection, source, rows, monkeypatch):
+    """Lists, scores and what the last lists still do are those of a search over all docs."""
+    pool, encoder, positions = Pool("some", rows.astype(np.int32)), make_encoder(collection), np.arange(0, 60, 3)
+    found, last = [], np.tile(rows[:4], (len(positions), 1))
+    for _ in range(2):
+        embedder = Embedder(collection, encoder)
+        miner = Miner(embedder, encoder, averaged_twin(encoder, 0.9), pool=pool)
+        found.append((miner.mine(source, positions, 5, last), miner.encoded))
+        monkeypatch.setattr("lib.negatives.sources.embedded_docs", lambda *_: None)
+    (some, count), (whole, everything) = found
+    assert count == len({*rows.tolist(), *range(60)}) < everything == DOCS
+    assert (some.docs == whole.docs).all() and some.notes == whole.notes and (some.docs >= 0).any()
+    np.testing.assert_allclose(some.scores, whole.scores, rtol=1e-6)
+    np.testing.assert_allclose(some.positive, whole.positive, rtol=1e-6)
+    embedder.embed_docs(encoder)  # as an evaluation does: what is there is taken
+    assert np.array_equal(embedder.embed_docs(encoder, rows), embedder.embed_docs(encoder)[rows])

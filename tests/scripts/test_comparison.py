@@ -404,7 +404,7 @@ def test_steps_are_inverse_to_the_seconds_of_a_pilot():
         budget="seconds",
         steps=100,
         batch_size=lambda arm: 4,
-        docs=40,
+        docs=lambda arm: 40,
         refresh_every=lambda arm: 4,
         pilot=pilot,
     )

@@ -92,7 +92,7 @@ def test_a_source(train, monkeypatch, source):
 
 def mine_nearest(miner, positions, count, last, encoder):
     """The encoder's own best, by whatever encoder there is."""
-    q_emb, d_emb = miner.embed_queries(encoder, positions), miner.embedder.embed_docs(encoder)
+    q_emb, d_emb = miner.embed_queries(encoder, positions), miner.embed_docs(encoder)
     return miner.search("nearest", positions, count, last, q_emb, d_emb)
 
 
