@@ -337,7 +337,8 @@ def next_step(row):
     question, trained = cli.quoted(process.one_line(row["qid"], 200)), cli.quoted(row["trained"])
     recorded = run.recorded(row["trained"])["args"].get("data", "python")
     bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
-    behind = row.get("against_bm25", {}).get("high", 0) < 0
+    test = row.get("against_bm25")
+    behind = test and test["high"] < 0 and test["queries"] >= retrieval.FEW
     ask = f"--retriever bm25{bm25_flag}" if behind else f"--run {trained}{flag}"
     bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
     print(

@@ -224,7 +224,7 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
         raise BadInput(next(iter(faults.values()), f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv is there"))
     for split in cut:
         if split not in files and "train" in qrels:
-            qrels["train"], qrels[split] = _cut(qrels["train"], queries, split)
+            qrels["train"], qrels[split] = _cut(qrels["train"], queries, split, spec)
             notes.append(
                 f"{folder}: no {split}.tsv: {len(qrels[split]):,} of the train queries, chosen by a hash of their ids, "
                 f"are the {split} split"
@@ -295,11 +295,11 @@ def collection_of(data, folder, *, cut=(), strict=False):
     return spec, load_collection(spec, cut=cut, strict=strict)
 
 
-def _cut(qrels, queries, split):
+def _cut(qrels, queries, split, spec):
     """(the rest, a tenth of the split's queries, by a hash of their ids: another tenth for another split)."""
     chosen = np.array([beir.split_by_hash(queries.ids[row], dev=1) == split for row in qrels.queries])
     if chosen.all() or not chosen.any():
-        raise BadInput(f"{queries.path.parent}: no {split}.tsv, and too few train queries to take some as {split}")
+        raise BadInput(f"{spec}: no {split} queries, and too few for training to take some as {split}: more are needed")
     return qrels.select(~chosen), qrels.select(chosen)
 
 

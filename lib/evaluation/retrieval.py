@@ -12,6 +12,7 @@ from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP
 from lib.search import fusion
 from lib.search.retriever import HELP, open_mixed
 
+FEW = 20  # queries below which nothing is said of which retriever is ahead
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
 
 
@@ -125,13 +126,22 @@ def against_bm25(values, collection, split, *, measure, self_match):
     hits = diagnostics.bm25_hits(collection, split, self_match=self_match)
     baseline = measures.score(collection, split, hits)
     found = significance.by_query(values, baseline, measure)
-    return {name: found[name] for name in ("difference", "low", "high", "p")} | {
+    return {name: found[name] for name in ("difference", "low", "high", "p", "queries")} | {
         "mean": measures.mean(baseline)[measure]
     }
 
 
+def too_few(queries):
+    """What a verdict says of so few queries."""
+    return (
+        f"{queries} queries are too few to say what to search with: {FEW} at least are wanted (--questions adds yours)"
+    )
+
+
 def verdict(test, measure, *, spec, mixed):
     """A sentence that says what to search with by against_bm25(). mixed: the spec of both, None where there is none."""
+    if test["queries"] < FEW:
+        return too_few(test["queries"])
     shown = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}] {measure}, BM25 {test['mean']:.4f}"
     mix = f"; mixing both often gains more: --retriever {mixed}" if mixed else ""
     if test["high"] < 0:

@@ -239,7 +239,7 @@ class Training:
     def against(self, per_query, other):
         """The difference to another retriever on test, and its 95 % interval over queries."""
         test = significance.by_query(per_query, other, self.select)
-        return {key: test[key] for key in ("difference", "low", "high")}
+        return {key: test[key] for key in ("difference", "low", "high", "queries")}
 
     def summarise(self, bm25, per_query, geometry):
         """What summary.json holds."""
@@ -308,6 +308,8 @@ def verdict(summary, measure, *, run, lr):
     if abs(on_dev - against["difference"]) > APART:
         said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"
     pretrained, index = "start from a pretrained model (--encoder MODEL, --init MODEL)", f"build_index.py --run {run}"
+    if against["queries"] < retrieval.FEW:
+        return f"{retrieval.too_few(against['queries'])}{said}", f"python {index}"
     gains = mixed and mixed["against_better"]["low"] > 0
     mix = (
         f"mixed with BM25 it gains {shown.format(**mixed['against_better'])} over the better of the two: search with "

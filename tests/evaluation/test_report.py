@@ -24,7 +24,7 @@ from test_comparison_statistics import (
 )
 
 from lib import files
-from lib.evaluation import analysis, comparison, comparison_plots, measures, report, training
+from lib.evaluation import analysis, comparison, comparison_plots, measures, report, retrieval, training
 from lib.evaluation.measures import MEASURES
 from lib.files import BadInput
 
@@ -323,7 +323,8 @@ def test_a_table_by_a_field():
 # ------------------------------------------------------------------------------------------------------- a verdict
 
 LESS, LEVEL, MORE = (
-    {"difference": difference, "low": difference - 0.02, "high": difference + 0.02} for difference in (-0.1, 0.01, 0.05)
+    {"difference": difference, "low": difference - 0.02, "high": difference + 0.02, "queries": 20}
+    for difference in (-0.1, 0.01, 0.05)
 )
 OF_A_RUN = [  # against BM25, against the start
     (MORE, MORE, "this encoder is ahead of BM25 (+0.0500 [+0.0300, +0.0700] mrr@10): use it", "build_index.py --run R"),
@@ -370,6 +371,12 @@ def test_a_run_says_what_mixing_gains(against):
     assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10)" in found and "R+bm25" not in following
     assert ("search with --retriever bm25" in found) == (against is LESS)
     assert ("rag_demo.py --run R --retriever bm25 " if against is LESS else "build_index.py --run R") in following
+
+
+def test_of_few_queries_nothing_is_said():
+    few = ended(MORE | {"queries": 19}, mixed={"weight": 0.5, "against_better": MORE})
+    assert training.verdict(few, "mrr@10", run="R", lr=0.03)[0].startswith("19 queries are too few to say what to")
+    assert "ahead" not in retrieval.verdict(LESS | {"queries": 1, "mean": 0.5}, "mrr@10", spec="R", mixed=None)
 
 
 def test_a_run_says_where_dev_and_test_differ():

@@ -469,12 +469,16 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
 )
 @pytest.mark.parametrize("mixed", [None, "runs/R+bm25"])
 def test_a_verdict_says_what_to_search_with(difference, said, mixed):
-    test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5}
+    test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5, "queries": 100}
     found = retrieval.verdict(test, "mrr@10", spec="runs/R", mixed=mixed)
     assert found.startswith(said) and (mixed is not None) == found.endswith("--retriever runs/R+bm25")
 
 
-def test_evaluate_compares_with_bm25(launch, untrained, capsys):
+def test_evaluate_compares_with_bm25(launch, untrained, monkeypatch, capsys):
+    assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=untrained) == 0
+    out = capsys.readouterr().out
+    assert "\nverdict: 12 queries are too few to say" in out and "\nnext    python rag_demo.py --run runs/R " in out
+    monkeypatch.setattr(retrieval, "FEW", 12)
     assert launch("evaluate.py", "--run", "runs/R", "--overwrite", cwd=untrained) == 0
     out = capsys.readouterr().out
     assert "\nverdict: BM25 is ahead of runs/R" in out and "\nnext    python rag_demo.py --retriever bm25 " in out
