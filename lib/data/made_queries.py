@@ -4,6 +4,7 @@ In training, a doc without a label that gets a query of its own is pulled and no
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from lib import rng
 from lib.data import beir
 from lib.data.texts import Texts, plain
+from lib.data.words import UNIT
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
 LONGEST = 30  # words of a first sentence
@@ -29,8 +31,11 @@ def title(record, row):
 
 def first_sentence(record, row):
     """The first sentence of the text, at most LONGEST words."""
-    sentence = re.split(r"(?<=[.!?])\s", (record.get("text") or "").strip(), maxsplit=1)[0]
-    return " ".join(sentence.split()[:LONGEST])
+    sentence = " ".join(
+        re.split(r"(?<=[.!?])\s|(?<=[。！？])", (record.get("text") or "").strip(), maxsplit=1)[0].split()
+    )
+    ends = [unit.end() for unit in itertools.islice(UNIT.finditer(sentence), LONGEST)]
+    return sentence[: ends[-1]] if ends else ""
 
 
 def crop(record, row):

@@ -10,6 +10,8 @@ JOINED = "".join(rf"\p{{{name}}}" for name in SCRIPTS)
 LETTER = r"[\p{L}\p{M}\p{No}\p{Nl}]"  # marks belong to the letter before them
 RUN = rf"[{JOINED}][{JOINED}\p{{M}}ー]*"
 WORD = regex.compile(rf"{RUN}|[A-Z]+(?![{LETTER}--[A-Z{JOINED}]])|[A-Z]?[{LETTER}--[A-Z{JOINED}]]+|\d+", regex.VERSION1)
+# what a text's length is counted in: what stands between blanks, or two characters where words are written without
+UNIT = regex.compile(rf"[{JOINED}]\p{{M}}*(?:[{JOINED}]\p{{M}}*)?|[^\s{JOINED}]+", regex.VERSION1)
 ASCII_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")  # the same for most texts, in half the time
 MARKS = regex.compile(r"(\p{M}{30})\p{M}+")  # more on one letter stand in no language (UAX 15, stream-safe text)
 PLAIN = regex.compile(rf"[{JOINED}]\p{{M}}*|(?:[{LETTER}--[{JOINED}]]|\d)+", regex.VERSION1)

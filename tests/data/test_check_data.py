@@ -74,7 +74,8 @@ def test_a_table_is_looked_at_too(look, tmp_path):
 @pytest.mark.parametrize("docs, code", [({"a": "one", "b": "two"}, 1), ({"a": "one", "b": "two", "c": "three"}, 0)])
 def test_a_collection_that_leaves_no_doc_to_be_a_negative(look, tmp_path, docs, code):
     qrels = {"train": [(qid, doc, 1) for qid in ("q1", "q2") for doc in ("a", "b")], "test": [("q3", "a", 1)]}
-    folder = write_collection(tmp_path / "all", docs, {"q1": "x one", "q2": "y two", "q3": "z"}, qrels)
+    queries = {"q1": "x one", "q2": "y two", "q3": "z", "q4": "w"}
+    folder = write_collection(tmp_path / "all", docs, queries, qrels | {"dev": [("q4", "b", 1)]})
     found, printed = look(folder)
     assert found == code and ("nothing is left to be a negative" in printed) == bool(code)
     assert ("train queries of which every doc is a positive" in printed) == bool(code)

@@ -6,6 +6,7 @@ import pytest
 
 from lib.data.collection import load_collection
 from lib.data.formats import front_matter, pages
+from lib.data.formats.html_pages import MOST_HEADING
 from lib.files import BadInput
 
 WORDS = "Plug the cable into the wall."
@@ -59,7 +60,7 @@ def test_a_front_matter_gives_the_title_and_metadata_and_no_text(tmp_path):
     assert docs["b.mdx#1"]["title"] == "second page" and docs["b.mdx#1"]["text"] == WORDS
     assert {"date": "2024-01-02", "draft": "true"}.items() <= docs["b.mdx#1"]["metadata"].items()
     assert docs["c.html#1"]["title"] == "It's a page" and docs["c.html#1"]["text"] == WORDS
-    assert docs["d.txt#1"]["text"].startswith("--- title: x")
+    assert docs["d.txt#1"]["text"].startswith("---\ntitle: x")
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,10 @@ def test_what_only_looks_like_a_front_matter_stays_text(text):
 
 def test_imports_at_the_top_of_a_page_are_no_text():
     imports = "\nimport Tabs from '@theme/Tabs';\nimport {\n\nimport \"a.css\"\n"
-    assert pages.sections_of_markdown(imports.replace("import {\n", "") + WORDS) == [(5, (), WORDS)]
+    assert pages.sections_of_markdown(imports.replace("import {\n", "") + WORDS) == [(5, (), WORDS, WORDS)]
     assert pages.sections_of_markdown(imports + WORDS)[0][2].startswith("import {")
     for text in ("Import 'x'", "import it's a word", f"{WORDS}\nimport 'x'"):
-        assert pages.sections_of_markdown(text) == [(1, (), text)]
+        assert pages.sections_of_markdown(text)[0][2] == " ".join(text.split())
 
 
 def test_fields_take_no_place_of_ours_and_hold_what_can_be_written(tmp_path):
@@ -146,13 +147,13 @@ One <!-- # kept --> two
 
 def paths(text):
     """[(line, last heading)] of a Markdown text."""
-    return [(line, path[-1] if path else "") for line, path, _ in pages.sections_of_markdown(text)]
+    return [(line, path[-1] if path else "") for line, path, *_ in pages.sections_of_markdown(text)]
 
 
 def test_fences_comments_and_underlines_are_those_of_commonmark():
     assert paths(MARKDOWN) == [(1, ""), (3, "Cleaning"), (17, "The heading of two lines")]
     code = pages.sections_of_markdown(MARKDOWN)[1][2]
-    assert "x\n---\n``` no end\n# no heading in code\n```" in code
+    assert "\n\nx\n---\n``` no end\n# no heading in code\n\nNext." in code  # its lines, without the fence
     assert "a note" not in code and "in a comment" not in code and code.endswith("rest")
     assert paths("## Reset {#reset}\nwords\n\nBelow {#x}\n=====\nwords") == [(1, "Reset"), (4, "Below")]
 
@@ -164,18 +165,136 @@ def test_fences_comments_and_underlines_are_those_of_commonmark():
         ("a\n    b\n---\nc", [(1, "a b")]),
         ("> a\nb\n---\nc", [(1, "")]),
         ("    a\n---\nc", [(1, "")]),
-        ("***\na\n---\nb", [(1, ""), (2, "a")]),
+        ("***\na\n---\nb", [(2, "a")]),
         ("# A\nb\n===\nc", [(2, "b")]),
         ("<!-- a --> # b\nc", [(1, "")]),
         ("<pre>\n# a\n</pre>\n# b\nc", [(1, ""), (4, "b")]),
         ("<pre># a</pre>\n# b\nc", [(1, ""), (2, "b")]),
-        ("<present>\n# b\nc", [(1, ""), (2, "b")]),
+        ("<present>\n# b\n\n# c\nd", [(1, ""), (4, "c")]),
         ("~~~ a`b\n# a\n~~~~\n# b\nc", [(1, ""), (4, "b")]),
-        ("w " * pages.MOST_HEADING + "\n---\nb", [(1, "")]),
+        ("w " * MOST_HEADING + "\n---\nb", [(1, "")]),
     ],
 )
 def test_what_an_underline_makes_a_heading(text, wanted):
     assert paths(text) == wanted
+
+
+SITE = """---
+title: Guide
+---
+
+# Start { #start }
+
+Text *em* [link](http://x.y), `code`, <abbr title="t">API</abbr> ![a cable](i.png)
+goes on.<br>New line.
+
+- one
+- two
+  1. deep
+
+| key | does |
+|-----|------|
+| F1  | `help` |
+
+!!! note "Take care"
+    Indented **text**.
+
+    ```python hl_lines="1"
+    def f():
+        return 1
+    ```
+
+/// tip | Hint
+
+inside {% raw %}
+
+///
+
+{* ../x.py hl[1] *}
+
+::: package.Thing
+    options:
+        members: no
+
+:::warning
+a box
+:::
+
+<p align="center"><em>shown</em><script>no()</script></p>
+
+## Below [#below]
+
+{% for x in y %} {{ x.z }}
+"""
+
+
+def test_what_a_reader_sees_of_a_page_of_a_site():
+    ((line, path, text, lead),) = pages.sections_of_markdown(front_matter.split(SITE)[2])
+    assert (line, path) == (5, ("Start",)) and lead == "Text em link, code, API a cable goes on.\nNew line."
+    parts = [
+        lead, "- one\n- two\n  1. deep", "key | does\nF1 | help", "Take care Indented text.",
+        "def f():\n    return 1", "Hint", "inside", "a box", "shown",
+    ]  # fmt: skip
+    assert text.split("\n\n") == parts
+
+
+MDX = """import X from 'y'
+
+# What's new [#new]
+
+<Callout emoji="!">
+  **Bold** in a <Link href={`/a/${b}`}>link</Link>, `<Kept>`
+</Callout>
+
+{/* a comment
+over lines */}
+<Video
+  src="x" style={{ width: '100%' }}
+/>
+
+```jsx
+<Kept a={b}/>
+```
+
+## 数据 [#data]
+
+当你设置了选项时，它会在请求完成之前更新本地数据。 在那之后。
+"""
+
+
+def test_tags_of_mdx_are_no_text_outside_of_code(tmp_path):
+    (_, path, text, _), (line, below, *_) = pages.KINDS[".mdx"](MDX)
+    assert path == ("What's new",) and text == "Bold in a link, <Kept>\n\n<Kept a={b}/>"
+    assert line == 19 and below == ("What's new", "数据")
+    found = load_collection(str(write(tmp_path / "site", a__mdx=MDX, b__md=WORDS)))
+    texts = {found.queries.text(row) for row in range(len(found.queries))}
+    assert "当你设置了选项时，它会在请求完成之前更新本地数据。" in texts and found.docs.ids[1] == "a.mdx#2"
+
+
+def test_queries_of_pages_are_asked_once_and_begin_where_a_sentence_does(tmp_path):
+    long = " ".join(f"w{i}" for i in range(300))
+    release = "# v{0}\n\n## Fixes\n\nThis fixes number {0} of all.\n\n## Same\n\nThe same words stand everywhere.\n"
+    files = {f"r{i}__md": release.format(i) for i in range(12)}
+    found = load_collection(str(write(tmp_path / "site", **files, long__md=f"# Long\n\n{long}")))
+    asked = {found.queries.text(row): found.queries.ids[row] for row in range(len(found.queries))}
+    assert len(asked) == len(found.queries) and {"v3 Fixes", "v3 Same", "Long"} <= asked.keys()
+    judged = {qid: set(grades) for split in found.qrels for qid, grades in found.qrels_dict(split).items()}
+    assert judged[asked["The same words stand everywhere."]] == {f"r{i}.md#2" for i in range(12)}
+    assert judged[asked["Long"]] == {"long.md#1", "long.md#2"}
+    assert sum(text.startswith("w") for text in asked) == 1  # the second piece begins with no sentence
+    assert all(len(found.split(split)) for split in ("train", "dev", "test"))
+
+
+@pytest.mark.parametrize("count", [3, 10, 11, 12, 13])
+def test_no_split_of_a_folder_is_empty(tmp_path, count):
+    files = {f"p{i}__md": f"# P{i}\n\nPage number {i} has these words.\n" for i in range(count)}
+    found = load_collection(str(write(tmp_path / "site", **files)))
+    assert all(len(found.split(split)) for split in ("train", "dev", "test"))
+    of_file = {}
+    for split in found.qrels:
+        for grades in found.qrels_dict(split).values():
+            of_file.setdefault(next(iter(grades)), set()).add(split)
+    assert count < 10 or all(len(splits) == 1 for splits in of_file.values())
 
 
 RST = """:orphan:
@@ -221,6 +340,10 @@ def test_restructured_text_is_read_with_the_directives_and_roles_of_sphinx():
     (_, path, text), (line, deeper, below) = pages.KINDS[".rst"](RST)
     assert path == ("The Router",) and deeper == ("The Router", "Reset") and 15 <= line <= 20
     assert text == "Plug the red cable into the wall; see os.path.join, the manual and x = 1."
+    assert (
+        pages.KINDS[".rst"]("A\\ |b| \\*c\n")[0][2].startswith("A")
+        and "\0" not in pages.KINDS[".rst"]("a\\ b \\*c")[0][2]
+    )
     lines = [line for line in below.splitlines() if line.strip()]
     assert lines == ["reset(seconds)", "Hold the button for ten seconds.", "3.2 A longer press.", "# no heading",
                      "reset(10)", "key", "does", "F1", "help"]  # fmt: skip
@@ -249,8 +372,11 @@ def test_notebooks_are_their_cells_without_outputs(tmp_path, capsys):
 
 def test_pages_of_other_kinds_are_counted_and_named(tmp_path, capsys):
     folder = write(tmp_path / "notes", a__md=f"# A\n\n{WORDS}\n", b__adoc="B\n=\n", c__PDF="x", d__adoc="D", e__png="x")
+    (folder / "node_modules/x").mkdir(parents=True)
+    (folder / "node_modules/x/README.md").write_text(f"# X\n\n{WORDS}\n")
     assert list(docs_of(folder)) == ["a.md#1"]
     printed = capsys.readouterr()
+    assert "folders of programs, left out: 1 (node_modules)" in printed.out + printed.err
     wanted = "files of kinds that are not read (2 .adoc, 1 .pdf), left out: 3 (b.adoc, c.PDF, d.adoc)"
     assert (printed.out + printed.err).count(wanted) == 1
     (folder / "a.md").unlink()

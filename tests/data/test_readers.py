@@ -179,7 +179,7 @@ The second top section is short too.
 
 def test_markdown_is_cut_at_headings():
     found = pages.sections_of_markdown(MARKDOWN)
-    assert [(line, path) for line, path, _ in found] == [
+    assert [(line, path) for line, path, *_ in found] == [
         (1, ()), (3, ("Top",)), (11, ("Top", "Below")), (15, ("Top", "Below", "Deep")), (19, ("Second",)),
     ]  # fmt: skip
     assert "# no heading in code" in found[1][2] and MARKDOWN.splitlines()[found[2][0] - 1] == "## Below"
@@ -293,7 +293,7 @@ def test_headings_that_are_underlined_and_fences_of_four():
         "end",
     ]
     found = pages.sections_of_markdown("\n\n".join(parts))
-    assert [(line, path) for line, path, _ in found] == [(1, ("Title",)), (6, ("Title", "Sub title")), (19, ("Yes",))]
+    assert [(line, path) for line, path, *_ in found] == [(1, ("Title",)), (6, ("Title", "Sub title")), (19, ("Yes",))]
     assert "# no heading" in found[1][2]
 
 

@@ -94,7 +94,7 @@ def _text(node, nodes):
     if isinstance(node, nodes.system_message):  # what docutils could not read, as it stands
         return "\n".join(child.astext() for child in node.children if isinstance(child, nodes.literal_block))
     if isinstance(node, nodes.Text):
-        return str(node)
+        return node.astext()
     inline = isinstance(node, nodes.TextElement)
     return ("" if inline else "\n").join(_text(child, nodes) for child in node.children)
 

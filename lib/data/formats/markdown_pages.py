@@ -1,0 +1,166 @@
+"""Sections of Markdown pages, read by a CommonMark parser: their words as a reader sees them, code with its lines.
+
+Marks of the programs that make sites from pages (admonitions, tabs, includes, templates, the tags and comments of MDX)
+are no text; what stands inside of them is.
+"""
+
+import functools
+import re
+
+from lib.data.formats import front_matter
+from lib.data.formats.html_pages import MOST_HEADING, sections_of_html
+
+DEEPEST = 100  # quotes and lists within one another
+NAMED = re.compile(r"\{:?[ ]?[#.][^{}]*+\}$|\[#[^\[\]]*+\]$")  # {#name}, {: .class}, [#name] behind a heading
+FENCE = re.compile(r"^(`{3,}+(?=[^`]*$)|~{3,})")
+# a box that opens: /// tip | Title, :::tip Title, !!! tip "Title", === "Title"; its title is text
+BOX = re.compile(
+    r"""(?:/{3,}|:{3,})[ ]*\{?[\w-]+\}?(?:[ ]*\|?[ ]*(?P<title>\S.*?))?(?:[ ]*\{[^{}]*\})?$
+    | (?:!!!|\?\?\?\+?|===[!+]?)[ ]+(?:[\w -]+?)?[ ]*(?:"(?P<quoted>[^"]*)")?$""",
+    re.X,
+)
+BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
+INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
+# docs of an object, which a program writes below its name; files to be put in; statements of a template
+GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
+INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{\{[<%].*[%>]\}\}$")
+TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}")
+VALUE = re.compile(r"\{\{[^{}]*+\}\}")
+BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"
+# code between words, which stays; a tag or comment of MDX
+JSX = re.compile(
+    rf"""(`+)(?!`)[^`]++\1(?!`)
+    | </?(?:[A-Za-z][\w.:-]*+(?:\s++[\w:-]++(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|{BRACES}))?+|\s++{BRACES})*+\s*+)?/?>
+    | \{{/\*.*?\*/\}}""",
+    re.X | re.S,
+)
+
+
+@functools.cache
+def _parser():
+    from markdown_it import MarkdownIt  # here: who reads no pages needs none
+
+    return MarkdownIt("commonmark", {"maxNesting": DEEPEST}).enable(["table", "strikethrough"])
+
+
+def sections_of_markdown(text, *, mdx=False):
+    """[(line, (headings above, outermost first), text, its first paragraph or "")] of a Markdown text."""
+    lines = _without_marks(front_matter.without_imports(text).splitlines(), mdx=mdx)
+    tokens = _parser().parse("\n".join(lines))
+    found, path, parts, lead, begin = [], [], [], "", None
+
+    def close():
+        if body := "\n".join(parts).strip("\n"):
+            found.append((begin, tuple(title for _, title in path), body, lead))
+
+    for depth, title, line, block, is_prose in _blocks(tokens):
+        if depth:
+            close()
+            path = [each for each in path if each[0] < depth] + [(depth, title[:MOST_HEADING] or "#")]
+            parts, lead, begin = [], "", line
+        else:
+            begin = begin or line
+            lead = lead or (block.strip() if is_prose else "")
+            parts.append(block)
+    close()
+    return found
+
+
+def _blocks(tokens):
+    """(depth of a heading or 0, its title, line, text, whether it is a paragraph of the page) of each block."""
+    lists, cells, item, title_of = [], [], "", None
+    for token, after in zip(tokens, [*tokens[1:], None]):
+        line = token.map[0] + 1 if token.map else 1
+        kind, text = token.type, None
+        if kind == "heading_open":
+            title = NAMED.sub("", _plain(after.children)).strip()
+            underlined = token.markup in ("=", "-")
+            if token.level == 0 and not (underlined and len(title) > MOST_HEADING):
+                yield int(token.tag[1]), title, line, "", False
+                title_of = after
+        elif kind in ("bullet_list_open", "ordered_list_open"):
+            lists.append(token.attrs.get("start", 1) if kind[0] == "o" else None)
+        elif kind in ("bullet_list_close", "ordered_list_close"):
+            lists.pop()
+            item, text = "", None if lists else ""  # a line apart from what follows
+        elif kind == "list_item_open":
+            item = "- " if lists[-1] is None else f"{lists[-1]}. "
+            lists[-1] = lists[-1] and lists[-1] + 1
+        elif kind in ("th_open", "td_open"):
+            cells.append(_plain(after.children))
+            title_of = after
+        elif kind == "tr_close":
+            text, cells = " | ".join(cells), []
+        elif kind == "table_close":
+            text = ""  # the same
+        elif kind == "inline" and token is not title_of:
+            text = _plain(token.children)
+        elif kind in ("fence", "code_block"):
+            text = token.content.rstrip("\n")
+        elif kind == "html_block":
+            text = "\n".join(body for *_, body in sections_of_html(token.content))
+        if kind in ("bullet_list_close", "ordered_list_close", "table_close") and text == "":
+            yield 0, "", line, "", False
+        elif text and text.strip():
+            inside = bool(lists) or kind == "tr_close"
+            shown = "  " * (len(lists) - 1) + item + text if inside else text + "\n"
+            item = "  " if lists else ""
+            yield 0, "", line, shown, kind == "inline" and not lists
+
+
+def _plain(children):
+    """The text of inline tokens as a reader sees it."""
+    parts = []
+    for child in children or ():
+        if child.type == "softbreak" or child.type == "hardbreak":
+            parts.append(" " if child.type == "softbreak" else "\n")
+        elif child.type == "html_inline":
+            parts.append("\n" if child.content.lower().startswith("<br") else "")
+        elif child.type == "image":
+            parts.append(_plain(child.children))
+        else:
+            parts.append(child.content)
+    return TEMPLATE.sub("", "".join(parts)).strip()
+
+
+def _without_marks(lines, *, mdx):
+    """The lines with those that are marks emptied, and what stands in a box where it would stand without one."""
+    found, code, fence, boxes, template, generated = [], [], "", [], False, False
+    for line in lines:
+        shown = line.expandtabs(4) if boxes or generated else line
+        indent = len(shown) - len(shown.lstrip(" "))
+        if shown.strip() and not fence:
+            boxes = [box for box in boxes if indent >= box + 4]
+            generated = generated and indent > 0
+        line = shown[min(indent, 4 * len(boxes)) :] if boxes else line
+        bare = line.strip()
+        code.append(bool(fence))
+        if fence:
+            fence = "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
+        elif opening := FENCE.match(bare):
+            fence, code[-1] = opening[1], True
+        elif generated or INCLUDED.match(bare) or BOX_END.match(bare):
+            line = ""
+        elif GENERATED.match(bare):
+            line, generated = "", True
+        elif bare[:1] in "/:!?=" and bare and (box := BOX.match(bare)):
+            if bare.startswith(INDENTS):
+                boxes.append(indent)
+            line = box["title"] or box["quoted"] or ""
+        elif "{%" in line:
+            line, template = TEMPLATE.sub("", line), True
+        found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
+    return _without_tags(found, code) if mdx else found
+
+
+def _without_tags(lines, code):
+    """The lines of MDX without tags and comments, which may be longer than a line; not those of code."""
+    parts, begin = [], 0
+    for end in range(1, len(lines) + 1):
+        if end == len(lines) or code[end] != code[begin]:
+            part = "\n".join(lines[begin:end])
+            parts.append(
+                part if code[begin] else JSX.sub(lambda tag: tag[0] if tag[1] else "\n" * tag[0].count("\n"), part)
+            )
+            begin = end
+    return "\n".join(parts).split("\n")
