@@ -10,6 +10,7 @@ section by its own words, and not how well it answers people.
 import codecs
 import collections
 import functools
+import json
 import os
 import pathlib
 import re
@@ -24,7 +25,7 @@ from lib.data.formats import front_matter, rst
 from lib.data.formats.html_pages import sections_of_html
 from lib.data.formats.markdown_pages import sections_of_markdown
 from lib.data.words import UNIT
-from lib.files import BadInput, fingerprint_file
+from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file, write_text
 
 RECIPE = 7  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
@@ -142,6 +143,17 @@ def _decoded(path):
         raise BadInput(f"{path}:1: not {name}, the charset that it names ({error}); convert it to UTF-8") from None
 
 
+def _sections(kind, text):
+    """What KINDS[kind] makes of a text, kept: a folder of which one file changes is read in the time of that file."""
+
+    def make(temporary):
+        write_text(temporary, json.dumps(KINDS[kind](text)))
+
+    path = cache_dir("sections", fingerprint(RECIPE, kind, text) + ".json")
+    found = cached(path, make, lambda path: json.loads(path.read_bytes()))
+    return [(line, tuple(headings), *texts) for line, headings, *texts in found]
+
+
 def _docs(path, name, dropped):
     """The docs of one file."""
     if path.stat().st_size > MOST_BYTES:
@@ -158,7 +170,7 @@ def _docs(path, name, dropped):
     if str(name) != shown:
         ident = urllib.parse.quote(os.fsencode(name), safe="/")
     try:
-        sections = KINDS[path.suffix.lower()](text)
+        sections = _sections(path.suffix.lower(), text)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     if not sections:
