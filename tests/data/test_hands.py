@@ -10,6 +10,7 @@ from conftest import write_collection
 
 from lib.data import beir, check, readers
 from lib.data.collection import load_collection
+from lib.data.formats import table_files
 from lib.files import BadInput, read_json
 from lib.negatives.formats import exchange
 from lib.negatives.sources import Miner
@@ -580,3 +581,16 @@ def test_passages_in_the_plural_are_the_docs(tmp_path):
     found = load_collection(put(tmp_path / "p.jsonl", rows))
     assert texts_of(found) == {"q": {"first passage": 1, "second": 1}}
     assert found.queries.record(0)["metadata"]["answers"] == ["short"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_quotes_behind_backslashes_as_databases_write_them(tmp_path, ending):
+    mark = "," if ending == "csv" else "\t"
+    lines = [f'"question"{mark}"answer"']
+    lines += [f'"what is \\"{i}\\", or a{mark} b?"{mark}"a number\\\\ {i}"' for i in range(30)]
+    path = tmp_path / f"f.{ending}"
+    path.write_text("\n".join(lines) + "\n")
+    wrong = []
+    found = [row for _, row in table_files.rows(path, wrong)]
+    assert not wrong and len(found) == 30
+    assert found[3] == {"question": f'what is "3", or a{mark} b?', "answer": "a number\\ 3"}

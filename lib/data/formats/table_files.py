@@ -104,6 +104,15 @@ def _quoted(text, first):
     return bool(lines) and not any("\t" in cell for cell in lines)
 
 
+def _fits(text, **style):
+    """Whether a table is read in this style without an error, each row as wide as the first or less."""
+    try:
+        widths = [len(row) for row in csv.reader(io.StringIO(text, newline=""), **style)]
+    except csv.Error:
+        return False
+    return bool(widths) and max(widths) == widths[0]
+
+
 def _csv_rows(path, kind, wrong):
     csv.field_size_limit(1 << 30)
     text, skipped = _text_of(path), 0
@@ -114,6 +123,9 @@ def _csv_rows(path, kind, wrong):
     if delimiter is None:  # of a European spreadsheet: a semicolon
         delimiter = max(",;\t|", key=first.count)
     style = {"strict": True} if delimiter != "\t" or _quoted(text, first) else {"quoting": csv.QUOTE_NONE}
+    escaped = style | {"escapechar": "\\", "doublequote": False}  # quotes within quotes, as databases write them
+    if '\\"' in text and not _fits(text, delimiter=delimiter, **style) and _fits(text, delimiter=delimiter, **escaped):
+        style = escaped
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **style)
     try:
         header = [name.strip() for name in next(reader, [])]
