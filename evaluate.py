@@ -26,7 +26,7 @@ from lib.data.beir import SPLITS
 from lib.data.collection import collection_of, spec_of
 from lib.data.tokens import cut_note
 from lib.evaluation import analysis, checks, comparison, measures, plots, report, retrieval, significance
-from lib.files import BadInput, write_json
+from lib.files import BadInput, read_json, write_json
 from lib.model import mteb_bridge
 from lib.model.encoder import embed_texts, pick_device
 from lib.search import exact, faiss_index, tune
@@ -257,9 +257,17 @@ def print_result(args, spec, result):
         print(forgetting_line(result))
     if "against_bm25" in result:
         alone = not (args.run_file or args.rerank or args.dim) and pathlib.Path(spec).is_dir()
-        mixed = f"{cli.quoted(spec)}+bm25" if alone else None
+        mix = retrieval.mixing(mixed_of(spec, result), f"{cli.quoted(spec)}+bm25", args.measure)[1] if alone else ""
         spec += f", reranked by {args.rerank}," if args.rerank else ""
-        print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mixed=mixed))
+        print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mix=mix))
+
+
+def mixed_of(spec, result):
+    """What a run found of itself mixed with BM25, if that was on these judgements; else None."""
+    path = pathlib.Path(spec) / "summary.json"
+    if not path.is_file() or comparison.judgements_trained_on(spec, result["split"]) != result["judgements"]:
+        return None
+    return read_json(path).get("mixed")
 
 
 def start_of(args, collection, values, self_match):
@@ -338,7 +346,7 @@ def next_step(row):
     recorded = run.recorded(row["trained"])["args"].get("data", "python")
     bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
     test = row.get("against_bm25")
-    behind = test and test["high"] < 0 and test["queries"] >= retrieval.FEW
+    behind = test and retrieval.ahead(test) < 0 and test["queries"] >= retrieval.FEW
     ask = f"--retriever bm25{bm25_flag}" if behind else f"--run {trained}{flag}"
     bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
     print(

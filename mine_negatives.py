@@ -315,7 +315,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
         names = ("depth", "filters", "sampling", "shares", "cross_encoder", "reader", "precision", "seed")
         number = write_negatives(path, header | {name: cli.plain(getattr(args, name)) for name in names}, records)
     else:
-        number = exchange.write(path, args.format, records, collection, args.split)
+        number = exchange.write(path, args.format, records, collection, args.split, even=True)
         print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")
         if args.format.startswith("distillation"):
             print(f"the texts that the ids stand for: {path.name}.queries.jsonl, {path.name}.documents.jsonl")

@@ -21,6 +21,7 @@ from lib.files import BadInput
 from lib.model.encoder import pick_device
 from lib.rag import asking, evaluate, generators, store
 from lib.rag.answers import METRICS
+from lib.rag.prompts import ABSTAIN, DEFAULT, Template
 from lib.rag.scoring import CONTEXTS, Questions, Retrieved
 from lib.search.retriever import run_of
 
@@ -41,6 +42,7 @@ def parse_args():
     add("--data", excludes="compare", help=f"{readers.HELP}; default: the run's own")
     add("--strict", action="store_true", help=readers.STRICT)
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
+    add("--json", action="store_true", excludes="web", help="print one JSON object for each question and retriever")
     add("--docs", type=cli.number(int, least=1, most=1000), default=5, help="docs to read for a question")
     add("--build", action="store_true", needs="run", excludes="eval",
         help="build the run's index of the collection first, where there is none")
@@ -50,6 +52,8 @@ def parse_args():
     add("--model", help="name of the model at the server; default: its first")
     add("--context_tokens", type=cli.COUNT, default=2000, metavar="N", help="tokens of docs in a prompt, at most")
     add("--answer_tokens", type=cli.COUNT, default=64, metavar="N", help="tokens that a language model may write")
+    add("--prompt", metavar="FILE", help=f"your own prompt, with {{documents}} and {{question}} where these go, and "
+        f"{ABSTAIN} where it says what to reply if they do not answer")
     add("--timeout", type=cli.number(float, above=0, most=86_400), default=60.0, metavar="S", help="seconds to wait "
         "for a server's whole reply")
     add("--show_prompt", action="store_true", excludes="eval", help="print exactly what is sent to the model")
@@ -111,7 +115,11 @@ def check(args, parser):
         (("question",), not args.web, "--web takes its questions from the page"),
         (OF_SEARCH, not args.compare, "--{} plays no part with --compare, which searches with each run alone"),
         (("model",), server, "--{} is the name of a model at a server: --generator http://..."),
-        (("context_tokens", "answer_tokens"), model, "--{} is for language models: --generator hf:... or http://..."),
+        (
+            ("context_tokens", "answer_tokens", "prompt"),
+            model,
+            "--{} is for language models: --generator hf:... or http://...",
+        ),
         (("timeout",), server, "--{} is for servers: --generator http://..."),
     )
     for flags, fine, text in rules:
@@ -129,9 +137,13 @@ def check(args, parser):
 
 def generator_of(args, spec):
     """The generator that a spec names, with the flags of the command."""
+    template = Template.read(args.prompt) if args.prompt else DEFAULT
+    if not template.abstains:
+        print(f"note: {args.prompt} does not say {ABSTAIN}: no answer will count as an abstention", file=sys.stderr)
     return generators.open_generator(
         spec, device=pick_device(args.device), model=args.model, context_tokens=args.context_tokens,
         answer_tokens=args.answer_tokens, timeout=args.timeout,
+        template=template,
     )  # fmt: skip
 
 
@@ -154,7 +166,10 @@ def main():
         return {name: asking.ask(question, each, generator, collection, args.docs) for name, each in opened.items()}
 
     def show(question):
-        asking.show(ask(question), sent_to=args.generator[0] if args.show_prompt else None)
+        found = ask(question)
+        if args.json:
+            return print(*asking.as_json(question, found), sep="\n")
+        asking.show(found, sent_to=args.generator[0] if args.show_prompt else None)
 
     title = f"{len(collection.docs):,} docs of {collection.name}"
     if args.web:
@@ -166,7 +181,7 @@ def main():
         return serve(ask, list(opened), host=args.host, port=args.port, **how)
     if args.question:
         return show(args.question)
-    print(f"{title}; ask, or press Enter to leave")
+    print(f"{title}; ask, or press Enter to leave", file=sys.stderr if args.json else sys.stdout)
     asking.converse(show)
 
 
@@ -192,7 +207,9 @@ def offer_index(folder, data, collection, *, build):
         if process.start([sys.executable, str(script), *command[1:]]).wait():
             raise BadInput(f"python {' '.join(map(cli.quoted, command))} failed")
     else:
-        print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one")
+        print(
+            f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one", file=sys.stderr
+        )
 
 
 def score(args, parser):
@@ -220,6 +237,7 @@ def score(args, parser):
             evaluate.begin(target, overwrite=args.overwrite)
             head = {"data": collection.name, "split": args.split, "gold_answers": questions.gold_from,
                     "docs": args.docs, "generator": args.generator, "contexts": contexts}  # fmt: skip
+            head |= {"prompt": Template.read(args.prompt).user} if args.prompt else {}
             cli.print_header(f"answers to {collection.name}, {args.split}", args, parser, {
                 "questions": len(questions), "docs": len(collection.docs), "gold answers": questions.gold_from,
                 "retrievers": len(part),

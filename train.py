@@ -339,7 +339,7 @@ def compare(args, parser, collection, name):
     run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, config=config)
     flags = {flag: value for flag, value in cli.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
     full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
-    say_few(full)
+    say_few(args, full)
     runs = experiment.Runs(name, folder, flags | {"resume": args.resume}, args.seeds, args.jobs, args.steps, full)
     runs.announce = lambda title, counts: cli.print_header(title, args, parser, counts)
     if args.race:
@@ -625,17 +625,18 @@ def say_what_is_odd(args, parser, arm, derived, encoder, collection):
         print(
             f"   --positive_filter {args.positive_filter.text} leaves out {derived['dropped_pairs']:,} training pairs"
         )
-    say_few(derived["steps"])
+    say_few(args, derived["steps"])
     if said := cut_note(encoder, collection.docs):
         print(f"{said} (--doc_length)")
     for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
         print(f"note: --{name} changes nothing in this run")
 
 
-def say_few(steps):
+def say_few(args, steps):
     """A note where a run is so short that it cannot show much."""
+    init = "" if args.init or args.encoder != "static" else ", and --init MODEL"
     if steps < FEW_STEPS:
-        print(f"note: {steps} steps are few: a small collection wants more --epochs, and --init MODEL (--plan)")
+        print(f"note: {steps} steps are few: a small collection wants more --epochs{init} (--plan)")
 
 
 # ------------------------------------------------------------------------------- what follows from the arguments

@@ -49,7 +49,8 @@ def build(place):
             judged.append((f"asked:{number}", split, answers))
         return docs.path, records, judged, dropped, list(beir.candidates_in(given))
 
-    return beir.build("asked", f"{name}-asked", fingerprint(key), read)  # evaluations of both stand side by side
+    stem = re.sub(r"[^\w.-]+", "_", pathlib.Path(file).stem)
+    return beir.build("asked", f"{name}-asked-{stem}", fingerprint(key), read)  # evaluations of both stand side by side
 
 
 def parts(place):

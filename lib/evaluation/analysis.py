@@ -300,16 +300,16 @@ def wins(runs, collection, split, *, measure, count=10, best=3):
         f"{(gain > 0).sum():,} of {len(gain):,} queries gained, {(gain < 0).sum():,} lost. Docs are the {best} best of "
         f"seed {shown[first].seed}; **bold** ones are relevant.\n",
     ]
-    for title, rows in (("Gained", order[:count]), ("Lost", order[::-1][:count])):
-        parts.append(f"## {title}\n")
+    gained, lost = [i for i in order[:count] if gain[i] > 0], [i for i in order[::-1][:count] if gain[i] < 0]
+    for title, rows in (("Gained", gained), ("Lost", lost)):
+        parts.append(f"## {title}\n" if rows else f"## {title}: none\n")
         for i in rows:
-            if (gain[i] > 0) == (title == "Gained") and gain[i]:
-                qid = qids[i]
-                parts.append(f"### {gain[i]:+.3f}: {_short(collection.queries, qid)}\n")
-                docs = [[_doc(collection.docs, doc, qrels[qid]) for doc in measures.in_order(of.get(qid, {}))[:best]]
-                        for of in rankings.values()]  # fmt: skip
-                docs = [own + [""] * (best - len(own)) for own in docs]
-                parts.append(markdown([f"{arm}: {means[arm][i]:.3f}" for arm in rankings], list(zip(*docs))))
+            qid = qids[i]
+            parts.append(f"### {gain[i]:+.3f}: {_short(collection.queries, qid)}\n")
+            docs = [[_doc(collection.docs, doc, qrels[qid]) for doc in measures.in_order(of.get(qid, {}))[:best]]
+                    for of in rankings.values()]  # fmt: skip
+            docs = [own + [""] * (best - len(own)) for own in docs]
+            parts.append(markdown([f"{arm}: {means[arm][i]:.3f}" for arm in rankings], list(zip(*docs))))
     return "\n".join(parts)
 
 
@@ -318,4 +318,5 @@ def _short(texts, ident, length=120):
 
 
 def _doc(docs, ident, grades):
-    return f"**{_short(docs, ident)}**" if grades.get(ident, 0) >= 1 else _short(docs, ident)
+    shown = f"{ident.replace('|', chr(92) + '|')}: {_short(docs, ident)}"
+    return f"**{shown}**" if grades.get(ident, 0) >= 1 else shown

@@ -289,6 +289,6 @@ def differences(path, difference, *, names, measure):
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set(
             xlabel="queries, sorted by difference",
-            ylabel=f"{measure.upper()} of {names[0]} minus {names[1]}",
+            ylabel=textwrap.fill(f"{measure.upper()} of {names[0]} minus {names[1]}", 40),
             title=f"{(values > 0).sum()} better, {(values == 0).sum()} equal, {(values < 0).sum()} worse",
         )

@@ -131,6 +131,24 @@ def against_bm25(values, collection, split, *, measure, self_match):
     }
 
 
+def ahead(test):
+    """1 or -1 where a significance.by_query() says that the first or the second is ahead, else 0."""
+    sure = test["p"] < significance.LEVEL
+    return int(sure and test["low"] > 0) - int(sure and test["high"] < 0)
+
+
+def mixing(mixed, spec, measure):
+    """(whether mixing with BM25 gains, a sentence on it). mixed: of summary.json, None if it was not measured."""
+    if mixed is None:
+        return False, f"mixing both often gains more: --retriever {spec}"
+    shown = "{difference:+.4f} [{low:+.4f}, {high:+.4f}] ".format(**mixed["against_better"]) + measure
+    if ahead(mixed["against_better"]) > 0:
+        return True, f"mixed with BM25 it gains {shown} over the better of the two: search with --retriever {spec}"
+    if not 0 < mixed["weight"] < 1:
+        return False, f"mixed, dev chooses {'the encoder' if mixed['weight'] else 'BM25'} alone"
+    return False, f"mixing it with BM25 was not shown to gain ({shown})"
+
+
 def too_few(queries):
     """What a verdict says of so few queries."""
     return (
@@ -138,15 +156,15 @@ def too_few(queries):
     )
 
 
-def verdict(test, measure, *, spec, mixed):
-    """A sentence that says what to search with by against_bm25(). mixed: the spec of both, None where there is none."""
+def verdict(test, measure, *, spec, mix):
+    """A sentence that says what to search with by against_bm25(). mix: one of mixing(), "" where there is none."""
     if test["queries"] < FEW:
         return too_few(test["queries"])
     shown = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}] {measure}, BM25 {test['mean']:.4f}"
-    mix = f"; mixing both often gains more: --retriever {mixed}" if mixed else ""
-    if test["high"] < 0:
+    mix = f"; {mix}" if mix else ""
+    if ahead(test) < 0:
         return f"BM25 is ahead of {spec} ({shown}): search with --retriever bm25{mix}"
-    if test["low"] > 0:
+    if ahead(test) > 0:
         return f"{spec} is ahead of BM25 ({shown}): use it{mix}"
     return f"{spec} and BM25 are not told apart by these queries ({shown}){mix}"
 

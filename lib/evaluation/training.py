@@ -22,7 +22,7 @@ from lib.search import fusion
 from lib.search.retriever import open_retriever
 
 MIXED_UP_TO = 2e9  # docs times queries: BM25 scores each pair once more; evaluate.py mixes larger ones
-APART = 0.05  # in how far a run is ahead of BM25: dev and test that differ by more are said to
+APART = 0.05  # dev that lies so far outside of the interval of test, in how far a run is ahead of BM25, is said to
 
 
 class Evaluator:
@@ -239,12 +239,13 @@ class Training:
     def against(self, per_query, other):
         """The difference to another retriever on test, and its 95 % interval over queries."""
         test = significance.by_query(per_query, other, self.select)
-        return {key: test[key] for key in ("difference", "low", "high", "queries")}
+        return {key: test[key] for key in ("difference", "low", "high", "p", "queries")}
 
     def summarise(self, bm25, per_query, geometry):
         """What summary.json holds."""
         args, spent = self.config["args"], self.clock.spent
         summary = {"name": self.folder.name, "data": args["data"], "encoder": args["encoder"]}
+        summary |= {"init": args["init"]} if args.get("init") else {}
         summary |= {"negatives": self.plan["arm"], "seed": self.plan["seed"], "steps": self.steps}
         summary |= {"best_step": self.best["step"], "wall_s": round(self.clock.total(), 1)}
         summary |= {f"{name}_s": round(spent[name], 1) for name in ("train", "mine", "evaluate")}
@@ -294,52 +295,57 @@ def of_run(summary, measure):
 def verdict(summary, measure, *, run, lr):
     """(a sentence that says which retriever to use after a run, the next command).
 
-    run: its folder, for a shell; lr: its peak learning rate. Ahead, or less, is what the 95 % interval over the test
-    queries says to be so.
+    run: its folder, for a shell; lr: its peak learning rate. Who is ahead is what retrieval.ahead() says.
     """
     against, start, mixed = summary["against_bm25"], summary.get("against_untrained"), summary.get("mixed")
     both, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
-    lost = start is not None and start["high"] < 0
-    said = f"; training lost against its start ({shown.format(**start)})" if lost else ""
-    if summary["best_step"] < summary["steps"] / 2:
+    first, said = retrieval.ahead(against), _odd(summary, measure)
+    lost = start is not None and retrieval.ahead(start) < 0
+    if lost:
+        said = f"; training lost against its start ({shown.format(**start)}){said}"
+    index, ask = f"python build_index.py --run {run}", f"python rag_demo.py --run {run} --retriever bm25"
+    ask += "     # your questions, to both beside each other"
+    if against["queries"] < retrieval.FEW:
+        return f"{retrieval.too_few(against['queries'])}{said}", index
+    gains, mix = retrieval.mixing(mixed, both, measure)
+    if mixed is None:
+        index = f"python evaluate.py --retriever {both}"
+        ask = f"{index}     # by a weight that dev chooses"
+    elif gains:
+        ask = index
+    if first < 0:
+        began = summary.get("encoder", "static") != "static" or summary.get("init")
+        other = "" if began else ", or start from a pretrained model (--encoder MODEL, --init MODEL)"
+        alone = f"{mix}{other}" if gains else f"search with --retriever bm25{other}; {mix}"
+        return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", ask
+    if lost:
+        return (
+            f"{said.removeprefix('; ')}: use that, or a lower --lr",
+            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
+        )
+    if first > 0:
+        alone = mix if gains else f"use it; {mix}"
+        return (
+            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: {alone}",
+            f"python build_index.py --run {run}",
+        )
+    alone = mix if gains or mixed is None else f"BM25, which needs no training, will do: --retriever bm25; {mix}"
+    return (
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: {alone}",
+        index if gains or mixed is None else ask,
+    )
+
+
+def _odd(summary, measure):
+    """What of dev a verdict adds, each with a semicolon before it."""
+    said, (low, high) = "", (summary["against_bm25"][end] for end in ("low", "high"))
+    untrained = summary.get("untrained_dev", {}).get(measure, -math.inf)
+    if untrained >= summary["dev"][measure]:
+        said += "; on dev no step was above the start"
+    elif summary["best_step"] < summary["steps"] / 2:
         best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
         said += f"; {best} (fewer --epochs, or --init MODEL)"
     on_dev = summary["dev"][measure] - summary["bm25_dev"][measure]
-    if abs(on_dev - against["difference"]) > APART:
+    if not low - APART <= on_dev <= high + APART:
         said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"
-    pretrained, index = "start from a pretrained model (--encoder MODEL, --init MODEL)", f"build_index.py --run {run}"
-    if against["queries"] < retrieval.FEW:
-        return f"{retrieval.too_few(against['queries'])}{said}", f"python {index}"
-    gains = mixed and mixed["against_better"]["low"] > 0
-    mix = (
-        f"mixed with BM25 it gains {shown.format(**mixed['against_better'])} over the better of the two: search with "
-        f"--retriever {both}"
-        if gains
-        else f"mixing it with BM25 was not shown to gain ({shown.format(**mixed['against_better'])})"
-        if mixed
-        else f"mixing both often gains more, --retriever {both}"
-    )
-    if against["high"] < 0:
-        alone = f"{mix}, or {pretrained}" if gains else f"search with --retriever bm25, or {pretrained}; {mix}"
-        beside = f"rag_demo.py --run {run} --retriever bm25     # your questions, to both beside each other"
-        after = (
-            index
-            if gains
-            else beside
-            if mixed
-            else f"evaluate.py --retriever {both}     # by a weight that dev chooses"
-        )
-        return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", f"python {after}"
-    if lost:
-        return (
-            f"training lost against its start ({shown.format(**start)}): use that, or a lower --lr",
-            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
-        )
-    if against["low"] > 0:
-        alone = mix if gains else f"use it; {mix}"
-        return f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: {alone}", f"python {index}"
-    alone = f"mix them, --retriever {both}" if not mixed else mix if gains else f"use either; {mix}"
-    return (
-        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: {alone}",
-        f"python {index if mixed else f'evaluate.py --retriever {both}'}",
-    )
+    return said

@@ -92,7 +92,7 @@ def _training(config, summary, verdict):
     return (
         f"\n## Training\n\n{markdown(['', ''], [[name, str(value)] for name, value in rows.items()])}\n## Results\n\n"
         f"On the test queries of {inputs['collection']}, among all its docs:\n\n{markdown(['', *names], results)}"
-        f"\nVerdict: {verdict} (RUN is the folder of its training).\n"
+        f"\nVerdict: {verdict}" + (" (RUN is the folder of its training).\n" if "RUN" in verdict else ".\n")
     )
 
 

@@ -188,7 +188,7 @@ def table(mined):
             + "".join(f"{'-' if x is None else f'{x:.3f}':>{width}}" for x, width in ((mean, 12), (positive, 10)))
             + f"{above:>12}   {reasons(candidates)}"
         )
-    short = sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined)
+    short = sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined if not c.notes.get("fills"))
     said = "positive = mean score of the known positive; above pos. = share of candidates that outscore it"
     return "\n".join([*lines, said + (f"; {short:,} lists end short" if short else "")])
 

@@ -26,7 +26,10 @@ def read_negatives(path):
     number, first = next(lines, (1, ""))
     header = parse_object(first, path=path, number=number).get("header") if first else None
     if not isinstance(header, dict):
-        raise BadInput(f"{path}:{number}: no header line; make the file with mine_negatives.py")
+        raise BadInput(
+            f"{path}:{number}: no header line, so none of ours; one of another format (--format) becomes one by mine_negatives.py --sources file "
+            "--negatives_file F --negatives_format FORMAT"
+        )
 
     def checked():
         wanted, count = ("qid", "doc_id", "source", "score"), 0

@@ -1,5 +1,6 @@
 """One question: the docs that a retriever finds, the generator's answer from them, and both in the terminal."""
 
+import json
 import textwrap
 import time
 from typing import NamedTuple
@@ -57,6 +58,18 @@ def only_here(found, other):
     """The numbers of the docs of one Found that another one lacks."""
     there = {doc.ident for doc in other.docs}
     return {doc.number for doc in found.docs if doc.ident not in there}
+
+
+def as_json(question, found):
+    """A line of JSON for each retriever of {name: Found}: the docs, the answer, what it cites, and what it took."""
+    for name, one in found.items():
+        docs = [
+            {"id": doc.ident, "score": round(doc.score, 6), "title": doc.place, "text": doc.text} for doc in one.docs
+        ]
+        answer = {"text": one.answer.text, "abstained": one.answer.abstained, "cut": one.answer.cut}
+        answer |= {"citations": [one.docs[n - 1].ident for n in one.answer.citations]}
+        times = {"search_ms": round(one.search_ms, 1), "answer_ms": round(one.answer.ms, 1)}
+        yield json.dumps({"question": question, "retriever": name, "docs": docs, "answer": answer} | times)
 
 
 def show(found, *, sent_to=None):

@@ -10,7 +10,7 @@ import numpy as np
 
 from lib.data.words import words
 from lib.files import BadInput, fingerprint
-from lib.rag.prompts import Answer
+from lib.rag.prompts import DEFAULT, Answer
 
 # ---------------------------------------------------------------------------------------------- extractive
 
@@ -92,16 +92,18 @@ def _reader(name, *, device, **_):
     return Reader(name, device=device)
 
 
-def _language_model(name, *, device, context_tokens, answer_tokens, **_):
+def _language_model(name, *, device, context_tokens, answer_tokens, template=DEFAULT, **_):
     from lib.rag.language_model import LanguageModel
 
-    return LanguageModel(name, device=device, context_tokens=context_tokens, answer_tokens=answer_tokens)
+    how = {"context_tokens": context_tokens, "answer_tokens": answer_tokens, "template": template}
+    return LanguageModel(name, device=device, **how)
 
 
-def _server(url, *, model, context_tokens, answer_tokens, timeout, **_):
+def _server(url, *, model, context_tokens, answer_tokens, timeout, template=DEFAULT, **_):
     from lib.rag.server import Server
 
-    return Server(url, model=model, context_tokens=context_tokens, answer_tokens=answer_tokens, timeout=timeout)
+    how = {"context_tokens": context_tokens, "answer_tokens": answer_tokens, "timeout": timeout}
+    return Server(url, model=model, template=template, **how)
 
 
 GENERATORS = {"extractive": _extractive, "qa": _reader, "hf": _language_model, "http": _server, "https": _server}

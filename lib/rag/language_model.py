@@ -17,7 +17,7 @@ BLOCK = 8  # prompts that are answered together
 class LanguageModel:
     """A Hugging Face model that continues a prompt, without sampling: the same docs give the same answer."""
 
-    def __init__(self, source, *, device, context_tokens, answer_tokens):
+    def __init__(self, source, *, device, context_tokens, answer_tokens, template=prompts.DEFAULT):
         folder = local_folder(source)
         quiet()
         self.tokenizer = load_tokenizer(folder)
@@ -32,8 +32,8 @@ class LanguageModel:
         if self.tokenizer.pad_token is None:  # any token will do, since it is masked
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.model.eval().to(device)
-        self.device, self.answer_tokens = device, answer_tokens
-        frame = self._count(self._text(prompts.make_prompt("", [], budget=0, count=self._count)))
+        self.device, self.answer_tokens, self.template = device, answer_tokens, template
+        frame = self._count(self._text(prompts.make_prompt("", [], budget=0, count=self._count, template=template)))
         room = longest(self.model, self.tokenizer) - frame - answer_tokens - 64  # for the question
         if room < prompts.SHORTEST:
             raise BadInput(
@@ -42,7 +42,7 @@ class LanguageModel:
             )
         self.context_tokens = min(context_tokens, room)
         self.fingerprint = fingerprint(
-            "hf", 2, fingerprint_folder(folder), self.context_tokens, answer_tokens, prompts.SYSTEM
+            "hf", 2, fingerprint_folder(folder), self.context_tokens, answer_tokens, *prompts.key(template)
         )
 
     def _count(self, text):
@@ -51,7 +51,7 @@ class LanguageModel:
     def _text(self, prompt):
         """The prompt as the model's own chat template writes it, or plainly where it has none."""
         if not getattr(self.tokenizer, "chat_template", None):
-            return f"{prompt.system}\n\n{prompt.user}"
+            return prompt.text
         options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         try:
             return self.tokenizer.apply_chat_template(prompt.messages, **options)
@@ -60,7 +60,9 @@ class LanguageModel:
 
     def prompt(self, question, docs):
         """(text that is sent, how many docs stand in it)."""
-        made = prompts.make_prompt(question, docs, budget=self.context_tokens, count=self._count)
+        made = prompts.make_prompt(
+            question, docs, budget=self.context_tokens, count=self._count, template=self.template
+        )
         return self._text(made), made.docs
 
     def _inputs(self, texts):

@@ -25,6 +25,7 @@ STYLE = """
 .answer a, .doc .number { font-weight: 600; }
 .doc { border: 1px solid #8884; border-radius: 6px; padding: .5em .8em; margin: .5em 0; overflow-wrap: anywhere; }
 .doc:target { outline: 3px solid #ca6702; }
+.doc .text { white-space: pre-wrap; }
 .doc .head { font-size: .85em; opacity: .8; }
 .doc mark { background: #ffe8a3; color: inherit; padding: 0; }
 .dark .doc mark { background: #7a5c00; }
@@ -77,7 +78,7 @@ def docs_html(found, column, question, only=()):
         rows.append(
             f'<div class="doc" id="doc-{column}-{doc.number}"><div class="head">'
             f'<span class="number">[{doc.number}]</span> {doc.score:.3f} {safe(doc.ident)}{place}{tag}</div>'
-            f"{text}</div>"
+            f'<div class="text">{text}</div></div>'
         )
     return "".join(rows)
 
@@ -109,7 +110,10 @@ def results(ask, names, question):
             f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written</p>"
         )
         prompt = process.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
-        right = [(process.one_line(f"[{doc.number}] {doc.place or doc.ident}", 60), doc.ident) for doc in one.docs]
+        right = [
+            (process.one_line(f"[{doc.number}] {doc.place.rpartition(' > ')[2][:40]} ({doc.ident})", 90), doc.ident)
+            for doc in one.docs
+        ]
         out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt, right))
     return out
 

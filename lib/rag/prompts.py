@@ -1,8 +1,11 @@
 """What generators are sent and say: the prompt, a pure function of the question and the docs, and the Answer."""
 
 import dataclasses
+import pathlib
 import re
 from typing import NamedTuple
+
+from lib.files import BadInput
 
 ABSTAIN = "NO-RESPONSE"  # what a model is told to say where the docs do not answer (as in 2505.06914)
 SYSTEM = (
@@ -53,6 +56,37 @@ class Answer:
         return self.text or (REFUSED if self.refused else SPENT if self.cut else NOTHING)
 
 
+class Template(NamedTuple):
+    """What a prompt is made of: `user` has {documents} and {question} where these go; `system` may be empty."""
+
+    system: str
+    user: str
+
+    @classmethod
+    def read(cls, path):
+        """The template of --prompt FILE; BadInput if a place is missing."""
+        try:
+            text = pathlib.Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"--prompt {path}: {error}") from None
+        if missing := [place for place in ("{documents}", "{question}") if place not in text]:
+            raise BadInput(f"--prompt {path}: {missing[0]} is wanted where it goes")
+        return cls("", text)
+
+    @property
+    def abstains(self):
+        """Whether it tells a model how to say that the docs do not answer."""
+        return ABSTAIN in self.system + self.user
+
+
+def key(template):
+    """What a generator's fingerprint says of its template."""
+    return (template.system,) if template == DEFAULT else tuple(template)
+
+
+DEFAULT = Template(SYSTEM, "Documents:\n{documents}\n\nQuestion: {question}\nAnswer:")
+
+
 class Prompt(NamedTuple):
     """What is sent to a language model."""
 
@@ -63,15 +97,21 @@ class Prompt(NamedTuple):
     @property
     def messages(self):
         """The messages of a chat."""
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.user}]
+
+    @property
+    def text(self):
+        """The same as one text."""
+        return f"{self.system}\n\n{self.user}" if self.system else self.user
 
     @property
     def merged(self):
         """The same for a model that knows no system message: one message."""
-        return [{"role": "user", "content": f"{self.system}\n\n{self.user}"}]
+        return [{"role": "user", "content": self.text}]
 
 
-def make_prompt(question, docs, *, budget, count):
+def make_prompt(question, docs, *, budget, count, template=DEFAULT):
     """The Prompt for a question and docs, best first, of at most `budget` tokens of docs.
 
     count(text) gives a text's tokens. Docs are taken whole while they fit, the next one is cut at a word, and the rest
@@ -88,8 +128,9 @@ def make_prompt(question, docs, *, budget, count):
             size = left
         lines.append(f"[{number}] {text}")
         left -= size
-    documents = "\n".join(lines) or "(none)"
-    return Prompt(SYSTEM, f"Documents:\n{documents}\n\nQuestion: {' '.join(question.split())}\nAnswer:", len(lines))
+    places = {"documents": "\n".join(lines) or "(none)", "question": " ".join(question.split())}
+    user = re.sub(r"\{(documents|question)\}", lambda place: places[place[1]], template.user)
+    return Prompt(template.system, user, len(lines))
 
 
 def cut(text, limit, count):

@@ -56,7 +56,7 @@ class Server:
 
     abstain_probability = None  # few servers give them
 
-    def __init__(self, url, *, model=None, context_tokens, answer_tokens, timeout, pause=1.0):
+    def __init__(self, url, *, model=None, context_tokens, answer_tokens, timeout, pause=1.0, template=prompts.DEFAULT):
         try:
             parts = urllib.parse.urlsplit(url)
             sound = parts.hostname and parts.port != 0 and not re.search(r"[\s@?#\x00-\x1f]", url)
@@ -73,11 +73,13 @@ class Server:
             proxies = {}
         self._open = urllib.request.build_opener(_AsItIs, urllib.request.ProxyHandler(proxies)).open
         self.url, self.timeout, self.pause = url.rstrip("/"), timeout, pause
-        self.context_tokens, self.answer_tokens = context_tokens, answer_tokens
+        self.context_tokens, self.answer_tokens, self.template = context_tokens, answer_tokens, template
         self._unwanted = frozenset()  # what it has refused of requests that it then took: rows of adapt.SIGNS
         self._chosen = not model
         self.model = model or self._first_model()
-        self.fingerprint = fingerprint("http", 2, self.url, self.model, context_tokens, answer_tokens, prompts.SYSTEM)
+        self.fingerprint = fingerprint(
+            "http", 2, self.url, self.model, context_tokens, answer_tokens, *prompts.key(template)
+        )
 
     def _first_model(self):
         try:
@@ -122,9 +124,11 @@ class Server:
 
     def _answer(self, question, docs):
         # the server's tokenizer is not known here: four characters a token is the usual estimate
-        made = prompts.make_prompt(question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4))
+        made = prompts.make_prompt(
+            question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4), template=self.template
+        )
         begin = time.perf_counter()
-        sent = f"{made.system}\n\n{made.user}"
+        sent = made.text
         try:
             found = self._complete(made)
         except Refused as error:

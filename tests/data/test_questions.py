@@ -101,7 +101,7 @@ def test_a_run_is_measured_on_them(notes, launch, tmp_path, capsys):
     assert launch("train.py", "--data", notes, "--questions", "own.csv", *small, "--name", "own", cwd=tmp_path) == 0
     summary = json.loads((tmp_path / "runs/own/summary.json").read_text())
     assert launch("evaluate.py", "--run", "runs/own", cwd=tmp_path) == 0
-    found = json.loads((tmp_path / "runs/own/eval/notes-asked-test/metrics.json").read_text())
+    found = json.loads((tmp_path / "runs/own/eval/notes-asked-own-test/metrics.json").read_text())
     assert found["queries"] == 3 and found["mean"] == pytest.approx(summary["test"])
     assert launch("evaluate.py", "--retriever", "bm25", "--data", notes, "--questions", "own.csv", cwd=tmp_path) == 0
     assert launch("build_index.py", "--run", "runs/own", cwd=tmp_path) == 0

@@ -323,8 +323,8 @@ def test_a_table_by_a_field():
 # ------------------------------------------------------------------------------------------------------- a verdict
 
 LESS, LEVEL, MORE = (
-    {"difference": difference, "low": difference - 0.02, "high": difference + 0.02, "queries": 20}
-    for difference in (-0.1, 0.01, 0.05)
+    {"difference": difference, "low": difference - 0.02, "high": difference + 0.02, "queries": 20, "p": p}
+    for difference, p in ((-0.1, 0.001), (0.01, 0.3), (0.05, 0.001))
 )
 OF_A_RUN = [  # against BM25, against the start
     (MORE, MORE, "this encoder is ahead of BM25 (+0.0500 [+0.0300, +0.0700] mrr@10): use it", "build_index.py --run R"),
@@ -370,13 +370,24 @@ def test_a_run_says_what_mixing_gains(against):
     found, following = said(LEVEL)
     assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10)" in found and "R+bm25" not in following
     assert ("search with --retriever bm25" in found) == (against is LESS)
-    assert ("rag_demo.py --run R --retriever bm25 " if against is LESS else "build_index.py --run R") in following
+    assert ("rag_demo.py --run R --retriever bm25 " if against is not MORE else "build_index.py --run R") in following
+
+
+def test_what_a_verdict_does_not_advise():
+    encoder = ended(LESS, mixed={"weight": 0.0, "against_better": LEVEL}, init="M")
+    found, following = training.verdict(encoder, "mrr@10", run="R", lr=0.03)
+    assert "pretrained" not in found and "dev chooses BM25 alone" in found and "rag_demo.py --run R" in following
+    level = ended(LEVEL, mixed={"weight": 0.5, "against_better": LEVEL})
+    assert "BM25, which needs no training, will do" in training.verdict(level, "mrr@10", run="R", lr=0.03)[0]
+    never = ended(LEVEL, untrained_dev={"mrr@10": 0.5}, steps=300, best_step=19)
+    said = training.verdict(never, "mrr@10", run="R", lr=0.03)[0]
+    assert "on dev no step was above the start" in said and "fell after" not in said
 
 
 def test_of_few_queries_nothing_is_said():
     few = ended(MORE | {"queries": 19}, mixed={"weight": 0.5, "against_better": MORE})
     assert training.verdict(few, "mrr@10", run="R", lr=0.03)[0].startswith("19 queries are too few to say what to")
-    assert "ahead" not in retrieval.verdict(LESS | {"queries": 1, "mean": 0.5}, "mrr@10", spec="R", mixed=None)
+    assert "ahead" not in retrieval.verdict(LESS | {"queries": 1, "mean": 0.5}, "mrr@10", spec="R", mix="")
 
 
 def test_a_run_says_where_dev_and_test_differ():

@@ -544,3 +544,18 @@ def test_lists_are_filled_up_with_random_docs(folder, launch, refused, capsys, t
     assert "leave the source random out" in refused(
         "mine_negatives.py", *flags, "--fill", "--sources", "bm25", "random", cwd=tmp_path
     )
+
+
+@pytest.mark.parametrize("format", ["st-triplet", "st-ntuple"])
+@pytest.mark.parametrize("fill", [(), ("--fill",)])
+def test_rows_for_a_table_have_the_same_columns(folder, launch, capsys, tmp_path, format, fill):
+    """A gap would become None there, which no trainer takes."""
+    flags = ("--data", folder, "--name", "even", "--overwrite", "--depth", 5, "--filters", "percpos:0.5", *fill)
+    assert launch("mine_negatives.py", *flags, "--format", format, cwd=tmp_path) == 0
+    said = capsys.readouterr().out
+    (path,) = (tmp_path / "runs/even/negatives").glob(f"*.{format}")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows and len({tuple(row) for row in rows}) == 1 and ("scores" in rows[0]) == (not fill)
+    assert ("rows with fewer than" in said) == (format == "st-ntuple" and not fill)
+    if "scores" in rows[0]:
+        assert {len(row["scores"]) for row in rows} == {len(rows[0]) - 2}

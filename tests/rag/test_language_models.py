@@ -626,3 +626,24 @@ def test_the_docs_that_mislead_a_reader_are_mined(reader, folder, tmp_path, laun
     arm = ("--negatives", "file:2 sampling=teacher", "--negatives_file", path, "--name", "taught")
     assert launch("train.py", *small, *arm, cwd=tmp_path) == 0
     assert "goes by a teacher's scores" in refused("train.py", *small, "--negatives", "bm25:2 sampling=teacher")
+
+
+def test_a_prompt_of_one_s_own(tmp_path, models):
+    path = tmp_path / "prompt.txt"
+    path.write_text("Use these:\n{documents}\n\nQ: {question}\nA (or NO-RESPONSE):\n", encoding="utf-8")
+    template = prompts.Template.read(path)
+    assert template.system == "" and template.abstains
+    made = prompts.make_prompt("why {documents}?", ["a {question} b"], budget=100, count=len, template=template)
+    assert made.user == "Use these:\n[1] a {question} b\n\nQ: why {documents}?\nA (or NO-RESPONSE):"
+    assert made.messages == made.merged == [{"role": "user", "content": made.user}] and made.text == made.user
+    plain, own = (
+        open_generator(f"hf:{models / 'causal'}", **OPTIONS, template=each) for each in (prompts.DEFAULT, template)
+    )
+    assert own.prompt("why?", DOCS)[0].endswith("A (or NO-RESPONSE):") and own.fingerprint != plain.fingerprint
+    assert plain.fingerprint == open_generator(f"hf:{models / 'causal'}", **OPTIONS).fingerprint
+    for text, said in (("{documents}", "{question} is wanted"), ("{question}", "{documents} is wanted")):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=said):
+            prompts.Template.read(path)
+    with pytest.raises(BadInput, match="--prompt"):
+        prompts.Template.read(tmp_path / "nowhere.txt")

@@ -79,6 +79,19 @@ def test_two_runs_side_by_side(launch, desk, capsys):
     assert "only here" in printed or first[1:] == second[1:]
 
 
+def test_answers_as_json(launch, desk, capsys):
+    question = "how long does it take to caramelise onions?"
+    assert (
+        launch("rag_demo.py", "--run", "runs/R", "--retriever", "bm25", "--docs", 2, "--json", question, cwd=desk) == 0
+    )
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [one["retriever"] for one in found] == ["runs/R", "bm25"] and found[0]["question"] == question
+    for one in found:
+        ids = [doc["id"] for doc in one["docs"]]
+        assert len(ids) == 2 and set(one["answer"]["citations"]) <= set(ids) and one["search_ms"] >= 0
+        assert one["answer"]["abstained"] == (not one["answer"]["text"])
+
+
 @pytest.mark.slow
 def test_an_index_is_built_when_asked_for(launch, desk, capfd):
     shutil.copytree(desk / "runs/R", desk / "runs/built", dirs_exist_ok=True)

@@ -467,11 +467,13 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
         ((0.0, -0.1, 0.1), "runs/R and BM25 are not told apart by these queries"),
     ],
 )
-@pytest.mark.parametrize("mixed", [None, "runs/R+bm25"])
-def test_a_verdict_says_what_to_search_with(difference, said, mixed):
-    test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5, "queries": 100}
-    found = retrieval.verdict(test, "mrr@10", spec="runs/R", mixed=mixed)
-    assert found.startswith(said) and (mixed is not None) == found.endswith("--retriever runs/R+bm25")
+@pytest.mark.parametrize("mix", ["", "mix them"])
+def test_a_verdict_says_what_to_search_with(difference, said, mix):
+    test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5, "queries": 100, "p": 0.01}
+    found = retrieval.verdict(test, "mrr@10", spec="runs/R", mix=mix)
+    assert found.startswith(said) and (mix != "") == found.endswith("; mix them")
+    unsure = retrieval.verdict(test | {"p": 0.06}, "mrr@10", spec="runs/R", mix=mix)
+    assert "are not told apart" in unsure  # an interval that leaves 0 out is not enough
 
 
 def test_evaluate_compares_with_bm25(launch, untrained, monkeypatch, capsys):

@@ -4,6 +4,7 @@ Those for distillation, by ids, are as sentence-transformers 6 (resolve_ids) and
 texts that the ids stand for lie in two files beside them.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from lib.data.formats import table_files
 from lib.files import BadInput, atomic_path
 from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, ByText, Doc, Group
 
+EVEN = {"st-triplet", "st-ntuple"}  # whose rows become columns of a table, without gaps
 FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
 FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
 LOADS = {name: row.loads for name, row in TABLE.items() if row.loads}  # how the other library is given a file
@@ -33,18 +35,29 @@ def lost(format):
     return tuple(field for field in FIELDS if field not in TABLE[format].holds)
 
 
-def write(path, format, records, collection, split):
+def write(path, format, records, collection, split, *, even=False):
     """Write records as another system's file; returns how many lines (dpr: items of the array).
 
     A query's records need not stand together. Positives are those of the split. A doc that two sources
     propose, or a copy of it, is written once: the first counts. Scores are written where all that a line
     must hold are known; our records know one score of the positives, the best one's, so each positive gets
-    it. BadInput for ids that the collection or the split lacks, and for known positives among the negatives.
+    it. even: rows of formats in EVEN get the same columns, as _evened() says. BadInput for ids that the collection or the
+    split lacks, and for known positives among the negatives.
     """
     lines = itertools.chain.from_iterable(map(TABLE[format].to_lines, _groups(records, collection, split)))
     put = {"dpr": functools.partial(_put, begin="[", between=",\n", end="]\n"), "distillation-parquet": _put_parquet}
+    widths, scored = collections.Counter(), [True]
+
+    def noted(lines):
+        for line in lines:
+            widths[len(line) - 2 - ("scores" in line)] += 1
+            scored[0] &= "scores" in line
+            yield line
+
     try:
-        count = put.get(format, _put)(path, lines)
+        count = put.get(format, _put)(path, noted(lines) if even and format in EVEN else lines)
+        if len(widths) > 1 or (widths and not scored[0]):
+            count = _evened(path, widths, scores=scored[0])
     except BadInput as error:
         raise BadInput(f"{path}: not written: {error}") from None
     if format.startswith("distillation"):
@@ -55,6 +68,26 @@ def write(path, format, records, collection, split):
             rows = ({key: ident, "text": texts.text(row)} for row, ident in enumerate(texts.ids))
             _put(path.with_name(f"{path.name}.{kind}.jsonl"), rows)
     return count
+
+
+def _evened(path, widths, *, scores):
+    """Rewrite a file of sentence-transformers' rows so that all have the same columns; how many it has then.
+
+    widths: how many rows have so many negatives; rows of more than are kept are cut, rows of fewer are left out, and
+    the number kept is the one that keeps most negatives. scores: whether every row has them.
+    """
+    width = max(widths, key=lambda w: (w * sum(count for other, count in widths.items() if other >= w), w))
+    if out := sum(count for other, count in widths.items() if other < width):
+        print(f"note: rows with fewer than {width} negatives, left out since all need as many: {out:,} (--fill)")
+    drop = {f"negative_{i}" for i in range(width + 1, max(widths) + 1)} | (set() if scores else {"scores"})
+
+    def lines():
+        for _, row in table_files.json_rows(path):
+            if len(row) - 2 - ("scores" in row) >= width:
+                row = {key: value for key, value in row.items() if key not in drop}
+                yield row | ({"scores": row["scores"][: width + 1]} if "scores" in row else {})
+
+    return _put(path, lines())
 
 
 def _put(path, lines, *, begin="", between="\n", end="\n"):
