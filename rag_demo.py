@@ -154,7 +154,7 @@ def main():
     folder = pathlib.Path(args.run[0]) if args.run else next(filter(None, map(run_of, args.retriever)), None)
     spec, collection = collection_of(args.data, folder, strict=args.strict)
     for each in args.run:
-        offer_index(pathlib.Path(each), spec, collection, build=args.build)
+        offer_index(pathlib.Path(each), spec, collection, build=args.build, out=sys.stderr if args.json else sys.stdout)
     opened = {}
     for each in dict.fromkeys(args.retriever):
         opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
@@ -195,7 +195,7 @@ def questions_file(name):
     return path
 
 
-def offer_index(folder, data, collection, *, build):
+def offer_index(folder, data, collection, *, build, out):
     """Build a run's index where it has none and --build or the user at the terminal says so."""
     if not (folder / "encoder").is_dir() or (folder / "index" / collection.name / "meta.json").exists():
         return
@@ -207,9 +207,7 @@ def offer_index(folder, data, collection, *, build):
         if process.start([sys.executable, str(script), *command[1:]]).wait():
             raise BadInput(f"python {' '.join(map(cli.quoted, command))} failed")
     else:
-        print(
-            f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one", file=sys.stderr
-        )
+        print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one", file=out)
 
 
 def score(args, parser):

@@ -277,9 +277,9 @@ def to_latex(result):
                   significance.shown(test["p_holm"])] if test else ["", ""]  # fmt: skip
         rows.append(
             [comparison_plots.name_of(row), *(f"{np.mean(row['test'][m]):.3f}" for m in names), *tested, row["group"]]
-    seeds = len(result['seeds'])
         )
-        f"{result['name']}, {result['queries']:,} queries, {seeds} seed{'s' * (seeds > 1)}. Gain in {measure} with its "
+    seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
+    caption = f"{result['name']}, {result['queries']:,} queries, {seeds}. Gain in {measure} with its "
     caption += "95% interval, p with Holm's correction. Arms that share a letter are not shown to differ."
     return latex(head, rows, caption=caption)
 

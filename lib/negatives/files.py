@@ -27,8 +27,8 @@ def read_negatives(path):
     header = parse_object(first, path=path, number=number).get("header") if first else None
     if not isinstance(header, dict):
         raise BadInput(
-            f"{path}:{number}: no header line, so none of ours; one of another format (--format) becomes one by mine_negatives.py --sources file "
-            "--negatives_file F --negatives_format FORMAT"
+            f"{path}:{number}: no header line, so none of ours; one of another format becomes one by "
+            f"mine_negatives.py --sources file --negatives_file {path} --negatives_format FORMAT"
         )
 
     def checked():

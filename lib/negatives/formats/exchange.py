@@ -41,7 +41,7 @@ def write(path, format, records, collection, split, *, even=False):
     A query's records need not stand together. Positives are those of the split. A doc that two sources
     propose, or a copy of it, is written once: the first counts. Scores are written where all that a line
     must hold are known; our records know one score of the positives, the best one's, so each positive gets
-    it. even: rows of formats in EVEN get the same columns, as _evened() says. BadInput for ids that the collection or the
+    it. even: rows of formats in EVEN get equal columns, as _evened() says. BadInput for ids that the collection or the
     split lacks, and for known positives among the negatives.
     """
     lines = itertools.chain.from_iterable(map(TABLE[format].to_lines, _groups(records, collection, split)))
