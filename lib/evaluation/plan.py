@@ -109,15 +109,17 @@ def measure(flags, *, docs, queries, batch_size, explicit, embeds):
         if embeds:
             how |= {"negatives": [f"random:{max(1, round(explicit))}"]}
             how |= dict.fromkeys(("negatives_file", "miner", "mine_index", "by"))
-    elif _watch(flags | how, 1) is None:
+    elif _watch(flags | how, 1, least=3) is None:
         return None
-    seen = _watch(flags | how, FEW if transformer else STEPS + 1)
+    seen = _watch(flags | how, FEW if transformer else STEPS + 1, least=1 if transformer else 3)
     if seen is None:
         return None
     rows, memory, started = seen
     steps = [row for row in rows if row["event"] == "step"]
     first, last, after = steps[0], [row for row in steps if row["step"] < STEPS][-1], steps[-1]
     step = (last["spent"]["train"] - first["spent"]["train"]) / max(1, last["step"] - first["step"])
+    if last is first:  # a step that takes longer than a minute: the first, which is a little slower, has to do
+        step = first["spent"]["train"] / (1 + first["step"])
     begin = started + first["seconds"] - first["spent"]["mine"]
     if transformer:
         of_text = step / (batch_size * (1 + explicit)) / 3
@@ -133,11 +135,11 @@ def measure(flags, *, docs, queries, batch_size, explicit, embeds):
     return Cost(begin, step, mining, max(0.0, evaluation), memory)
 
 
-def _watch(flags, count):
+def _watch(flags, count, *, least):
     """Begin a run and stop it when step `count` is logged.
 
     Returns (rows with their times, the most memory in MB, seconds until it began).
-    After LONGEST seconds what there is will do, if it is a few steps, else None.
+    After LONGEST seconds what there is will do, if it is `least` steps, else None.
     """
     folder, began = run_path(flags["name"]), time.monotonic()
     command = [sys.executable, sys.argv[0], *to_flags(flags)]
@@ -155,7 +157,7 @@ def _watch(flags, count):
                 break
             time.sleep(0.05)
         else:
-            return (seen, memory, started) if len(logged) > 2 else None
+            return (seen, memory, started) if len(logged) >= least else None
         if process.returncode:
             output.seek(0)
             last = output.read().strip().splitlines()[-1:]
