@@ -137,6 +137,8 @@ def evaluate(args, parser, spec, data, *, header):
     if header:
         counts = {"queries": len(qrels), "docs": len(collection.docs)}
         cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
+    if "-asked-" in collection.name and args.split == "test" and "dev" in collection.qrels:
+        print(f"   {len(collection.split('dev')):,} more of these questions are the dev split (--split dev)")
     clock = run.Clock()
     trained = folder and run.recorded(folder)["args"].get("self_match")
     self_match = args.self_match or trained or "drop"

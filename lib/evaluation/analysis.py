@@ -10,6 +10,7 @@ from lib.files import BadInput, atomic_path, markdown, read_json, reading
 from lib.process import one_line
 
 KEPT = "per_query.npz"  # per-query values of what a comparison tests
+ENOUGH_ARMS = 8  # for a rank correlation over arms: of fewer it says nothing
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 
 
@@ -37,7 +38,7 @@ def analyse(runs, *, measure):
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
     scores = [row.get("forecast") for row in rows]
-    if len(rows) > 2 and all(scores):
+    if len(rows) >= ENOUGH_ARMS and all(scores):
         means = [np.mean(row["test"][measure]) for row in rows]
         result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
     return result
