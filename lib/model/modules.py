@@ -1,6 +1,9 @@
 """The modules of a folder, as sentence-transformers reads them, or refused with what is wrong."""
 
+import contextlib
 import logging
+import pathlib
+import tempfile
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -9,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
 
-from lib.files import BadInput, read_json, read_object
+from lib.files import BadInput, read_json, read_object, write_json
 from lib.model.backbone import NO_LIMIT, append_eos, check_ids, check_tokenizer, first_line, quiet, strictly
 from lib.model.pooling import POOLINGS, parse_pooling
 
@@ -64,7 +67,7 @@ def open_modules(folder, *, from_config, attention):
         raise BadInput(
             f"{folder}: neither config.json nor modules.json: not a Hugging Face or sentence-transformers model"
         )
-    own = folder / "config_sentence_transformers.json"
+    own, stack = folder / "config_sentence_transformers.json", contextlib.ExitStack()
     if own.exists() and not isinstance(read_object(own).get("prompts", {}), dict):
         raise BadInput(f'{own}: "prompts" must be an object, as {{"query": "query: "}} or {{}}')
     quiet()
@@ -74,14 +77,16 @@ def open_modules(folder, *, from_config, attention):
     original = PreTrainedModel.__dict__["from_pretrained"]
     try:
         PreTrainedModel.from_pretrained = load
+        place = stack.enter_context(_beside_its_base(folder))
         library = SentenceTransformer._load_with_module_classes(
-            str(folder), {OWN: OwnPooling}, device="cpu", trust_remote_code=False,
+            str(place), {OWN: OwnPooling}, device="cpu", trust_remote_code=False,
             model_kwargs={"attn_implementation": attention} if attention else None,
         )  # fmt: skip
         towers = {kind: _route(library, task) for kind, task in TASKS.items()}
     except Exception as error:  # the libraries raise all kinds over files that are cut or foreign
         raise BadInput(f"{folder}: cannot be loaded ({first_line(error)})") from None
     finally:
+        stack.close()
         PreTrainedModel.from_pretrained = original
         logger.removeHandler(strict)
     bare = not (folder / "modules.json").exists()
@@ -90,6 +95,24 @@ def open_modules(folder, *, from_config, attention):
         bare and config.exists() and read_object(config).get("model_type") == "dpr"
     )  # Karpukhin et al. 2020, section 3.1
     return _checked(folder, library, towers, bare=bare, dpr=dpr)
+
+
+@contextlib.contextmanager
+def _beside_its_base(folder):
+    """The folder, or for an adapter whose base is named from there, as ../base, one that names it from anywhere."""
+    path = folder / "adapter_config.json"
+    config = read_object(path) if path.exists() else {}
+    base = folder / str(config.get("base_model_name_or_path") or "")
+    if not config or not base.is_dir() or base == folder:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for each in folder.iterdir():
+            if each != path:
+                (pathlib.Path(place) / each.name).symlink_to(each.resolve())
+        config |= {"base_model_name_or_path": str(base.resolve())}
+        write_json(pathlib.Path(place) / path.name, config)
+        yield pathlib.Path(place)
 
 
 def dim_of(modules):

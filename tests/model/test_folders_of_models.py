@@ -302,6 +302,11 @@ def test_an_adapter_is_read_with_the_model_that_it_changes(zoo, tmp_path):
     assert_same(tmp_path / "model", encoder)
     model.save_encoder(encoder, tmp_path / "saved")
     assert_same(tmp_path / "saved", encoder)
+    shutil.copytree(zoo("bert"), tmp_path / "base")  # named from the adapter's own folder, wherever we are
+    path = tmp_path / "model" / "adapter_config.json"
+    write_json(path, read_json(path) | {"base_model_name_or_path": "../base"})
+    again = model.load_encoder(tmp_path / "model")
+    np.testing.assert_array_equal(embed_texts(again, TEXTS), embed_texts(encoder, TEXTS))
 
 
 def test_arguments_of_the_tokenizer_are_the_folder_s(zoo, tmp_path):
