@@ -11,7 +11,7 @@
     python evaluate.py --compare runs/ABL_A runs/ABL_B          # the same arms on several collections, pooled
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
-writes ablation.json, .md and .tex and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
+writes ablation.json, .md, .tex and .csv and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
 says what ties and missing judgements leave open, and whether a baseline is void.
 """
 
@@ -373,7 +373,7 @@ def compare(args):
         else:
             more = of_collection(args, [folder])
         print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out, **more))
-        return print(f"wrote   {out}/ablation.json, .md and .tex, plots/" + (", wins.md" if more else ""))
+        return print(f"wrote   {out}/ablation.json, .md, .tex and .csv, plots/" + (", wins.md" if more else ""))
     if all((pathlib.Path(path) / "ablation.json").exists() for path in args.compare):
         out = run.run_path(args.name or f"{names[0]}-and-{len(names) - 1}-more")
         print(report.over_collections(args.compare, out, measure=args.measure, against=args.against))
@@ -384,7 +384,7 @@ def compare(args):
     for evaluation, runs in comparison.read_evaluations(args.compare).items():
         more = of_collection(args, [pathlib.Path(path) for path in args.compare], evaluation)
         print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation, **more)}")
-    print(f"wrote   {folder}/: ablation.json, .md and .tex, plots/ and wins.md for each evaluation in common")
+    print(f"wrote   {folder}/: ablation.json, .md, .tex and .csv, plots/ and wins.md for each evaluation in common")
 
 
 def of_collection(args, folders, evaluation=None):

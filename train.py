@@ -357,7 +357,7 @@ def compare(args, parser, collection, name):
     write_json(folder / "queries.json", diagnostics.query_features(collection, "test"))
     print(
         f"\n{report.of_comparison(folder, measure=args.select, collection=collection)}\n"
-        f"wrote   {folder}/ablation.json, .md and .tex, wins.md, plots/ and one folder a run\n"
+        f"wrote   {folder}/ablation.json, .md, .tex and .csv, wins.md, plots/ and one folder a run\n"
         f"next    python evaluate.py --compare {cli.quoted(folder)}     # tables and figures again\n"
         f"        python build_index.py --run {cli.quoted(runs.best(arms, measure=args.select))}     # the best on dev"
     )

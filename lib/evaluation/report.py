@@ -1,6 +1,9 @@
 """Tables and figures of a comparison. A new column is a line of RESULTS or COSTS."""
 
+import csv
+import io
 import pathlib
+import re
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from lib.files import latex, markdown, read_json, reading, write_json, write_tex
 
 
 def write(folder, runs, *, measure, name=None, collection=None, split="test", by=None):
-    """Write ablation.json, .md and .tex and plots/ of a comparison of Measured runs; returns the table.
+    """Write ablation.json, .md, .tex and .csv and plots/ of a comparison of Measured runs; returns the table.
 
     collection: what they were measured on, for wins.md and for measures that they do not have; by: a field of its
     queries' metadata, for a table by its values.
@@ -19,7 +22,7 @@ def write(folder, runs, *, measure, name=None, collection=None, split="test", by
     if collection and measure not in MEASURES:
         runs = comparison.with_measure(runs, measure, collection, split)
     result = analysis.analyse(runs, measure=measure)
-    result["name"] = name or pathlib.Path(result["data"]).name
+    result["name"] = name or short(result["data"])
     table = to_table(result)
     if by:
         table += "\n" + analysis.by_field(runs, by, retrieval.metadata_values(collection, split, by), measure)
@@ -28,6 +31,7 @@ def write(folder, runs, *, measure, name=None, collection=None, split="test", by
     write_json(folder / "ablation.json", result)
     write_text(folder / "ablation.md", table)
     write_text(folder / "ablation.tex", to_latex(result))
+    write_text(folder / "ablation.csv", to_csv(result))
     analysis.keep(folder / analysis.KEPT, runs)
     features = folder / "queries.json"
     with plots.optional(folder):
@@ -70,6 +74,7 @@ def again(folder, out, *, measure, against=None):
     write_json(out / "ablation.json", result)
     write_text(out / "ablation.md", table)
     write_text(out / "ablation.tex", to_latex(result))
+    write_text(out / "ablation.csv", to_csv(result))
     return table
 
 
@@ -81,7 +86,7 @@ def pooled(folders, *, measure, against=None):
             found = analysis.read_kept(folder, measure=measure, against=against)
         else:
             found = analysis.analyse(comparison.read_comparison(folder, against=against), measure=measure)
-        results.append(found | {"name": pathlib.Path(str(found.get("data", folder.name))).name})
+        results.append(found | {"name": short(found.get("data", folder.name))})
     return meta.over(results)
 
 
@@ -263,6 +268,26 @@ def to_table(result):
             f"{measure}: {parts}.\n"
         )
     return "\n".join(text)
+
+
+def short(data):
+    """The name of a collection in tables: of a table of questions that of the file, without columns and ending."""
+    return re.sub(r"\.(csv|tsv|jsonl?|ndjson|parquet)(\.gz)?(:[^/]*)?$", "", pathlib.PurePath(str(data)).name)
+
+
+def to_csv(result):
+    """The arms of analyse() for a spreadsheet: numbers in full, a column for each."""
+    measure, out = result["measure"], io.StringIO()
+    names, tested = analysis.names_of(measure), ("difference", "low", "high", "p", "p_holm", "decision")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "seeds", *names, *(f"{measure} {key}" for key in tested), "group"])
+    for name, of in result["references"].items():
+        writer.writerow([name, "", *(of.get(each, "") for each in names)])
+    for row in result["arms"]:
+        means = [float(np.mean(row["test"][each])) for each in names]
+        test = row.get("against_first", {})
+        writer.writerow([row["arm"], len(row["seeds"]), *means, *(test.get(key, "") for key in tested), row["group"]])
+    return out.getvalue()
 
 
 def to_latex(result):

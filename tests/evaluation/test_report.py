@@ -1,5 +1,7 @@
 """The tables and figures of a comparison of arms, from hand-made runs and from folders read back."""
 
+import csv
+import io
 import json
 
 import numpy as np
@@ -308,6 +310,28 @@ def test_two_runs_have_a_figure_of_their_differences(tmp_path):
     (runs,) = comparison.read_evaluations(folders).values()
     report.write(tmp_path / "out", runs, measure="mrr@10", name="made-test")
     assert (tmp_path / "out/plots/differences.png").read_bytes().startswith(PNG)
+
+
+def test_a_table_for_a_spreadsheet():
+    result = analyse(three_arms())
+    rows = list(csv.DictReader(io.StringIO(report.to_csv(result))))
+    assert [row["arm"] for row in rows][-3:] == ["a", "b", "c"]
+    b, test = rows[-2], next(row for row in result["arms"] if row["arm"] == "b")["against_first"]
+    assert float(b["mrr@10 difference"]) == test["difference"] and b["mrr@10 decision"] == test["decision"]
+    assert b["seeds"] == "2" and rows[-3]["mrr@10 p"] == ""
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        ("faq.csv:question=a,answer=b", "faq"),
+        ("x/faq.jsonl.gz", "faq"),
+        ("python", "python"),
+        ("made/debian.d", "debian.d"),
+    ],
+)
+def test_short_names_of_collections(data, name):
+    assert report.short(data) == name
 
 
 def test_a_table_by_a_field():
