@@ -89,8 +89,9 @@ def parse_args():
     if args.measure not in measures.MEASURES:
         if not args.compare:
             raise BadInput(f"--measure {args.measure}: one of {', '.join(measures.MEASURES)}; --measures adds others")
-        (measure,) = checks.parse_measures(args.measure)
-        args.measure = str(measure)
+        if len(found := checks.parse_measures(args.measure, flag="--measure")) != 1:
+            raise BadInput(f"--measure {args.measure!r}: one measure is tested")
+        args.measure = str(found[0])
     if not args.compare and sum(map(bool, (args.run, args.retriever, args.run_file))) != 1:
         raise BadInput("say what to measure: one of --run R, --retriever bm25, --run_file F, or --compare A B")
     if args.questions:
@@ -125,7 +126,7 @@ def evaluate(args, parser, spec, data, *, header):
     """Measure one retriever on one collection; returns what metrics.json holds, with the home of it."""
     trained_on = None if args.run_file else pathlib.Path(args.run) if args.run else run_of(spec)
     folder = trained_on if trained_on == pathlib.Path(spec) else None  # of a run that is searched by itself
-    _, collection = collection_of(
+    spec_of_data, collection = collection_of(
         data, trained_on, cut=[split for split in SPLITS[1:] if split == args.split], strict=args.strict
     )
     qrels = collection.split(args.split)
@@ -137,7 +138,7 @@ def evaluate(args, parser, spec, data, *, header):
     if header:
         counts = {"queries": len(qrels), "docs": len(collection.docs)}
         cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
-    if "-asked-" in collection.name and args.split == "test" and "dev" in collection.qrels:
+    if spec_of_data.startswith("asked:") and args.split == "test" and "dev" in collection.qrels:
         print(f"   {len(collection.split('dev')):,} more of these questions are the dev split (--split dev)")
     clock = run.Clock()
     trained = folder and run.recorded(folder)["args"].get("self_match")
@@ -175,11 +176,8 @@ def evaluate(args, parser, spec, data, *, header):
         result["error_split"] = {name: float(np.mean([own[name] for own in parts.values()])) for name in checks.LOST_BY}
         for qid, own in parts.items():
             values[qid] |= {f"lost by {name}": value for name, value in own.items()}
-    for name in (
-        "metrics.json",
-        f"{comparison.RANKINGS}.gz",
-    ):  # written last, so that none is half-replaced; of train.py
-        (target / name).unlink(missing_ok=True)
+    (target / "metrics.json").unlink(missing_ok=True)  # written last: a half-replaced evaluation has none
+    (target / f"{comparison.RANKINGS}.gz").unlink(missing_ok=True)  # of train.py
     measures.write_rankings(target / comparison.RANKINGS, rankings, tag=label(args, spec) if not plain else "dense")
     measures.write_per_query(target / "per_query.jsonl", values)
     write_json(target / "metrics.json", result)
@@ -259,17 +257,21 @@ def print_result(args, spec, result):
         print(forgetting_line(result))
     if "against_bm25" in result:
         alone = not (args.run_file or args.rerank or args.dim) and pathlib.Path(spec).is_dir()
-        mix = retrieval.mixing(mixed_of(spec, result), f"{cli.quoted(spec)}+bm25", args.measure)[1] if alone else ""
+        mixed = alone and mixed_of(spec, result, args.measure)
+        mix = retrieval.mixing(mixed, f"{cli.quoted(spec)}+bm25", args.measure)[1] if alone else ""
         spec += f", reranked by {args.rerank}," if args.rerank else ""
         print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mix=mix))
 
 
-def mixed_of(spec, result):
-    """What a run found of itself mixed with BM25, if that was on these judgements; else None."""
+def mixed_of(spec, result, measure):
+    """What a run found of itself mixed with BM25, if that was on this split, by this measure; else None."""
     path = pathlib.Path(spec) / "summary.json"
-    if not path.is_file() or comparison.judgements_trained_on(spec, result["split"]) != result["judgements"]:
+    if not path.is_file():
         return None
-    return read_json(path).get("mixed")
+    recorded = run.recorded(spec)
+    judged = recorded.get("inputs", {}).get("judgements", {}).get(result["split"])
+    same = judged == result["judgements"] and recorded["args"].get("select") == measure
+    return read_json(path).get("mixed") if same else None
 
 
 def start_of(args, collection, values, self_match):
@@ -366,15 +368,14 @@ def compare(args):
         more, gone = {}, analysis.runs_are_gone(folder)
         if gone:  # what was published stays as it is
             out = run.run_path(args.name or folder.name)
-            if args.by or args.measure not in measures.MEASURES:
-                raise BadInput(
-                    f"{folder} keeps the values of {', '.join(measures.MEASURES)} alone: train its runs again"
-                )
+            only_values(args, f"{folder}, whose runs are gone,")
         else:
             more = of_collection(args, [folder])
         print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out, **more))
-        return print(f"wrote   {out}/ablation.json, .md, .tex and .csv, plots/" + (", wins.md" if more else ""))
+        wins = ", wins.md" if more and (out / "wins.md").exists() else ""
+        return print(f"wrote   {out}/ablation.json, .md, .tex and .csv, plots/{wins}")
     if all((pathlib.Path(path) / "ablation.json").exists() for path in args.compare):
+        only_values(args, "a comparison over collections")
         out = run.run_path(args.name or f"{names[0]}-and-{len(names) - 1}-more")
         print(report.over_collections(args.compare, out, measure=args.measure, against=args.against))
         return print(f"wrote   {out}/: collections.json, collections.md, forest.png")
@@ -385,6 +386,14 @@ def compare(args):
         more = of_collection(args, [pathlib.Path(path) for path in args.compare], evaluation)
         print(f"\n{report.write(folder / evaluation, runs, measure=args.measure, name=evaluation, **more)}")
     print(f"wrote   {folder}/: ablation.json, .md, .tex and .csv, plots/ and wins.md for each evaluation in common")
+
+
+def only_values(args, what):
+    """BadInput for flags that want a collection, of what is only values of the standard measures by query."""
+    if args.by or args.data:
+        raise BadInput(f"--{'by' if args.by else 'data'} plays no part with {what}: only values by query are read")
+    if args.measure not in measures.MEASURES:
+        raise BadInput(f"--measure {args.measure}: {what} has {', '.join(measures.MEASURES)} alone")
 
 
 def of_collection(args, folders, evaluation=None):
@@ -404,9 +413,8 @@ def of_collection(args, folders, evaluation=None):
         _, collection = collection_of(args.data[0] if args.data else None, trained and trained[0], cut=cut)
         if evaluation and collection.name != evaluation.rpartition("-")[0]:
             raise BadInput(f"{evaluation} is not of {collection.name}")
-        if comparison.judgements_of(folders[0], evaluation or f"{collection.name}-{split}") != collection.judgements(
-            split
-        ):
+        judged = comparison.judgements_of(folders[0], evaluation or f"{collection.name}-{split}")
+        if judged != collection.judgements(split):
             raise BadInput(f"{collection.name} is another than {folders[0]} was measured on")
     except BadInput as error:
         if needed:

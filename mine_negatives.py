@@ -323,7 +323,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
     if scored:
         with plots.optional(path.with_suffix(".png")):
             plots.score_histogram(path.with_suffix(".png"), scored, title=f"{collection.name}, {args.split}")
-    print(f"\n{table(kept)}")
+    print(f"\n{table(kept, filled=args.fill)}")
     some = {int(row) for c in kept for row in c.queries[(c.docs >= 0).any(1)]}
     if none := len(collection.split(args.split)) - len(some):
         loosen = "loosen --filters, raise --candidates" if args.filters else "raise --candidates, widen --negative_docs"

@@ -27,6 +27,7 @@ from lib.search.retriever import run_of
 
 REFERENCES = ("gold", "random", "closed_book", "uncited")  # contexts that are asked besides, by default
 OF_SEARCH = ("rerank", "rerank_depth", "fusion", "normalise", "weight")
+OF_MODELS = ("context_tokens", "answer_tokens", "prompt")
 
 FIRST = "run retriever data generator model show_prompt web eval compare distraction split name"  # flags of --help
 
@@ -115,10 +116,11 @@ def check(args, parser):
         (("question",), not args.web, "--web takes its questions from the page"),
         (OF_SEARCH, not args.compare, "--{} plays no part with --compare, which searches with each run alone"),
         (("model",), server, "--{} is the name of a model at a server: --generator http://..."),
+        (OF_MODELS, model, "--{} is for language models: --generator hf:... or http://..."),
         (
-            ("context_tokens", "answer_tokens", "prompt"),
-            model,
-            "--{} is for language models: --generator hf:... or http://...",
+            ("json",),
+            not (args.eval or args.show_prompt),
+            "--{} is for answers to questions, without --eval and --show_prompt",
         ),
         (("timeout",), server, "--{} is for servers: --generator http://..."),
     )
@@ -126,6 +128,10 @@ def check(args, parser):
         for name in flags:
             if name in given and not fine:
                 raise BadInput(text.format(name))
+    if args.save and pathlib.Path(args.save).suffix != ".jsonl":
+        raise BadInput(f"--save {args.save}: a name that ends in .jsonl is wanted")
+    if args.save and (not pathlib.Path(args.save).parent.is_dir() or pathlib.Path(args.save).is_dir()):
+        raise BadInput(f"--save {args.save}: no file can be made there")
     if bool(args.retriever) == bool(args.compare):
         also = ", or else --compare FOLDER" if args.eval else ""
         raise BadInput(f"say what searches: --run R, --retriever bm25{also}")
@@ -142,8 +148,7 @@ def generator_of(args, spec):
         print(f"note: {args.prompt} does not say {ABSTAIN}: no answer will count as an abstention", file=sys.stderr)
     return generators.open_generator(
         spec, device=pick_device(args.device), model=args.model, context_tokens=args.context_tokens,
-        answer_tokens=args.answer_tokens, timeout=args.timeout,
-        template=template,
+        answer_tokens=args.answer_tokens, timeout=args.timeout, template=template,
     )  # fmt: skip
 
 
@@ -177,22 +182,12 @@ def main():
 
         rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries[:4]
         examples = collection.queries.texts(rows)
-        how = {"title": title, "examples": examples, "save": args.save and questions_file(args.save)}
+        how = {"title": title, "examples": examples, "save": args.save and pathlib.Path(args.save)}
         return serve(ask, list(opened), host=args.host, port=args.port, **how)
     if args.question:
         return show(args.question)
     print(f"{title}; ask, or press Enter to leave", file=sys.stderr if args.json else sys.stdout)
     asking.converse(show)
-
-
-def questions_file(name):
-    """The path of --save; BadInput for one that would not be read, or cannot be written."""
-    path = pathlib.Path(name)
-    if path.suffix != ".jsonl":
-        raise BadInput(f"--save {name}: a name that ends in .jsonl is wanted")
-    if not path.parent.is_dir() or path.is_dir():
-        raise BadInput(f"--save {name}: no file can be made there")
-    return path
 
 
 def offer_index(folder, data, collection, *, build, out):

@@ -145,10 +145,8 @@ def arm_row(arm, of_arm, measure):
     }
     row["seconds"] = row["train_s"] + row["mine_s"]
     row["gain_per_minute"] = None  # without a number of the untrained encoder
-    recorded = measure in measures.MEASURES
-    if (
-        recorded and all("untrained" in s for s in summaries) and row["seconds"]
-    ):  # which are rounded, to 0 for a handful of steps
+    recorded = measure in measures.MEASURES and all("untrained" in s for s in summaries)
+    if recorded and row["seconds"]:  # which are rounded, to 0 for a handful of steps
         gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
         row["gain_per_minute"] = float(60 * gain / row["seconds"])
     row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}

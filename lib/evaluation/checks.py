@@ -18,14 +18,14 @@ from lib.search.hits import Hits
 LOST_BY = ("model", "quantisation", "search")
 
 
-def parse_measures(text):
+def parse_measures(text, flag="--measures"):
     """[measure] of ir_measures, as in "nDCG@10 AP P@5 Success@1"; BadInput for a name that it does not know."""
     found = []
     for name in text.replace(",", " ").split():
         try:
             found.append(ir_measures.parse_measure(name))
         except (NameError, ValueError, SyntaxError, TypeError) as error:
-            raise BadInput(f"--measures {name}: {error}; one of ir_measures, as in nDCG@10 AP P@5 Success@1") from None
+            raise BadInput(f"{flag} {name}: {error}; one of ir_measures, as in nDCG@10 AP P@5 Success@1") from None
     return found
 
 

@@ -240,11 +240,6 @@ def conditions(folder, evaluation):
     }
 
 
-def judgements_trained_on(folder, split):
-    """The same of the split that a run was measured on when its training ended."""
-    return run.recorded(folder).get("inputs", {}).get("judgements", {}).get(split) if split == "test" else None
-
-
 def judgements_of(folder, evaluation):
     """The fingerprint of the corpus, queries and labels that a run, or the runs of a comparison, were measured on."""
     return next(iter(conditions(folder, evaluation).values()))

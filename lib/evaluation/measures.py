@@ -1,6 +1,8 @@
 """Retrieval measures, exactly trec_eval's (through ir_measures), and the files that hold what was measured."""
 
+import contextlib
 import gzip
+import io
 import json
 
 import ir_measures
@@ -102,11 +104,11 @@ def in_order(docs):
 
 def write_rankings(path, rankings, *, tag):
     """Write {qid: {doc_id: score}} as TREC's six columns, best first; FILE.gz is compressed."""
-    gz = path.suffix == ".gz"
-    with (
-        atomic_path(path) as temporary,
-        gzip.open(temporary, "wt", 1) if gz else open(temporary, "w", encoding="utf-8") as out,
-    ):
+    with atomic_path(path) as temporary, contextlib.ExitStack() as stack:
+        out = stack.enter_context(open(temporary, "wb"))
+        if path.suffix == ".gz":  # without name and time, for the same bytes each time
+            out = stack.enter_context(gzip.GzipFile("", "wb", 1, out, mtime=0))
+        out = stack.enter_context(io.TextIOWrapper(out, encoding="utf-8"))
         for qid, docs in rankings.items():
             order = sorted(docs.items(), key=lambda item: -np.float32(item[1]))  # equal scores as they came
             out.writelines(f"{qid} Q0 {doc} {rank} {score:.9g} {tag}\n" for rank, (doc, score) in enumerate(order, 1))

@@ -175,8 +175,8 @@ def reasons(candidates):
     return ", ".join(f"{reason} {count:,}" for reason, count in candidates.dropped.items() if count) or "-"
 
 
-def table(mined):
-    """A line for each source: yield, scores, and what was dropped and why."""
+def table(mined, *, filled=False):
+    """A line for each source: yield, scores, and what was dropped and why. filled: whether the last fills others."""
     lines = [f"{'source':8}{'queries':>9}{'candidates':>12}{'shortest':>10}{'mean score':>12}{'positive':>10}"
              f"{'above pos.':>12}   dropped"]  # fmt: skip
     for candidates in mined:
@@ -188,7 +188,7 @@ def table(mined):
             + "".join(f"{'-' if x is None else f'{x:.3f}':>{width}}" for x, width in ((mean, 12), (positive, 10)))
             + f"{above:>12}   {reasons(candidates)}"
         )
-    short = sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined if not c.notes.get("fills"))
+    short = 0 if filled else sum(int(((c.docs >= 0).sum(1) < c.docs.shape[1]).sum()) for c in mined)
     said = "positive = mean score of the known positive; above pos. = share of candidates that outscore it"
     return "\n".join([*lines, said + (f"; {short:,} lists end short" if short else "")])
 

@@ -126,8 +126,11 @@ def keep(path, question, found, marked):
     docs = [doc for doc in dict.fromkeys(doc for own in marked for doc in own or ()) if doc in found]
     if not question or not docs:
         return "Ask, and mark the docs that answer."
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"question": question, "answer": docs}, ensure_ascii=False) + "\n")
+    with open(path, "ab+") as file:
+        file.seek(-1, 2) if file.tell() else None
+        begin = b"" if file.read(1) in (b"", b"\n") else b"\n"  # somebody's last line may lack its end
+        line = json.dumps({"question": question, "answer": docs}, ensure_ascii=False)
+        file.write(begin + line.encode() + b"\n")
     return f"Kept with {len(docs)} doc{'s' * (len(docs) > 1)}."
 
 

@@ -78,12 +78,22 @@ def test_furniture_and_marks_of_which_few_are_closed(unit):
         "# " + repeated("{#"),
         repeated("- ") + "x",
         repeated("a\n")[: LENGTH // 10],
+        ":::a" + " " * LENGTH + "b",
+        "/// a |" + " " * LENGTH + "b",
+        repeated("{%"),
+        repeated("{% a "),
     ],
-    ids=range(14),
+    ids=range(18),
 )
 def test_markdown_with_endless_runs_of_one_sign(text):
     with seconds():
         pages.sections_of_markdown(text)
+
+
+@pytest.mark.parametrize("unit", ["{/*", "<a {", "<a b={", "<a b='", "`a", "``a`", "<", "{{", "</a", "<a "])
+def test_mdx_of_which_nothing_is_closed(unit):
+    with seconds():
+        pages.KINDS[".mdx"](repeated(unit)[: LENGTH // 4])
 
 
 @pytest.mark.parametrize("unit", ["a: b\n", 'a: "', "a:\n- b\n", " ", "- ", "a: >\n", "\\"])

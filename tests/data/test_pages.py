@@ -238,6 +238,22 @@ def test_what_a_reader_sees_of_a_page_of_a_site():
     assert text.split("\n\n") == parts
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use `{% for %}` and `{{ x }}` in a page.",
+        "=== is strict equality",
+        "!!! wow, this is a lot",
+        "/// Returns the sum of both.",
+        "??? is what nobody knows",
+        "{% raw %}\n\nWrite `{% if %}` here.",
+    ],
+)
+def test_what_only_looks_like_a_mark_of_a_site_stays(text):
+    ((_, _, found, _),) = pages.sections_of_markdown(text)
+    assert found == text.removeprefix("{% raw %}\n\n").replace("`", "")
+
+
 MDX = """import X from 'y'
 
 # What's new [#new]

@@ -214,3 +214,10 @@ def test_scores_that_rise_with_the_ranks_are_said(tmp_path, line, capsys):
     assert "for 1 of 2 queries (q2)" in read([0.9, 0.5], [0.1, 0.5, 0.9])
     assert read([0.9, 0.5, 0.5, 0.1], [3, 2]) == ""
     assert "2 of 2" in read([0.1, 0.9], [1, 2])
+
+
+def test_a_compressed_run_has_the_same_bytes_each_time(tmp_path):
+    for name in ("a", "b"):
+        measures.write_rankings(tmp_path / f"{name}.gz", {"q": {"d1": 0.5, "d\u00e9": 0.25}}, tag="t")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert checks.read_run_file(tmp_path / "a.gz") == {"q": {"d1": 0.5, "d\u00e9": 0.25}}

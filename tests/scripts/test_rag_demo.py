@@ -409,13 +409,17 @@ def test_what_a_reader_marks_is_a_table_of_questions(tmp_path, tiny):
         assert "mark the docs" in page.keep(path, question, found, marked) and not path.exists()
     assert page.keep(path, "what rests?", shown, [[shown[0]], [shown[0], shown[2], "another"]]) == "Kept with 2 docs."
     assert page.keep(path, 'naïve \n "quoted"?', shown, [[shown[1]]]) == "Kept with 1 doc."
+    path.write_bytes(path.read_bytes().rstrip())  # as an editor leaves it: the next one begins a line of its own
+    assert page.keep(path, "what else?", shown, [[shown[0]]]) == "Kept with 1 doc."
     asked = load_collection(f"asked:{path}@{TINY}")
     kept = {asked.queries.text(row): set(asked.qrels_dict(split)[asked.queries.ids[row]])
             for split in ("dev", "test") for row in asked.split(split).queries}  # fmt: skip
-    assert kept == {"what rests?": {shown[0], shown[2]}, 'naïve \n "quoted"?': {shown[1]}}
+    assert kept == {"what else?": {shown[0]}, "what rests?": {shown[0], shown[2]}, 'naïve \n "quoted"?': {shown[1]}}
 
 
 def test_files_that_questions_are_not_kept_in(refused, untrained):
+    for flags in (("--eval",), ("--show_prompt", "x?")):
+        assert "--json is for answers" in refused("rag_demo.py", "--run", "runs/R", "--json", *flags, cwd=untrained)
     run = ("--run", "runs/R", "--web", "--save")
     assert "a name that ends in .jsonl is wanted" in refused("rag_demo.py", *run, "q.csv", cwd=untrained)
     assert "no file can be made there" in refused("rag_demo.py", *run, "nowhere/q.jsonl", cwd=untrained)

@@ -659,9 +659,17 @@ def test_compare_by_a_measure_that_was_not_asked_for(launch, desk, evaluated, tw
     assert launch("evaluate.py", *flags[:-1], "mrr@10", cwd=desk) == 0  # as it was
 
 
-def test_measures_that_are_not_there(refused, desk, evaluated):
+def test_measures_that_are_not_there(refused, desk, evaluated, two):
     both = ("--compare", "runs/staged", "runs/tiny-bm25", "--measure")
-    assert "--measures X@1: " in refused("evaluate.py", *both, "X@1", cwd=desk)
+    assert "--measure 'AP P@5': one measure" in refused("evaluate.py", *both, "AP P@5", cwd=desk)
+    several = ("--compare", "runs/two", "runs/two")
+    for flags, said in (
+        (("--measure", "AP"), "has mrr@10"),
+        (("--by", "x"), "--by plays no part"),
+        (("--data", "tiny"), "--data plays"),
+    ):
+        assert said in refused("evaluate.py", *several, *flags, cwd=desk)
+    assert "--measure X@1: " in refused("evaluate.py", *both, "X@1", cwd=desk)
     assert "--measures adds others" in refused("evaluate.py", "--run", "runs/staged", "--measure", "AP", cwd=desk)
     shutil.copytree(desk / "runs/staged", desk / "runs/unranked")
     (desk / "runs/unranked/eval/tiny-test/run.trec").unlink()

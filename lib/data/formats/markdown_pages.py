@@ -15,23 +15,27 @@ NAMED = re.compile(r"\{:?[ ]?[#.][^{}]*+\}$|\[#[^\[\]]*+\]$")  # {#name}, {: .cl
 FENCE = re.compile(r"^(`{3,}+(?=[^`]*$)|~{3,})")
 # a box that opens: /// tip | Title, :::tip Title, !!! tip "Title", === "Title"; its title is text
 BOX = re.compile(
-    r"""(?:/{3,}|:{3,})[ ]*\{?[\w-]+\}?(?:[ ]*\|?[ ]*(?P<title>\S.*?))?(?:[ ]*\{[^{}]*\})?$
-    | (?:!!!|\?\?\?\+?|===[!+]?)[ ]+(?:[\w -]+?)?[ ]*(?:"(?P<quoted>[^"]*)")?$""",
+    r"""(?:/{3,}[ ]*[\w-]+(?:[ ]*\|[ ]*(?P<slashed>.*?))? | :{3,}[ ]*\{?[\w-]+\}?\[?(?P<title>.*?)\]?)
+      (?:[ ]*\{[^{}]*\})?$
+    | (?:!!!|\?\?\?\+?)[ ]+[a-z][\w-]*+(?:[ ](?:inline|end))*(?:[ ]+"(?P<quoted>[^"]*)")?$
+    | ===[!+]?[ ]+"(?P<tab>[^"]*)"$""",
     re.X,
 )
+MARKS = {"/", ":", "!", "?", "="}  # with which a box begins
 BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
 INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
 # docs of an object, which a program writes below its name; files to be put in; statements of a template
 GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
 INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{\{[<%].*[%>]\}\}$")
 TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}")
+OUTSIDE = re.compile(rf"(`+)(?!`)[^`]++\1(?!`)|{TEMPLATE.pattern}")  # code between words, or a statement
 VALUE = re.compile(r"\{\{[^{}]*+\}\}")
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"
 # code between words, which stays; a tag or comment of MDX
 JSX = re.compile(
     rf"""(`+)(?!`)[^`]++\1(?!`)
     | </?(?:[A-Za-z][\w.:-]*+(?:\s++[\w:-]++(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|{BRACES}))?+|\s++{BRACES})*+\s*+)?/?>
-    | \{{/\*.*?\*/\}}""",
+    | \{{/\*(?:[^*]|\*(?!/\}}))*+(?:\*/\}}|\Z)""",
     re.X | re.S,
 )
 
@@ -99,7 +103,7 @@ def _blocks(tokens):
             text = token.content.rstrip("\n")
         elif kind == "html_block":
             text = "\n".join(body for *_, body in sections_of_html(token.content))
-        if kind in ("bullet_list_close", "ordered_list_close", "table_close") and text == "":
+        if text == "" and kind.endswith("_close"):
             yield 0, "", line, "", False
         elif text and text.strip():
             inside = bool(lists) or kind == "tr_close"
@@ -120,7 +124,7 @@ def _plain(children):
             parts.append(_plain(child.children))
         else:
             parts.append(child.content)
-    return TEMPLATE.sub("", "".join(parts)).strip()
+    return "".join(parts).strip()
 
 
 def _without_marks(lines, *, mdx):
@@ -143,12 +147,12 @@ def _without_marks(lines, *, mdx):
             line = ""
         elif GENERATED.match(bare):
             line, generated = "", True
-        elif bare[:1] in "/:!?=" and bare and (box := BOX.match(bare)):
+        elif bare[:1] in MARKS and len(bare) <= MOST_HEADING and (box := BOX.match(bare)):
             if bare.startswith(INDENTS):
                 boxes.append(indent)
-            line = box["title"] or box["quoted"] or ""
-        elif "{%" in line:
-            line, template = TEMPLATE.sub("", line), True
+            line = next((title.strip() for title in box.groups() if title), "")
+        elif "{%" in line and (rest := OUTSIDE.sub(lambda found: found[0] if found[1] else "", line)) != line:
+            line, template = rest, True
         found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
     return _without_tags(found, code) if mdx else found
 

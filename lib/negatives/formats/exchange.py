@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -46,18 +47,8 @@ def write(path, format, records, collection, split, *, even=False):
     """
     lines = itertools.chain.from_iterable(map(TABLE[format].to_lines, _groups(records, collection, split)))
     put = {"dpr": functools.partial(_put, begin="[", between=",\n", end="]\n"), "distillation-parquet": _put_parquet}
-    widths, scored = collections.Counter(), [True]
-
-    def noted(lines):
-        for line in lines:
-            widths[len(line) - 2 - ("scores" in line)] += 1
-            scored[0] &= "scores" in line
-            yield line
-
     try:
-        count = put.get(format, _put)(path, noted(lines) if even and format in EVEN else lines)
-        if len(widths) > 1 or (widths and not scored[0]):
-            count = _evened(path, widths, scores=scored[0])
+        count = put.get(format, _put)(path, _evened(lines) if even and format in EVEN else lines)
     except BadInput as error:
         raise BadInput(f"{path}: not written: {error}") from None
     if format.startswith("distillation"):
@@ -70,24 +61,26 @@ def write(path, format, records, collection, split, *, even=False):
     return count
 
 
-def _evened(path, widths, *, scores):
-    """Rewrite a file of sentence-transformers' rows so that all have the same columns; how many it has then.
+def _evened(rows):
+    """sentence-transformers' rows with the same columns each: scores in all or in none, and equally many negatives.
 
-    widths: how many rows have so many negatives; rows of more than are kept are cut, rows of fewer are left out, and
-    the number kept is the one that keeps most negatives. scores: whether every row has them.
+    Rows of more negatives than are kept are cut, rows of fewer are left out; kept is the number that keeps most.
     """
-    width = max(widths, key=lambda w: (w * sum(count for other, count in widths.items() if other >= w), w))
-    if out := sum(count for other, count in widths.items() if other < width):
-        print(f"note: rows with fewer than {width} negatives, left out since all need as many: {out:,} (--fill)")
-    drop = {f"negative_{i}" for i in range(width + 1, max(widths) + 1)} | (set() if scores else {"scores"})
-
-    def lines():
-        for _, row in table_files.json_rows(path):
+    widths, scored = collections.Counter(), True
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:  # there may be more than memory holds
+        for row in rows:
+            widths[len(row) - 2 - ("scores" in row)] += 1
+            scored &= "scores" in row
+            spool.write(json.dumps(row) + "\n")
+        width = max(widths, default=0, key=lambda w: (w * sum(n for other, n in widths.items() if other >= w), w))
+        if out := sum(n for other, n in widths.items() if other < width):
+            print(f"note: rows with fewer than {width} negatives, left out since all need as many: {out:,} (--fill)")
+        cut = {"scores", *(f"negative_{i}" for i in range(width + 1, max(widths, default=0) + 1))}
+        spool.seek(0)
+        for row in map(json.loads, spool):
             if len(row) - 2 - ("scores" in row) >= width:
-                row = {key: value for key, value in row.items() if key not in drop}
-                yield row | ({"scores": row["scores"][: width + 1]} if "scores" in row else {})
-
-    return _put(path, lines())
+                found = {key: value for key, value in row.items() if key not in cut}
+                yield found | ({"scores": row["scores"][: width + 1]} if scored else {})
 
 
 def _put(path, lines, *, begin="", between="\n", end="\n"):
