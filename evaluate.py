@@ -166,6 +166,7 @@ def evaluate(args, parser, spec, data, *, header):
     if (spec != "bm25" or args.rerank) and args.measure in measures.MEASURES:
         how = {"measure": args.measure, "self_match": self_match}
         result["against_bm25"] = retrieval.against_bm25(values, collection, args.split, **how)
+        result["verdict"], result["use"] = verdict_of(args, spec, result)
     if args.by:
         fields = retrieval.metadata_values(collection, args.split, args.by)
         result["by"] = {"field": args.by, "rows": checks.by_slice(values, fields, measure=args.measure)}
@@ -255,12 +256,18 @@ def print_result(args, spec, result):
         print(f"   of the {1 - mean['ndcg@10']:.4f} that ndcg@10 lacks to 1, lost by: {lost}")
     if "start" in result:
         print(forgetting_line(result))
-    if "against_bm25" in result:
-        alone = not (args.run_file or args.rerank or args.dim) and pathlib.Path(spec).is_dir()
-        mixed = alone and mixed_of(spec, result, args.measure)
-        mix = retrieval.mixing(mixed, f"{cli.quoted(spec)}+bm25", args.measure)[1] if alone else ""
-        spec += f", reranked by {args.rerank}," if args.rerank else ""
-        print("verdict: " + retrieval.verdict(result["against_bm25"], args.measure, spec=spec, mix=mix))
+    if "verdict" in result:
+        print(f"verdict: {result['verdict']}")
+
+
+def verdict_of(args, spec, result):
+    """retrieval.verdict() of what was measured, with what the run found of itself mixed with BM25."""
+    mixed, both = None, f"{spec}+bm25"
+    if not (args.run_file or args.rerank or args.dim) and pathlib.Path(spec).is_dir():
+        found = mixed_of(spec, result, args.measure)
+        mixed = (*retrieval.mixing(found, cli.quoted(both), args.measure), both)
+    name = f"{spec}, reranked by {args.rerank}," if args.rerank else spec
+    return retrieval.verdict(result["against_bm25"], args.measure, spec=spec, name=name, mixed=mixed)
 
 
 def mixed_of(spec, result, measure):
@@ -349,9 +356,9 @@ def next_step(row):
     question, trained = cli.quoted(process.one_line(row["qid"], 200)), cli.quoted(row["trained"])
     recorded = run.recorded(row["trained"])["args"].get("data", "python")
     bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
-    test = row.get("against_bm25")
-    behind = test and retrieval.ahead(test) < 0 and test["queries"] >= retrieval.FEW
-    ask = f"--retriever bm25{bm25_flag}" if behind else f"--run {trained}{flag}"
+    use, ask = row.get("use"), f"--run {trained}{flag}"
+    if use not in (None, row["retriever"]):  # BM25, or both mixed
+        ask = f"--retriever {cli.quoted(use)}{bm25_flag if use == 'bm25' else flag}"
     bm25 = cli.quoted(f"runs/{row['collection']}-bm25")
     print(
         f"next    python rag_demo.py {ask} {question}\n"

@@ -156,17 +156,23 @@ def too_few(queries):
     )
 
 
-def verdict(test, measure, *, spec, mix):
-    """A sentence that says what to search with by against_bm25(). mix: one of mixing(), "" where there is none."""
+def verdict(test, measure, *, spec, name=None, mixed=None):
+    """(a sentence that says what to search with by against_bm25(), the spec of it).
+
+    name: what it is called, if not by its spec; mixed: of mixing(), with the spec of both, None where there is none.
+    """
     if test["queries"] < FEW:
-        return too_few(test["queries"])
+        return too_few(test["queries"]), spec
     shown = f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}] {measure}, BM25 {test['mean']:.4f}"
-    mix = f"; {mix}" if mix else ""
-    if ahead(test) < 0:
-        return f"BM25 is ahead of {spec} ({shown}): search with --retriever bm25{mix}"
-    if ahead(test) > 0:
-        return f"{spec} is ahead of BM25 ({shown}): use it{mix}"
-    return f"{spec} and BM25 are not told apart by these queries ({shown}){mix}"
+    name = name or spec
+    said, use, best = {
+        1: (f"{name} is ahead of BM25 ({shown})", "use it", spec),
+        0: (f"{name} and BM25 are not told apart by these queries ({shown})", "", spec),
+        -1: (f"BM25 is ahead of {name} ({shown})", "search with --retriever bm25", "bm25"),
+    }[ahead(test)]
+    gains, mix, both = mixed or (False, "", None)
+    use, best = ("", both) if gains else (use, best)
+    return f"{said}: {'; '.join(filter(None, (use, mix)))}".removesuffix(": "), best
 
 
 def metadata_values(collection, split, field):

@@ -467,12 +467,17 @@ def test_any_miner_in_training_and_alone(launch, refused, desk, vectors, capsys)
         ((0.0, -0.1, 0.1), "runs/R and BM25 are not told apart by these queries"),
     ],
 )
-@pytest.mark.parametrize("mix", ["", "mix them"])
-def test_a_verdict_says_what_to_search_with(difference, said, mix):
+@pytest.mark.parametrize("mixed", [None, (False, "mix them", "R+bm25"), (True, "mix them", "R+bm25")])
+def test_a_verdict_says_what_to_search_with(difference, said, mixed):
     test = dict(zip(("difference", "low", "high"), difference)) | {"mean": 0.5, "queries": 100, "p": 0.01}
-    found = retrieval.verdict(test, "mrr@10", spec="runs/R", mix=mix)
-    assert found.startswith(said) and (mix != "") == found.endswith("; mix them")
-    unsure = retrieval.verdict(test | {"p": 0.06}, "mrr@10", spec="runs/R", mix=mix)
+    found, use = retrieval.verdict(test, "mrr@10", spec="runs/R", mixed=mixed)
+    gains = mixed is not None and mixed[0]
+    assert found.startswith(said if not gains else said.partition("):")[0]) and found.endswith("mix them") == bool(
+        mixed
+    )
+    assert use == ("R+bm25" if gains else "bm25" if difference[0] < 0 else "runs/R")
+    assert ("use it" in found) == (difference[0] > 0 and not gains)
+    unsure, _ = retrieval.verdict(test | {"p": 0.06}, "mrr@10", spec="runs/R", mixed=mixed)
     assert "are not told apart" in unsure  # an interval that leaves 0 out is not enough
 
 
