@@ -13,6 +13,7 @@ from lib.search import fusion
 from lib.search.retriever import HELP, open_mixed
 
 FEW = 20  # queries below which nothing is said of which retriever is ahead
+WEIGHED = 20  # docs of a mix that a weight is chosen by: beyond the ten that nDCG@10 sees, for ties
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
 
 
@@ -36,13 +37,13 @@ def open_with(args, spec, collection, *, device):
     return open_mixed(spec, collection, device=device, precision=args.precision, tuned_weight=tuned_weight, **how)
 
 
-def tuned_weight(mixed, collection, among=None, *, measure="ndcg@10"):
-    """The weight of WEIGHTS that is best on dev, searched among some doc rows or all; BadInput without a dev split."""
+def tuned_weight(mixed, collection, among=None):
+    """The weight of WEIGHTS with the best nDCG@10 on dev, among some doc rows or all; BadInput without a dev split."""
     if "dev" not in collection.qrels:
         raise BadInput(f"{collection.name} has no dev split to choose the weight on: give --weight, or --fusion rrf")
     both = mixed.both(collection.queries.view(collection.split("dev").queries), fusion.DEPTH, among)
     found = [
-        measures.mean(measures.score(collection, "dev", mixed.mix(both, measures.RANKED, weight=weight)))[measure]
+        measures.mean(measures.score(collection, "dev", mixed.mix(both, WEIGHED, weight=weight)))["ndcg@10"]
         for weight in WEIGHTS
     ]
     return float(WEIGHTS[int(np.argmax(found))])

@@ -48,6 +48,7 @@ class Fusion:
     def __init__(self, retrievers, *, names, how="convex", weight=0.5, normalise="min_max"):
         self.retrievers, self.names = retrievers, names
         self.how, self.weight, self.normalise = how, weight, normalise
+        self._last = None, None  # what identifies the last both() of a collection's queries, and that
         self.encoder = next((r.encoder for r in retrievers if getattr(r, "encoder", None)), None)
 
     @property
@@ -58,6 +59,13 @@ class Fusion:
 
     def both(self, queries, k, among=None):
         """(rows (Q, C) of what either finds among its k best, -1 for none; [scores (Q, C)]; [ranks (Q, C)] for rrf)."""
+        if key := hasattr(queries, "fingerprint") and fingerprint(queries.fingerprint, k, among, self.how):
+            if self._last[0] != key:  # dev is searched to choose a weight, and again to be measured
+                self._last = key, self._both(queries, k, among)
+            return self._last[1]
+        return self._both(queries, k, among)
+
+    def _both(self, queries, k, among):
         found = [retriever.search(queries, k, None, among).rows for retriever in self.retrievers]
         rows = np.sort(np.concatenate(found, axis=1), axis=1)
         rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
