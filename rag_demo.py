@@ -13,7 +13,7 @@ import pathlib
 import sys
 
 from lib import cli, process
-from lib.data import readers
+from lib.data import fields, readers
 from lib.data.beir import SPLITS
 from lib.data.collection import collection_of
 from lib.evaluation import measures, retrieval
@@ -45,6 +45,8 @@ def parse_args():
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
     add("--json", action="store_true", excludes="web", help="print one JSON object for each question and retriever")
     add("--docs", type=cli.number(int, least=1, most=1000), default=5, help="docs to read for a question")
+    add("--where", nargs="+", default=[], metavar="FIELD=VALUE", excludes="eval", help="search only docs with these "
+        "values in their metadata; of one field any, of several fields all")
     add("--build", action="store_true", needs="run", excludes="eval",
         help="build the run's index of the collection first, where there is none")
     add = parser.group("what answers")
@@ -97,7 +99,7 @@ def take_question(args):
     """
     asks = lambda text: (" " in text or text.endswith("?")) and not pathlib.Path(text).exists()  # noqa: E731
     if args.question is None and not args.eval:
-        for values in (args.run, args.retriever):
+        for values in (args.run, args.retriever, args.where):
             if len(values) > 1 and asks(values[-1]):
                 args.question = args.question or values.pop()
         if len(args.generator) > 1 and args.generator[-1].partition(":")[0] not in generators.GENERATORS:
@@ -141,6 +143,17 @@ def check(args, parser):
         raise BadInput("--retriever: two can be shown side by side; --eval scores any number")
 
 
+def conditions(texts):
+    """{field: [values]} of --where; BadInput for what is no FIELD=VALUE."""
+    found = {}
+    for text in texts:
+        field, equals, value = text.partition("=")
+        if not (field and equals and value):
+            raise BadInput(f"--where {text}: FIELD=VALUE is wanted")
+        found.setdefault(field, []).append(value)
+    return found
+
+
 def generator_of(args, spec):
     """The generator that a spec names, with the flags of the command."""
     template = Template.read(args.prompt) if args.prompt else DEFAULT
@@ -167,23 +180,28 @@ def main():
             print(f"{name} = {value}")
     generator = generator_of(args, args.generator[0])
 
-    def ask(question):
-        return {name: asking.ask(question, each, generator, collection, args.docs) for name, each in opened.items()}
+    title, among = f"{len(collection.docs):,} docs of {collection.name}", None
+    if args.where:
+        among = fields.rows_where(collection.docs, conditions(args.where))
+        title = f"{len(among):,} of {title} with {' '.join(args.where)}"
+
+    def find(question):
+        return {name: asking.find(question, each, collection, args.docs, among) for name, each in opened.items()}
 
     def show(question):
-        found = ask(question)
+        found = find(question)
         if args.json:
+            found = {name: asking.answered(one, question, generator) for name, one in found.items()}
             return print(*asking.as_json(question, found), sep="\n")
-        asking.show(found, sent_to=args.generator[0] if args.show_prompt else None)
+        asking.show(question, found, generator, sent_to=args.generator[0] if args.show_prompt else None)
 
-    title = f"{len(collection.docs):,} docs of {collection.name}"
     if args.web:
         from lib.rag.page import serve  # here: its library takes seconds to import
 
         rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries[:4]
         examples = collection.queries.texts(rows)
         how = {"title": title, "examples": examples, "save": args.save and pathlib.Path(args.save)}
-        return serve(ask, list(opened), host=args.host, port=args.port, **how)
+        return serve(find, generator, list(opened), host=args.host, port=args.port, **how)
     if args.question:
         return show(args.question)
     print(f"{title}; ask, or press Enter to leave", file=sys.stderr if args.json else sys.stdout)

@@ -1,9 +1,11 @@
 """A field of the metadata as numbers: which docs and queries have the same value in it."""
 
+import collections
 import functools
 import json
 
 import numpy as np
+from tqdm import tqdm
 
 from lib.data.beir import metadata_of
 from lib.files import BadInput
@@ -36,6 +38,34 @@ def _codes(collection, field):
         fields = ", ".join(sorted(seen)) or "none"
         raise BadInput(f"no doc has the field {field} in its metadata, nor has a train query; there are: {fields}")
     return queries, of_docs, own
+
+
+def rows_where(docs, wanted):
+    """The doc rows, in order, whose metadata have all the fields of {field: [values, any of them]}; BadInput if none.
+
+    Values are compared as texts, those of a list each by itself.
+    """
+    rows, seen = [], {field: collections.Counter() for field in wanted}
+    for row in tqdm(range(len(docs)), desc="--where", unit="doc", delay=2, leave=False, disable=None):
+        meta = metadata_of(docs.record(row))
+        own = {field: _texts(meta.get(field)) for field in wanted}
+        if all(own[field] & set(values) for field, values in wanted.items()):
+            rows.append(row)
+        for field, values in own.items():
+            seen[field].update(values)
+    if not rows:
+        field, values = next(((f, v) for f, v in wanted.items() if not seen[f].keys() & set(v)), (None, None))
+        if field is None:
+            raise BadInput(f"--where {' '.join(f'{f}={v[0]}' for f, v in wanted.items())}: no doc has all of these")
+        often = ", ".join(value for value, _ in seen[field].most_common(8))
+        there = f"most often it is {often}" if often else "no doc has this field"
+        raise BadInput(f"--where {field}={values[0]}: no doc has this value; {there}")
+    return np.array(rows)
+
+
+def _texts(value):
+    """The set of texts of a value of metadata."""
+    return {str(each) for each in (value if isinstance(value, list) else [value]) if each not in (None, "")}
 
 
 def values(collection, field, query_rows):

@@ -1,5 +1,6 @@
 """What servers with OpenAI's interface refuse of a request, read from their errors, and the request without it."""
 
+import contextlib
 import json
 import re
 
@@ -7,6 +8,7 @@ import re
 SIGNS = {
     "max_tokens": r"\bmax_tokens\b",
     "temperature": r"\btemperature\b",
+    "stream": r"\bstream(ing)?\b",
     "system": r"\bsystem\W+(role|message|prompt|instruction)|\brole\W+system|roles must alternate"
     r"|\bdeveloper instruction\b|\broles\b.{0,80}\bgot system\b",
 }
@@ -21,7 +23,7 @@ class Failed(ValueError):
     """An event of a stream that is no part of an answer but holds the server's own words on what went wrong."""
 
 
-def body_of(made, model, tokens, unwanted=()):
+def body_of(made, model, tokens, unwanted=(), *, stream=False):
     """The body that asks a model for an answer of at most so many tokens to a Prompt, without what is unwanted.
 
     unwanted: names of SIGNS. A limit that is unwanted goes by its newer name; of the system message no word is lost.
@@ -30,12 +32,14 @@ def body_of(made, model, tokens, unwanted=()):
     if "temperature" not in unwanted:
         body["temperature"] = 0
     body["max_completion_tokens" if "max_tokens" in unwanted else "max_tokens"] = tokens
+    if stream and "stream" not in unwanted:
+        body["stream"] = True
     return body
 
 
 def refused(status, text, body):
     """Which row of SIGNS, of those that are in a body, a server refuses by an error's status and text; None if none."""
-    there = {name for name in ("max_tokens", "temperature") if name in body}
+    there = {name for name in ("max_tokens", "temperature", "stream") if name in body}
     if body["messages"][0]["role"] == "system":
         there.add("system")
     there &= BY_STATUS.get(status, set())
@@ -92,6 +96,15 @@ def whole(text):
     if finish is None or not all(isinstance(part, (str, dict)) for part in message["content"]):
         raise ValueError("a stream without an end")
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def so_far(text):
+    """What the whole events of a stream that has not ended yet have written; empty for what is none."""
+    written = []
+    for line in text.split("\n")[:-1]:
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            written.append(json.loads(line.partition("data:")[2])["choices"][0]["delta"]["content"])
+    return "".join(part for part in written if isinstance(part, str))
 
 
 def read(message):

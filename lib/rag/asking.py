@@ -1,6 +1,7 @@
 """One question: the docs that a retriever finds, the generator's answer from them, and both in the terminal."""
 
 import json
+import sys
 import textwrap
 import time
 from typing import NamedTuple
@@ -20,6 +21,7 @@ class Doc(NamedTuple):
     score: float
     place: str  # its title or, for code, its name and line
     text: str
+    read: str  # what a generator reads of it
 
 
 class Found(NamedTuple):
@@ -28,23 +30,40 @@ class Found(NamedTuple):
     docs: list
     answer: Answer
     search_ms: float
+    first_ms: float | None = None  # until its first words could be read, where a generator shows them as it writes
+    whole: bool = True  # whether the answer has been asked for and is there
 
 
-def ask(question, retriever, generator, collection, k):
-    """Search for one question and answer it from the k best docs."""
+def find(question, retriever, collection, k, among=None):
+    """The Found of one question, without an answer: the k best docs of the collection, or of the doc rows `among`."""
     begin = time.perf_counter()
-    hits = retriever.search([question], k)
+    hits = retriever.search([question], k, None, among)
     search_ms = 1000 * (time.perf_counter() - begin)
     there = hits.rows[0] >= 0
-    docs, texts = [], []
+    docs = []
     for number, (row, score) in enumerate(zip(hits.rows[0][there].tolist(), hits.scores[0][there].tolist()), 1):
         record, text = collection.docs.record(row), collection.docs.text(row)
-        docs.append(Doc(number, collection.docs.ids[row], score, _place(record), text))
-        texts.append(readable(record, text))
-    if not docs:
-        return Found([], Answer(""), search_ms)
-    (answer,) = generator.generate([(question, tuple(texts))])
-    return Found(docs, answer, search_ms)
+        docs.append(Doc(number, collection.docs.ids[row], score, _place(record), text, readable(record, text)))
+    return Found(docs, Answer(""), search_ms, whole=not docs)
+
+
+def answered(found, question, generator, said=None):
+    """A Found with the generator's answer. said(text) is told what it has written so far, if it can say so."""
+    if not found.docs:
+        return found
+    begin, first = time.perf_counter(), []
+
+    def told(text):
+        if text:
+            first.append(1000 * (time.perf_counter() - begin))
+            said(text)
+
+    texts = tuple(doc.read for doc in found.docs)
+    if said and hasattr(generator, "stream"):
+        answer = generator.stream(question, texts, told)
+    else:
+        (answer,) = generator.generate([(question, texts)])
+    return found._replace(answer=answer, first_ms=first[0] if first else None, whole=True)
 
 
 def _place(record):
@@ -72,8 +91,33 @@ def as_json(question, found):
         yield json.dumps({"question": question, "retriever": name, "docs": docs, "answer": answer} | times)
 
 
-def show(found, *, sent_to=None):
-    """Print the docs and the answer of each retriever: {name: Found}; and what was sent to a generator, named here."""
+class _Screen:
+    """Writes an answer as it comes; one that is told again from its beginning stands on a new line."""
+
+    def __init__(self):
+        self.shown = ""
+
+    def told(self, text):
+        """Show what has been added to a text."""
+        again = not text.startswith(self.shown)
+        print("\n" * again + process.printable(text if again else text[len(self.shown) :]), end="", flush=True)
+        self.shown = text
+
+    def close(self, answer):
+        """Show the whole answer, or what is left of it to show."""
+        if self.shown and answer.text.startswith(self.shown):
+            self.told(answer.text)
+        else:
+            text = textwrap.fill(process.printable(answer.shown), 100)
+            print("\n" * bool(self.shown) + text, end="")
+        print(" ..." if answer.text and answer.cut else "")
+
+
+def show(question, found, generator, *, sent_to=None):
+    """Print the docs of each retriever, {name: Found}, and their answers as these come.
+
+    sent_to: the name of the generator; then what it was sent is printed before its answer.
+    """
     for name, one in found.items():
         others = [other for key, other in found.items() if key != name]
         marked = only_here(one, others[0]) if others else set()
@@ -85,11 +129,13 @@ def show(found, *, sent_to=None):
             print(textwrap.indent(textwrap.shorten(process.printable(doc.text), 240, placeholder=" ..."), "    "))
         if not one.docs:
             print("nothing found: no word of the question is known to the encoder")
+        print()
+        screen = _Screen()
+        one = answered(one, question, generator, screen.told if sys.stdout.isatty() and not sent_to else None)
         if sent_to and one.docs:
             text = process.printable(one.answer.prompt) if one.answer.prompt else f"{sent_to} is sent no prompt"
-            print(f"\n--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---")
-        more = " ..." if one.answer.text and one.answer.cut else ""
-        print(f"\n{textwrap.fill(process.printable(one.answer.shown), 100)}{more}")
+            print(f"--- prompt, {one.answer.tokens[0]} tokens\n{text}\n---\n")
+        screen.close(one.answer)
         if one.answer.unknown:
             print(f"(it cites {', '.join(f'[{n}]' for n in one.answer.unknown)}, which is no doc)")
         print()
@@ -107,4 +153,4 @@ def converse(answer):
         try:
             answer(question)
         except BadInput as error:  # a server that is gone may come back: the next question can be asked
-            print(f"error: {process.one_line(error)}")
+            print(f"\nerror: {process.one_line(error)}")

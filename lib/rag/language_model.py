@@ -14,6 +14,24 @@ from lib.rag import prompts
 BLOCK = 8  # prompts that are answered together
 
 
+class _Written(transformers.generation.streamers.BaseStreamer):
+    """Tells `said` of the tokens of one reply, as they are written; the first that come are the prompt's."""
+
+    def __init__(self, said):
+        self.ids, self.said = None, said
+
+    def put(self, value):
+        """Take tokens."""
+        if self.ids is None:
+            self.ids = []
+        else:
+            self.ids += value.flatten().tolist()
+            self.said(self.ids)
+
+    def end(self):
+        """Nothing is left to tell."""
+
+
 class LanguageModel:
     """A Hugging Face model that continues a prompt, without sampling: the same docs give the same answer."""
 
@@ -81,9 +99,15 @@ class LanguageModel:
                 text = text.replace(token.content, "")
         return text.strip()
 
+    def stream(self, question, docs, said):
+        """The Answer to one question; said(text) is told what has been written so far."""
+        begins = prompts.begun(self.prompt(question, docs)[0])
+        streamer = _Written(lambda ids: said(prompts.so_far(begins + self._said(ids))))
+        return self.generate([(question, docs)], streamer=streamer)[0]
+
     @torch.inference_mode()
-    def generate(self, pairs):
-        """An Answer for each (question, docs)."""
+    def generate(self, pairs, streamer=None):
+        """An Answer for each (question, docs); a streamer is told of the tokens of one alone."""
         prompts_of = [self.prompt(*pair) for pair in pairs]
         order = sorted(range(len(pairs)), key=lambda i: len(prompts_of[i][0]))  # little of a block is padding
         found = [None] * len(pairs)
@@ -94,7 +118,7 @@ class LanguageModel:
             inputs = self._inputs([text for text, _ in made])
             output = self.model.generate(
                 **inputs, max_new_tokens=self.answer_tokens, do_sample=False, num_beams=1,
-                pad_token_id=self.tokenizer.pad_token_id,
+                pad_token_id=self.tokenizer.pad_token_id, streamer=streamer,
             )  # fmt: skip
             written = output if self.pairs else output[:, inputs["input_ids"].shape[1] :]
             ms = 1000 * (time.perf_counter() - started) / len(made)

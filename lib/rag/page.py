@@ -2,25 +2,33 @@
 mark as right is kept as a question of their own.
 """
 
+import concurrent.futures
+import functools
 import html
 import json
+import queue
 import re
 import sys
 import threading
+import time
 import traceback
+
+from markdown_it import MarkdownIt
 
 from lib import process
 from lib.data.words import words
 from lib.files import BadInput
-from lib.rag import asking
+from lib.rag import asking, prompts
 
 LONGEST = 2000  # characters of a question
 LARGEST = 1 << 16  # bytes of a request: more than the longest question takes
 WAITING = 20  # questions in the queue
 SHOWN = 800  # characters of a doc
+PAUSE = 0.1  # seconds between two states of an answer that is being written
 COMMON = frozenset("what when where which with that this from have does there their about into".split())
 STYLE = """
-.answer { font-size: 1.1em; line-height: 1.5; padding: .6em 0; }
+.answer { font-size: 1.1em; line-height: 1.5; padding: .6em 0; overflow-x: auto; }
+.answer pre { padding: .5em .8em; border: 1px solid #8884; border-radius: 6px; }
 .answer a { margin: 0; padding: 0; }
 .answer a, .doc .number { font-weight: 600; }
 .doc { border: 1px solid #8884; border-radius: 6px; padding: .5em .8em; margin: .5em 0; overflow-wrap: anywhere; }
@@ -48,24 +56,57 @@ def marked(text, question):
     return "".join(f"<mark>{safe(p)}</mark>" if set(words(p)) & wanted else safe(p) for p in parts)
 
 
-def answer_html(found, column):
-    """The answer, each citation a link to its doc."""
+def answer_html(found, column, *, markdown=False):
+    """The answer, each citation a link to its doc; markdown: whether it is written in that, as by a language model."""
     answer = found.answer
     if not found.docs:
         return '<p class="note">Nothing was found: no word of the question is known to the encoder.</p>'
     if not answer.text:
         return f'<p class="answer">{safe(answer.shown)}</p>'
-
-    def link(match):
-        numbers = [int(n) for n in re.findall(r"\d+", match[0])]
-        return " ".join(
-            f'<a href="#doc-{column}-{n}">[{n}]</a>' if 1 <= n <= len(found.docs) else f"[{n}?]" for n in numbers
-        )
-
-    text = re.sub(r"\[[\d,\s]{1,40}\]", link, safe(answer.text))
+    more = " ..." if answer.cut else ""
+    text = _parser(markdown).render(process.printable(answer.text) + more, {"column": column, "docs": len(found.docs)})
     unknown = ", ".join(f"[{n}]" for n in answer.unknown)
     note = f'<p class="note">It cites {unknown}, which is no doc.</p>' if unknown else ""
-    return f'<p class="answer">{text}{" ..." if answer.cut else ""}</p>{note}'
+    return f'<div class="answer">{text}</div>{note}'
+
+
+@functools.cache
+def _parser(markdown):
+    """What turns Markdown, or a text as it stands, into HTML without markup of the text's own, or what is fetched.
+
+    Left out besides: entities, which bring back what printable() has taken out, and definitions, which show nothing.
+    """
+    parser = MarkdownIt("commonmark" if markdown else "zero", {"html": False, "breaks": True})
+    parser.enable("table" if markdown else "text")
+    parser.disable(["image", "entity", "reference", "html_block", "html_inline"])
+    parser.core.ruler.push("cite", _cite)
+    parser.add_render_rule("link_open", _link)
+    return parser
+
+
+def _link(renderer, tokens, index, options, env):
+    """A link says where it leads, and tells that place nothing of this one."""
+    href = html.escape(tokens[index].attrGet("href") or "", quote=True)
+    return f'<a href="{href}" title="{href}" target="_blank" rel="noopener noreferrer nofollow">'
+
+
+def _cite(state):
+    """Citations outside of code and links become links to their docs."""
+    for token in (token for token in state.tokens if token.type == "inline"):
+        children, within = [], 0
+        for child in token.children:
+            within += child.nesting if child.type in ("link_open", "link_close") else 0
+            if child.type != "text" or within:
+                children.append(child)
+                continue
+            for place, part in enumerate(re.split(r"\[(\d{1,9})\]", child.content)):
+                new = child.copy(content=part)
+                if place % 2:
+                    known = 1 <= int(part) <= state.env["docs"]
+                    link = f'<a href="#doc-{state.env["column"]}-{part}">[{part}]</a>'
+                    new = child.copy(type="html_inline", content=link if known else f"[{part}?]")
+                children.append(new)
+        token.children = children
 
 
 def docs_html(found, column, question, only=()):
@@ -83,39 +124,66 @@ def docs_html(found, column, question, only=()):
     return "".join(rows)
 
 
-def results(ask, names, question):
+def results(find, generator, names, question):
     """(answer, docs, prompt, what can be marked) for each retriever, in order: HTML, HTML, text, [(label, doc id)].
 
-    What goes wrong is for the terminal, where it may name addresses and files; the next question may do better.
+    They come again and again, the docs first and then the answers as far as they are written. find(question) gives
+    {name: Found}. What goes wrong is for the terminal, where it may name addresses and files; the next question may do
+    better.
     """
     if len(question := str(question or "")) > LONGEST:
         note = f"At most {LONGEST:,} characters of a question are read: shorten it."
-        return [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
-    if not (question := process.one_line(question, LONGEST)):
-        return [('<p class="note">Ask a question.</p>', "", "", [])] * len(names)
-    try:
-        found = ask(question)
-    except Exception as error:
-        print(process.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
-        note = "This question could not be answered; the terminal in which the page was started says why."
-        return [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
-    out = []
-    for column, name in enumerate(names):
-        one = found[name]
-        others = [found[other] for other in names if other != name]
-        only = asking.only_here(one, others[0]) if others else ()
-        answer = one.answer
-        note = (
-            f'<p class="note">docs in {one.search_ms:.0f} ms, answer in {answer.ms:.0f} ms, '
-            f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written</p>"
-        )
-        prompt = process.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
-        right = [
-            (process.one_line(f"[{doc.number}] {doc.place.rpartition(' > ')[2][:40]} ({doc.ident})", 90), doc.ident)
-            for doc in one.docs
-        ]
-        out.append((answer_html(one, column) + note, docs_html(one, column, question, only), prompt, right))
-    return out
+        yield [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
+    elif not (question := process.one_line(question, LONGEST)):
+        yield [('<p class="note">Ask a question.</p>', "", "", [])] * len(names)
+    else:
+        markdown = hasattr(generator, "stream")  # others than language models quote the docs
+        try:
+            found = find(question)
+            for name in names:
+                for one in _as_it_goes(functools.partial(asking.answered, found[name], question, generator)):
+                    partial = isinstance(one, str)
+                    found[name] = found[name]._replace(answer=prompts.Answer(one, cut=True)) if partial else one
+                    yield [_shown(found, each, column, question, markdown) for column, each in enumerate(names)]
+        except Exception as error:
+            print(process.one_line(error) if isinstance(error, BadInput) else traceback.format_exc(), file=sys.stderr)
+            note = "This question could not be answered; the terminal in which the page was started says why."
+            yield [(f'<p class="error">{note}</p>', "", "", [])] * len(names)
+
+
+def _as_it_goes(work):
+    """Yield an empty text, what work(said=...) says, the latest each PAUSE, and at last what it returns."""
+    said = queue.SimpleQueue()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(work, said=said.put).add_done_callback(said.put)
+        text = ""
+        while isinstance(text, str):
+            yield text
+            time.sleep(PAUSE if text else 0)
+            text = said.get()
+            while isinstance(text, str) and not said.empty():
+                text = said.get()
+    yield text.result()
+
+
+def _shown(found, name, column, question, markdown):
+    """A row of results() for one of {name: Found}."""
+    one = found[name]
+    others = [own for other, own in found.items() if other != name]
+    only = asking.only_here(one, others[0]) if others else ()
+    docs = docs_html(one, column, question, only)
+    answer, text = one.answer, answer_html(one, column, markdown=markdown)
+    if not one.whole:
+        return text if answer.text else '<p class="note">The docs are being read ...</p>', docs, "", []
+    times = [f"docs in {one.search_ms:.0f} ms", f"answer in {answer.ms:.0f} ms"]
+    times[1:1] = [f"first words after {one.first_ms:.0f} ms"] if one.first_ms else []
+    times += [f"{answer.tokens[0]:,} tokens read, {answer.tokens[1]:,} written"] if any(answer.tokens) else []
+    prompt = process.printable(answer.prompt) or "This generator is sent no prompt: it reads the docs as they are."
+    right = [
+        (process.one_line(f"[{doc.number}] {doc.place.rpartition(' > ')[2][:40]} ({doc.ident})", 90), doc.ident)
+        for doc in one.docs
+    ]
+    return f'{text}<p class="note">{", ".join(times)}</p>', docs, prompt, right
 
 
 def keep(path, question, found, marked):
@@ -151,8 +219,8 @@ class Small:
             await self.app(scope, receive, send)
 
 
-def build(ask, names, *, title, examples, save=None):
-    """The gradio.Blocks of the page. ask(question) gives {name: Found} for each of `names`; save: of keep()."""
+def build(find, generator, names, *, title, examples, save=None):
+    """The gradio.Blocks of the page: of results(); save: of keep()."""
     import gradio as gr
 
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=len(names) > 1) as page:
@@ -182,11 +250,12 @@ def build(ask, names, *, title, examples, save=None):
                 keeping, said = gr.Button("The marked ones are right", elem_id="keep"), gr.HTML(elem_id="kept")
 
         def answer_all(text):
-            rows, parts = results(ask, names, text), []
-            for *shown, right in rows:
-                parts += [*shown, gr.CheckboxGroup(right, value=[])]
-            found = [ident for row in rows for _, ident in row[-1]]
-            return [*parts, (process.one_line(str(text or ""), LONGEST), found)]
+            for rows in results(find, generator, names, text):
+                parts = []
+                for *shown, right in rows:
+                    parts += [*shown, gr.CheckboxGroup(right, value=[])]
+                found = [ident for row in rows for _, ident in row[-1]]
+                yield [*parts, (process.one_line(str(text or ""), LONGEST), found)]
 
         def keep_marked(asked, *marked):
             try:
@@ -215,13 +284,13 @@ def launch(page, **how):
     )[1]  # fmt: skip
 
 
-def serve(ask, names, *, title, examples, host, port, save=None):
+def serve(find, generator, names, *, title, examples, host, port, save=None):
     """Serve the page until the user interrupts; BadInput if gradio is missing or the address cannot be had."""
     try:
         import gradio as gr
     except ImportError:
         raise BadInput("--web needs gradio: pip install gradio") from None
-    page = build(ask, names, title=title, examples=examples, save=save)
+    page = build(find, generator, names, title=title, examples=examples, save=save)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched for it
     try:
         url = launch(page, server_name=host, server_port=port or None, theme=theme)

@@ -195,6 +195,15 @@ def without_thought(reply, *, cut=False):
     return (reply[: found.start()] if found else reply).strip(), found is not None
 
 
+def so_far(reply):
+    """What a reader may see of a reply that is still being written: no thought, and no word that may go on.
+
+    A word may turn into a citation, an abstention, or a secret that is hidden where it is whole.
+    """
+    text = re.sub(r"[!-~]+\Z", "", without_thought(reply, cut=True)[0])
+    return "" if abstains(text) else text.rstrip()
+
+
 def answer_of(reply, docs, *, cut=False, **known):
     """The Answer of a language model's reply to a prompt with so many docs; cut: whether it ended too early.
 

@@ -98,6 +98,10 @@ class Server:
         """An Answer for each (question, docs)."""
         return [answer for _, answer in sorted(self.as_they_come(pairs), key=lambda found: found[0])]
 
+    def stream(self, question, docs, said):
+        """The Answer to one question; said(text) is told what has been written so far."""
+        return self._answer(question, docs, lambda text: said(process.hidden(prompts.so_far(adapt.so_far(text)))))
+
     def as_they_come(self, pairs):
         """(position, Answer) for each (question, docs), as they come.
 
@@ -122,7 +126,7 @@ class Server:
         if failed is not None:
             raise failed
 
-    def _answer(self, question, docs):
+    def _answer(self, question, docs, said=None):
         # the server's tokenizer is not known here: four characters a token is the usual estimate
         made = prompts.make_prompt(
             question, docs, budget=self.context_tokens, count=lambda text: -(-len(text) // 4), template=self.template
@@ -130,7 +134,7 @@ class Server:
         begin = time.perf_counter()
         sent = made.text
         try:
-            found = self._complete(made)
+            found = self._complete(made, said)
         except Refused as error:
             if not adapt.filtered(error.status, error.text):
                 raise
@@ -156,13 +160,13 @@ class Server:
             cut=finish in CUT or (not reply and (apart or finish != "stop")),  # silence alone is an abstention
         )
 
-    def _complete(self, made):
+    def _complete(self, made, said):
         """The JSON of the reply to a Prompt; asked again, without what the server says that it refuses of a request."""
         unwanted = self._unwanted
         while True:
-            body = adapt.body_of(made, self.model, self.answer_tokens, unwanted)
+            body = adapt.body_of(made, self.model, self.answer_tokens, unwanted, stream=bool(said))
             try:
-                found = self._ask("/chat/completions", body)
+                found = self._ask("/chat/completions", body, said)
             except Refused as error:
                 fresh = adapt.refused(error.status, error.text, body)
                 if fresh is None:  # each is in a body once, so that this comes to an end
@@ -173,8 +177,11 @@ class Server:
                 self._unwanted = self._unwanted | unwanted  # others under way may have found more
                 return found
 
-    def _ask(self, path, body=None):
-        """The JSON object of a reply; BadInput when it still fails after TRIES, Refused when that would not help."""
+    def _ask(self, path, body=None, said=None):
+        """The JSON object of a reply; BadInput when it still fails after TRIES, Refused when that would not help.
+
+        said(text) is told the part of a stream that has come.
+        """
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY, "").strip():
             if not key.isascii() or not key.isprintable() or set(key) & set(' "\\'):
@@ -186,7 +193,7 @@ class Server:
             request = urllib.request.Request(self.url + path, data, headers)
             wait = self.pause * 2 ** (tried - 1)
             try:
-                reply, text = within(self.timeout, self._reply, request)
+                reply, text = within(self.timeout, self._reply, request, said)
             except (http.client.HTTPException, OSError) as error:  # URLError, an OSError, holds what was raised
                 reason = getattr(error, "reason", error)
                 problem = (
@@ -218,7 +225,7 @@ class Server:
                 time.sleep(wait)
         raise BadInput(f"{self.url}{path}: {problem}; tried {TRIES} times")
 
-    def _reply(self, request):
+    def _reply(self, request, said):
         """(the reply, its text); BadInput if it is longer than MOST_BYTES."""
         parts, size, end = [], 0, time.monotonic() + self.timeout
         with self._open(request, timeout=self.timeout) as reply:
@@ -229,6 +236,8 @@ class Server:
                     raise BadInput(f"{reply.url}: its reply is longer than {MOST_BYTES:,} bytes: that is no answer")
                 if time.monotonic() > end:  # nobody waits for it any more
                     raise TimeoutError
+                if said and reply.status // 100 == 2:
+                    said(b"".join(parts).decode("utf-8", "replace"))
             if reply.length:
                 raise http.client.IncompleteRead(b"", reply.length)
         return reply, b"".join(parts).decode("utf-8", "replace")

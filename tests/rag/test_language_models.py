@@ -77,6 +77,17 @@ def test_a_language_model_answers_alike_alone_and_in_a_batch(models, kind):
 
 
 @pytest.mark.parametrize("kind", ["causal", "pairs"])
+def test_a_language_model_tells_what_it_writes(models, kind, monkeypatch):
+    generator, told = open_generator(f"hf:{models / kind}", **OPTIONS), []
+    monkeypatch.setattr(prompts, "so_far", lambda reply: reply)
+    answer = generator.stream(*PAIRS[0], told.append)
+    assert answer.text == generator.generate(PAIRS[:1])[0].text and len(told) == answer.tokens[1] > 1
+    assert told[-1] == answer.text and all(
+        after.startswith(before.rstrip("\ufffd")) for before, after in zip(told, told[1:])
+    )
+
+
+@pytest.mark.parametrize("kind", ["causal", "pairs"])
 def test_the_probability_of_abstaining_is_the_product_over_its_tokens(models, tokenizer, kind):
     generator = open_generator(f"hf:{models / kind}", **OPTIONS)
     pairs = [(PAIRS[0][0], doc) for doc in DOCS]

@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -174,8 +175,8 @@ def test_cut_answers_are_counted_apart(tmp_path, capsys):
     for each in (known, again):
         (line,) = each.shortfall()
         assert line.startswith("1 of the answers were cut") and "--answer_tokens" in line
-    shown = asking.Found([asking.Doc(1, "d", 1.0, "", "text")], found, 1.0)
-    asking.show({"a": shown})
+    shown = asking.Found([asking.Doc(1, "d", 1.0, "", "text", "text")], found, 1.0)
+    asking.show("q", {"a": shown}, types.SimpleNamespace(generate=lambda pairs: [found]))
     assert "--answer_tokens" in capsys.readouterr().out and "--answer_tokens" in page.answer_html(shown, 0)
 
 
@@ -391,3 +392,52 @@ def test_a_stream_that_breaks_off_or_is_none_is_no_answer(stream):
         with pytest.raises(BadInput, match="not JSON.*tried 4 times"):
             open_server(url).generate(PAIRS)
     assert len(seen) == 4
+
+
+def test_a_stream_is_told_as_it_comes_and_without_what_is_no_answer(monkeypatch):
+    key, told = "key-" + "0f" * 12, []
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    parts = ["<think>[2]?", "</think>", "ten min", "utes, ", key[:9], key[9:], " in Nürn", "berg [", "1] long"]
+    more = iter(parts)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.wfile.write(b'HTTP/1.0 200 OK\r\n\r\n{"data": [{"id": "tiny"}]}')
+
+        def do_POST(self):
+            assert json.loads(self.rfile.read(int(self.headers["Content-Length"])))["stream"] is True
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+            for part in more:
+                ready.wait(5)
+                ready.clear()
+                self.wfile.write(stream({"content": part}, end=b""))
+            ready.wait(5)
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    def listen(text):
+        told.append(text)
+        ready.set()
+
+    ready = threading.Event()
+    ready.set()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True).start()
+        answer = open_server(f"http://127.0.0.1:{listening.server_port}/v1").stream(*PAIRS[0], listen)
+        listening.shutdown()
+    assert answer.text == "ten minutes, *** in Nürnberg [1] long" and answer.citations == (1,)
+    whole = "ten minutes, *** in Nürnberg [1]"
+    assert told[-1] == whole and "ten" in told  # several parts may come at once
+    assert all(whole.startswith(text) and not text.endswith(("[", "*", "ten min")) for text in told)
+
+
+def test_a_server_that_refuses_to_stream_answers_at_once():
+    def reply(body):
+        return (400, {"error": {"message": "stream is not supported"}}) if "stream" in body else said("ten [1]")
+
+    told = []
+    with serving(reply) as (url, seen):
+        answer = open_server(url).stream(*PAIRS[0], told.append)
+    assert answer.text == "ten [1]" and not any(told) and ["stream" in body for body in seen] == [True, False]

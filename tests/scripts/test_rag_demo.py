@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 import threading
 import types
@@ -16,8 +17,8 @@ from lib import run
 from lib.data.collection import load_collection
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
-from lib.rag import answers, page, scoring
-from lib.rag.asking import Doc, Found, ask
+from lib.rag import answers, asking, page, scoring
+from lib.rag.asking import Doc, Found
 from lib.rag.generators import Extractive
 from lib.rag.prompts import Answer
 from lib.search.bm25 import BM25
@@ -363,7 +364,8 @@ HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> ${alert(3)} {{
 
 
 def found(text=HOSTILE, answer=None):
-    docs = [Doc(1, f"id{HOSTILE}", 0.5, HOSTILE, text), Doc(2, "b", 0.25, "", "a plain doc about roast meat")]
+    plain = "a plain doc about roast meat"
+    docs = [Doc(1, f"id{HOSTILE}", 0.5, HOSTILE, text, text), Doc(2, "b", 0.25, "", plain, plain)]
     return Found(docs, answer or Answer(f"{HOSTILE} [1] and [2], [7]", (1, 2), (7,)), 1.0)
 
 
@@ -372,6 +374,61 @@ def test_nothing_of_a_doc_becomes_markup():
         assert "<script" not in html and "<img" not in html and "\x1b" not in html
     html = page.answer_html(found(), 3)
     assert '<a href="#doc-3-1">[1]</a>' in html and '<a href="#doc-3-2">[2]</a>' in html and "[7?]" in html
+
+
+def test_markdown_of_a_language_model_is_rendered_and_fetches_nothing():
+    text = (
+        "**Roast** it [1]:\n\n```\na[1] = __x__\n```\n\n| a | b |\n|---|---|\n| c [9] | d |\n\n"
+        '- [more](https://a.example/x "t") and '
+        "[bad](javascript:alert(1)) ![p](https://a.example/p.png) <b>b</b> &#x202e; &lt;\n\n[1]: https://a.example"
+    )
+    html = page.answer_html(found(answer=Answer(text, (1,))), 0, markdown=True)
+    for part in (
+        "<strong>Roast</strong>",
+        '<a href="#doc-0-1">[1]</a>:',
+        "a[1] = __x__",
+        "<td>c [9?]</td>",
+        "&lt;b&gt;b",
+    ):
+        assert part in html
+    assert '<a href="https://a.example/x" title="https://a.example/x" target="_blank" rel="noopener noreferrer' in html
+    assert not re.search(r"<img|<b>|\u202e|href=.javascript", html)
+    quoted = page.answer_html(found(answer=Answer("`__init__` *is* [1]\n- not <b>\n\nx", (1,))), 0)
+    assert quoted.startswith('<div class="answer"><p>`__init__` *is* <a href="#doc-0-1">[1]</a>\n- not &lt;b&gt;</p>')
+
+
+class Writes:
+    """A generator that writes word by word, a moment for each where `slow` is set."""
+
+    def __init__(self, text, slow=0.0):
+        self.text, self.slow, self.pause = text, slow, threading.Event()
+
+    def stream(self, question, docs, said):
+        words = self.text.split()
+        for end in range(len(words)):
+            said(" ".join(words[:end]))
+            self.pause.wait(self.slow)
+        return Answer(self.text, (1,), ms=5.0, prompt="p")
+
+    def generate(self, pairs):
+        return [Answer(self.text, (1,), ms=5.0, prompt="p") for _ in pairs]
+
+
+def test_an_answer_is_shown_as_it_is_written(monkeypatch, capsys):
+    monkeypatch.setattr(page, "PAUSE", 0)
+    pending = found(answer=Answer(""))._replace(whole=False)
+    states = list(
+        page.results(lambda q: {"A": pending, "B": pending}, Writes("it is **so** [1]", 0.05), ["A", "B"], "x")
+    )
+    assert "being read" in states[0][0][0] and states[0][0][1]  # docs are there before the answer
+    assert any(">it is ...<" in rows[0][0] and "being read" in rows[1][0] for rows in states)
+    for *shown, right in states[-1]:
+        assert "<strong>so</strong>" in shown[0] and "first words after" in shown[0] and shown[2] == "p" and right
+        assert "tokens" not in shown[0]  # a server that streams may not count them
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    asking.show("x", {"A": pending}, Writes("it is so [1]"))
+    out = capsys.readouterr().out
+    assert out.count("it is so [1]") == 1 and out.index("a plain doc") < out.index("it is so")
 
 
 def test_words_of_the_question_are_marked():
@@ -383,11 +440,10 @@ def test_words_of_the_question_are_marked():
 
 def test_what_the_page_says_when_there_is_no_answer(capsys):
     names = ["runs/R"]
-    assert "Ask a question" in page.results(None, names, "  \n")[0][0]
-    nothing = page.results(lambda q: {"runs/R": Found([], Answer(""), 1.0)}, names, "x")[0][0]
-    assert "Nothing was found" in nothing
-    abstained = page.results(lambda q: {"runs/R": found(answer=Answer(""))}, names, "x")[0][0]
-    assert "do not answer" in abstained
+    shown = lambda find, question, text="": list(page.results(find, Writes(text), names, question))[-1][0]  # noqa: E731
+    assert "Ask a question" in shown(None, "  \n")[0]
+    assert "Nothing was found" in shown(lambda q: {"runs/R": Found([], Answer(""), 1.0)}, "x")[0]
+    assert "do not answer" in shown(lambda q: {"runs/R": found()}, "x")[0]
 
     def down(question):
         raise BadInput("http://127.0.0.1:9: refused <b>")
@@ -396,11 +452,11 @@ def test_what_the_page_says_when_there_is_no_answer(capsys):
         raise RuntimeError("in /home/me/secret.py")
 
     for fails, reason in ((down, "http://127.0.0.1:9: refused <b>"), (broken, "in /home/me/secret.py")):
-        shown = page.results(fails, names, "x")[0][0]
-        assert "could not be answered" in shown and reason not in shown and "127.0.0.1" not in shown
+        said = shown(fails, "x")[0]
+        assert "could not be answered" in said and reason not in said and "127.0.0.1" not in said
         assert reason in capsys.readouterr().err
-    assert "At most 2,000 characters" in page.results(pytest.fail, names, "x" * 2001)[0][0]
-    assert page.results(lambda q: {"runs/R": found()}, names, "x" * 2000)[0][1]
+    assert "At most 2,000 characters" in shown(pytest.fail, "x" * 2001)[0]
+    assert shown(lambda q: {"runs/R": found()}, "x" * 2000, "so [1]")[1]
 
 
 def test_what_a_reader_marks_is_a_table_of_questions(tmp_path, tiny):
@@ -417,6 +473,25 @@ def test_what_a_reader_marks_is_a_table_of_questions(tmp_path, tiny):
     assert kept == {"what else?": {shown[0]}, "what rests?": {shown[0], shown[2]}, 'naïve \n "quoted"?': {shown[1]}}
 
 
+def test_docs_with_some_metadata_alone_are_searched(tmp_path, refused, launch, capsys):
+    systems = ["linux", "osx", "linux", "osx", ["linux", "osx"], ["osx"]]
+    docs = [{"_id": f"d{i}", "text": f"how to list files, way {i}", "metadata": {"os": systems[i], "v": i}}
+            for i in range(6)]  # fmt: skip
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "list files"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n")
+    command = ["rag_demo.py", "--retriever", "bm25", "--data", str(tmp_path), "--json", "--where"]
+    for where, found in ((["os=osx"], "1345"), (["os=linux", "v=4", "v=2"], "24"), (["v=0", "v=1"], "01")):
+        launch(*command, *where, "list the files?", cwd=tmp_path)
+        shown = json.loads(capsys.readouterr().out)
+        assert sorted(doc["id"] for doc in shown["docs"]) == [f"d{i}" for i in found]
+    assert "--where os=beos: no doc has this value; most often it is" in refused(*command, "os=beos", "list files?")
+    assert "--where size=1: no doc has this value; no doc has this field" in refused(*command, "size=1", "list files?")
+    assert "no doc has all of these" in refused(*command, "v=0", "os=osx", "list files?")
+    assert "FIELD=VALUE is wanted" in refused(*command, "os", "list files?")
+
+
 def test_files_that_questions_are_not_kept_in(refused, untrained):
     for flags in (("--eval",), ("--show_prompt", "x?")):
         assert "--json is for answers" in refused("rag_demo.py", "--run", "runs/R", "--json", *flags, cwd=untrained)
@@ -428,7 +503,7 @@ def test_files_that_questions_are_not_kept_in(refused, untrained):
 
 def test_the_page_takes_no_uploads_and_no_endless_requests():
     pytest.importorskip("gradio")
-    built = page.build(lambda q: {}, ["a", "b"], title="t", examples=["one?"])
+    built = page.build(lambda q: {}, Writes(""), ["a", "b"], title="t", examples=["one?"])
     assert sum(block["type"] == "html" for block in built.get_config_file()["components"]) >= 4
     assert built._queue.max_size == page.WAITING
     try:
@@ -459,15 +534,20 @@ def test_the_page_in_a_browser(tmp_path):
         options.add_argument(flag)
     release = threading.Event()
 
-    def ask(question):
-        if "down" in question:
-            raise BadInput("http://127.0.0.1:9/v1: connection refused")
-        if "slow" in question:
-            release.wait(20)
-        one = found(answer=Answer(f"{question} [1] [2]", (1, 2)))
-        return {"runs/A": one, "runs/B": Found(one.docs[1:], Answer("other [2]", (2,)), 2.0)}
+    def find(question):
+        one = found()._replace(whole=False)
+        return {"runs/A": one, "runs/B": one._replace(docs=one.docs[1:])}
 
-    built = page.build(ask, ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"],
+    class Repeats:
+        def stream(self, question, docs, said):
+            if "down" in question:
+                raise BadInput("http://127.0.0.1:9/v1: connection refused")
+            said(f"begun: {question}")
+            if "slow" in question:
+                release.wait(20)
+            return Answer(f"{question} [1] [2]", (1, 2))
+
+    built = page.build(find, Repeats(), ["runs/A", "runs/B"], title=HOSTILE, examples=["an example?"],
                        save=tmp_path / "asked.jsonl")  # fmt: skip
     url = page.launch(built)
     users = [webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) for _ in range(2)]
@@ -501,6 +581,7 @@ def test_the_page_in_a_browser(tmp_path):
         wait_for(users[0], "#answer-0 .error", holds="could not be answered")
         type_in(users[0], "slow one")
         wait_until(lambda: not users[0].find_element("css selector", "#ask").is_enabled())
+        wait_for(users[0], "#answer-0 .answer", holds="begun: slow one")
         type_in(users[1], "another user")
         release.set()
         wait_for(users[0], "#answer-0 .answer", holds="slow one")
@@ -582,6 +663,7 @@ def test_a_docstring_that_is_no_text_is_none(docstring):
     collection = types.SimpleNamespace(
         docs=types.SimpleNamespace(record=lambda row: record, text=lambda row: "the text", ids=["d"])
     )
-    retriever = types.SimpleNamespace(search=lambda questions, k: Hits(np.ones((1, 1)), np.zeros((1, 1), dtype=int)))
-    found = ask("which text?", retriever, Extractive(), collection, 1)
+    one = Hits(np.ones((1, 1)), np.zeros((1, 1), dtype=int))
+    retriever = types.SimpleNamespace(search=lambda questions, k, known, among: one)
+    found = asking.answered(asking.find("which text?", retriever, collection, 1), "which text?", Extractive())
     assert found.answer.text == "the text [1]." and found.docs[0].place == "7  ([]:None)"
