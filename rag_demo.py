@@ -143,6 +143,14 @@ def check(args, parser):
         raise BadInput("--retriever: two can be shown side by side; --eval scores any number")
 
 
+def examples(collection, count=4):
+    """Some queries: short ones where there are any, and far apart, for neighbours are often on one doc."""
+    rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries
+    found = list(dict.fromkeys(collection.queries.texts(rows)))
+    found = [text for text in found if 3 <= len(text.split()) <= 12] or found
+    return found[:: -(-len(found) // count)]
+
+
 def conditions(texts):
     """{field: [values]} of --where; BadInput for what is no FIELD=VALUE."""
     found = {}
@@ -198,9 +206,7 @@ def main():
     if args.web:
         from lib.rag.page import serve  # here: its library takes seconds to import
 
-        rows = collection.split("test" if "test" in collection.qrels else next(iter(collection.qrels))).queries[:4]
-        examples = collection.queries.texts(rows)
-        how = {"title": title, "examples": examples, "save": args.save and pathlib.Path(args.save)}
+        how = {"title": title, "examples": examples(collection), "save": args.save and pathlib.Path(args.save)}
         return serve(find, generator, list(opened), host=args.host, port=args.port, **how)
     if args.question:
         return show(args.question)
