@@ -31,7 +31,7 @@ from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.data.tokens import cut_note
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, race, report
-from lib.evaluation.training import Evaluator, Training, of_run, verdict
+from lib.evaluation.training import Evaluator, Training, of_run, to_beat, verdict
 from lib.files import BadInput, fingerprint, fingerprint_file, read_json, write_json, write_text
 from lib.model import encoder as model
 from lib.model import pooling
@@ -387,12 +387,14 @@ def show_plan(args, parser, collection):
     tail = "ablation" if several else comparison.slug(cli.plain(flags["negatives"])[0])
     flags["name"] = args.name or f"{collection.name}-{tail}"
     plan.show(collection, advice)
-    bm25 = measures.mean(measures.score(collection, "dev", diagnostics.bm25_hits(collection, "dev")))
-    print(f"   what training must beat: BM25 has {bm25[args.select]:.4f} dev {args.select}", flush=True)
     args = parser.parse_args(cli.to_flags(flags))
-    args.data, arm = given.get("data", "python"), max(args.negatives, key=cost_of)
+    args.data, args.encoder = given.get("data", "python"), given.get("encoder", "static")
+    arm = max(args.negatives, key=cost_of)
     runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
     args = of_arm(args, arm)
+    device, dtype = model.pick_device(args.device), model.PRECISIONS.get(args.precision)  # auto: of transformers alone
+    encoder = make_encoder(args, collection, seed=seed).set_device(device, dtype)
+    print(f"   {to_beat(collection, encoder, self_match=args.self_match, measure=args.select)}", flush=True)
     check_data.check_parts(collection, batch_size=args.batch_size)
     order = order_of(args, collection=collection, seed=0)
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))

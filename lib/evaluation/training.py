@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from lib import dist, run
+from lib import dist, rng, run
 from lib.data.batches import QueryOrder
 from lib.evaluation import comparison, diagnostics, measures, monitor, plots, retrieval, significance
 from lib.evaluation.monitor import Averages, Monitor
@@ -21,6 +22,7 @@ from lib.negatives.sources import SOURCES
 from lib.search import fusion
 from lib.search.retriever import open_retriever
 
+READING = 20.0  # seconds that a plan embeds docs for, to say what training must beat
 MIXED_UP_TO = 2e9  # docs times queries: BM25 scores each pair once more; evaluate.py mixes larger ones
 APART = 0.05  # dev that lies so far outside of the interval of test, in how far a run is ahead of BM25, is said to
 
@@ -83,12 +85,41 @@ class Evaluator:
         queries = sum(len(collection.split(split)) for split in ("dev", "test"))
         if queries * len(collection.docs) > MIXED_UP_TO:
             return rankings, {}
-        mixed = fusion.Fusion([found, open_retriever("bm25", collection, device=None)], names=("run", "bm25"))
-        mixed.weight = retrieval.tuned_weight(mixed, collection, self._among)
+        mixed = with_bm25(found, collection, self._among)
         hits = {"dev": of(mixed, split="dev", docs=self._among), "test": of(mixed, split="test")}
         return rankings, {"weight": mixed.weight} | {
             split: measures.score(collection, split, own) for split, own in hits.items()
         }
+
+
+def with_bm25(retriever, collection, among):
+    """The Fusion of a retriever and BM25, its weight chosen on dev, searched among these doc rows or all."""
+    mixed = fusion.Fusion([retriever, open_retriever("bm25", collection, device=None)], names=("run", "bm25"))
+    mixed.weight = retrieval.tuned_weight(mixed, collection, among)
+    return mixed
+
+
+def to_beat(collection, encoder, *, self_match, measure):
+    """What a training begins from and must beat on dev, as a sentence: BM25, the encoder as it is, both mixed.
+
+    A transformer searches among as many docs as it embeds in about READING seconds.
+    """
+    embedder, rows, docs = Embedder(collection, encoder), None, len(collection.docs)
+    if encoder.kind == "transformer":
+        begin = time.perf_counter()
+        embedder.embed(encoder, "doc", rng.permutation(docs, "dev pool", 0)[:32])
+        if (count := int(32 * READING / (time.perf_counter() - begin))) < docs:
+            rows = diagnostics.dev_pool(collection, count, [diagnostics.bm25_hits(collection, "dev")])
+    start = diagnostics.AsItStands(embedder, encoder)
+    mixed = with_bm25(start, collection, rows)
+    hits = [diagnostics.ranked(each, collection, "dev", self_match=self_match, docs=rows) for each in (start, mixed)]
+    hits.insert(0, diagnostics.bm25_hits(collection, "dev", self_match=self_match, docs=rows))
+    bm25, alone, both = (measures.mean(measures.score(collection, "dev", own))[measure] for own in hits)
+    among = "" if rows is None else f" (searched among {len(rows):,} docs)"
+    return (
+        f"what training must beat{among}: BM25 has {bm25:.4f} dev {measure}, the encoder as it is {alone:.4f}, "
+        f"both mixed {both:.4f} at weight {mixed.weight:.2f}"
+    )
 
 
 @dataclasses.dataclass

@@ -38,6 +38,8 @@ def test_a_plan_measures_and_leaves_nothing(launch, folder, tmp_path, capsys):
     assert launch("train.py", *flags, "--plan", cwd=tmp_path) == 0
     said = capsys.readouterr().out
     assert "--negatives in_batch: with about 700 queries" in said and "--batch_size" not in said.split("next")[0]
+    beat = re.search(r"BM25 has (0\.\d+) dev mrr@10, the encoder as it is (0\.\d+), both mixed (0\.\d+)", said)
+    assert max(map(float, beat.groups()[:2])) <= float(beat[3])  # on dev, where its weight is chosen
     assert re.search(r"forecast: \d+ s for 400 steps, 0 minings, \d+ evaluations on dev", said)
     command = said.split("next    python ")[1].split()
     assert command[0] == "train.py" and {"--steps=400", "--negatives", "in_batch"} <= set(command)
@@ -50,7 +52,10 @@ def test_a_plan_of_a_comparison_of_transformers(folder, bert, tmp_path):
     done = call("train.py", *flags, "--plan", "--negatives", "in_batch", "refresh:2", "--seeds", 0, 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout
-    assert re.search(r"BM25 has 0\.\d+ dev mrr@10", said) and "4 runs, 1 at a time: at most" in said
+    assert (
+        re.search(r"BM25 has 0\.\d+ dev mrr@10, the encoder as it is 0\.\d+, both mixed", said)
+        and "4 runs, 1 at a time: at most" in said
+    )
     assert re.search(r"forecast: \d+ s for 90 steps, \d+ minings, \d+ evaluations on dev", said)
     assert "refresh:2" in said.split("next")[1] and not list((tmp_path / "runs").iterdir())
 
