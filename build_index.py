@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 
 import faiss
+import numpy as np
 
 from lib import cli, process, rng, run
 from lib.data import readers
@@ -23,6 +24,7 @@ from lib.evaluation import plots
 from lib.files import BadInput, write_json
 from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP, embed_texts, load_to_encode, pick_device
 from lib.search import faiss_index, tune
+from lib.search import vectors as vector_files
 from lib.search.sharded import Sharded
 
 QUERIES = 1000  # that an index is tuned on, and as many that are kept aside
@@ -40,8 +42,10 @@ def parse_args():
     add("--dim", type=cli.COUNT, metavar="D", help="keep the first D numbers of each vector, for a model that was "
         "trained with --dims")
     add("--device", help="cpu, cuda, mps; default: cuda where there is one")
-    add("--overwrite", action="store_true", help="replace the index if it exists")
-    add = parser.group("index")
+    add("--overwrite", action="store_true", help="replace the index, or what --export names, if it exists")
+    add("--export", metavar="FOLDER|FILE.parquet", help="write the vectors for other systems, in place of an index: a "
+        "folder of .npy files and ids, or ids, texts, metadata and vectors as Parquet")
+    add = parser.group("index", excludes="export")
     add("--index", default="auto", metavar="auto|STRING", help="a string of faiss.index_factory(), such as Flat, "
         "HNSW32, IVF1024,SQ8 or PQ64x4fs,RFlat; auto decides by the numbers below")
     add("--target_recall", type=cli.number(float, above=0, most=1), default=0.95, metavar="SHARE", help=f"of the "
@@ -49,7 +53,9 @@ def parse_args():
     add("--expected_queries", type=cli.COUNT, default=100_000, metavar="N", help="that the index will answer one at "
         "a time: whether building anything but a flat index pays back")
     add("--max_ram", type=cli.GIGABYTES, default=4.0, metavar="GB", help="memory that the index may take")
-    return parser.parse_args(), parser
+    args = parser.parse_args()
+    parser.check(args)
+    return args, parser
 
 
 # fmt: on
@@ -62,12 +68,15 @@ def main():
     encoder = load_to_encode(folder / "encoder", device, args.precision, args.dim)
     if args.index != "auto":
         faiss_index.empty_index(encoder.dim, args.index)  # a string that names none is refused before docs are embedded
-    target = folder / "index" / collection.name
+    target = pathlib.Path(args.export or folder / "index" / collection.name)
+    if args.export:
+        vector_files.check_place(target)
     if target.exists() and not args.overwrite:
         raise BadInput(f"{target} exists: --overwrite it")
     size = {"docs": len(collection.docs), "dim": encoder.dim, "precision": encoder.precision}
     size |= {"vectors_mb": round(4e-6 * len(collection.docs) * encoder.dim, 1)}
-    cli.print_header(f"indexing {collection.name} with {folder}/encoder -> {target}", args, parser, size)
+    begun = "exporting" if args.export else "indexing"
+    cli.print_header(f"{begun} {collection.name} with {folder}/encoder -> {target}", args, parser, size)
     if said := cut_note(encoder, collection.docs):
         print(said)
     clock = run.Clock()
@@ -75,6 +84,9 @@ def main():
         vectors = Sharded.open(collection.docs, encoder, precision=encoder.precision, max_ram=1e9).vectors
     print(f"vectors of {len(vectors):,} docs after {clock.spent['vectors']:.1f} s: {vectors.embedded:,} made, "
           "the others read from the cache")  # fmt: skip
+    if args.export:
+        q_emb = embed_texts(encoder, collection.queries.view(np.arange(len(collection.queries))), "query")
+        return print(f"\nwrote   {vector_files.export(target, collection, vectors, q_emb)} ({clock.total():.1f} s)")
     split, q_emb = real_queries(collection, encoder)
     best = tune.exact_best(vectors, q_emb)
     index, factory, points, point, reached, build_s = build(args, vectors, q_emb, best)

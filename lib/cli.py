@@ -53,11 +53,11 @@ class Parser(argparse.ArgumentParser):
                 raise BadInput(f"--{name} {texts[0]!r}: holds a NUL or bytes that are not UTF-8")
         return found
 
-    def group(self, title, *, per_arm=False, only=None, needs=None):
+    def group(self, title, *, per_arm=False, only=None, needs=None, excludes=None):
         """The add_argument() of a new group, with what its flags have in common unless they say otherwise."""
         group = self.add_argument_group(title)
 
-        def add(*names, per_arm=per_arm, needs=needs, excludes=None, idle_when=None, **options):
+        def add(*names, per_arm=per_arm, needs=needs, excludes=excludes, idle_when=None, **options):
             action = group.add_argument(*names, **options)
             plainly = isinstance(action.default, (int, float, str)) and not isinstance(action.default, bool)
             if action.help and plainly and "default" not in action.help:

@@ -1,19 +1,66 @@
-"""Vectors that another system made: a folder with queries.npy and docs.npy, searched exactly."""
+"""Vectors as files: what another system made, searched exactly, and what others are to search."""
 
+import json
 import pathlib
 
 import numpy as np
 
-from lib.files import BadInput, fingerprint, fingerprint_file, read_json, reading
+from lib.data.formats.table_files import parquet_package
+from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, reading, write_json
 from lib.search import exact
 from lib.search.hits import Hits
 
 SIDES = ("queries", "docs")
+ROWS = 8192  # that are written at a time
 
 
 def is_folder_of_vectors(spec):
     """Whether a folder holds the two files."""
     return all((pathlib.Path(spec) / f"{side}.npy").is_file() for side in SIDES)
+
+
+def check_place(path):
+    """BadInput if export() would take the place of what it has not written, or lacks what it needs."""
+    parquet = path.suffix == ".parquet"
+    if path.exists() and not (path.is_file() if parquet else is_folder_of_vectors(path)):
+        raise BadInput(f"--export {path}: there is something else; name another place")
+    if parquet:
+        parquet_package(path)
+
+
+def export(path, collection, vectors, q_emb):
+    """Write a collection's vectors for other systems; what was written, in words.
+
+    path: a folder, for docs.npy and queries.npy with ids beside them, as Vectors.open() reads them; or a .parquet file
+    with a row a doc (id, title, text, metadata as JSON, vector). vectors: of exact.pieces(), (M, D); q_emb: (n, D).
+    """
+    docs, rows = collection.docs, exact.pieces(vectors, ROWS)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            pyarrow = parquet_package(path)
+            vector = pyarrow.list_(pyarrow.float32(), q_emb.shape[1])
+            fields = dict.fromkeys(("id", "title", "text", "metadata"), pyarrow.string()) | {"vector": vector}
+            schema = pyarrow.schema(list(fields.items()))
+            with pyarrow.parquet.ParquetWriter(temporary, schema) as file:
+                for own, block in rows:
+                    records = [docs.record(row) for row in own.tolist()]
+                    columns = {"id": [docs.ids[row] for row in own]}
+                    columns |= {name: [each.get(name) for each in records] for name in ("title", "text")}
+                    columns["metadata"] = [json.dumps(each.get("metadata") or {}) for each in records]
+                    values = pyarrow.array(np.asarray(block, dtype=np.float32).ravel())
+                    columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(values, q_emb.shape[1])
+                    file.write_table(pyarrow.table(columns, schema=schema))
+            return f"{path}: id, title, text, metadata and vector of {len(docs):,} docs"
+        temporary.mkdir()
+        shape = (len(docs), q_emb.shape[1])
+        written = np.lib.format.open_memmap(temporary / "docs.npy", mode="w+", dtype=np.float32, shape=shape)
+        for own, block in rows:
+            written[own] = block
+        written.flush()
+        np.save(temporary / "queries.npy", q_emb)
+        for side in SIDES:
+            write_json(temporary / f"{side}.ids.json", getattr(collection, side).ids)
+    return f"{path}/: docs.npy and queries.npy, float32 {shape}, and their ids"
 
 
 class Vectors:

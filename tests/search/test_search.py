@@ -1,6 +1,8 @@
 """Search: exact, FAISS indexes on disk, BM25 against a hand-written one, and what all retrievers share."""
 
+import json
 import math
+import sys
 from collections import Counter
 
 import faiss
@@ -355,3 +357,40 @@ def test_a_zero_vector_finds_nothing_in_an_index(tiny):
     retriever = FaissRetriever(encoder, make_index(Array(d_emb)))
     hits = retriever.search(["\u2603", tiny.docs.text(3)], 40)
     assert (hits.rows[0] == -1).all() and 3 not in hits.rows[1] and (hits.rows[1] >= 0).sum() == 39
+
+
+def test_vectors_that_are_exported_find_the_same_docs(untrained, tmp_path, launch, refused, capsys):
+    out, command = tmp_path / "out", ("build_index.py", "--run", "runs/R", "--export")
+    assert launch(*command, out, cwd=untrained) == 0
+    assert "docs.npy and queries.npy, float32" in capsys.readouterr().out
+    tiny = load_collection(str(untrained / "tiny"))
+    queries = tiny.queries.view(tiny.split("test").queries)
+    own = open_retriever(str(untrained / "runs/R"), tiny, device=torch.device("cpu")).search(queries, 10)
+    theirs = open_retriever(str(out), tiny, device=torch.device("cpu")).search(queries, 10)
+    assert np.array_equal(own.rows, theirs.rows) and np.allclose(own.scores, theirs.scores, atol=1e-6)
+    assert "exists: --overwrite it" in refused(*command, out, cwd=untrained)
+    for place in ("runs/R", "tiny", "runs/R/config.json"):  # what it has not written is never replaced
+        assert "there is something else" in refused(*command, place, "--overwrite", cwd=untrained)
+    assert (untrained / "runs/R/config.json").exists()
+    assert launch(*command, out, "--overwrite", "--dim", 8, cwd=untrained) == 0
+    assert np.load(out / "docs.npy").shape == (len(tiny.docs), 8)
+    assert "exclude each other" in refused(*command, tmp_path / "x", "--index", "Flat", cwd=untrained)
+
+
+def test_an_export_as_parquet_holds_texts_and_metadata(untrained, tmp_path, launch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "docs.parquet"
+    assert launch("build_index.py", "--run", "runs/R", "--export", path, cwd=untrained) == 0
+    table, tiny = parquet.read_table(path), load_collection(str(untrained / "tiny"))
+    assert table.column_names == ["id", "title", "text", "metadata", "vector"]
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == tiny.docs.ids
+    record = tiny.docs.record(3)
+    assert rows[3]["text"] == record["text"] and json.loads(rows[3]["metadata"]) == (record.get("metadata") or {})
+    assert len(rows[3]["vector"]) == 16
+
+
+def test_parquet_that_cannot_be_written_is_said_before_anything_is_embedded(untrained, tmp_path, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    command = ("build_index.py", "--run", "runs/R", "--export", tmp_path / "docs.parquet")
+    assert "pip install pyarrow" in refused(*command, cwd=untrained)
