@@ -17,11 +17,11 @@ from lib.files import BadInput
 from lib.rag import prompts
 
 FILE = pathlib.Path("file")
-LENGTH = 400_000  # characters
+LENGTH = 200_000  # characters
 
 
 @contextlib.contextmanager
-def seconds(most=20):
+def seconds(most=10):
     """Fail if the block takes longer; what is linear takes well below one."""
 
     def stop(*_):

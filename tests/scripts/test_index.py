@@ -104,7 +104,7 @@ def test_mining_through_an_index_finds_what_exact_search_finds(space, spec):
         assert rows is None or np.isin(found.rows, rows).all()
 
 
-@pytest.mark.parametrize("kind", ["IVF8,PQ8x4", *map(slowly, ("Flat", "HNSW16", "RaBitQ"))])
+@pytest.mark.parametrize("kind", ["IVF8,SQ4", *map(slowly, ("IVF8,PQ8x4", "Flat", "HNSW16", "RaBitQ"))])
 def test_the_parts_of_the_error_add_up(space, kind):
     docs, queries = space
     index, best = make_index(Array(docs), kind), tune.exact_best(Array(docs), queries, 40)
@@ -123,5 +123,5 @@ def test_the_parts_of_the_error_add_up(space, kind):
             assert own["quantisation"] == own["search"] == 0
     if kind == "HNSW16":
         assert all(own["quantisation"] == 0 for own in parts.values())
-    if kind == "IVF8,PQ8x4":
+    if kind.startswith("IVF8"):
         assert any(own["quantisation"] for own in parts.values())

@@ -349,7 +349,7 @@ def test_well_known_indexes_are_not_tried_first(monkeypatch):
         assert faiss_index.empty_index(16, factory).d == 16
 
 
-@pytest.mark.parametrize("script", ["build_index.py", "mine_negatives.py"])
+@pytest.mark.parametrize("script", ["build_index.py", slowly("mine_negatives.py")])
 def test_scripts_refuse_an_index_over_which_faiss_ends_the_process(launch, desk, capsys, script):
     flags = ("--index", "HNSW1", "--overwrite") if script == "build_index.py" else ("--mine_index", "HNSW1")
     more = () if script == "build_index.py" else ("--sources", "dense", "--overwrite")
