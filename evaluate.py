@@ -60,7 +60,8 @@ def parse_args():
     add = parser.group("what is reported")
     add("--measures", type=checks.parse_measures, default=[], metavar="NAMES", help="more measures of ir_measures, as "
         'in "AP P@5 Success@1"')
-    add("--by", metavar="FIELD", help="a table by the values of a field of the queries' metadata")
+    add("--by", metavar="FIELD", help="a table by the values of a field of the queries' metadata, or by "
+        "labelled: whether a doc that answers is a positive in training")
     add("--error_split", action="store_true", needs="run", excludes="rerank",
         help="with an index: what of nDCG@10 is lost by the model, by "
         "compressed vectors and by approximate search")

@@ -194,9 +194,15 @@ def neighbourhood(embedder, encoder, position, drawn, names, *, others=300):
     return [(label, float(f"{x:.5g}"), float(f"{y:.5g}")) for label, (x, y) in zip(labels, plane)]
 
 
+def labelled_queries(collection, split):
+    """{qid: whether a doc that answers is a positive in training} for every query of a split."""
+    qrels, known = collection.split(split), labelled(collection)
+    return {collection.queries.ids[row]: bool(known[qrels.positives(i)].any()) for i, row in enumerate(qrels.queries)}
+
+
 def query_features(collection, split):
     """{qid: {name: value}} for every query of a split: what may explain where an arm gains."""
-    qrels, known = collection.split(split), labelled(collection)
+    qrels, known = collection.split(split), labelled_queries(collection, split)
     ranks = measures.first_relevant(bm25_hits(collection, split).rows, qrels)
     features = {}
     for i, row in enumerate(qrels.queries):
@@ -210,6 +216,6 @@ def query_features(collection, split):
             "BM25 rank of the positive": int(min(ranks[i], RANKED + 1)),
             "words of the query": len(own),
             "share of them in the positive": shared / max(len(own), 1),
-            "its doc has a label in training": int(known[qrels.positives(i)].any()),
+            "its doc has a label in training": int(known[collection.queries.ids[row]]),
         }
     return features

@@ -177,13 +177,19 @@ def verdict(test, measure, *, spec, name=None, mixed=None):
 
 
 def metadata_values(collection, split, field):
-    """{qid: value of a field of its metadata}; BadInput if no query has it."""
+    """{qid: value of a field of its metadata}; BadInput if no query has it.
+
+    `labelled`, where no metadata has it: whether a doc that answers is a positive in training.
+    """
     found, fields = {}, set()
     for row in collection.split(split).queries:
         own = metadata_of(collection.queries.record(row))
         fields |= own.keys()
         if field in own:
             found[collection.queries.ids[row]] = own[field]
+    if not found and field == "labelled" and "train" in collection.qrels:
+        answers = {True: "its doc is a positive in training", False: "no doc of its is"}
+        found = {qid: answers[known] for qid, known in diagnostics.labelled_queries(collection, split).items()}
     if not found:
         raise BadInput(
             f"--by {field}: no {split} query has it in its metadata; there are: {', '.join(sorted(fields)) or 'none'}"

@@ -221,3 +221,10 @@ def test_a_compressed_run_has_the_same_bytes_each_time(tmp_path):
         measures.write_rankings(tmp_path / f"{name}.gz", {"q": {"d1": 0.5, "d\u00e9": 0.25}}, tag="t")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     assert checks.read_run_file(tmp_path / "a.gz") == {"q": {"d1": 0.5, "d\u00e9": 0.25}}
+
+
+def test_queries_are_told_apart_by_whether_their_doc_has_a_label_in_training(tiny):
+    known = {doc for grades in tiny.qrels_dict("train").values() for doc, grade in grades.items() if grade >= 1}
+    wanted = {qid: any(doc in known for doc in grades) for qid, grades in tiny.qrels_dict("test").items()}
+    found = retrieval.metadata_values(tiny, "test", "labelled")
+    assert {qid: value.startswith("its doc") for qid, value in found.items()} == wanted
