@@ -21,6 +21,7 @@ from lib.rag.prompts import Answer, bare
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = set(string.punctuation)
 RIGHT = 0.5  # F1 from which an answer counts as right, where classes of failure are counted
+OWN = "metadata.answers"  # where a question's own gold answers stand
 FIRST_SENTENCES = 2  # of a relevant doc: the gold answer of a question that has none of its own
 # what may have happened to a question; every question falls into one
 OUTCOMES = {
@@ -118,7 +119,7 @@ def gold_answers(collection, rows, split):
             )
         own.append([each for each in found if each.strip()])
     if any(own):
-        return own, "metadata.answers"
+        return own, OWN
     by_row = {int(row): i for i, row in enumerate(split.queries)}
     found = []
     for row in rows:

@@ -155,7 +155,7 @@ def finish(target, pooled, references, *, measure, head):
     result = summary.summarise(systems, measure=measure, name=target.name)
     known = [summary.summarise([(name.replace("_", " "), 0, values)], measure=measure, name=name)["arms"][0]
              for name, values in references.items()]  # fmt: skip
-    text = summary.to_tables(result, known)
+    text = summary.to_tables(result, known, head["gold_answers"])
     write_json(target / "metrics.json", result | {"references": known} | head)
     write_text(target / "answers.md", text)
     with plots.optional(target):

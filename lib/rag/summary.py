@@ -129,8 +129,8 @@ def effect_cell(test):
     return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p {test['p_holm']:.4f}{mark}"
 
 
-def to_tables(result, references):
-    """The Markdown of a summary and of the reference rows {name: (row of summarise)}."""
+def to_tables(result, references, gold_from=answers.OWN):
+    """The Markdown of a summary and of the reference rows {name: (row of summarise)}; gold_from: of Questions."""
     arms, measure, first = result["arms"], result["measure"].upper(), result["first"]
     rows = [*arms, *references]
     some = lambda columns: [column for column in columns if any(cell(row, column[0], "{}") for row in rows)]  # noqa: E731
@@ -138,6 +138,11 @@ def to_tables(result, references):
     metrics = [(name, row.title, row.form) for name, row in answers.METRICS.items() if row.title]
     shown, asked = some([*BEFORE, *metrics, *BEHIND]), some(DISTRACTION)
     parts = [f"# Answers: {result['name']}\n"]
+    if gold_from != answers.OWN:
+        parts.append(
+            f"**These questions have no answers of their own ({answers.OWN}): what is said is compared with {gold_from}, "
+            "so that F1 rewards quoting how those begin.**\n"
+        )
     parts.append(markdown(["arm", *(title for _, title, _ in shown)], [cells(row, shown) for row in rows]))
     if compared := [row for row in arms if row.get("split")]:
         parts.append(

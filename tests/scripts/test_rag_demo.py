@@ -193,6 +193,8 @@ def test_answers_that_exist_are_not_replaced(launch, refused, desk):
     assert launch("rag_demo.py", *flags, cwd=desk) == 0
     result = read_json(desk / "runs/twice/answers/tiny-test-extractive/metrics.json")
     assert result["gold_answers"].startswith("the first 2 sentences") and result["references"] == []
+    above = (desk / "runs/twice/answers/tiny-test-extractive/answers.md").read_text(encoding="utf-8").split("|")[0]
+    assert "compared with the first 2 sentences" in above
     assert "holds answers already" in refused("rag_demo.py", *flags, cwd=desk)
     gone = ("--eval", "--retriever", "runs/gone", "--data", "tiny", "--name", "twice", "--overwrite")
     assert "runs/gone" in refused("rag_demo.py", *gone, cwd=desk)
