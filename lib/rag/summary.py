@@ -140,8 +140,8 @@ def to_tables(result, references, gold_from=answers.OWN):
     parts = [f"# Answers: {result['name']}\n"]
     if gold_from != answers.OWN:
         parts.append(
-            f"**These questions have no answers of their own ({answers.OWN}): what is said is compared with {gold_from}, "
-            "so that F1 rewards quoting how those begin.**\n"
+            f"**These questions have no answers of their own ({answers.OWN}): what is said is compared with "
+            f"{gold_from}, so that F1 rewards quoting how those begin.**\n"
         )
     parts.append(markdown(["arm", *(title for _, title, _ in shown)], [cells(row, shown) for row in rows]))
     if compared := [row for row in arms if row.get("split")]:
