@@ -10,6 +10,7 @@ python rag_demo.py --eval --compare runs/ABLATION                   # all arms a
 """
 
 import pathlib
+import re
 import sys
 
 from lib import cli, process
@@ -97,7 +98,10 @@ def take_question(args):
 
     A single word there is no question, unless a question mark ends it, but the name of something that is not there.
     """
-    asks = lambda text: (" " in text or text.endswith("?")) and not pathlib.Path(text).exists()  # noqa: E731
+    condition = re.compile(r"[\w.-]+=\S")  # of --where, with spaces perhaps
+    asks = lambda text: (  # noqa: E731
+        (" " in text or text.endswith("?")) and not condition.match(text) and not pathlib.Path(text).exists()
+    )
     if args.question is None and not args.eval:
         for values in (args.run, args.retriever, args.where):
             if len(values) > 1 and asks(values[-1]):

@@ -250,10 +250,13 @@ def build(find, generator, names, *, title, examples, save=None):
                 keeping, said = gr.Button("The marked ones are right", elem_id="keep"), gr.HTML(elem_id="kept")
 
         def answer_all(text):
+            before = [None] * len(names)
             for rows in results(find, generator, names, text):
                 parts = []
-                for *shown, right in rows:
-                    parts += [*shown, gr.CheckboxGroup(right, value=[])]
+                for row, old in zip(rows, before):  # what stays as it was is left alone: somebody may be marking it
+                    *shown, right = row
+                    parts += [gr.skip()] * len(row) if row == old else [*shown, gr.CheckboxGroup(right, value=[])]
+                before = rows
                 found = [ident for row in rows for _, ident in row[-1]]
                 yield [*parts, (process.one_line(str(text or ""), LONGEST), found)]
 

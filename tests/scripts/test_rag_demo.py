@@ -479,12 +479,14 @@ def test_docs_with_some_metadata_alone_are_searched(tmp_path, refused, launch, c
     systems = ["linux", "osx", "linux", "osx", ["linux", "osx"], ["osx"]]
     docs = [{"_id": f"d{i}", "text": f"how to list files, way {i}", "metadata": {"os": systems[i], "v": i}}
             for i in range(6)]  # fmt: skip
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "list files"}\n')
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n")
     command = ["rag_demo.py", "--retriever", "bm25", "--data", str(tmp_path), "--json", "--where"]
-    for where, found in ((["os=osx"], "1345"), (["os=linux", "v=4", "v=2"], "24"), (["v=0", "v=1"], "01")):
+    docs[5]["metadata"]["by"] = "A B"
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    whom = ["os=osx", "by=A B"]  # which is no question
+    for where, found in ((["os=osx"], "1345"), (["os=linux", "v=4", "v=2"], "24"), (["v=0", "v=1"], "01"), (whom, "5")):
         launch(*command, *where, "list the files?", cwd=tmp_path)
         shown = json.loads(capsys.readouterr().out)
         assert sorted(doc["id"] for doc in shown["docs"]) == [f"d{i}" for i in found]
