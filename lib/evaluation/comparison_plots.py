@@ -246,7 +246,7 @@ def gains(path, found, *, measure, first):
             ax.set(
                 xticks=range(len(bins)),
                 xticklabels=[label for label, _, _ in bins],
-                xlabel=f"{name}, quarters",
+                xlabel=name,
                 ylabel=f"{measure.upper()} minus that of {first}",
             )
         legend_beside(np.atleast_1d(axes)[-1])

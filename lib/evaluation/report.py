@@ -380,14 +380,17 @@ def _gains(runs, features, measure):
     for name in next(iter(features.values())):
         values = np.array([features[qid][name] for qid in qids], dtype=np.float64)
         edges = np.unique(values)
+        if len(edges) == 1:  # tells no query from another
+            continue
+        yes_or_no = edges.tolist() == [0, 1]
         if len(edges) > 4:
-            edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75]))
+            name, edges = f"{name}, quarters", np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75]))
         bins = np.searchsorted(edges, values, side="right") - 1
         gains[name] = {arm: [] for arm in others}
         for number in np.unique(bins):
             inside = bins == number
             low, high = values[inside].min(), values[inside].max()
-            label = f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}"
+            label = ("no", "yes")[number] if yes_or_no else f"{low:g}" if low == high else f"{low:.3g}-{high:.3g}"
             for arm in others:
                 gain = (means[arm] - means[first])[inside]
                 gains[name][arm].append((label, gain.mean(), gain.std() / np.sqrt(len(gain))))

@@ -260,14 +260,15 @@ def test_sources_are_followed_as_means_over_seeds():
 
 def test_gains_are_means_over_quarters_of_the_queries():
     runs = [made("a", BASE), made("b", BASE + np.repeat([0.0, 0.1, 0.2, 0.3], 15))]
-    features = {f"q{i}": {"place": i, "same": 5} for i in range(60)}
+    features = {f"q{i}": {"place": i, "same": 5, "is": i // 30} for i in range(60)}
     found = report._gains(runs, features, "mrr@10")
-    assert list(found) == ["place", "same"] and list(found["place"]) == ["b"]
-    assert [mean for _, mean, _ in found["place"]["b"]] == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    assert [label for label, _, _ in found["place"]["b"]] == ["0-14", "15-29", "30-44", "45-59"]
-    ((label, mean, error),) = found["same"]["b"]
-    assert label == "5" and mean == pytest.approx(0.15)
-    assert error == pytest.approx(np.repeat([0.0, 0.1, 0.2, 0.3], 15).std() / np.sqrt(60))
+    assert list(found) == ["place, quarters", "is"]  # what is the same for all tells nothing
+    ((arm, quarters),) = found["place, quarters"].items()
+    assert arm == "b" and [mean for _, mean, _ in quarters] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert [label for label, _, _ in quarters] == ["0-14", "15-29", "30-44", "45-59"]
+    (no, mean, error), (yes, *_) = found["is"]["b"]
+    assert (no, yes) == ("no", "yes") and mean == pytest.approx(0.05)
+    assert error == pytest.approx(np.repeat([0.0, 0.1], 15).std() / np.sqrt(30))
 
 
 # ------------------------------------------------------------------------------------------------ runs measured apart
