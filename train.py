@@ -367,11 +367,12 @@ def show_race(runs, args, folder):
     """Race the arms; say which wins, and where that is written."""
     result = race.live(runs, args.negatives)
     winner = runs.folder_of(result.winner, runs.seeds[0])
-    test = read_json(winner / "summary.json")["test"]
+    summary, derived = read_json(winner / "summary.json"), read_json(winner / "config.json")["derived"]
+    said, ask = verdict(summary, args.select, run=cli.quoted(winner), lr=derived["peak_lr"])
     print(
-        f"\n{race.report(folder, result, args.select, test)}\n"
+        f"\n{race.report(folder, result, args.select, summary['test'], said)}\n"
         f"wrote   {folder}/race.md, race.json, race.png and one folder a run\n"
-        f"next    python build_index.py --run {cli.quoted(winner)}"
+        f"next    {ask}"
     )
 
 

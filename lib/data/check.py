@@ -95,7 +95,7 @@ def leaks(collection):
     groups, train = collection.docs.groups, collection.qrels.get("train")
     if train is None:
         return found
-    of_text, trained = collections.defaultdict(dict), set(groups[train.docs].tolist())
+    of_text, trained = collections.defaultdict(dict), set(groups[train.docs[train.grades >= 1]].tolist())
     for i, row in enumerate(train.queries):
         own = of_text[normalise(collection.queries.text(row))]
         own |= dict.fromkeys(groups[train.positives(i)].tolist(), collection.queries.ids[row])

@@ -73,8 +73,14 @@ def compare_arms(rows, matrices, measure):
                 row.setdefault("hurts", {})[name] = {key: test[key] for key in ("difference", "p_holm")}
                 row["why"] = why(row, rows[0])
     groups = significance.tie_groups(matrices[measure], other_seeds(matrices[measure]))
-    for row in rows:
+    for number, row in enumerate(rows):
         row["group"] = groups[row["arm"]]
+        alike = [
+            other["arm"]
+            for other in rows[:number]
+            if all(np.array_equal(of[other["arm"]], of[row["arm"]]) for of in matrices.values())
+        ]
+        row |= {"same_as": alike[0]} if alike else {}
 
 
 def other_seeds(arms):

@@ -123,7 +123,7 @@ def measure(flags, *, docs, queries, batch_size, explicit, embeds):
     begin = started + first["seconds"] - first["spent"]["mine"]
     if transformer:
         of_text = step / (batch_size * (1 + explicit)) / 3
-        return Cost(begin, step, (docs + queries) * of_text, docs * of_text, memory)
+        return Cost(begin, step, (docs + queries) * of_text, docs * of_text * embeds, memory)
     mining = first["spent"]["mine"]
     evaluation = after["seconds"] - last["seconds"] - (after["spent"]["mine"] - last["spent"]["mine"])
     evaluation -= (after["step"] - last["step"]) * step  # and what is saved then
@@ -218,6 +218,8 @@ def describe(collection):
 def show(collection, advice):
     """Print what a plan says before anything is measured."""
     print(f"== plan for {collection.name}")
+    if collection.negatives:
+        print("   --data brings negatives of its own, which --negatives file:4 draws from")
     for name, text in describe(collection).items():
         print(f"   {name}: {text}")
     for flag, value, why in advice:

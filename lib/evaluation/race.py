@@ -136,8 +136,11 @@ def share(looks, arms, *, laps=LAPS, seeds=3):
     return sum(ran.values()) / (laps * seeds * arms)
 
 
-def report(folder, result, measure, test):
-    """Write race.json, race.md and race.png of a race to its folder; returns the Markdown. test: the winner's."""
+def report(folder, result, measure, test, verdict):
+    """Write race.json, race.md and race.png of a race to its folder; returns the Markdown.
+
+    test: the winner's measures; verdict: of its run, beside BM25 and its start.
+    """
     first = result.looks[0]
     last = {arm: look for look in result.looks for arm in look.means}
     rows = []
@@ -146,7 +149,7 @@ def report(folder, result, measure, test):
         against = f"{place.difference:+.4f} [{place.low:+.4f}, {place.high:+.4f}] to {look.leader}" if place else "led"
         ended = "chosen" if arm == result.winner else "stopped" if arm in look.stopped else "level at the end"
         rows.append([f"`{arm}`", f"{look.lap} of {LAPS}", str(look.seeds), f"{look.means[arm]:.4f}", against, ended])
-    text = f"{conclusion(result, measure, test)}\n\n"
+    text = f"{conclusion(result, measure, test)}\n\n{result.winner}: {verdict}.\n\n"
     text += markdown(["arm", "laps", "seeds", f"dev {measure}", "difference when last seen", ""], rows)
     write_text(folder / "race.md", f"# Race\n\n{text}")
     looks = [

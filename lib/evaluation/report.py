@@ -240,6 +240,11 @@ def to_table(result):
     if trained := [row for row in rows if row["trained"]]:
         text.append(markdown([title for title, _ in COSTS], [[cell(row) for _, cell in COSTS] for row in trained]))
     for row in rows:
+        if "same_as" in row:
+            text.append(
+                f"**{row['arm']} and {row['same_as']} gave the very same values for every query and seed**: what tells "
+                "them apart changed nothing.\n"
+            )
         if "hurts" in row:
             losses = ", ".join(
                 f"{name} {found['difference']:+.4f} (p {significance.shown(found['p_holm'])})"

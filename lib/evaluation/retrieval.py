@@ -147,7 +147,7 @@ def mixing(mixed, spec, measure):
         return True, f"mixed with BM25 it gains {shown} over the better of the two: search with --retriever {spec}"
     if not 0 < mixed["weight"] < 1:
         return False, f"mixed, dev chooses {'the encoder' if mixed['weight'] else 'BM25'} alone"
-    return False, f"mixing it with BM25 was not shown to gain ({shown})"
+    return False, f"mixing it with BM25 was not shown to gain ({shown}, p {mixed['against_better']['p']:.2g})"
 
 
 def too_few(queries):

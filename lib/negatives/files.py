@@ -122,7 +122,7 @@ def load_candidates(path, collection, qrels, *, rows=None):
             )
             for array, key in ((positive, "positive_score"), (teacher_positive, "teacher_positive_score")):
                 if record.get(key) is not None:
-                    array[i] = record[key]
+                    array[i] = np.fmax(array[i], record[key])  # of several positives the best
     if not any(lists):
         raise BadInput(f"{path}: no negatives for the queries of this split")
     docs = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int32)

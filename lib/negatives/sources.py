@@ -260,7 +260,14 @@ def file_candidates(path, collection, *, needs_teacher, split="train", format="o
     rows = None if format == "own" else exchange.read(path, format, collection)
     found = load_candidates(path, collection, collection.split(split), rows=rows)
     if needs_teacher and np.isnan(found.teacher).all():
-        raise BadInput(f"{path}: no record has a teacher_score, which --terms margin_mse and kl need")
+        brought = path == collection.negatives
+        if not (brought or format != "own") or np.isnan(found.scores).all():
+            raise BadInput(
+                "--terms margin_mse and kl need a teacher's scores, and "
+                + ("--data brings none (pos_scores and neg_scores)" if brought else f"{path} has no teacher_score")
+            )
+        print(f"note: the scores that {'--data brings' if brought else f'{path} has'} are taken as a teacher's")
+        found = dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive)
     return found
 
 

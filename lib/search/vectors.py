@@ -78,7 +78,7 @@ class Vectors:
     def open(cls, folder, collection, *, device=None):
         """queries.npy (n, D) and docs.npy (M, D) of a folder, in the order of queries.jsonl and corpus.jsonl.
 
-        Where queries.ids.json or docs.ids.json (a list of ids) lies beside them, its order is compared. BadInput if
+        Where queries.ids.json or docs.ids.json (a list of ids) lies beside them, theirs is the order. BadInput if
         counts, ids, dimensions or values do not fit.
         """
         found = []
@@ -94,9 +94,12 @@ class Vectors:
             given = read_json(ids) if ids.exists() else texts.ids
             if not isinstance(given, list):
                 raise BadInput(f"{ids}: a list of ids is wanted, found {type(given).__name__}")
-            if given != texts.ids:
+            if given != texts.ids and sorted(map(str, given)) == sorted(texts.ids):
+                row_of = {ident: row for row, ident in enumerate(given)}
+                vectors = vectors[[row_of[ident] for ident in texts.ids]]
+            elif given != texts.ids:
                 row = next((i for i, pair in enumerate(zip(given, texts.ids)) if pair[0] != pair[1]), len(given))
-                raise BadInput(f"{ids}: not the ids of {texts.path}, in its order; the first that differs is row {row}")
+                raise BadInput(f"{ids}: not the ids of {texts.path}; the first that differs is row {row}")
             for begin in range(0, len(vectors), 1 << 16):
                 if not np.isfinite(vectors[begin : begin + (1 << 16)]).all():
                     raise BadInput(f"{path}: holds values that are not finite")

@@ -51,7 +51,9 @@ def test_leaks_and_what_no_doc_answers(look, tmp_path):
     queries = {"q1": "What is first?", "q2": "what is FIRST", "q3": "zebra", "q4": "the doc"}
     qrels = {"train": [("q1", "a", 1)], "dev": [("q4", "a", 1)], "test": [("q2", "b", 1), ("q3", "b", 1)]}
     other = write_collection(tmp_path / "other", docs, queries, qrels)
+    (tmp_path / "other/qrels/train.tsv").open("a").write("q1\tb\t0\n")  # judged and not relevant: trains no label
     code, printed = look(other)
+    assert "relevant doc is a train query's too (new wordings are measured): 1 (q4)" in printed
     assert code == 0 and "test queries that are train queries with other relevant docs: 1 (q2 = q1)" in printed
     qrels["test"].append(("q2", "a", 1))
     folder = write_collection(tmp_path / "leaky", docs, queries, qrels)

@@ -204,6 +204,27 @@ def test_a_file_that_brings_its_negatives_is_a_collection_with_negatives(tmp_pat
         load_collection(put(tmp_path / "none.jsonl", [{key: [] for key in rows[0] if key != "split"}]))
 
 
+def test_scores_that_a_file_brings_teach(tmp_path, capsys):
+    found = {}
+    for name in ("flagembedding", "triplet"):
+        spec = put(tmp_path / f"{name}.jsonl", [row | {"split": "train"} for row in BRING[name]])
+        found[name] = Miner(collection=load_collection(spec), needs_teacher=True)
+    taught = found["flagembedding"].mine("file", np.arange(1), None)
+    np.testing.assert_allclose(taught.teacher[0], [0.5, 0.25])
+    np.testing.assert_allclose(taught.teacher_positive, [0.9])
+    assert "the scores that --data brings are taken as a teacher's" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="--data brings none .pos_scores and neg_scores"):
+        found["triplet"].mine("file", np.arange(1), None)
+
+
+@pytest.mark.parametrize("given", [{"neg_scores": [0.5]}, {"neg_scores": [0.5, "?"]}, {"pos_scores": [0.9, 0.8]}])
+def test_scores_that_do_not_fit_their_docs_are_counted(tmp_path, capsys, given):
+    row = BRING["flagembedding"][0] | {"split": "train"} | given
+    load_collection(put(tmp_path / "train.jsonl", [row]))
+    said = "".join(capsys.readouterr())
+    assert "scores that are no numbers, or another number than their docs, left out: 1 (line 1)" in said
+
+
 def test_a_negative_that_is_a_positive_of_its_question_is_none(tmp_path):
     rows = [{"query": "q", "pos": ["p"], "neg": ["n", "p2", "q"]}, {"query": "q", "pos": ["p2"], "neg": []}]
     rows.append({"query": "none", "pos": [], "neg": ["n3"]})

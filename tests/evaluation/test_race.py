@@ -107,7 +107,8 @@ def test_live_it_trains_nothing_twice_and_writes_what_it_saw(tmp_path):
     assert runs.trained[-1] == (result.winner, 0, None), "the winner alone goes to its test split"
     again = Runs(tmp_path, values)
     assert race.live(again, arms) == result and again.trained == [(result.winner, 0, None)], "what is there is not run"
-    text = race.report(tmp_path, result, "mrr@10", {"mrr@10": 0.6})
+    text = race.report(tmp_path, result, "mrr@10", {"mrr@10": 0.6}, "BM25 is ahead of this encoder")
+    assert f"{result.winner}: BM25 is ahead of this encoder." in (tmp_path / "race.md").read_text()
     assert f"{result.winner} is chosen after" in text and "| `in_batch` | 1 of 4 | 1 |" in text and "stopped" in text
     assert read_json(tmp_path / "race.json")["winner"] == result.winner and (tmp_path / "race.png").exists()
 

@@ -258,6 +258,17 @@ def test_sources_are_followed_as_means_over_seeds():
     assert report._by_source(runs)["a"] == {}
 
 
+def test_arms_that_are_the_same_are_named(tmp_path):
+    report.write(
+        tmp_path,
+        [made(arm, BASE + gain) for arm, gain in (("a", 0.0), ("b", 0.1), ("b x=1", 0.1))],
+        measure="mrr@10",
+        name="n",
+    )
+    text = (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    assert "**b x=1 and b gave the very same values for every query and seed**" in text and text.count("very same") == 1
+
+
 def test_gains_are_means_over_quarters_of_the_queries():
     runs = [made("a", BASE), made("b", BASE + np.repeat([0.0, 0.1, 0.2, 0.3], 15))]
     features = {f"q{i}": {"place": i, "same": 5, "is": i // 30} for i in range(60)}
@@ -393,7 +404,7 @@ def test_a_run_says_what_mixing_gains(against):
     found, following = said(MORE)
     assert "mixed with BM25 it gains +0.0500" in found and "--retriever R+bm25" in found and "build_index" in following
     found, following = said(LEVEL)
-    assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10)" in found and "R+bm25" not in following
+    assert "not shown to gain (+0.0100 [-0.0100, +0.0300] mrr@10, p 0.3)" in found and "R+bm25" not in following
     assert ("search with --retriever bm25" in found) == (against is LESS)
     assert ("rag_demo.py --run R --retriever bm25 " if against is not MORE else "build_index.py --run R") in following
 

@@ -343,7 +343,7 @@ def test_wrong_filters_are_refused(text, wanted):
 def test_filters_keep_their_numbers():
     assert parse_filter("window:11:30").numbers == (11, 30)
     assert parse_filter("percpos:.95").numbers == (0.95,) and parse_filter("answer").numbers == ()
-    assert {text.split(":")[0] for text in DEFINITIONS} | {"near_copy", "answer", "not_same"} == set(filters.FILTERS)
+    assert {text.split(":")[0] for text in DEFINITIONS} | {"near_copy", "answer", "not_same"} <= set(filters.FILTERS)
 
 
 @pytest.mark.parametrize("text", ["max_score:1", "margin:1", "percpos:0.9", "quantile:0.5"])

@@ -389,6 +389,11 @@ def test_vectors_from_files_search_as_their_encoder_does(tiny, vectors):
                      for spec in (folder, folder / "model"))  # fmt: skip
     np.testing.assert_array_equal(found.rows, wanted.rows)
     np.testing.assert_allclose(found.known, wanted.known, atol=1e-6)
+    order = np.random.default_rng(1).permutation(len(tiny.docs))  # ids beside the vectors say which is whose
+    np.save(folder / "docs.npy", np.load(folder / "docs.npy")[order])
+    write_json(folder / "docs.ids.json", [tiny.docs.ids[row] for row in order])
+    again = open_retriever(str(folder), tiny, device=CPU).search(queries, 7, known, np.arange(30))
+    np.testing.assert_array_equal(again.rows, wanted.rows)
     with pytest.raises(BadInput, match="the collection's own queries only"):
         open_retriever(str(folder), tiny, device=CPU).search(["typed"], 3)
 

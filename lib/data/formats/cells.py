@@ -128,14 +128,20 @@ def labels(row, columns, docs, grade, *, path, number):
 
 
 def scores_of(row, positives, negatives):
-    """The score of the best positive, None for each positive, the scores of the negatives, None where it has none."""
+    """([the best positive's score, None for each positive, each negative's score or None], whether any was no use).
+
+    Of no use are lists of another length than their docs, and what is no number.
+    """
     of_pos, of_neg, of_all = (
         next(([number_of(each) for each in listed(row[name])] for name in names if row.get(name) is not None), [])
         for names in SCORED
     )
     if len(of_all) == len(positives) + len(negatives):
         of_pos, of_neg = of_all[: len(positives)], of_all[len(positives) :]
+    lost = len(of_pos) not in (0, len(positives)) or len(of_neg) not in (0, len(negatives))
+    lost |= None in (*of_pos, *of_neg)
     of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
     if len(of_neg) != len(negatives):
         of_neg = [score for _, _, score in negatives]
-    return [max((score for score in of_pos if score is not None), default=None), *[None] * len(positives), *of_neg]
+    best = max((score for score in of_pos if score is not None), default=None)
+    return [best, *[None] * len(positives), *of_neg], lost

@@ -178,7 +178,11 @@ def read(path, said, rows, wrong=()):
             split = next(iter(judged[question]), split)
         own, beside, _ = judged[question].setdefault(split, ({}, {}, number))
         title = " ".join(text for _, text, _ in cell("title"))
-        best, *scores = cells.scores_of(row, positives, negatives)
+        (best, *scores), lost = cells.scores_of(row, positives, negatives)
+        if lost:
+            dropped.setdefault("scores that are no numbers, or another number than their docs", []).append(
+                f"line {number}"
+            )
         docs_of = [(of_doc or title, text) for of_doc, text, _ in positives] + [pair[:2] for pair in negatives]
         for doc, given, score in zip(itertools.starmap(id_of, docs_of), grades + [0] * len(negatives), scores):
             if (own.setdefault(doc, given) >= 1) != (given >= 1):
