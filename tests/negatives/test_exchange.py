@@ -560,3 +560,19 @@ def test_rows_for_a_table_have_the_same_columns(folder, launch, capsys, tmp_path
     assert ("rows with fewer than" in said) == (format == "st-ntuple" and not fill)
     if "scores" in rows[0]:
         assert {len(row["scores"]) for row in rows} == {len(rows[0]) - 2}
+
+
+@every_format
+def test_one_score_for_several_positives_is_said(collection, tmp_path, format, capsys):
+    split = collection.split("train")
+    several = [i for i in range(len(split)) if len(split.positives(i)) > 1]
+    records = []
+    for i in several[:1] or [0]:
+        row = split.queries[i]
+        free = ~collection.no_negative(np.array([row]), np.arange(len(collection.docs))[None])[0]
+        records.append(
+            record(collection.queries.ids[row], collection.docs.ids[int(np.flatnonzero(free)[0])], 1, 1.0, 2.0)
+        )
+    exchange.write(tmp_path / "f", format, records, collection, "train")
+    said = "of 1 queries with several" in capsys.readouterr().out
+    assert said == bool(several and format in SCORED | {"distillation", "distillation-parquet"})

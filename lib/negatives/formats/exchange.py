@@ -45,12 +45,21 @@ def write(path, format, records, collection, split, *, even=False):
     it. even: rows of formats in EVEN get equal columns, as _evened() says. BadInput for ids that the collection or the
     split lacks, and for known positives among the negatives.
     """
-    lines = itertools.chain.from_iterable(map(TABLE[format].to_lines, _groups(records, collection, split)))
+    several = []  # queries of which one score stands for all positives
+
+    def counted(group):
+        scored = any(None is not score for doc in group.negatives for score in (doc.positive_score, doc[-1]))
+        several.extend([group.qid] if scored and len(group.positives) > 1 else [])
+        return TABLE[format].to_lines(group)
+
+    lines = itertools.chain.from_iterable(map(counted, _groups(records, collection, split)))
     put = {"dpr": functools.partial(_put, begin="[", between=",\n", end="]\n"), "distillation-parquet": _put_parquet}
     try:
         count = put.get(format, _put)(path, _evened(lines) if even and format in EVEN else lines)
     except BadInput as error:
         raise BadInput(f"{path}: not written: {error}") from None
+    if several and {SCORES[1], TAUGHT[1]} & set(TABLE[format].holds):
+        print(f"note: the score of the best positive stands for each, of {len(several):,} queries with several")
     if format.startswith("distillation"):
         for kind, key, texts in (
             ("queries", "query_id", collection.queries),
