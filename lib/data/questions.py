@@ -21,6 +21,7 @@ from lib.files import BadInput, fingerprint, fingerprint_file
 ENOUGH = 200  # questions from which on some are trained on
 QUESTION = ("question", "query", "q", "text")
 ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "file", "page", "where")
+COLUMNS = {"question": QUESTION, "answer": ANSWER}
 MADE = {"heading", *made_queries.KINDS}  # kinds of queries that were made from docs
 MOST_FAULTS = 20  # that one message names
 
@@ -30,7 +31,7 @@ def build(place):
     from lib.data.readers import find  # which names this reader
 
     file, data = parts(place)
-    if not data or not pathlib.Path(file).is_file():
+    if not data or not (path := pathlib.Path(tables.split_roles(file)[0])).is_file():
         raise BadInput(f"--data asked:{place}: FILE@DATA is wanted, a table of questions and a collection")
     name, folder = find(data)
     docs, queries = (Texts.load(folder / f"{each}.jsonl") for each in ("corpus", "queries"))
@@ -39,7 +40,15 @@ def build(place):
     contents = [[split, fingerprint_file(path)] for split, path in files.items()]
     given = folder / beir.NEGATIVES
     contents += [fingerprint_file(given)] if given.is_file() else []
-    key = [docs.fingerprint, queries.fingerprint, contents, fingerprint_file(file), ENOUGH, 3]
+    key = [
+        docs.fingerprint,
+        queries.fingerprint,
+        contents,
+        fingerprint_file(path),
+        file.removeprefix(str(path)),
+        ENOUGH,
+        3,
+    ]
 
     def read():
         dropped, records = {}, [queries.record(row) for row in range(len(queries))]
@@ -49,14 +58,15 @@ def build(place):
             judged.append((f"asked:{number}", split, answers))
         return docs.path, records, judged, dropped, list(beir.candidates_in(given))
 
-    stem = re.sub(r"[^\w.-]+", "_", pathlib.Path(file).stem)
+    stem = re.sub(r"[^\w.-]+", "_", path.stem)
     return beir.build("asked", f"{name}-asked-{stem}", fingerprint(key), read)  # evaluations of both stand side by side
 
 
 def parts(place):
     """(file, data) of FILE@DATA: cut at the first @ behind a file, or else at the first."""
     signs = [at for at, sign in enumerate(place) if sign == "@"]
-    cut = next((at for at in signs if pathlib.Path(place[:at]).is_file()), signs[0] if signs else len(place))
+    ends = (at for at in signs if pathlib.Path(tables.split_roles(place[:at])[0]).is_file())
+    cut = next(ends, signs[0] if signs else len(place))
     return place[:cut], place[cut + 1 :]
 
 
@@ -83,15 +93,23 @@ def _asked(path, docs):
     A column of labels, as a table may have one, says which docs answer a question and which do not.
     """
     wrong, found, said = [], {}, {}
+    path, roles = tables.split_roles(path)
     rows, answers_of = list(table_files.rows(path, wrong)), _places(docs)
+    asks, names = ([roles[role].lower()] if role in roles else known for role, known in COLUMNS.items())
+    there = {str(name).strip().lower() for _, row in rows for name in row}
+    for role, known, some in (("question", asks, "question, query"), ("answer", names, "answer, doc_id, file")):
+        if rows and not there & set(known):
+            raise BadInput(
+                f"{path}: no {role} ({roles.get(role, some)}) among the columns {', '.join(map(str, rows[0][1]))}; say "
+                f"which, as in {path}:question=COLUMN,answer=COLUMN"
+            )
     grade_of = _grades(path, rows)
     for number, row in rows:
         low = {str(name).strip().lower(): value for name, value in row.items()}
-        question = next((str(low[name]).strip() for name in QUESTION if low.get(name) not in (None, "")), "")
-        answers = next((low[name] for name in ANSWER if low.get(name) not in (None, "")), None)
+        question = next((str(low[name]).strip() for name in asks if low.get(name) not in (None, "")), "")
+        answers = next((low[name] for name in names if low.get(name) not in (None, "")), None)
         if not question or answers is None:
-            what = "question (question, query)" if not question else "answer (answer, doc_id, file)"
-            wrong.append(f"{path}:{number}: no {what} among the columns {', '.join(map(str, row))}")
+            wrong.append(f"{path}:{number}: no {'answer' if question else 'question'}")
             continue
         for answer in answers if isinstance(answers, list) else _parts(str(answers), answers_of):
             if ids := answers_of.get(str(answer).strip()) or answers_of.get(_same(answer)):

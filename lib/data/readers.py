@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from lib.data import made_queries, questions
-from lib.data.formats import hubs, medquad, pages, python_code, table_files, tables, trec
+from lib.data.formats import doc_tables, hubs, medquad, pages, python_code, table_files, tables, trec
 from lib.files import BadInput
 
 # --data NAME: (function that writes a folder in BEIR layout, what it holds)
@@ -16,6 +16,7 @@ EMBEDDED = {
 READERS = {
     "medquad": (medquad.build, "a clone of MedQuAD's repository"),
     "trec": (trec.build, "a folder of TREC's or MS MARCO's files"),
+    "docs": (doc_tables.build, "a table of docs, FILE.csv:id=COLUMN,title=COLUMN,text=COLUMN+COLUMN: --questions asks"),
     "made": (made_queries.build, "a folder in BEIR layout with queries to test on alone: others are made to train on"),
     "asked": (questions.build, "QUESTIONS@DATA, a table of your own questions on the docs of another collection"),
     "irds": (hubs.build_irds, "an id of ir_datasets"),

@@ -86,7 +86,10 @@ def test_what_others_had_asked_is_left_out_of_dev_and_test(tmp_path, capsys):
             "question,answer\na,nowhere.md\nb,p1.md#no\nc,p1.md\n",
             "own.csv:2: 'nowhere.md' is no id .*own.csv:3: 'p1.md#no'",
         ),
-        ("question,colour\na,red\n", "own.csv:2: no answer .* among the columns question, colour"),
+        (
+            "question,colour\na,red\n",
+            "own.csv: no answer .answer, doc_id, file. among the columns question, colour; say which",
+        ),
         ("question,answer\na,p1.md\n", "1 questions: two at least"),
     ],
 )

@@ -229,13 +229,19 @@ def _queries(sections):
 
 
 def _splits(sections):
-    """A function of a doc: the split of its file, by a hash; none is empty if there are enough files, or docs."""
-    files = sorted({section.doc["metadata"]["file"] for section in sections})
+    """A function of a doc: the split of its file; where there are few, of its own."""
+    files = {section.doc["metadata"]["file"] for section in sections}
     by_file = len(files) >= ENOUGH_FILES
     of = (lambda doc: doc["metadata"]["file"]) if by_file else (lambda doc: doc["_id"])
-    splits = {of(section.doc): beir.split_by_hash(of(section.doc)) for section in sections}
+    found = splits([of(section.doc) for section in sections])
+    return lambda doc: found[of(doc)]
+
+
+def splits(names):
+    """{name: its split, by a hash}; no split is empty if there are enough of them."""
+    found = {name: beir.split_by_hash(name) for name in names}
     for split in beir.SPLITS[1:]:
-        if len(splits) > 2 and split not in splits.values():
-            train = [each for each, own in splits.items() if own == "train"]
-            splits[min(train, key=lambda each: rng.uniform(split, each))] = split
-    return lambda doc: splits[of(doc)]
+        if len(found) > 2 and split not in found.values():
+            train = [each for each, own in found.items() if own == "train"]
+            found[min(train, key=lambda each: rng.uniform(split, each))] = split
+    return found

@@ -109,7 +109,8 @@ def _columns(path, number, row, said):
     if "question" not in found or not {"doc", "answer"} & found.keys():
         raise BadInput(
             f"{path}:{number}: a column of questions and one of answers are wanted, there are "
-            f"{', '.join(map(repr, row))}; say which, as in {path}:question=COLUMN,answer=COLUMN"
+            f"{', '.join(map(repr, row))}; say which, as in {path}:question=COLUMN,answer=COLUMN; a "
+            f"table of docs alone is docs:{path}"
         )
     return found
 
@@ -169,7 +170,7 @@ def read(path, said, rows, wrong=()):
             # what generators are scored with is never taken from a column of another meaning
             taken = itertools.chain.from_iterable(columns.values())
             named = {*taken, "answer", "answers", *(itertools.chain(*cells.SCORED) if "negative" in columns else ())}
-            meta = {n: value for n, value in row.items() if n not in named - {said.get("by")} and _plain(value)}
+            meta = {n: value for n, value in row.items() if n not in named - {said.get("by")} and plain(value)}
             queries[question] = {"_id": f"q{len(queries) + 1}", "text": question, "metadata": meta}
             judged[question] = {}
         if held:
@@ -234,7 +235,7 @@ def _by_split(queries, judged, dropped):
     return found, candidates
 
 
-def _plain(value):
+def plain(value):
     """Whether a cell can be kept as metadata."""
     text = str(value)
     return isinstance(value, (str, int, float, bool)) and text != "" and len(text) <= MOST_METADATA
