@@ -45,8 +45,12 @@ def settings(queries, *, smallest, static, batch_size=None):
     user asks for.
     """
     batch = batch_size or (128 if smallest >= 20_000 else 32 if smallest >= 320 else max(4, smallest // 10))
+    if not static:
+        batch = batch_size or (64 if smallest >= 640 else max(4, smallest // 10))
     steps = max(1, queries // batch)
     epochs = 3.0 if 3 * steps >= 300 else min(60.0, float(-(-300 // steps)))
+    if not static:
+        epochs = float(-(-100 // steps))
     enough = queries >= 1000
     found = [
         Advice(
@@ -66,7 +70,9 @@ def settings(queries, *, smallest, static, batch_size=None):
         Advice("epochs", epochs, f"{round(epochs * steps):,} steps; with fewer than 300 little is learned"),
     ]
     if not static:
-        return found[:1]
+        why = "what our tables of MiniLM were made with (docs/transformers.md)"
+        few = f"{round(epochs * steps):,} steps: these tables have about 100; more was not measured"
+        return [found[0], Advice("batch_size", batch, why), Advice("epochs", epochs, few)]
     if queries < 5000:
         found.append(
             Advice(

@@ -20,7 +20,9 @@ def test_the_advice_follows_the_tables(queries, batch, arm, start):
     found = {each.flag: each.value for each in plan.settings(queries, smallest=queries, static=True)}
     assert found["batch_size"] == batch and found["negatives"] == [arm] and ("init" in found) == start
     assert round(found["epochs"] * (queries // batch)) >= 300
-    assert [each.flag for each in plan.settings(queries, smallest=queries, static=False)] == ["negatives"]
+    found = {each.flag: each.value for each in plan.settings(queries, smallest=queries, static=False)}
+    assert list(found) == ["negatives", "batch_size", "epochs"]
+    assert 1 <= found["epochs"] and found["epochs"] * (queries // found["batch_size"]) >= 100
 
 
 def test_the_advice_knows_the_batch_that_is_asked_for():
