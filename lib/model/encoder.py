@@ -3,8 +3,10 @@
 Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives the same vectors.
 """
 
+import functools
 import pathlib
 import re
+import timeit
 
 import huggingface_hub
 import numpy as np
@@ -20,10 +22,11 @@ from lib.model.card import write_card
 from lib.model.static import StaticEncoder
 
 SAFE = re.compile(r"(0_\w+/)?model(-\d+-of-\d+)?\.safetensors")  # weights of the backbone, perhaps in parts
-ATTENTION = ("sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
+ATTENTION = ("sdpa_or_products", "sdpa", "eager", "flash_attention_2")  # how a transformer may compute it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISION_FLAG = ("auto", *PRECISIONS)  # the values of --precision
-PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on CPUs with AMX, else fp32"
+PRECISION_HELP = "auto (default): bf16 for a transformer on cuda and on CPUs that multiply faster in it, else fp32"
+FASTER = 1.5  # times as fast as fp32 a product in bf16 must be, to be worth the casts
 OWN = "lib.model.modules."  # of modules.json: classes of ours, beside those of sentence-transformers
 
 
@@ -113,15 +116,26 @@ def read_modules(folder):
 def pick_precision(device, requested, kind="transformer"):
     """The name in PRECISIONS of what `--precision` asks for, for an encoder of a kind on a torch.device.
 
-    auto is bf16 for a transformer on cuda and on CPUs with AMX. Those with AVX512-BF16 alone multiply in it too, but at
-    half the rate of fp32.
+    auto is bf16 for a transformer on cuda and on CPUs that multiply faster in it, which is measured: of two with
+    AVX512-BF16, one multiplies at half the rate of fp32 and one at four times (docs/models.md).
     """
     if kind != "transformer":
         return "fp32"
     if requested != "auto":
         return requested
     able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bf16" if device.type == "cuda" or able.get("amx_bf16") else "fp32"
+    cpu = (able.get("avx512_bf16") or able.get("amx_bf16")) and bf16_gain() > FASTER
+    return "bf16" if device.type == "cuda" or cpu else "fp32"
+
+
+@functools.cache
+def bf16_gain():
+    """How many times as fast as in fp32 this CPU multiplies in bf16, with this process's threads: the best of five."""
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
+        best[dtype] = min(timeit.repeat(lambda a=a, b=b: F.linear(a, b), number=1, repeat=6)[1:])
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 class Shortened(nn.Module):

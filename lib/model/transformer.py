@@ -1,6 +1,5 @@
 """Transformer encoders: modules that sentence-transformers reads and writes, called here in blocks of cached tokens."""
 
-import contextlib
 import copy
 import pathlib
 
@@ -12,6 +11,7 @@ from sentence_transformers.base.modules import Normalize, Router
 from torch import nn
 
 from lib.files import BadInput, fingerprint
+from lib.model.attention import NAME
 from lib.model.backbone import positions, token_types, tokens_state
 from lib.model.modules import TASKS, change, dim_of, open_modules, pooling_of
 
@@ -56,11 +56,19 @@ class TransformerEncoder(nn.Module):
         self.dtype = dtype
         if torch.device(device).type == "cuda":
             self.block_tokens = 1 << 16
+        for backbone in backbones(self):
+            words = backbone.get_input_embeddings()
+            known = isinstance(words, nn.Embedding) and words.weight.requires_grad and not words.sparse
+            if torch.device(device).type == "cpu" and known:
+                # the gradient is as large as the vocabulary: filled with zeros once, and not for each block
+                words.sparse = True
+                words.weight.register_post_accumulate_grad_hook(_make_dense)
         return self
 
     def compile_backbone(self):
         """torch.compile, in place: parameters keep their names. The modules call forward() and not the model."""
         for backbone in backbones(self):
+            backbone.get_input_embeddings().sparse = False  # which is not compiled
             backbone.forward = torch.compile(backbone.forward, dynamic=True)
 
     def set_dropout(self, rate):
@@ -91,12 +99,13 @@ class TransformerEncoder(nn.Module):
             texts, lengths = [x if len(x) else x.new_tensor([padding]) for x in texts], lengths.clamp(min=1)
         by_length = torch.argsort(lengths, descending=True, stable=True)
         pooled = []
-        for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
-            rows = by_length[part]
-            padded = nn.utils.rnn.pad_sequence(
-                [texts[i] for i in rows.tolist()], batch_first=True, padding_value=padding
-            )
-            pooled.append(self._vectors(padded.to(device), lengths[rows].to(device), batch.kind))
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):  # weights are cast once for all
+            for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
+                rows = by_length[part]
+                padded = nn.utils.rnn.pad_sequence(
+                    [texts[i] for i in rows.tolist()], batch_first=True, padding_value=padding
+                )
+                pooled.append(self._vectors(padded.to(device), lengths[rows].to(device), batch.kind))
         vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
         return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
 
@@ -110,12 +119,12 @@ class TransformerEncoder(nn.Module):
             for ident, type_id in self.token_types[kind].items():
                 features["token_type_ids"][ids == ident] = type_id
         transformer, *others = self._tower(kind)
-        with torch.autocast(ids.device.type, self.dtype) if self.dtype else contextlib.nullcontext():
-            features = transformer(features)
-        name = transformer.module_output_name
-        features[name] = features[name].float()  # what follows costs little and sums much
-        for module in others:
-            features = module(features)
+        features = transformer(features)
+        with torch.autocast(ids.device.type, enabled=False):  # what follows costs little and sums much
+            name = transformer.module_output_name
+            features[name] = features[name].float()
+            for module in others:
+                features = module(features)
         return features["sentence_embedding"]
 
     def token_key(self, kind):
@@ -203,7 +212,15 @@ class TransformerEncoder(nn.Module):
         query_dim, doc_dim = dim_of(towers["query"]), dim_of(towers["doc"])
         if query_dim != doc_dim:
             raise BadInput(f"{source}: vectors of queries have {query_dim} dimensions, of docs {doc_dim}")
-        return cls(towers["query"], towers["doc"], settings=settings)
+        encoder = cls(towers["query"], towers["doc"], settings=settings)
+        for backbone in backbones(encoder):
+            if not attention and backbone.config._attn_implementation == "sdpa":
+                backbone.set_attn_implementation(NAME)
+        return encoder
+
+
+def _make_dense(weight):
+    weight.grad = weight.grad.to_dense()
 
 
 def _blocks(lengths, budget):

@@ -271,7 +271,7 @@ def test_lengths_and_arguments_of_the_folder_are_heard(zoo, tmp_path, own):
     encoder = model.load_encoder(folder)
     assert_same(folder, encoder)
     assert "model_kwargs" in own or not np.allclose(plain, embed_texts(encoder, TEXTS), atol=1e-3)
-    assert model.describe(encoder)["attention"] == ("eager" if "model_kwargs" in own else "sdpa")
+    assert model.describe(encoder)["attention"] == ("eager" if "model_kwargs" in own else "sdpa_or_products")
 
 
 @pytest.mark.parametrize("tail", [[], [dense(16, 8, bias=True, activation="activation.Tanh")]], ids=["bare", "Dense"])
@@ -430,10 +430,11 @@ def test_eos_is_appended_once_where_the_last_token_is_read(zoo, tmp_path, capsys
 
 
 def test_attention_is_chosen_and_told(zoo):
-    for name, asked, told in (("bert", None, "sdpa"), ("bert", "eager", "eager"), ("mpnet", None, "eager")):
+    for name, asked, told in (("bert", None, "sdpa_or_products"), ("bert", "eager", "eager"), ("mpnet", None, "eager")):
         assert model.describe(model.load_encoder(zoo(name), attention=asked))["attention"] == told
-    with pytest.raises(BadInput, match="cannot be loaded"):
-        model.load_encoder(zoo("deberta-v2"), attention="sdpa")
+    for asked in ("sdpa", "sdpa_or_products"):
+        with pytest.raises(BadInput, match="cannot be loaded"):
+            model.load_encoder(zoo("deberta-v2"), attention=asked)
 
 
 # ---------------------------------------------------------------------------------------- what is refused

@@ -11,6 +11,7 @@ from conftest import embed_texts
 from lib.data.tokens import TokenBatch
 from lib.evaluation.diagnostics import cosines
 from lib.files import BadInput, read_json, write_json
+from lib.model import attention
 from lib.model import encoder as model
 
 TEXTS = [
@@ -227,17 +228,19 @@ def test_a_compiled_backbone_is_what_is_called(bert, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "device, able, wanted",
+    "device, able, gain, wanted",
     [
-        ("cuda", {}, "bf16"),
-        ("cpu", {"avx512_bf16": True, "amx_bf16": True}, "bf16"),
-        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, "fp32"),
-        ("cpu", {}, "fp32"),
-        ("mps", {"amx_bf16": True}, "fp32"),
+        ("cuda", {}, None, "bf16"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": True}, 6.0, "bf16"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, 4.2, "bf16"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, 0.55, "fp32"),
+        ("cpu", {}, None, "fp32"),  # not measured: it would take long
+        ("mps", {"amx_bf16": True}, None, "fp32"),
     ],
 )
-def test_the_precision_is_that_of_the_processor(monkeypatch, device, able, wanted):
+def test_the_precision_is_that_of_the_processor(monkeypatch, device, able, gain, wanted):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(model, "bf16_gain", lambda: gain)
     device = torch.device(device)
     assert model.pick_precision(device, "auto", "transformer") == wanted
     assert model.pick_precision(device, "auto", "static") == "fp32"
@@ -250,6 +253,45 @@ def test_bf16_is_near_and_does_not_depend_on_the_batch(bert):
     assert cosines(wanted, found).min() > 0.999 and (wanted != found).any()
     assert cosines(np.concatenate([embed_texts(narrow, [text]) for text in TEXTS]), found).min() > 0.9999
     assert exact.vector_key() != narrow.vector_key()
+
+
+@pytest.mark.parametrize("length", [7, attention.SHORT + 1])
+def test_attention_by_products_is_that_of_the_kernel(length):
+    torch.manual_seed(0)
+    given = [torch.randn(3, 2, length, 8, requires_grad=True) for _ in range(3)]
+    mask = (torch.arange(length) < torch.tensor([length, 2, 5])[:, None])[:, None, None].expand(-1, 1, length, -1)
+    module = torch.nn.Module()
+    module.is_causal = False
+    exact, narrow = [], []
+    for found, dtype in ((exact, torch.float32), (narrow, torch.bfloat16)):
+        out, _ = attention.sdpa_or_products(module, *(x.to(dtype) for x in given), mask, scaling=0.3)
+        found += [out, *torch.autograd.grad(out.float().square().sum(), given)]
+    for wanted, got in zip(exact, narrow):
+        assert torch.allclose(wanted, got.float(), atol=0.03 * wanted.abs().max().item())
+    assert not torch.equal(exact[0], narrow[0].float())
+
+
+def test_attention_by_products_leaves_biases_and_causal_models_to_the_kernel(monkeypatch):
+    x, called = torch.randn(1, 2, 4, 8).bfloat16(), []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **more: called.append(more) or (None, None))
+    module = torch.nn.Module()  # whose attention is causal, where it does not say
+    attention.sdpa_or_products(module, x, x, x, None)
+    attention.sdpa_or_products(module, x, x, x, None, is_causal=False, position_bias=torch.zeros(4, 4))
+    attention.sdpa_or_products(module, x, x[:, :1], x[:, :1], None, is_causal=False)
+    assert len(called) == 3
+    assert (
+        attention.sdpa_or_products(module, x, x, x, None, is_causal=False)[0].shape == (1, 4, 2, 8) and len(called) == 3
+    )
+
+
+def test_the_gradient_of_words_is_dense_and_that_of_a_plain_table(bert):
+    encoder, plain = load(bert).set_device("cpu"), load(bert)
+    for each in (encoder, plain):
+        for _ in range(2):  # as with cached gradients
+            each(batch_of(each, TEXTS))[:, 0].sum().backward()
+    words, wanted = (each.doc_tower[0].model.get_input_embeddings() for each in (encoder, plain))
+    assert words.sparse and not wanted.sparse and words.weight.grad.layout == torch.strided
+    assert torch.allclose(words.weight.grad, wanted.weight.grad, atol=1e-6) and wanted.weight.grad.abs().sum() > 0
 
 
 def test_set_dropout_reaches_attention_too(bert):

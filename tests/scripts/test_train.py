@@ -498,7 +498,7 @@ def test_train_a_transformer(train, launch, desk, bert, flags, settings, capsys)
     config = read_json(folder / "config.json")
     wanted = "fp32" if "fp32" in flags else model.pick_precision(torch.device("cpu"), "auto")
     assert config["args"]["precision"] == config["derived"]["precision"] == wanted
-    assert config["derived"]["model"]["attention"] == ("eager" if "eager" in flags else "sdpa")
+    assert config["derived"]["model"]["attention"] == ("eager" if "eager" in flags else "sdpa_or_products")
     assert launch("build_index.py", "--run", "runs/bert", cwd=desk) == 0
     assert launch("evaluate.py", "--run", "runs/bert", cwd=desk) == 0
     evaluated = read_json(folder / "eval/tiny-test/metrics.json")["mean"]
