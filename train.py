@@ -527,14 +527,8 @@ def set_up(args, parser, collection, folder, *, device):
     (arm,), (label,) = args.negatives, args.seeds
     clock, seed, whole = run.Clock(), label + args.seed_shift, collection
     with dist.main_first():
-        own, dropped = consistent_part(args, whole, device)
-        injected = None
-        if args.inject:
-            own, kept = injection.keep_aside(own, seed=seed)
-            injected = injection.Injection(args.inject, kept)
-        collection = own
-        if args.pull:
-            collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own))
+        own, dropped, injected = own_part(args, whole, seed=seed, device=device)
+        collection = add_pseudo_queries(own, args.pull, unlabelled_docs(own)) if args.pull else own
         encoder = make_encoder(args, whole, seed=seed)  # every arm starts from the same weights
         embedder = Embedder(collection, encoder)
         clusters = args.query_clusters and embedder.clusters(encoder, args.query_clusters)
@@ -564,23 +558,13 @@ def set_up(args, parser, collection, folder, *, device):
         lines = ["query-id\tcorpus-id\tscore", *("\t".join(pair) for pair in dropped)]
         write_text(folder / "dropped_pairs.tsv", "\n".join(lines) + "\n")
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
-    more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
-    cli.print_header(f"{arm} on {collection.name}, seed {seed} -> {folder}", args, parser, derived | more)
-    say_what_is_odd(args, parser, arm, derived, encoder, collection)
+    say_what_begins(
+        args, parser, arm, derived, encoder, collection, f"{arm} on {collection.name}, seed {seed} -> {folder}"
+    )
 
     # the model, what trains it, and what chooses its negatives
-    encoder.set_device(device, model.PRECISIONS[derived["precision"]])
-    averaged = model.averaged_twin(encoder, args.ema)
-    if args.freeze_docs:
-        embedder.freeze_docs(encoder)
-    if args.compile:
-        encoder.compile_backbone()
-    if args.gradient_checkpointing:
-        encoder.checkpoint_activations()
+    averaged = place(args, encoder, embedder, device, derived["precision"])
     temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
-    groups = [{"params": [p for p in encoder.parameters() if p.requires_grad], "weight_decay": args.weight_decay}]
-    if args.learn_temperature:
-        groups.append({"params": [temperature], "weight_decay": 0.0})
     base, masks, terms = loss_of(args)
     # ABLATION: another objective is another function of the same tensors
     loss_fn = functools.partial(loss.contrastive_loss, base=base, masks=masks, terms=terms, dims=args.dims)
@@ -602,7 +586,7 @@ def set_up(args, parser, collection, folder, *, device):
     t = Training(
         collection, log, config, clock, device, encoder, averaged, embedder, order, sampler_of,
         Queue(arm.queued, encoder.dim, device=device), loss_fn, {}, temperature,
-        torch.optim.AdamW(groups, lr=derived["peak_lr"], fused=device.type != "mps"),
+        optimizer_of(args, encoder, temperature, lr=derived["peak_lr"]),
         torch.amp.GradScaler(device.type, enabled=derived["precision"] == "fp16"),
         Evaluator(embedder, own, self_match=args.self_match, dev_docs=args.dev_docs, untrained=not args.no_untrained),
         monitor.Monitor(contrastive=loss.contrasts(base, terms)),
@@ -621,8 +605,31 @@ def set_up(args, parser, collection, folder, *, device):
     return t
 
 
-def say_what_is_odd(args, parser, arm, derived, encoder, collection):
+def place(args, encoder, embedder, device, precision):
+    """Put the encoder where it trains, and how; returns the running average of its weights."""
+    encoder.set_device(device, model.PRECISIONS[precision])
+    averaged = model.averaged_twin(encoder, args.ema)
+    if args.freeze_docs:
+        embedder.freeze_docs(encoder)
+    if args.compile:
+        encoder.compile_backbone()
+    if args.gradient_checkpointing:
+        encoder.checkpoint_activations()
+    return averaged
+
+
+def optimizer_of(args, encoder, temperature, *, lr):
+    """AdamW over what is trained: of the encoder, and the logarithm of the temperature where it is learned."""
+    groups = [{"params": [p for p in encoder.parameters() if p.requires_grad], "weight_decay": args.weight_decay}]
+    if args.learn_temperature:
+        groups.append({"params": [temperature], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=lr, fused=temperature.device.type != "mps")
+
+
+def say_what_begins(args, parser, arm, derived, encoder, collection, title):
     """Print what a user would want to know of a run before it begins."""
+    more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
+    cli.print_header(title, args, parser, derived | more)
     print(f"   {advise(derived['pool'])}")
     if args.positive_filter:
         print(
@@ -645,20 +652,23 @@ def say_few(args, steps):
 # ------------------------------------------------------------------------------- what follows from the arguments
 
 
-def consistent_part(args, collection, device):
-    """(the collection without the training pairs that --positive_filter drops, these: query id, doc id, score)."""
-    if not args.positive_filter:
-        return collection, []
-    miner, train = Miner(collection=collection, device=device), collection.split("train")
-    drop, scores = inconsistent(args.positive_filter, miner, args.miner or "bm25")
-    dropped = [
-        (collection.queries.ids[train.queries[i]], collection.docs.ids[doc], f"{scores[i]:.6g}")
-        for i in np.flatnonzero(drop)
-        for doc in train.positives(i)
-    ]
-    collection = without(collection, drop)
-    check_data.check_parts(collection, batch_size=args.batch_size)
-    return collection, dropped
+def own_part(args, collection, *, seed, device):
+    """(what a run trains on, pairs that --positive_filter drops: query id, doc id, score; the Injection or None)."""
+    dropped, injected = [], None
+    if args.positive_filter:
+        miner, train = Miner(collection=collection, device=device), collection.split("train")
+        drop, scores = inconsistent(args.positive_filter, miner, args.miner or "bm25")
+        dropped = [
+            (collection.queries.ids[train.queries[i]], collection.docs.ids[doc], f"{scores[i]:.6g}")
+            for i in np.flatnonzero(drop)
+            for doc in train.positives(i)
+        ]
+        collection = without(collection, drop)
+        check_data.check_parts(collection, batch_size=args.batch_size)
+    if args.inject:
+        collection, kept = injection.keep_aside(collection, seed=seed)
+        injected = injection.Injection(args.inject, kept)
+    return collection, dropped, injected
 
 
 def order_of(args, *, collection, seed, clusters=None, pulled=0):
