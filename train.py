@@ -395,7 +395,8 @@ def show_plan(args, parser, collection):
     args = of_arm(args, arm)
     device, dtype = model.pick_device(args.device), model.PRECISIONS.get(args.precision)  # auto: of transformers alone
     encoder = make_encoder(args, collection, seed=seed).set_device(device, dtype)
-    print(f"   {to_beat(collection, encoder, self_match=args.self_match, measure=args.select)}", flush=True)
+    said, spread = to_beat(collection, encoder, self_match=args.self_match, measure=args.select)
+    print(f"   {said}\n   {plan.least_difference(collection, spread, args.select)}", flush=True)
     check_data.check_parts(collection, batch_size=args.batch_size)
     order = order_of(args, collection=collection, seed=0)
     steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))

@@ -25,7 +25,9 @@ STEPS = 30  # that are timed, and the first of them left out
 LOG_EVERY = 5
 FEW = 4  # steps of a transformer that are timed
 LONGEST = 75  # seconds that a run is watched for
-SPREAD = 0.3  # of MRR@10's difference by query between two arms: .22 to .32 on MedQuAD's
+SHARE = (
+    0.4  # of what one encoder's values spread by over queries, the differences of two arms do: .2 to .54 in our tables
+)
 RUN = 0.005  # of a run's MRR@10 over seeds: .0024 to .0087 there
 FIGURES = 3.0  # seconds that a run's figures and last files take
 
@@ -211,14 +213,21 @@ def describe(collection):
         "positives of a query": f"{np.mean(positives):.2f}",
         "docs with a label in training": f"{labelled(collection).mean():.0%}",
     }
-    queries = len(collection.split("test"))
-    for seeds in (3, 5):
-        least = significance.detectable(SPREAD**2 / queries, 2 * RUN**2 / seeds, freedom=seeds - 1)
-        found[f"least difference to be shown with {seeds} seeds"] = (
-            f"{least:.3f} MRR@10 between two arms, with {queries:,} test queries (power "
-            f"80 %; as on MedQuAD, differences spread by {SPREAD} over queries and means by {RUN} over seeds)"
-        )
     return found
+
+
+def least_difference(collection, spread, measure):
+    """The least difference that the test queries can show, as a sentence.
+
+    spread: the standard deviation over queries of what the encoder has before training, as measured on dev.
+    """
+    queries, spread = len(collection.split("test")), SHARE * spread
+    least = {n: significance.detectable(spread**2 / queries, 2 * RUN**2 / n, freedom=n - 1) for n in (3, 5)}
+    return (
+        f"least difference to be shown between two arms, with {queries:,} test queries: {least[3]:.3f} {measure} with "
+        f"3 seeds, {least[5]:.3f} with 5 (power 80 %; if differences spread by {spread:.2f} over queries, {SHARE:g} of "
+        f"what the encoder's own values do on dev, and means by {RUN} over seeds)"
+    )
 
 
 def show(collection, advice):

@@ -25,6 +25,14 @@ def test_the_advice_follows_the_tables(queries, batch, arm, start):
     assert 1 <= found["epochs"] and found["epochs"] * (queries // found["batch_size"]) >= 100
 
 
+def test_the_least_difference_follows_the_spread(tiny):
+    few = plan.least_difference(tiny, 0.4, "mrr@10")
+    assert float(few.split(": ")[1].split()[0]) > float(few.split("seeds, ")[1].split()[0]) > 0
+    assert "spread by 0.16" in few and "mrr@10 with 3 seeds" in few
+    narrow = plan.least_difference(tiny, 0.1, "mrr@10")
+    assert float(narrow.split(": ")[1].split()[0]) < float(few.split(": ")[1].split()[0])
+
+
 def test_the_advice_knows_the_batch_that_is_asked_for():
     found = {each.flag: each.value for each in plan.settings(5000, smallest=5000, static=True, batch_size=512)}
     assert found["batch_size"] == 512 and found["epochs"] * (5000 // 512) >= 300
