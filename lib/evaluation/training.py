@@ -102,7 +102,8 @@ def with_bm25(retriever, collection, among):
 def to_beat(collection, encoder, *, self_match, measure):
     """What a training begins from and must beat on dev, as a sentence: BM25, the encoder as it is, both mixed.
 
-    Returns the sentence and by how much the encoder's values spread over queries. A transformer searches among as many docs as it embeds in about READING seconds.
+    A transformer searches among as many docs as it embeds in about READING seconds. Returns the sentence, and by how
+    much the encoder's values spread over queries.
     """
     embedder, rows, docs = Embedder(collection, encoder), None, len(collection.docs)
     if encoder.kind == "transformer":
