@@ -275,7 +275,7 @@ def by_field(runs, field, value_of, measure):
     means = means_of(runs, measure, qids := list(runs[0].values))
     groups = {}
     for i, qid in enumerate(qids):
-        groups.setdefault(str(value_of.get(qid, "(none)")), []).append(i)
+        groups.setdefault(value_of.get(qid, "(none)"), []).append(i)
     head = [field, "queries", *means]
     groups = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return markdown(

@@ -82,7 +82,7 @@ def by_slice(values, field_of, *, measure, seed=0, rounds=2000):
     """
     groups = {}
     for qid, measured in values.items():
-        groups.setdefault(str(field_of.get(qid, "(none)")), []).append(measured[measure])
+        groups.setdefault(field_of.get(qid, "(none)"), []).append(measured[measure])
     generator, rows = np.random.Generator(np.random.Philox(seed)), []
     for value, found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         found = np.array(found)

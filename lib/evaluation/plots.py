@@ -185,9 +185,9 @@ def _decades(values):
     return 10 ** np.floor(np.log10(min(values))), 10 ** np.ceil(np.log10(max(values)))
 
 
-def slices(path, by, *, measure, title, most=25):
+def slices(path, by, *, measure, title):
     """A measure by the values of a field, with 95 % intervals and the number of queries."""
-    rows = by["rows"][:most][::-1]
+    rows = by["rows"][::-1]
     with figure(path, width=6.4, height=1.2 + 0.26 * len(rows)) as ax:
         means = np.array([row["mean"] for row in rows])
         errors = [means - [row["low"] for row in rows], [row["high"] for row in rows] - means]

@@ -1,5 +1,6 @@
 """Retrievers for the scripts that search: their flags, what they open, and what is measured of what they find."""
 
+import collections
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from lib.model.encoder import PRECISION_FLAG, PRECISION_HELP
 from lib.search import fusion
 from lib.search.retriever import HELP, open_mixed
 
+VALUES = 25  # rows that a table by a field may have
 FEW = 20  # queries below which nothing is said of which retriever is ahead
 WEIGHED = 20  # docs of a mix that a weight is chosen by: beyond the ten that nDCG@10 sees, for ties
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
@@ -177,9 +179,10 @@ def verdict(test, measure, *, spec, name=None, mixed=None):
 
 
 def metadata_values(collection, split, field):
-    """{qid: value of a field of its metadata}; BadInput if no query has it.
+    """{qid: value of a field of its metadata, as text}; BadInput if no query has it.
 
-    `labelled`, where no metadata has it: whether a doc that answers is a positive in training.
+    `labelled`, where no metadata has it: whether a doc that answers is a positive in training. Of more than VALUES
+    values all but the most frequent are one, "others".
     """
     found, fields = {}, set()
     for row in collection.split(split).queries:
@@ -194,4 +197,7 @@ def metadata_values(collection, split, field):
         raise BadInput(
             f"--by {field}: no {split} query has it in its metadata; there are: {', '.join(sorted(fields)) or 'none'}"
         )
-    return found
+    counts = collections.Counter(map(str, found.values()))
+    kept = {value for value, _ in counts.most_common(len(counts) if len(counts) <= VALUES else VALUES - 1)}
+    others = f"others ({len(counts) - len(kept):,} values)"
+    return {qid: str(value) if str(value) in kept else others for qid, value in found.items()}

@@ -228,3 +228,14 @@ def test_queries_are_told_apart_by_whether_their_doc_has_a_label_in_training(tin
     wanted = {qid: any(doc in known for doc in grades) for qid, grades in tiny.qrels_dict("test").items()}
     found = retrieval.metadata_values(tiny, "test", "labelled")
     assert {qid: value.startswith("its doc") for qid, value in found.items()} == wanted
+
+
+def test_rare_values_of_a_field_are_one_row(tiny, monkeypatch):
+    queries = tiny.split("test").queries
+    asked = {tiny.queries.ids[row]: "often" if i < 2 else i for i, row in enumerate(queries)}
+    monkeypatch.setattr(type(tiny.queries), "record", lambda self, row: {"metadata": {"place": asked[self.ids[row]]}})
+    monkeypatch.setattr(retrieval, "VALUES", len(queries))
+    assert retrieval.metadata_values(tiny, "test", "place") == {qid: str(value) for qid, value in asked.items()}
+    monkeypatch.setattr(retrieval, "VALUES", 3)
+    found = retrieval.metadata_values(tiny, "test", "place")
+    assert set(found.values()) == {"often", "2", f"others ({len(queries) - 3} values)"}
