@@ -31,10 +31,11 @@ from lib.data.collection import load_collection, without
 from lib.data.made_queries import KINDS, add_pseudo_queries
 from lib.data.tokens import cut_note
 from lib.evaluation import comparison, diagnostics, experiment, measures, monitor, plan, race, report
-from lib.evaluation.training import Evaluator, Training, of_run, to_beat, verdict
+from lib.evaluation.retrieval import of_run, verdict_of_run
+from lib.evaluation.training import Evaluator, Training, to_beat
 from lib.files import BadInput, fingerprint, fingerprint_file, read_json, write_json, write_text
 from lib.model import encoder as model
-from lib.model import pooling
+from lib.model import gradients, pooling
 from lib.model.distil import token_vectors, vocabulary_of
 from lib.model.embedder import Embedder, Guide
 from lib.model.static import new_static
@@ -368,7 +369,7 @@ def show_race(runs, args, folder):
     result = race.live(runs, args.negatives)
     winner = runs.folder_of(result.winner, runs.seeds[0])
     summary, derived = read_json(winner / "summary.json"), read_json(winner / "config.json")["derived"]
-    said, ask = verdict(summary, args.select, run=cli.quoted(winner), lr=derived["peak_lr"])
+    said, ask = verdict_of_run(summary, args.select, run=cli.quoted(winner), lr=derived["peak_lr"])
     print(
         f"\n{race.report(folder, result, args.select, summary['test'], said)}\n"
         f"wrote   {folder}/race.md, race.json, race.png and one folder a run\n"
@@ -449,7 +450,7 @@ def train(args, parser, collection, folder, *, device):
             if t.encoder.kind == "transformer":  # for dropout: seeding takes 2 ms, a tenth of a static encoder's step
                 torch.manual_seed(rng.stream("dropout", t.seed, step, dist.rank()))
             given = {need: array_of(batch, positions, step) for need, array_of in t.given_by.items()}
-            value, scores, mask = gradients(t, batch, given, chunk_size=args.chunk_size)
+            value, scores, mask = forward_backward(t, batch, given, chunk_size=args.chunk_size)
             if not math.isfinite(value):
                 monitor.stop_non_finite(t.log, t.collection, batch, step, value)
             optimise(t, learning_rate(step, t.steps, args.warmup), max_grad_norm=args.max_grad_norm)
@@ -465,14 +466,14 @@ def train(args, parser, collection, folder, *, device):
     if args.until:
         return print(f"stopped behind step {end} of {t.steps}: --resume without --until goes on, to the test split")
     summary = t.finish(bm25)
-    said, command = verdict(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
+    said, command = verdict_of_run(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])
     print(
         f"{of_run(summary, args.select)}\nverdict: {said}\n\n"
         f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\nnext    {command}"
     )
 
 
-def gradients(t, batch, given, *, chunk_size):
+def forward_backward(t, batch, given, *, chunk_size):
     """Forward and backward of one step; the gradients wait in the parameters.
 
     given: what the loss needs besides, arrays (B, N). Returns the loss as a number, the scores (B, N), and (B, N)
@@ -498,7 +499,7 @@ def gradients(t, batch, given, *, chunk_size):
         size = chunk_size if cached else max(1, len(rows))
         sides.append([t.embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])
     both = getattr(t.encoder, "both", None) if frozen is None else None
-    value, scores, mask = loss.backward(t.encoder, sides, loss_of, cached=cached, both=both, scale=t.scaler.scale)
+    value, scores, mask = gradients.backward(t.encoder, sides, loss_of, cached=cached, both=both, scale=t.scaler.scale)
     return value.item(), scores, mask
 
 

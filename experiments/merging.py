@@ -14,9 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from lib import cli, process
 from lib.data import readers
-from lib.evaluation.report import markdown
 from lib.figure import figure
-from lib.files import BadInput, read_json
+from lib.files import BadInput, markdown, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

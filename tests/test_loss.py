@@ -8,7 +8,8 @@ import torch
 
 from lib.cli import choice
 from lib.evaluation.monitor import batch_stats
-from lib.loss import BASES, MASKS, TERMS, backward, contrastive_loss, contrasts, needs_of
+from lib.loss import BASES, MASKS, TERMS, contrastive_loss, contrasts, needs_of
+from lib.model.gradients import backward
 
 
 def make_batch(B, N, D, *, seed, masked=0.2):

@@ -1,6 +1,7 @@
 """Retrievers for the scripts that search: their flags, what they open, and what is measured of what they find."""
 
 import collections
+import math
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from lib.search import fusion
 from lib.search.retriever import HELP, open_mixed
 
 VALUES = 25  # rows that a table by a field may have
+APART = 0.05  # dev that lies so far outside of the interval of test, in how far a run is ahead of BM25, is said to
 FEW = 20  # queries below which nothing is said of which retriever is ahead
 WEIGHED = 20  # docs of a mix that a weight is chosen by: beyond the ten that nDCG@10 sees, for ties
 WEIGHTS = np.linspace(0, 1, 21)  # that are tried for the first of two retrievers
@@ -201,3 +203,91 @@ def metadata_values(collection, split, field):
     kept = {value for value, _ in counts.most_common(len(counts) if len(counts) <= VALUES else VALUES - 1)}
     others = f"others ({len(counts) - len(kept):,} values)"
     return {qid: str(value) if str(value) in kept else others for qid, value in found.items()}
+
+
+# ------------------------------------------------------------------------------ what a run says at its end
+
+
+def of_run(summary, measure):
+    """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
+    mixed = summary.get("mixed")
+    rows = [
+        ("BM25", summary["bm25_dev"], summary["bm25"]),
+        *([("untrained", summary["untrained_dev"], summary["untrained"])] if "untrained" in summary else []),
+        (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
+        *([(f"trained + BM25, weight {mixed['weight']:.2f}", mixed["dev"], mixed["test"])] if mixed else []),
+    ]
+    wide = max(24, 2 + max(len(label) for label, _, _ in rows))
+    lines = [f"\n{'':{wide}}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in measures.MEASURES)]
+    lines += [
+        f"{label:{wide}}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in measures.MEASURES)
+        for label, dev, test in rows
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
+            f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
+            f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
+            f"peak memory {summary['peak_rss_mb']:,.0f} MB",
+        ]
+    )
+
+
+def verdict_of_run(summary, measure, *, run, lr):
+    """(a sentence that says which retriever to use after a run, the next command).
+
+    run: its folder, for a shell; lr: its peak learning rate. Who is ahead is what ahead() says.
+    """
+    against, start, mixed = summary["against_bm25"], summary.get("against_untrained"), summary.get("mixed")
+    both, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
+    first, said = ahead(against), _odd(summary, measure)
+    lost = start is not None and ahead(start) < 0
+    if lost:
+        said = f"; training lost against its start ({shown.format(**start)}){said}"
+    index, ask = f"python build_index.py --run {run}", f"python rag_demo.py --run {run} --retriever bm25"
+    ask += "     # your questions, to both beside each other"
+    if against["queries"] < FEW:
+        return f"{too_few(against['queries'])}{said}", index
+    gains, mix = mixing(mixed, both, measure)
+    if mixed is None:
+        index = f"python evaluate.py --retriever {both}"
+        ask = f"{index}     # by a weight that dev chooses"
+    elif gains:
+        ask = index
+    if first < 0:
+        began = summary.get("encoder", "static") != "static" or summary.get("init")
+        other = "" if began else ", or start from a pretrained model (--encoder MODEL, --init MODEL)"
+        alone = f"{mix}{other}" if gains else f"search with --retriever bm25{other}; {mix}"
+        return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", ask
+    if lost:
+        return (
+            f"{said.removeprefix('; ')}: use that, or a lower --lr",
+            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
+        )
+    if first > 0:
+        alone = mix if gains else f"use it; {mix}"
+        return (
+            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: {alone}",
+            f"python build_index.py --run {run}",
+        )
+    alone = mix if gains or mixed is None else f"BM25, which needs no training, will do: --retriever bm25; {mix}"
+    return (
+        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: {alone}",
+        index if gains or mixed is None else ask,
+    )
+
+
+def _odd(summary, measure):
+    """What of dev a verdict adds, each with a semicolon before it."""
+    said, (low, high) = "", (summary["against_bm25"][end] for end in ("low", "high"))
+    untrained = summary.get("untrained_dev", {}).get(measure, -math.inf)
+    if untrained >= summary["dev"][measure]:
+        said += "; on dev no step was above the start"
+    elif summary["best_step"] < summary["steps"] / 2:
+        best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
+        said += f"; {best} (fewer --epochs, or --init MODEL)"
+    on_dev = summary["dev"][measure] - summary["bm25_dev"][measure]
+    if not low - APART <= on_dev <= high + APART:
+        said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"
+    return said

@@ -13,6 +13,7 @@ from lib import dist, rng, run
 from lib.data.batches import QueryOrder
 from lib.evaluation import comparison, diagnostics, measures, monitor, plots, retrieval, significance
 from lib.evaluation.monitor import Averages, Monitor
+from lib.evaluation.retrieval import verdict_of_run
 from lib.files import write_json
 from lib.model import card
 from lib.model.embedder import Embedder
@@ -24,7 +25,6 @@ from lib.search.retriever import open_retriever
 
 READING = 20.0  # seconds that a plan embeds docs for, to say what training must beat
 MIXED_UP_TO = 2e9  # docs times queries: BM25 scores each pair once more; evaluate.py mixes larger ones
-APART = 0.05  # dev that lies so far outside of the interval of test, in how far a run is ahead of BM25, is said to
 
 
 class Evaluator:
@@ -258,7 +258,7 @@ class Training:
             measures.write_rankings(evaluation / f"{comparison.RANKINGS}.gz", rankings, tag="dense")
             measures.write_per_query(evaluation / "per_query.jsonl", per_query)
             write_json(self.folder / "map.json", points)
-            said, _ = verdict(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
+            said, _ = verdict_of_run(summary, self.select, run="RUN", lr=self.plan["peak_lr"])
             card.write_card(
                 self.folder / "encoder", chosen, {"config": self.config, "summary": summary, "verdict": said}
             )
@@ -298,88 +298,3 @@ class Training:
 
 
 # ------------------------------------------------------------------------------------- what a run ends with
-
-
-def of_run(summary, measure):
-    """A run's summary for people: the trained encoder beside what it must beat, and what it cost."""
-    mixed = summary.get("mixed")
-    rows = [
-        ("BM25", summary["bm25_dev"], summary["bm25"]),
-        *([("untrained", summary["untrained_dev"], summary["untrained"])] if "untrained" in summary else []),
-        (f"trained, {summary['negatives']}", summary["dev"], summary["test"]),
-        *([(f"trained + BM25, weight {mixed['weight']:.2f}", mixed["dev"], mixed["test"])] if mixed else []),
-    ]
-    wide = max(24, 2 + max(len(label) for label, _, _ in rows))
-    lines = [f"\n{'':{wide}}{f'dev {measure}':>15}" + "".join(f"{f'test {name}':>17}" for name in measures.MEASURES)]
-    lines += [
-        f"{label:{wide}}{dev[measure]:>15.4f}" + "".join(f"{test[name]:>17.4f}" for name in measures.MEASURES)
-        for label, dev, test in rows
-    ]
-    return "\n".join(
-        [
-            *lines,
-            f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
-            f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
-            f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
-            f"peak memory {summary['peak_rss_mb']:,.0f} MB",
-        ]
-    )
-
-
-def verdict(summary, measure, *, run, lr):
-    """(a sentence that says which retriever to use after a run, the next command).
-
-    run: its folder, for a shell; lr: its peak learning rate. Who is ahead is what retrieval.ahead() says.
-    """
-    against, start, mixed = summary["against_bm25"], summary.get("against_untrained"), summary.get("mixed")
-    both, shown = f"{run}+bm25", "{difference:+.4f} [{low:+.4f}, {high:+.4f}] " + measure
-    first, said = retrieval.ahead(against), _odd(summary, measure)
-    lost = start is not None and retrieval.ahead(start) < 0
-    if lost:
-        said = f"; training lost against its start ({shown.format(**start)}){said}"
-    index, ask = f"python build_index.py --run {run}", f"python rag_demo.py --run {run} --retriever bm25"
-    ask += "     # your questions, to both beside each other"
-    if against["queries"] < retrieval.FEW:
-        return f"{retrieval.too_few(against['queries'])}{said}", index
-    gains, mix = retrieval.mixing(mixed, both, measure)
-    if mixed is None:
-        index = f"python evaluate.py --retriever {both}"
-        ask = f"{index}     # by a weight that dev chooses"
-    elif gains:
-        ask = index
-    if first < 0:
-        began = summary.get("encoder", "static") != "static" or summary.get("init")
-        other = "" if began else ", or start from a pretrained model (--encoder MODEL, --init MODEL)"
-        alone = f"{mix}{other}" if gains else f"search with --retriever bm25{other}; {mix}"
-        return f"BM25 is ahead of this encoder ({shown.format(**against)}){said}: {alone}", ask
-    if lost:
-        return (
-            f"{said.removeprefix('; ')}: use that, or a lower --lr",
-            f"python train.py --config {run}/config.json --lr {lr / 3:.2g} --name {summary['name']}-lower-lr",
-        )
-    if first > 0:
-        alone = mix if gains else f"use it; {mix}"
-        return (
-            f"this encoder is ahead of BM25 ({shown.format(**against)}){said}: {alone}",
-            f"python build_index.py --run {run}",
-        )
-    alone = mix if gains or mixed is None else f"BM25, which needs no training, will do: --retriever bm25; {mix}"
-    return (
-        f"this encoder and BM25 are not told apart by these test queries ({shown.format(**against)}){said}: {alone}",
-        index if gains or mixed is None else ask,
-    )
-
-
-def _odd(summary, measure):
-    """What of dev a verdict adds, each with a semicolon before it."""
-    said, (low, high) = "", (summary["against_bm25"][end] for end in ("low", "high"))
-    untrained = summary.get("untrained_dev", {}).get(measure, -math.inf)
-    if untrained >= summary["dev"][measure]:
-        said += "; on dev no step was above the start"
-    elif summary["best_step"] < summary["steps"] / 2:
-        best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
-        said += f"; {best} (fewer --epochs, or --init MODEL)"
-    on_dev = summary["dev"][measure] - summary["bm25_dev"][measure]
-    if not low - APART <= on_dev <= high + APART:
-        said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"
-    return said

@@ -22,8 +22,13 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process  # noqa: E402
-from lib.evaluation.report import markdown  # noqa: E402
-from lib.files import BadInput, atomic_path, read_json, write_json  # noqa: E402
+from lib.files import (  # noqa: E402
+    BadInput,
+    atomic_path,
+    markdown,  # noqa: E402
+    read_json,
+    write_json,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS, TOPIC_WORDS, BLOCK = 300_000, 40, 50_000  # of all docs; of a topic; docs written together

@@ -46,6 +46,7 @@ from lib.data.tokens import Tokens, tokenize  # noqa: E402
 from lib.evaluation import measures  # noqa: E402
 from lib.evaluation.diagnostics import cosines  # noqa: E402
 from lib.files import BadInput  # noqa: E402
+from lib.model import gradients  # noqa: E402
 from lib.model.encoder import PRECISIONS, embed, load_encoder, pick_device  # noqa: E402
 from lib.model.static import train_wordpiece  # noqa: E402
 from lib.model.transformer import backbones  # noqa: E402
@@ -326,7 +327,7 @@ def ours_step(args, encoder, q_tokens, d_tokens):
             [tokens.select(part[i : i + size]) for i in range(0, len(part), size)]
             for tokens, part in ((q_tokens, rows), (d_tokens, np.concatenate([rows, n + rows])))
         ]
-        loss.backward(encoder, sides, loss_of, cached=bool(args.chunk_size))
+        gradients.backward(encoder, sides, loss_of, cached=bool(args.chunk_size))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

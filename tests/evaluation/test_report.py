@@ -26,8 +26,9 @@ from test_comparison_statistics import (
 )
 
 from lib import files
-from lib.evaluation import analysis, comparison, comparison_plots, measures, report, retrieval, training
+from lib.evaluation import analysis, comparison, comparison_plots, drawing, measures, report, retrieval
 from lib.evaluation.measures import MEASURES
+from lib.evaluation.retrieval import verdict_of_run
 from lib.files import BadInput
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -209,15 +210,15 @@ def test_a_grid_of_one_flag_has_a_figure(tmp_path):
     runs = [
         made(arm, BASE + gain, overrides={"temperature": float(arm.partition("=")[2])}) for arm, gain in gains.items()
     ]
-    flag, rows, columns, values = report._grid(runs, "mrr@10")
+    flag, rows, columns, values = drawing._grid(runs, "mrr@10")
     assert flag == "temperature"
     assert (rows, columns) == (["a", "b"], [0.02, 0.1])
     np.testing.assert_allclose(values - BASE.mean(), [[0.1, 0.0], [0.3, 0.2]])
-    assert report._grid(runs[:3], "mrr@10") is None and report._grid(runs[:1], "mrr@10") is None
-    assert report._grid([*runs, made("c", BASE)], "mrr@10") is None
-    assert report._grid([*runs, made("c lr=.1", BASE, overrides={"lr": 0.1})], "mrr@10") is None
+    assert drawing._grid(runs[:3], "mrr@10") is None and drawing._grid(runs[:1], "mrr@10") is None
+    assert drawing._grid([*runs, made("c", BASE)], "mrr@10") is None
+    assert drawing._grid([*runs, made("c lr=.1", BASE, overrides={"lr": 0.1})], "mrr@10") is None
     result = analyse(runs) | {"name": "made"}
-    report.draw(tmp_path, result, runs, None)
+    drawing.draw(tmp_path, result, runs, None)
     assert (tmp_path / "grid.png").read_bytes().startswith(PNG)
 
 
@@ -249,13 +250,13 @@ def test_a_grid_of_a_flag_that_is_no_number_has_no_figure(tmp_path):
 def test_sources_are_followed_as_means_over_seeds():
     runs = three_arms()
     runs[3].log[1]["sources"] = {"bm25": {"negatives": 4.0, "above": 0.3, "gradient": 0.7}}  # seed 1 of b
-    found = report._by_source(runs)
+    found = drawing._by_source(runs)
     assert list(found) == ["a", "b", "c"] and list(found["b"]) == ["bm25"]
     np.testing.assert_allclose(found["b"]["bm25"], [(0, 0.2, 0.6), (6, 0.1, 0.5)])
     for one in runs[:2]:
         for line in (x for x in one.log if "sources" in x):
             line["sources"] = {"in_batch": line["sources"]["in_batch"]}
-    assert report._by_source(runs)["a"] == {}
+    assert drawing._by_source(runs)["a"] == {}
 
 
 def test_arms_that_are_the_same_are_named(tmp_path):
@@ -272,7 +273,7 @@ def test_arms_that_are_the_same_are_named(tmp_path):
 def test_gains_are_means_over_quarters_of_the_queries():
     runs = [made("a", BASE), made("b", BASE + np.repeat([0.0, 0.1, 0.2, 0.3], 15))]
     features = {f"q{i}": {"place": i, "same": 5, "is": i // 30} for i in range(60)}
-    found = report._gains(runs, features, "mrr@10")
+    found = drawing._gains(runs, features, "mrr@10")
     assert list(found) == ["place, quarters", "is"]  # what is the same for all tells nothing
     ((arm, quarters),) = found["place, quarters"].items()
     assert arm == "b" and [mean for _, mean, _ in quarters] == pytest.approx([0.0, 0.1, 0.2, 0.3])
@@ -391,7 +392,7 @@ def ended(against, start=None, **more):
 
 @pytest.mark.parametrize("against, start, said, command", OF_A_RUN, ids=range(len(OF_A_RUN)))
 def test_a_run_ends_with_what_to_use(against, start, said, command):
-    found, following = training.verdict(ended(against, start), "mrr@10", run="R", lr=0.03)
+    found, following = verdict_of_run(ended(against, start), "mrr@10", run="R", lr=0.03)
     assert said in found and command in following and "fell after" not in found and "on dev" not in found
 
 
@@ -399,7 +400,7 @@ def test_a_run_ends_with_what_to_use(against, start, said, command):
 def test_a_run_says_what_mixing_gains(against):
     def said(better):
         summary = ended(against, mixed={"weight": 0.5, "against_better": better})
-        return training.verdict(summary, "mrr@10", run="R", lr=0.03)
+        return verdict_of_run(summary, "mrr@10", run="R", lr=0.03)
 
     found, following = said(MORE)
     assert "mixed with BM25 it gains +0.0500" in found and "--retriever R+bm25" in found and "build_index" in following
@@ -411,29 +412,29 @@ def test_a_run_says_what_mixing_gains(against):
 
 def test_what_a_verdict_does_not_advise():
     encoder = ended(LESS, mixed={"weight": 0.0, "against_better": LEVEL}, init="M")
-    found, following = training.verdict(encoder, "mrr@10", run="R", lr=0.03)
+    found, following = verdict_of_run(encoder, "mrr@10", run="R", lr=0.03)
     assert "pretrained" not in found and "dev chooses BM25 alone" in found and "rag_demo.py --run R" in following
     level = ended(LEVEL, mixed={"weight": 0.5, "against_better": LEVEL})
-    assert "BM25, which needs no training, will do" in training.verdict(level, "mrr@10", run="R", lr=0.03)[0]
+    assert "BM25, which needs no training, will do" in verdict_of_run(level, "mrr@10", run="R", lr=0.03)[0]
     never = ended(LEVEL, untrained_dev={"mrr@10": 0.5}, steps=300, best_step=19)
-    said = training.verdict(never, "mrr@10", run="R", lr=0.03)[0]
+    said = verdict_of_run(never, "mrr@10", run="R", lr=0.03)[0]
     assert "on dev no step was above the start" in said and "fell after" not in said
 
 
 def test_of_few_queries_nothing_is_said():
     few = ended(MORE | {"queries": 19}, mixed={"weight": 0.5, "against_better": MORE})
-    assert training.verdict(few, "mrr@10", run="R", lr=0.03)[0].startswith("19 queries are too few to say what to")
+    assert verdict_of_run(few, "mrr@10", run="R", lr=0.03)[0].startswith("19 queries are too few to say what to")
     assert "ahead" not in retrieval.verdict(LESS | {"queries": 1, "mean": 0.5}, "mrr@10", spec="R")[0]
 
 
 def test_a_run_says_where_dev_and_test_differ():
     summary = ended(LESS, dev={"mrr@10": 0.3}, bm25_dev={"mrr@10": 0.29})
-    assert "on dev it is +0.0100, so that" in training.verdict(summary, "mrr@10", run="R", lr=0.03)[0]
+    assert "on dev it is +0.0100, so that" in verdict_of_run(summary, "mrr@10", run="R", lr=0.03)[0]
 
 
 @pytest.mark.parametrize("against", [LESS, LEVEL, MORE])
 def test_a_run_whose_dev_fell_early_says_so(against):
-    said = training.verdict(ended(against, steps=300, best_step=19), "mrr@10", run="R", lr=0.03)[0]
+    said = verdict_of_run(ended(against, steps=300, best_step=19), "mrr@10", run="R", lr=0.03)[0]
     assert "dev was best at step 19 of 300 and fell after that (fewer --epochs, or --init MODEL)" in said
 
 

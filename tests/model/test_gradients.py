@@ -5,6 +5,7 @@ import torch
 
 from lib import loss
 from lib.data.tokens import tokenize
+from lib.model import gradients
 from lib.model.encoder import load_encoder
 
 OPTIONS = {
@@ -49,7 +50,7 @@ def step(bert, tiny):
         )
         return torch.nn.functional.normalize(hidden.last_hidden_state[:, 0], dim=-1)
 
-    def gradients(options, *, cached):
+    def gradients_of(options, *, cached):
         options = {key: drawn if value is True else value for key, value in options.items()}
         temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
 
@@ -58,11 +59,11 @@ def step(bert, tiny):
 
         torch.manual_seed(3)
         encoder.zero_grad()
-        value, *_ = loss.backward(forward, sides, loss_of, cached=cached)
+        value, *_ = gradients.backward(forward, sides, loss_of, cached=cached)
         used = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
         return value, torch.cat([grad.flatten() for grad in used])
 
-    return gradients
+    return gradients_of
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -81,6 +82,6 @@ def test_each_option_changes_the_gradient(step, name):
 
 def test_without_replayed_random_state_the_gradient_is_another(step, monkeypatch):
     direct = step({}, cached=False)[1]
-    monkeypatch.setattr(loss, "_set_random_state", lambda state: None)
+    monkeypatch.setattr(gradients, "_set_random_state", lambda state: None)
     broken = step({}, cached=True)[1]
     assert (broken - direct).abs().max() > 1e-3 * direct.abs().max()
