@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.cli import Choice, choice
-from lib.data.collection import Qrels
+from lib.data.qrels import Qrels
 from lib.files import BadInput
 from lib.negatives.candidates import drawn_candidates, random_docs
 from lib.negatives.pool import Pool

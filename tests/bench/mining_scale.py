@@ -37,7 +37,8 @@ from lib.cli import (
     COUNT,
     SEED,  # noqa: E402
 )
-from lib.data.collection import Collection, Qrels  # noqa: E402
+from lib.data.collection import Collection  # noqa: E402
+from lib.data.qrels import Qrels  # noqa: E402
 from lib.data.texts import TextView  # noqa: E402
 from lib.files import BadInput, cache_dir, fingerprint  # noqa: E402
 from lib.negatives.candidates import Candidates, overfetch  # noqa: E402
