@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 LEAST_0, SHARE = {"least": 0}, {"least": 0, "below": 1}
+PART, FACTOR = {"least": 0, "most": 1}, {"above": 0, "default": 1.0}
 
 
 def dot(a, b):
@@ -183,11 +184,12 @@ def orthogonality(vectors):
     return first**2 + F.relu(second - 1 / dim)
 
 
-def margin_mse(s, value, share):
-    """This share of the loss follows the margins of a teacher's scores (Hofstätter et al. 2020)."""
+def margin_mse(s, value, share, scale):
+    """This share of the loss follows the margins of a teacher's scores (Hofstätter et al. 2020), divided by SCALE: 1
+    for cosines, some 10 for logits."""
     known = _taught(s)
     student = s.plain[s.rows, s.labels][:, None] - s.plain
-    teacher = s.teacher[s.rows, s.labels][:, None] - s.teacher
+    teacher = (s.teacher[s.rows, s.labels][:, None] - s.teacher) / scale
     known = known & ~s.is_positive  # its margin is 0 by definition
     taught = ((student - teacher)[known] ** 2).mean() if known.any() else s.plain.sum() * 0.0
     return (1 - share) * value + share * taught
@@ -246,8 +248,8 @@ TERMS = {  # in the order in which they act
     "smoothing": Row(smoothing, {"SHARE": SHARE}, at="targets"),
     "focal": Row(focal, {"POWER": LEAST_0}, at="queries"),
     "spread": Row(spread, {"WEIGHT": LEAST_0}, at="whole"),
-    "margin_mse": Row(margin_mse, {"SHARE": {"least": 0, "most": 1}}, ("teacher",), at="whole"),
-    "kl": Row(kl, {"SHARE": {"least": 0, "most": 1}, "T": {"above": 0, "default": 1.0}}, ("teacher",), at="whole"),
+    "margin_mse": Row(margin_mse, {"SHARE": PART, "SCALE": FACTOR}, ("teacher",), at="whole"),
+    "kl": Row(kl, {"SHARE": PART, "T": FACTOR}, ("teacher",), at="whole"),
 }
 
 

@@ -332,8 +332,9 @@ def test_the_temperature_can_be_learned():
     assert temperature.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("kind", ["margin_mse", "kl"])
-def test_distillation(kind):
+def test_distillation(kind, scale):
     q_emb, d_emb, labels, invalid = make_double()
     torch.manual_seed(1)
     teacher = torch.randn(5, 12, dtype=torch.double)
@@ -344,7 +345,7 @@ def test_distillation(kind):
     for i, label in enumerate(labels.tolist()):
         known = [j for j in range(12) if not math.isnan(teacher[i, j]) and not math.isnan(teacher[i, label])]
         scores = {j: dot(q_emb[i].tolist(), d_emb[j].tolist()) for j in known}
-        goal = {j: teacher[i, j].item() for j in known}
+        goal = {j: teacher[i, j].item() / scale for j in known}
         if kind == "margin_mse":
             taught += [(scores[label] - scores[j] - goal[label] + goal[j]) ** 2 for j in known if j != label]
         elif known:
@@ -357,13 +358,7 @@ def test_distillation(kind):
             )
     plain = loop_loss(q_emb, d_emb, labels, invalid, temperature=0.3)
     loss = contrastive_loss(
-        q_emb,
-        d_emb,
-        labels,
-        invalid,
-        temperature=0.3,
-        teacher=teacher,
-        terms=[(kind, 0.25, 1.0)[: 1 + len(TERMS[kind].numbers)]],
+        q_emb, d_emb, labels, invalid, temperature=0.3, teacher=teacher, terms=[(kind, 0.25, scale)]
     )[0]
     assert loss.item() == pytest.approx(0.75 * plain + 0.25 * sum(taught) / len(taught), abs=1e-9)
 
@@ -589,7 +584,7 @@ def test_every_row_says_what_it_does_and_what_it_needs():
         (("infonce",), [("focal", 1.0), ("kl", 0.5, 1.0)], True),
         (("debiased", 0.1), [], True),
         (("triplet", 0.1), [], False),
-        (("infonce",), [("margin_mse", 1)], False),  # then there is the teacher alone
+        (("infonce",), [("margin_mse", 1, 1.0)], False),  # then there is the teacher alone
     ],
 )
 def test_whether_a_loss_contrasts(base, terms, wanted):

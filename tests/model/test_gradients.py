@@ -20,7 +20,7 @@ OPTIONS = {
     "guide": {"guide": True, "masks": [("guide", 0.1)]},
     "triplet": {"base": ("triplet", 0.3)},
     "matryoshka": {"dims": (4, 8)},
-    "margin mse": {"teacher": True, "terms": [("margin_mse", 0.5)]},
+    "margin mse": {"teacher": True, "terms": [("margin_mse", 0.5, 1.0)]},
     "kl": {"teacher": True, "terms": [("kl", 0.5, 1.0)]},
 }
 B, N = 6, 11
