@@ -10,6 +10,7 @@ from lib.data.beir import read_lines, shorten
 from lib.files import BadInput, fingerprint
 
 LEAK = 1e-3  # p of Fisher's exact test below which a file's choice of held-out docs is no chance
+FEW = 0.15  # share of labelled docs below which the whole corpus may be the better pool
 
 
 class Pool:
@@ -142,5 +143,7 @@ def advise(pool):
         f"({pool['name']})"
     )
     if pool["name"] == "all" and pool["labelled_docs"] < 1:
-        return f"{said}; --negative_docs labelled was better or level in MRR@10 and recall@100 at every share measured"
+        return f"{said}; --negative_docs labelled was better or level where 24 % or more had a label (docs/pools.md)"
+    if pool["name"] == "labelled" and pool["labelled_docs"] < FEW:
+        return f"{said}; where 8 % had a label, refresh:4 of --negative_docs all had more MRR@10 (docs/pools.md)"
     return said
