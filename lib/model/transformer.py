@@ -1,5 +1,6 @@
 """Transformer encoders: modules that sentence-transformers reads and writes, called here in blocks of cached tokens."""
 
+import contextlib
 import copy
 import pathlib
 
@@ -99,13 +100,12 @@ class TransformerEncoder(nn.Module):
             texts, lengths = [x if len(x) else x.new_tensor([padding]) for x in texts], lengths.clamp(min=1)
         by_length = torch.argsort(lengths, descending=True, stable=True)
         pooled = []
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):  # weights are cast once for all
-            for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
-                rows = by_length[part]
-                padded = nn.utils.rnn.pad_sequence(
-                    [texts[i] for i in rows.tolist()], batch_first=True, padding_value=padding
-                )
-                pooled.append(self._vectors(padded.to(device), lengths[rows].to(device), batch.kind))
+        for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
+            rows = by_length[part]
+            padded = nn.utils.rnn.pad_sequence(
+                [texts[i] for i in rows.tolist()], batch_first=True, padding_value=padding
+            )
+            pooled.append(self._vectors(padded.to(device), lengths[rows].to(device), batch.kind))
         vectors = torch.cat(pooled)[torch.argsort(by_length).to(device)]
         return F.normalize(vectors, dim=-1) if self.settings["normalize"] else vectors
 
@@ -119,12 +119,13 @@ class TransformerEncoder(nn.Module):
             for ident, type_id in self.token_types[kind].items():
                 features["token_type_ids"][ids == ident] = type_id
         transformer, *others = self._tower(kind)
-        features = transformer(features)
-        with torch.autocast(ids.device.type, enabled=False):  # what follows costs little and sums much
-            name = transformer.module_output_name
-            features[name] = features[name].float()
-            for module in others:
-                features = module(features)
+        # block by block: weights that were cast once for all would sum the blocks' gradients in half precision
+        with torch.autocast(ids.device.type, self.dtype) if self.dtype else contextlib.nullcontext():
+            features = transformer(features)
+        name = transformer.module_output_name
+        features[name] = features[name].float()  # what follows costs little and sums much
+        for module in others:
+            features = module(features)
         return features["sentence_embedding"]
 
     def token_key(self, kind):
