@@ -302,8 +302,6 @@ def main():
     if args.plan and (args.tune or args.resume or "RANK" in os.environ):
         raise BadInput("--plan is for runs that have not begun, in one process, without --tune")
     device = dist.start(model.pick_device(args.device))
-    if args.encoder != "static":  # decided once: all runs of a comparison, and whoever repeats it, compute in the same
-        args.precision = model.pick_precision(device, args.precision)
     with dist.main_first():
         collection = load_collection(args.data, cut=("dev", "test"), strict=args.strict)
     for split in ("train", "dev", "test"):  # what is missing is missed now, not after an hour
@@ -320,13 +318,24 @@ def main():
         raise BadInput(
             "--query_clusters and --batch_by are for one collection: of several, each batch is of one already"
         )
+    (arm, *_), (seed, *_) = args.negatives, args.seeds
+    tail = "race" if args.race else "ablation" if several else f"{comparison.slug(arm.text)}-s{seed}"
+    name = args.name or f"{collection.name}-{tail}"
+    folder = run.run_path(name)
+    if args.encoder != "static":  # decided once: all processes and runs, and whoever goes on, compute in the same
+        args.precision = dist.same(precision_of(args, folder, device))
     if several:
-        tail = "race" if args.race else "ablation"
-        return compare(args, parser, collection, args.name or f"{collection.name}-{tail}")
-    (arm,), (seed,) = args.negatives, args.seeds
-    folder = run.run_path(args.name or f"{collection.name}-{comparison.slug(arm.text)}-s{seed}")
+        return compare(args, parser, collection, name)
     train(of_arm(args, arm), parser, collection, folder, device=device)
     dist.stop()
+
+
+def precision_of(args, folder, device):
+    """What --precision means here: of a run that goes on, what it began with."""
+    begun = args.resume and args.precision == "auto" and (folder / "config.json").exists()
+    return (
+        run.recorded(folder)["args"].get("precision", "auto") if begun else model.pick_precision(device, args.precision)
+    )
 
 
 def compare(args, parser, collection, name):

@@ -59,6 +59,15 @@ def barrier():
         dist.barrier()
 
 
+def same(value):
+    """Process 0's value, on every process."""
+    if world() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
 @contextlib.contextmanager
 def main_first():
     """Run the block on process 0 first, then on the others: what process 0 cached, they find."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, parse_json, unpacked, write_json
 
 SPLITS = ("train", "dev", "test")
-DEV = ("val", "valid", "validation")  # other names of the split dev
+DEV = ("val", "valid", "validation", "eval", "evaluation")  # other names of the split dev
 MOST_LEVELS = 100  # of elements in an XML file
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 NEGATIVES = "negatives.jsonl"  # beside corpus.jsonl: candidates that a collection brings

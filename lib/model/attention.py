@@ -18,12 +18,15 @@ def sdpa_or_products(module, query, key, value, attention_mask, dropout=0.0, sca
     """
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
-    short = query.device.type == "cpu" and query.dtype != torch.float32 and query.shape[2] <= SHORT
-    more = any(each is not None and not isinstance(each, (bool, int)) for each in given.values())  # biases, caches
-    if not short or more or query.shape != key.shape or (is_causal and attention_mask is None):
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    short = query.device.type == "cpu" and half and query.shape[2] <= SHORT and query.shape == key.shape
+    more = any(given.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    masked = is_causal if attention_mask is None else attention_mask.dtype != torch.bool
+    if not short or more or masked:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       is_causal=is_causal, **given)  # fmt: skip
-    scores = query @ key.transpose(2, 3) * (scaling or query.shape[3] ** -0.5)
+    query = query * (scaling or query.shape[3] ** -0.5)  # before the product, which may not fit into float16
+    scores = query.to(value.dtype) @ key.to(value.dtype).transpose(2, 3)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)

@@ -57,19 +57,19 @@ class TransformerEncoder(nn.Module):
         self.dtype = dtype
         if torch.device(device).type == "cuda":
             self.block_tokens = 1 << 16
-        for backbone in backbones(self):
-            words = backbone.get_input_embeddings()
-            known = isinstance(words, nn.Embedding) and words.weight.requires_grad and not words.sparse
-            if torch.device(device).type == "cpu" and known:
-                # the gradient is as large as the vocabulary: filled with zeros once, and not for each block
-                words.sparse = True
+        for words in self._words() if torch.device(device).type == "cpu" else ():
+            if words.weight.requires_grad and not words.weight._post_accumulate_grad_hooks:
                 words.weight.register_post_accumulate_grad_hook(_make_dense)
         return self
+
+    def _words(self, kind=None):
+        """The tables of word vectors, of one side or of both."""
+        found = [b.get_input_embeddings() for b in ([self._tower(kind)[0].model] if kind else backbones(self))]
+        return [words for words in found if isinstance(words, nn.Embedding)]
 
     def compile_backbone(self):
         """torch.compile, in place: parameters keep their names. The modules call forward() and not the model."""
         for backbone in backbones(self):
-            backbone.get_input_embeddings().sparse = False  # which is not compiled
             backbone.forward = torch.compile(backbone.forward, dynamic=True)
 
     def set_dropout(self, rate):
@@ -98,6 +98,9 @@ class TransformerEncoder(nn.Module):
         padding = tower[0].tokenizer.pad_token_id  # what it is plays no part: it is masked
         if not lengths.all():  # an empty text without special tokens
             texts, lengths = [x if len(x) else x.new_tensor([padding]) for x in texts], lengths.clamp(min=1)
+        for words in self._words(batch.kind):
+            # a gradient is as large as the vocabulary: of few words it is filled with zeros once, not for each block
+            words.sparse = bool(words.weight._post_accumulate_grad_hooks) and len(ids) < len(words.weight)
         by_length = torch.argsort(lengths, descending=True, stable=True)
         pooled = []
         for part in _blocks(lengths[by_length].tolist(), self.block_tokens):
@@ -138,7 +141,11 @@ class TransformerEncoder(nn.Module):
     def vector_key(self):
         """Identifies what turns tokens into vectors, the weights aside."""
         towers = [
-            [{name: value for name, value in tower[0].config.to_dict().items() if name != "_name_or_path"}, repr(tower)]
+            [
+                {name: value for name, value in tower[0].config.to_dict().items() if name != "_name_or_path"},
+                repr(tower),
+                tower[0].config._attn_implementation,
+            ]
             for tower in (self.query_tower, self.doc_tower)
         ]
         return fingerprint("transformer", self.settings, str(self.dtype), towers)

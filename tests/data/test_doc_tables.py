@@ -33,7 +33,7 @@ def test_a_table_of_docs_keeps_ids_texts_and_metadata(tmp_path, capsys):
     assert record["title"] == "printer 7 jams" and record["metadata"] == {"product": "alpha"}
     assert record["text"].split() == "It stops at page 7. Every time. Clean roller 7.".split()
     assert "N/A" not in collection.docs.text(4)
-    assert "HTML tags, left out: 31" in said and "rows without a text, left out: 1 (line 32)" in said
+    assert "HTML tags and entities, left out: 31" in said and "rows without a text, left out: 1 (line 32)" in said
     assert "rows that repeat another, left out: 1 (line 33)" in said
     asked = {collection.queries.text(row) for row in range(len(collection.queries))}
     assert "printer 7 jams" in asked and "It stops at page 7." in asked and len(collection.qrels) == 3

@@ -102,7 +102,7 @@ def test_rows_without_a_text_are_left_out_and_said(tmp_path, capsys):
 BROKEN = {
     "empty": (".csv", "", "1: a line with a name for each column"),
     "no names": (".csv", ",,\n1,2,3\n", "1: a line with a name"),
-    "same names": (".csv", "question,question,answer\na,b,c\n", "1: a line with a name"),
+    "same names": (".csv", "question,question,answer\na,b,c\n", "1: two columns are called 'question'"),
     "no rows": (".csv", "question,answer\n", "no row with a question"),
     "other columns": (".csv", "a1,b1\nx,y\n", "2: a column of questions and one of answers are wanted"),
     "no answers": (".csv", "question,note\nx,y\n", "say which, as in"),
@@ -110,7 +110,7 @@ BROKEN = {
     "too few cells": (".csv", "question,answer\nx\n", "no row with a question"),
     "open quote": (".csv", 'question,answer\nx,"y\nz\n', "unexpected end of data"),
     "text behind a quote": (".csv", 'question,answer\nx,"y" z\n', "expected after"),
-    "split": (".csv", "question,answer,split\nx,y,eval\n", "2: split is 'eval', none of"),
+    "split": (".csv", "question,answer,split\nx,y,held\n", "2: split is 'held', none of"),
     "latin-1": (".csv", "question,answer\nx,caf\xe9\n".encode("latin-1"), "not UTF-8"),
     "blank": (".csv", "question,answer\n , \n", "no row with a question"),
     "not json": (".jsonl", "{question: 1}\n", "1: not valid JSON"),

@@ -5,20 +5,33 @@ import itertools
 import re
 
 from lib.data import beir
+from lib.data.formats.html_pages import sections_of_html
 from lib.files import BadInput, parse_json
 
 SCORED = (("pos_scores", "positive_scores"), ("neg_scores", "negative_scores"), ("scores", "score"))
 WORDS = dict.fromkeys(("true", "yes", "relevant", "t", "y", "positive", "pos", "correct", "good", "duplicate"), 1)
 WORDS |= dict.fromkeys(("false", "no", "irrelevant", "not relevant", "non relevant", "f", "n", "negative", "neg"), 0)
 WORDS |= dict.fromkeys(("incorrect", "wrong", "bad", "not duplicate"), 0)  # as labels
-MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>"}  # cells that hold nothing, as pandas and spreadsheets write it
+MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>", "\\n", "#ref!", "#value!", "#name?", "#div/0!"}  # and NA, of R
+TAG = re.compile(r"</(p|div|span|b|i|a|ul|ol|li|table|tr|td|h[1-6]|strong|em|pre|code)\s*>|<br\s*/?>", re.IGNORECASE)
+ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#\d+|#x[0-9a-f]+);", re.IGNORECASE)
+STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+# texts behind one another without a comma, as numpy writes a list of them
+ARRAY = re.compile(rf"\s*\[\s*{STRING}(?:\s+{STRING})+\s*\]\s*", re.DOTALL)
 LONGEST = 20  # characters of what may be a label in a column that nobody calls so
+LIKE_LABELS = re.compile(
+    r".*(rating|grade|relevan|correct|judg|feedback|esci).*|gain|target|thumbs|accepted|"
+    r"is_(answer|useful|helpful|accepted|good|right|match|gold)"
+)
+MOST_LABELS = 10  # values of a column of this name that may be labels
 MOST_GRADE = 10  # a larger number is a count of votes or the like, unless relevant_from says what it means
 GOLD = 1000  # where DPR's own files have no score of a positive they give this one
 
 
 def listed(value):
     """What a cell lists: itself, or the items of a list, which may be written as JSON or as Python writes it."""
+    if isinstance(value, str) and ARRAY.fullmatch(value):
+        return [ast.literal_eval(each) for each in re.findall(STRING, value, re.DOTALL)]
     if isinstance(value, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", value, re.DOTALL):
         for parse in (parse_json, ast.literal_eval):
             try:
@@ -28,6 +41,25 @@ def listed(value):
             value = parsed if isinstance(parsed, list) or holds_text(parsed) else value
             break
     return value if isinstance(value, list) else [value]
+
+
+def is_missing(text):
+    """Whether the text of a cell says that there is none."""
+    return not text or text == "NA" or text.lower() in MISSING
+
+
+def without_markup(text):
+    """(the text as a reader sees it, whether it held HTML): of a cell, tags and entities."""
+    if not (tags := TAG.search(text)) and not ENTITY.search(text):
+        return text, False
+    if tags:
+        parts, above = [], ()
+        for _, path, body, *_ in sections_of_html(text):
+            parts += [*path[len(above) if path[: len(above)] == above else 0 :], body]
+            above = path
+        shown = "\n\n".join(part for part in parts if part)
+        return shown or TAG.sub(" ", text), True
+    return beir.unescape(text).replace("\xa0", " "), True
 
 
 def holds_text(value):
@@ -48,10 +80,10 @@ def number_of(value):
         return None
 
 
-def says_nothing(cell):
+def says_nothing(cell, *, beside_passage=False):
     """Whether a cell lists no answer as SQuAD 2 has it of a question that its passage does not answer."""
     found = listed(cell)
-    return len(found) == 1 and holds_text(found[0]) and not found[0]["text"]
+    return beside_passage and not found or len(found) == 1 and holds_text(found[0]) and not found[0]["text"]
 
 
 def grading(path, rows, columns, said):
@@ -106,6 +138,16 @@ def _refuse_unclaimed(path, rows, columns, said):
         held = (cell for _, row in rows if (cell := row.get(column)) not in (None, ""))
         # a long text is no label, and is not searched for numbers
         binary = all(len(str(cell)) <= LONGEST and number_of(cell) in (0, 1) for cell in held)
+        held = {str(cell).strip().lower() for _, row in rows if (cell := row.get(column)) not in (None, "")}
+        if (
+            LIKE_LABELS.fullmatch(column.lower().strip())
+            and 1 < len(held) <= MOST_LABELS
+            and max(map(len, held)) <= LONGEST
+        ):
+            raise BadInput(
+                f"{path}: {column} is {', '.join(sorted(held))}, which may say how relevant a doc is: say "
+                f"{path}:label={column} if it holds numbers or yes and no, or that there is no label: {path}:label="
+            )
         if binary and (odd := _differing(rows, columns, column, number_of)):
             raise BadInput(
                 f"{path}:{odd[0]}: {column} is 0 and 1 for docs of one question, as labels are: say {path}:label="
@@ -116,7 +158,9 @@ def _refuse_unclaimed(path, rows, columns, said):
 def labels(row, columns, docs, grade, *, path, number):
     """The grade of each of a row's docs; None where the row has no label."""
     if not grade:
-        return [1] * len(docs)
+        if odd := [doc.label for doc in docs if doc.label is not None and doc.label != int(doc.label)]:
+            raise BadInput(f"{path}:{number}: a doc's label is {odd[0]:g}, which is no grade (0, 1, 2 ...)")
+        return [1 if doc.label is None else int(doc.label) for doc in docs]
     (column,) = columns["label"]
     cells = listed(row.get(column))
     if all(cell is None or not str(cell).strip() for cell in cells):
@@ -140,8 +184,8 @@ def scores_of(row, positives, negatives):
         of_pos, of_neg = of_all[: len(positives)], of_all[len(positives) :]
     lost = len(of_pos) not in (0, len(positives)) or len(of_neg) not in (0, len(negatives))
     lost |= None in (*of_pos, *of_neg)
-    of_pos = of_pos or [score for _, _, score in positives if score != GOLD]
+    of_pos = of_pos or [doc.score for doc in positives if doc.score != GOLD]
     if len(of_neg) != len(negatives):
-        of_neg = [score for _, _, score in negatives]
+        of_neg = [doc.score for doc in negatives]
     best = max((score for score in of_pos if score is not None), default=None)
     return [best, *[None] * len(positives), *of_neg], lost

@@ -35,6 +35,9 @@ def json_rows(path, wrong=None):
     if suffix(path) == ".json" and (articles := _articles(path)):
         yield from enumerate(articles, 1)
         return
+    if found := _of_columns(path):
+        yield from enumerate(found, 1)
+        return
     lines = beir.read_lines(path)
     begin = list(itertools.islice(lines, 1))
     if begin and begin[0][1].strip() == "{":
@@ -57,6 +60,20 @@ def json_rows(path, wrong=None):
             wrong.append(str(error))
         else:
             yield number, item
+
+
+def _of_columns(path):
+    """The rows of a file that is one object of columns, each a list as long as the others; None if it is none."""
+    lines = list(itertools.islice(beir.read_lines(path), 2))
+    whole = suffix(path) == ".json" or len(lines) == 1
+    try:
+        found = parse_json("\n".join(line for _, line in beir.read_lines(path))) if whole and lines else None
+    except ValueError:
+        return None
+    columns = list(found.values()) if isinstance(found, dict) else []
+    if len(columns) < 2 or not all(isinstance(each, list) and len(each) == len(columns[0]) > 1 for each in columns):
+        return None
+    return [dict(zip(found, row)) for row in zip(*columns)]
 
 
 def _articles(path):
@@ -96,6 +113,9 @@ def _quoted(text, first):
     """
     if all(re.fullmatch('".*"', cell.strip()) for cell in first.split("\t")):
         return True
+    begin = [cell for line in text.splitlines() for cell in line.split("\t") if cell.startswith('"')]
+    if any('""' in cell[1:-1] for cell in begin) and all(re.fullmatch('"(?:[^"]|"")*"', cell) for cell in begin):
+        return True  # each quote within is doubled
     try:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
         lines = [cell for row in rows for cell in row if "\n" in cell]
@@ -118,10 +138,13 @@ def _csv_rows(path, kind, wrong):
     text, skipped = _text_of(path), 0
     first, _, below = text.partition("\n")
     delimiter = "\t" if kind == ".tsv" else None
-    if said := re.fullmatch(r"sep=(.)\s*", first):  # of a spreadsheet, which reads it itself
+    if said := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):  # of a spreadsheet, which reads it itself
         delimiter, text, skipped, first = said[1], below, 1, below.partition("\n")[0]
     if delimiter is None:  # of a European spreadsheet: a semicolon
-        delimiter = max(",;\t|", key=first.count)
+        names = re.sub(r'"[^"]*"', "", first)
+        delimiter = max(",;\t|", key=(names if any(each in names for each in ",;\t|") else first).count)
+    if f'{delimiter} "' in first and delimiter != "\t":  # blanks behind separators, before quotes
+        text = re.sub(rf'(?<={re.escape(delimiter)}) +(?=")', "", text)
     style = {"strict": True} if delimiter != "\t" or _quoted(text, first) else {"quoting": csv.QUOTE_NONE}
     escaped = style | {"escapechar": "\\", "doublequote": False}  # quotes within quotes, as databases write them
     if '\\"' in text and not _fits(text, delimiter=delimiter, **style) and _fits(text, delimiter=delimiter, **escaped):
@@ -134,6 +157,8 @@ def _csv_rows(path, kind, wrong):
     width = len(header)
     while header and not header[-1]:  # a separator behind every row
         header.pop()
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise BadInput(f"{path}:1: two columns are called {beir.shorten(twice[0])}; give each a name of its own")
     if len(set(header)) < len(header) or not any(header):
         raise BadInput(f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}")
     while True:

@@ -11,6 +11,7 @@ FlagEmbedding, DPR, Tevatron, CoRNStack) are docs too, judged as not relevant, a
 import itertools
 import pathlib
 import re
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -19,13 +20,13 @@ from lib.data.formats import cells, table_files
 from lib.data.words import normalise
 from lib.files import BadInput, fingerprinted
 
-RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 4  # raise it when the rules below change, so that cached folders are made again
 # role -> names of columns that play it, the likeliest first
 ROLES = {
     "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
     "doc": (
         *("doc", "document", "passage", "context", "positive", "positives", "pos", "positive_ctxs"),
-        *("positive_passages", "docs", "documents", "passages", "contexts", "text"),
+        *("positive_passages", "docs", "documents", "passages", "contexts", "ctxs", "text"),
     ),
     "answer": ("answer", "answers", "response", "output", "reply", "a"),
     "title": ("title",),
@@ -39,13 +40,30 @@ ROLES = {
 }
 SETTINGS = ("by", "relevant_from")  # what a spec may say besides
 # columns of several docs, maybe one in each: negative_1, hard_negatives, neg_passage_2, rejected
-OF_A_DOC = r"([_ ]?(passage|document|doc|text|ctx|context)s?)?[_ ]?\d*"
+NOUN = r"[-_ ]?(passage|document|doc|text|ctx|context|answer|option)s?"
+OF_A_DOC = rf"({NOUN})?[-_ ]?\d*"
 MANY = {
     "doc": re.compile(r"pos(itive)?s?" + OF_A_DOC),
-    "negative": re.compile(r"((hard[_ ]?)?neg(ative)?s?" + OF_A_DOC + r"|rejected)"),
+    "negative": re.compile(
+        rf"((hard[-_ ]?)?neg(ative)?s?{OF_A_DOC}|rejected|distractors?[-_ ]?\d*|"
+        rf"(irrelevant|non[-_ ]?relevant|wrong|incorrect){NOUN}[-_ ]?\d*)"
+    ),
 }
+# of an object that holds a doc: its label; and columns of lists that would be docs, if anybody knew which
+LABELS = {*ROLES["label"], "has_answer", "is_gold"} - {"score", "scores", "similarity"}
+LIKE_DOCS = re.compile(r".*(pos|neg|ctx|passage|doc|context|distractor|answer).*")
+PARTITIONS = ("subset", "partition", "fold", "set")  # which say the split where they hold nothing else
 SPLITS = {"train": "train", "training": "train", "dev": "dev", "test": "test"} | dict.fromkeys(beir.DEV, "dev")
 MOST_METADATA = 2000  # characters of a column that is kept as metadata
+
+
+class Doc(NamedTuple):
+    """A doc of a cell."""
+
+    title: str
+    text: str
+    score: float | None = None  # of a miner or a teacher
+    label: float | None = None  # where the doc has its own
 
 
 def is_table(spec):
@@ -104,6 +122,8 @@ def _columns(path, number, row, said):
         found.pop("label", None)
     if "negative" not in found and "answer" in found and found.get("doc") == [by_name.get("pos")]:
         del found["doc"]  # beside answers, pos is a place
+    if "doc" not in said and found.get("doc") == [by_name.get("text")] and {"output", "response"} & by_name.keys():
+        del found["doc"]  # the whole prompt, with question and answer, as Alpaca's
     if found.get("question") == [by_name.get("instruction")] and "question" not in said and "input" in by_name:
         found["question"].append(by_name["input"])
     if "question" not in found or not {"doc", "answer"} & found.keys():
@@ -116,17 +136,26 @@ def _columns(path, number, row, said):
 
 
 def _docs(value, *, path, number, column):
-    """[(title, text, score or None)] of a cell: texts, or objects that hold a text, or texts (SQuAD)."""
+    """[Doc] of a cell: texts, or objects that hold a text, or texts (SQuAD)."""
     found, listed = [], cells.listed(value)
     if isinstance(value, str) and not all(isinstance(each, str) or cells.holds_text(each) for each in listed):
         listed = [value]  # a text in brackets
     for each in listed:
         held = each if cells.holds_text(each) else {"text": each}
-        for text in held["text"] if isinstance(held["text"], list) and held is each else [held["text"]]:
+        label = next((cells.number_of(held[name]) for name in held if str(name).lower() in LABELS), None)
+        if column.lower() == "ctxs" and label is None and len(listed) > 1:
+            raise BadInput(
+                f"{path}:{number}: {column} is what a search found, and no has_answer says which docs answer; a column "
+                f"of positives is wanted, as in {path}:doc=COLUMN"
+            )
+        texts = held["text"] if isinstance(held["text"], list) and held is each else [held["text"]]
+        titles = held.get("title") if isinstance(held.get("title"), list) else [held.get("title")] * len(texts)
+        for title, text in zip(titles, texts):
             if not isinstance(text, (str, int, float, type(None))):
                 raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
-            if (text := "" if text is None else str(text).strip()) and text.lower() not in cells.MISSING:
-                found.append((" ".join(str(held.get("title") or "").split()), text, cells.number_of(held.get("score"))))
+            if not cells.is_missing(text := "" if text is None else str(text).strip()):
+                title, score = " ".join(str(title or "").split()), cells.number_of(held.get("score"))
+                found.append(Doc(*(cells.without_markup(each)[0] for each in (title, text)), score, label))
     return found
 
 
@@ -141,6 +170,8 @@ def read(path, said, rows, wrong=()):
     try:
         if rows:
             columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
+            unused = _not_used(path, rows, columns)
+            columns |= _partition(rows, columns)
             grade = cells.grading(path, rows, columns, said)
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
@@ -155,12 +186,17 @@ def read(path, said, rows, wrong=()):
             found = (_docs(row.get(each), path=path, number=number, column=each) for each in columns.get(role, ()))
             return list(itertools.chain.from_iterable(found))
 
-        question, answers = " ".join(text for _, text, _ in cell("question")), cell("answer")
+        question, answers = " ".join(doc.text for doc in cell("question")), cell("answer")
         # a passage and its short answer; of a file with negatives, an answer is no doc where the positive is missing
         positives, negatives = cell("doc"), cell("negative")
-        held = [text for _, text, _ in answers] if positives else []
+        held = [doc.text for doc in answers] if positives else []
         positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
-        unanswered = any(cells.says_nothing(row.get(each)) for each in columns.get("answer", ()))
+        passage = positives and columns.get("doc", [""])[0].lower() == "context"  # of SQuAD
+        unanswered = cells.number_of(row.get("is_impossible")) == 1
+        unanswered |= any(
+            row.get(each) is not None and cells.says_nothing(row[each], beside_passage=passage)
+            for each in columns.get("answer", ())
+        )
         if not question or not positives or unanswered:
             return "an answer" if question else "a question"
         if (grades := cells.labels(row, columns, positives, grade, path=path, number=number)) is None:
@@ -178,13 +214,13 @@ def read(path, said, rows, wrong=()):
         if "split" not in columns:
             split = next(iter(judged[question]), split)
         own, beside, _ = judged[question].setdefault(split, ({}, {}, number))
-        title = " ".join(text for _, text, _ in cell("title"))
+        title = " ".join(doc.text for doc in cell("title"))
         (best, *scores), lost = cells.scores_of(row, positives, negatives)
         if lost:
             dropped.setdefault("scores that are no numbers, or another number than their docs", []).append(
                 f"line {number}"
             )
-        docs_of = [(of_doc or title, text) for of_doc, text, _ in positives] + [pair[:2] for pair in negatives]
+        docs_of = [(doc.title or title, doc.text) for doc in positives] + [doc[:2] for doc in negatives]
         for doc, given, score in zip(itertools.starmap(id_of, docs_of), grades + [0] * len(negatives), scores):
             if (own.setdefault(doc, given) >= 1) != (given >= 1):
                 dropped.setdefault("judgements that are lower than another of the same", []).append(f"line {number}")
@@ -204,8 +240,33 @@ def read(path, said, rows, wrong=()):
     found, candidates = _by_split(queries, judged, dropped)
     taken = "; ".join(f"{role}: {', '.join(names)}" for role, names in columns.items())
     wrong = f"; {len(candidates):,} docs are not relevant to their question" if candidates else ""
-    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}")
+    unused = f"; lists that are not used: {', '.join(unused)}" if unused else ""
+    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}{unused}")
     return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _not_used(path, rows, columns):
+    """Names of columns of lists and objects that nothing is read of; BadInput if they seem to hold docs."""
+    taken = {*itertools.chain.from_iterable(columns.values()), *itertools.chain(*cells.SCORED)}
+    found = {name: number for number, row in rows[:100] for name, value in row.items()
+             if name not in taken and isinstance(value, (list, dict)) and value}  # fmt: skip
+    for name, number in found.items():
+        if LIKE_DOCS.fullmatch(name.lower()) and not {"doc", "negative"} & columns.keys():
+            raise BadInput(
+                f"{path}:{number}: {name} holds a list, and it is not known what that is to a question: say the column "
+                f"of docs, as in {path}:doc={name}, or leave it out of the file"
+            )
+    return list(found)
+
+
+def _partition(rows, columns):
+    """{"split": [column]} where a column of another name says train, dev and test and nothing else."""
+    names = {name for _, row in rows for name in row if name.lower().strip() in PARTITIONS}
+    for name in sorted(names) if "split" not in columns else ():
+        values = {str(row.get(name) or "").strip().lower() for _, row in rows}
+        if len(values) > 1 and values <= SPLITS.keys():
+            return {"split": [name]}
+    return {}
 
 
 def _each_question(row, columns):
@@ -249,5 +310,6 @@ def _split_of(row, columns, said, question, *, path, number):
         if value not in SPLITS:
             raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
         return SPLITS[value]
-    group = str(row.get(said["by"]) or "").strip() if "by" in said else ""
+    group = row.get(said["by"]) if "by" in said else None
+    group = "" if group is None else str(group).strip()
     return beir.split_by_hash(group or normalise(question) or question)  # without a group, each question by itself
