@@ -10,11 +10,16 @@ SIGNS = {
     "temperature": r"\btemperature\b",
     "stream": r"\bstream(ing)?\b",
     "system": r"\bsystem\W+(role|message|prompt|instruction)|\brole\W+system|roles must alternate"
-    r"|\bdeveloper instruction\b|\broles\b.{0,80}\bgot system\b",
+    r"|\bdeveloper instruction\b|\broles\b.{0,80}\bgot system\b|\bonly user and assistant roles\b|"
+    r"first message must have role|should be 'user' or 'assistant'",
 }
 # the rows that an error of a status may be on; llama.cpp gives 500 where a chat template fails
 BY_STATUS = {400: {*SIGNS}, 422: {*SIGNS}, 500: {"system"}}
-FILTERED = r"content_filter|content management policy|ResponsibleAIPolicyViolation|content[ _]policy[ _]violation"
+FILTERED = (
+    r"content_filter|content management policy|ResponsibleAIPolicyViolation|content[ _]policy[ _]violation|"
+    r"content exists risk|data_inspection_failed|\binvalid_prompt\b|usage policy"
+)
+BLOCKED = re.compile(r"content_filter|prohibited|safety|refus|blocklist|recitation", re.IGNORECASE)  # ends of an answer
 THINKING = ("reasoning_content", "reasoning")  # of a message: what was thought apart from its content
 TEXTS = (None, "text", "output_text")  # types of a content's parts
 
@@ -60,7 +65,8 @@ def hint(status, text, *, chosen):
 
     chosen: whether the server's first model was taken, because none was named.
     """
-    if status == 400 and re.search(r"context (length|window|size)|context_length_exceeded", text, re.IGNORECASE):
+    long = r"context (length|window|size)|context_length_exceeded|(prompt|input)s? (is|are) too long|inputs? tokens"
+    if status == 413 or (status in (400, 422) and re.search(long, text, re.IGNORECASE)):
         return "; lower --context_tokens or --answer_tokens"
     if chosen and status in (400, 404, 422) and re.search(r"\bchat\b|\bmodel\b", text, re.IGNORECASE):
         return "; the server's first model was asked: --model names another"
@@ -87,7 +93,7 @@ def whole(text):
         try:
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"][:1]:
-                for name, part in (choice.get("delta") or {}).items():
+                for name, part in (choice.get("delta") or choice.get("message") or {}).items():
                     if part and name in ("content", "refusal", *THINKING):
                         message.setdefault(name, []).extend(part if isinstance(part, list) else [part])
                 finish = choice.get("finish_reason") or finish
@@ -96,6 +102,16 @@ def whole(text):
     if finish is None or not all(isinstance(part, (str, dict)) for part in message["content"]):
         raise ValueError("a stream without an end")
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def trouble(found):
+    """(status, text) of an error that a reply holds although it came as a success, as of a server behind; or None."""
+    try:
+        choices = found.get("choices") or [{}]
+        error = found.get("error") or choices[0].get("error")
+        return error and (int(error.get("code") or 502), json.dumps(found))
+    except (TypeError, ValueError, AttributeError, LookupError):
+        return None
 
 
 def so_far(text):

@@ -19,12 +19,25 @@ REFUSED = "No answer: a content filter of the server, or the model, refused the 
 # with a space it may be part of an answer, unless it is said alone or begins one in capitals
 ABSTAINS = re.compile(r"(?i:no[-_\u2010-\u2015]response)|^[\W_]*(?:NO RESPONSE\b|(?i:no response)[\W_]*$)")
 THOUGHTS = (  # the marks around what a reasoning model writes before its answer, in any case of their letters
-    (r"<think(?:ing)?\s*>", r"</think(?:ing)?\s*>"),
+    (r"<(?:seed:)?think(?:ing)?\s*>", r"</(?:seed:)?think(?:ing)?\s*>"),
+    (r"<(?:thought|reasoning)\s*>", r"</(?:thought|reasoning)\s*>"),  # EXAONE and others
     (r"\[think\]", r"\[/think\]"),
+    (r"<\|start_thinking\|>", r"<\|end_thinking\|>"),  # Command A
+    (r"<\|begin_of_thought\|>", r"<\|(?:end_of_thought|begin_of_solution)\|>"),
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
+    (r"<unused94>thought", r"<unused95>"),
+    (r"\Ahere is my thought process:", r"here is my response:"),  # Granite
+    (r"\Aanalysis", r"assistantfinal"),  # gpt-oss, whose marks a server took away
     (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)", r"<\|channel\|>final<\|message\|>"),  # gpt-oss
     ("◁think▷", "◁/think▷"),
 )
-BEGINS = "|".join(begin for begin, _ in THOUGHTS)
+BEGINS = "|".join(begin for begin, _ in THOUGHTS if not begin.startswith(r"\A"))  # words may begin an answer too
+FOLDED = re.compile(r"<details type=.?reasoning.*?</details>", re.IGNORECASE | re.DOTALL)  # of Open WebUI
+MARKS = re.compile(  # around an answer, and behind it
+    r"</?answer>|<\|(?:return|end|im_end|eot_id|endoftext|(?:begin|end)_of_solution|(?:start|end)_response)\|>|</s>|"
+    r"<end_of_turn>",
+    re.IGNORECASE,
+)
 # [2], [1, 3], [1-2], [^2], [Document 2], and 【2†lines】 of gpt-oss, but no range of years and no date
 NUMBERS = r"(?=[\s\w^]{0,12}\d)((?:documents?|docs?|[\d,;\s^]|(?<!\d{3})[–-](?!\d{3})){1,40})"
 CITED = re.compile(rf"[\[【]{NUMBERS}(?:†[^\]】]{{0,40}})?[\]】]", re.IGNORECASE)
@@ -186,13 +199,14 @@ def without_thought(reply, *, cut=False):
     The beginning of a thought may stand in the prompt, where a chat template writes it: then the reply has its end
     alone.
     """
+    reply = FOLDED.sub("", reply)
     for begin, end in THOUGHTS:
         *thoughts, rest = re.split(end, reply, flags=re.IGNORECASE)
         heads = (re.split(begin, part, maxsplit=1, flags=re.IGNORECASE) for part in thoughts)
         reply = "".join(head for head, *thought in heads if thought) + rest
     # within a line of a whole reply an answer may be on the word itself
     found = re.search(BEGINS if cut else rf"^[^\S\n]*(?:{BEGINS})", reply, re.IGNORECASE | re.MULTILINE)
-    return (reply[: found.start()] if found else reply).strip(), found is not None
+    return MARKS.sub("", reply[: found.start()] if found else reply).strip(), found is not None
 
 
 def so_far(reply):

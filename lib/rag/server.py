@@ -149,7 +149,7 @@ class Server:
             raise BadInput(
                 f"{self.url}: its reply has no choices[0].message.content; does it serve chat completions? {shown}"
             ) from None
-        if finish == "content_filter" or (message.get("refusal") and not reply):
+        if adapt.BLOCKED.match(finish) or (message.get("refusal") and not reply):
             return prompts.Answer("", refused=True, prompt=sent, tokens=tokens)
         return prompts.answer_of(
             process.hidden(reply.encode("utf-8", "replace").decode()),
@@ -210,7 +210,14 @@ class Server:
             else:
                 if reply.status // 100 == 2:
                     try:
-                        return adapt.whole(text)
+                        found = adapt.whole(text)
+                        if (error := adapt.trouble(found)) is None:
+                            return found
+                        problem = f"its reply is an error: {_hidden(error[1])[:300]}"
+                        if error[0] not in AGAIN:
+                            raise Refused(f"{self.url}{path}: {problem}", *error)
+                    except Refused:
+                        raise
                     except adapt.Failed as error:
                         problem = f"its stream breaks off: {_hidden(error)[:300]}"
                     except (ValueError, RecursionError):

@@ -79,6 +79,22 @@ def open_server(url, **options):
             (1,),
         ),
         ("[2]?<|end|><|start|>assistant<|channel|>final<|message|>NO-RESPONSE [2]", "", ()),
+        ("<seed:think>[2] NO-RESPONSE</seed:think>Ten [1]", "Ten [1]", (1,)),
+        ("<thought>[2] NO-RESPONSE</thought>\nTen [1]", "Ten [1]", (1,)),
+        ("<reasoning>[2] NO-RESPONSE</reasoning><answer>Ten [1]</answer>", "Ten [1]", (1,)),
+        ("<|START_THINKING|>[2] NO-RESPONSE<|END_THINKING|><|START_RESPONSE|>Ten [1]<|END_RESPONSE|>", "Ten [1]", (1,)),
+        (
+            "<|begin_of_thought|>NO-RESPONSE<|end_of_thought|> <|begin_of_solution|>Ten [1]<|end_of_solution|>",
+            "Ten [1]",
+            (1,),
+        ),
+        ("<|channel>thought\n[2] NO-RESPONSE<channel|>Ten [1]", "Ten [1]", (1,)),
+        ("<unused94>thought\nNO-RESPONSE<unused95>Ten [1]", "Ten [1]", (1,)),
+        ("Here is my thought process:\nNO-RESPONSE?\nHere is my response:\nTen [1]", "Ten [1]", (1,)),
+        ("analysisWe need [2] or NO-RESPONSE.assistantfinalTen [1]", "Ten [1]", (1,)),
+        ('<details type="reasoning" done="true">\n> NO-RESPONSE\n</details>\nTen [1]', "Ten [1]", (1,)),
+        ("Ten [1]<|im_end|>", "Ten [1]", (1,)),
+        ("analysis of <details>blood</details> [1]", "analysis of <details>blood</details> [1]", (1,)),
     ],
 )
 def test_what_a_model_thinks_is_no_part_of_its_answer(reply, text, cited):
@@ -96,6 +112,9 @@ def test_what_a_model_thinks_is_no_part_of_its_answer(reply, text, cited):
         "[think] [2]",
         "<|channel|>analysis<|message|>[2] or NO-RESPONSE",
         "NO-RESPONSE [1]\n<think>or [2]",
+        "<seed:think>[2] or NO-RESPONSE",
+        "<|START_THINKING|>[2] or NO-RESPONSE",
+        "<thought>NO-RESPONSE",
     ],
 )
 def test_a_thought_that_is_cut_is_no_answer(reply):
@@ -215,6 +234,9 @@ def test_parameters_that_are_refused_are_left_out_from_then_on():
         error("Jinja Exception: System role not supported", 500),
         error("Developer instruction is not enabled for models/gemma-3-27b-it"),
         error("Only user, assistant and tool roles are supported, got system."),
+        error("Only user and assistant roles are supported!", 500),
+        error("The first message must have role 'user'"),
+        (422, {"detail": [{"msg": "Input should be 'user' or 'assistant'"}]}),
     ],
 )
 def test_a_server_without_a_system_role_is_sent_one_message(reply):
@@ -232,6 +254,18 @@ def test_another_error_of_the_server_is_tried_again(message):
     with serving(lambda body: error(message, 500) if len(seen) < 3 else said("ten [1]")) as (url, seen):
         assert open_server(url).generate(PAIRS)[0].text == "ten [1]"
     assert len(seen) == 3 and all(body == seen[0] for body in seen)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, {"error": {"code": 429, "message": "rate limited upstream"}}),
+        (200, {"choices": [{"error": {"code": 502}, "finish_reason": "error", "message": {"content": ""}}]}),
+    ],
+)
+def test_an_error_that_comes_as_a_success_is_tried_again(reply):
+    with serving(lambda body: reply if len(seen) < 3 else said("ten [1]")) as (url, seen):
+        assert open_server(url).generate(PAIRS)[0].text == "ten [1]" and len(seen) == 3
 
 
 def test_what_did_not_help_is_not_remembered():
@@ -262,6 +296,11 @@ FILTERS = [
     error("The response was filtered due to the prompt triggering Azure OpenAI's content management policy."),
     error("no", innererror={"code": "ResponsibleAIPolicyViolation"}),
     error("no", 403, code="content_filter"),
+    error("Content Exists Risk"),
+    error("Input data may contain inappropriate content.", code="data_inspection_failed"),
+    error("Invalid prompt: it was flagged as potentially violating our usage policy.", code="invalid_prompt"),
+    said(None, "content_filter: PROHIBITED_CONTENT"),
+    said(None, "safety"),
     said(None, "content_filter"),
     said("Press", "content_filter"),
     said(None, refusal="I'm sorry, I can't help with that."),
@@ -293,6 +332,9 @@ def test_a_question_that_a_filter_refuses_is_noted_and_the_others_are_answered(r
         (None, error('"tiny" does not support chat'), "the server's first model was asked: --model names another"),
         (None, error("This model's maximum context length is 512 tokens."), "lower --context_tokens"),
         (None, (200, {"id": "x", "choices": []}), "no choices.*serve chat completions"),
+        (None, error("prompt is too long: 9000 tokens > 8192 maximum"), "lower --context_tokens"),
+        (None, (413, {"error": "Payload Too Large"}), "lower --context_tokens"),
+        (None, (200, {"error": {"code": 404, "message": "no endpoints"}}), "its reply is an error: .*no endpoints"),
     ],
 )
 def test_an_error_says_what_may_help(models, reply, wanted):

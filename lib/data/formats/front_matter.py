@@ -7,13 +7,13 @@ from lib.data import beir
 
 MOST_LINES = 500  # of a front matter: one that is longer is taken for text, and a page is not searched to its end
 MOST_VALUE = 500  # characters of a value: every piece of the page repeats it
-KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*(?: [\w.-]+){0,3})\1:(?:\s+(.*))?$""")
+KEY = re.compile(r"""^(["']?)([A-Za-z_][\w.-]*(?: [\w.-]+){0,3})\1[ ]?:(?:\s+(.*))?$""")
 OTHER_KEY = re.compile(r"""^(?:<<|["'$@\w][^\s*`()\[\]]*):(?:\s|$)""")  # og:title: x; a field that is not kept
 QUOTED = re.compile(r"""^(?:("(?:[^"\\]|\\.)*+")|'((?:[^']|'')*+)')\s*(?:#.*)?$""")
 FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines below
 IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
 # export const meta = {; or an import of names in braces, which is open at the line's end
-EXPORT = re.compile(r"^(?:export\s+(?:const|let|var|default|function)\b.*[{(\[;]\s*|import\b[\w$\s,*]*+\{[^{}]*+)$")
+EXPORT = re.compile(r"^(?:export\s+(?:const|let|var|default|function)\b.*[{(\[;})\]]\s*|import\b[\w$\s,*]*+\{[^{}]*+)$")
 ABOVE = re.compile(r"(?:[ \t]*\r?\n|<!--(?:[^-]|-(?!->))*+-->)*+")  # may stand above: blank lines and comments
 NOTHING = {"", "~", "null", "Null", "NULL"}
 

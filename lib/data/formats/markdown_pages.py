@@ -17,6 +17,7 @@ FENCE = re.compile(r"^(`{3,}+(?=[^`]*$)|~{3,})")
 BOX = re.compile(
     r"""(?:/{3,}[ ]*[\w-]+(?:[ ]*\|[ ]*(?P<slashed>.*?))? | :{3,}[ ]*\{?[\w-]+\}?\[?(?P<title>.*?)\]?)
       (?:[ ]*\{[^{}]*\})?$
+    | :{3,}[ ]*\{[^{}]*?(?:\btitle="(?P<titled>[^"{}]*)"[^{}]*)?\}$
     | (?:!!!|\?\?\?\+?)[ ]+[a-z][\w-]*+(?:[ ](?:inline|end))*(?:[ ]+"(?P<quoted>[^"]*)")?$
     | ===[!+]?[ ]+"(?P<tab>[^"]*)"$""",
     re.X,
@@ -26,8 +27,16 @@ BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
 INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
 # docs of an object, which a program writes below its name; files to be put in; statements of a template
 GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
-INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{\{[<%].*[%>]\}\}$")
-TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}")
+INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{:[^{}]*\}$|!\[\[[^\[\]]*\]\]$|\[\[?_?toc_?\]\]?$", re.IGNORECASE)
+TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}|\{\{[<%](?:(?![%>]\}\}).)*+[%>]\}\}")
+ALERT = re.compile(r"^(\s*>\s*)\[!\w+\][+-]?\s*")  # > [!NOTE] of GitHub and Obsidian
+WIKI = re.compile(
+    r"(`+)(?!`)[^`]++\1(?!`)|%%[^%\n]*+%%|(?<=\))\{:?[ ]?[.#][^{}]*+\}|\[\[(?:[^\[\]|]*\|)?([^\[\]|]+)\]\]"
+)
+# statements around what is code, and around what nobody sees
+HIGHLIGHT = re.compile(r"\{%-?\s*highlight\b"), re.compile(r"\{%-?\s*endhighlight\b")
+COMMENT = re.compile(r"\{%-?\s*comment\b"), re.compile(r".*\{%-?\s*endcomment\s*-?%\}")
+HTML_HEADING = re.compile(r"(<h[1-6](?=[\s>]).*?</h[1-6]\s*>)", re.IGNORECASE | re.DOTALL)
 OUTSIDE = re.compile(rf"(`+)(?!`)[^`]++\1(?!`)|{TEMPLATE.pattern}")  # code between words, or a statement
 VALUE = re.compile(r"\{\{[^{}]*+\}\}")
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"
@@ -102,7 +111,11 @@ def _blocks(tokens):
         elif kind in ("fence", "code_block"):
             text = token.content.rstrip("\n")
         elif kind == "html_block":
-            text = "\n".join(body for *_, body in sections_of_html(token.content))
+            for piece in HTML_HEADING.split(token.content):
+                if HTML_HEADING.fullmatch(piece) and token.level == 0:
+                    yield int(piece[2]), _shown(re.sub(r"</?h\d", "<p", piece)), line, "", False
+                elif shown := _shown(piece):
+                    yield 0, "", line, shown + "\n", False
         if text == "" and kind.endswith("_close"):
             yield 0, "", line, "", False
         elif text and text.strip():
@@ -110,6 +123,11 @@ def _blocks(tokens):
             shown = "  " * (len(lists) - 1) + item + text if inside else text + "\n"
             item = "  " if lists else ""
             yield 0, "", line, shown, kind == "inline" and not lists
+
+
+def _shown(html):
+    """The visible text of a piece of HTML."""
+    return "\n".join(body for *_, body in sections_of_html(html)).strip()
 
 
 def _plain(children):
@@ -129,7 +147,7 @@ def _plain(children):
 
 def _without_marks(lines, *, mdx):
     """The lines with those that are marks emptied, and what stands in a box where it would stand without one."""
-    found, code, fence, boxes, template, generated = [], [], "", [], False, False
+    found, code, fence, boxes, template, generated, until = [], [], "", [], False, False, None
     for line in lines:
         shown = line.expandtabs(4) if boxes or generated else line
         indent = len(shown) - len(shown.lstrip(" "))
@@ -139,7 +157,15 @@ def _without_marks(lines, *, mdx):
         line = shown[min(indent, 4 * len(boxes)) :] if boxes else line
         bare = line.strip()
         code.append(bool(fence))
-        if fence:
+        if until:  # within a comment, up to its end
+            line, until = (until.sub("", line), None) if until.match(line) else ("", until)
+        elif HIGHLIGHT[0].match(bare) and not fence:
+            line, fence, code[-1] = "~" * 9, HIGHLIGHT[1], True
+        elif fence is HIGHLIGHT[1]:
+            line, fence = ("~" * 9, "") if fence.match(bare) else (line, fence)
+        elif COMMENT[0].match(bare) and not fence:
+            line, until = (COMMENT[1].sub("", line), None) if COMMENT[1].match(line) else ("", COMMENT[1])
+        elif fence:
             fence = "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
         elif opening := FENCE.match(bare):
             fence, code[-1] = opening[1], True
@@ -151,8 +177,14 @@ def _without_marks(lines, *, mdx):
             if bare.startswith(INDENTS):
                 boxes.append(indent)
             line = next((title.strip() for title in box.groups() if title), "")
-        elif "{%" in line and (rest := OUTSIDE.sub(lambda found: found[0] if found[1] else "", line)) != line:
+        elif ALERT.match(line):
+            line = ALERT.sub(r"\1", line)
+        elif ("{%" in line or "{{" in line) and (
+            rest := OUTSIDE.sub(lambda found: found[0] if found[1] else "", line)
+        ) != line:
             line, template = rest, True
+        if not fence and ("[[" in line or "%%" in line or "){" in line):
+            line = WIKI.sub(lambda mark: mark[0] if mark[1] else mark[2] or "", line)
         found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
     return _without_tags(found, code) if mdx else found
 

@@ -3,6 +3,7 @@
 import functools
 import re
 
+from lib.data.formats import front_matter
 from lib.files import BadInput, parse_json
 
 TARGET = re.compile(r"\s+<[^<>]*>$")  # of `title <target>`
@@ -114,7 +115,17 @@ def markdown_of_notebook(text):
         for cell in cells:
             source = cell.get("source", cell.get("input", ""))
             source = source if isinstance(source, str) else "".join(source)
-            parts.append(f"~~~~~~\n{source}\n~~~~~~" if cell["cell_type"] == "code" and source.strip() else source)
+            if cell["cell_type"] == "raw" and not parts:  # what stands above a page for the programs that make it
+                source = f"# {title}" if (title := front_matter.split(source)[0]) else ""
+            elif cell["cell_type"] == "heading":  # of older notebooks
+                source = f"{'#' * int(cell.get('level', 1))} {source.strip()}"
+            longest = max(map(len, re.findall(r"^[ ]*(~{3,}|`{3,})", source, re.MULTILINE)), default=0)
+            fence = "~" * max(6, longest + 1)
+            if cell["cell_type"] == "code" and source.strip():
+                source = f"{fence}\n{source}\n{fence}"
+            elif len(opened := re.findall(r"^[ ]{0,3}(~{3,}|`{3,})", source, re.MULTILINE)) % 2:
+                source = f"{source}\n{opened[-1]}"  # a fence that is left open ends with its cell
+            parts.append(source)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"no notebook ({type(error).__name__}: {str(error)[:100]})") from None
     return "\n\n".join(parts)

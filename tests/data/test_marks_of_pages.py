@@ -1,0 +1,93 @@
+"""Marks that the programs which make sites put around text: they are no text, and what stands inside of them is."""
+
+import json
+
+import pytest
+
+from lib.data.formats import front_matter, pages
+from lib.data.formats.html_pages import sections_of_html
+from lib.data.formats.markdown_pages import sections_of_markdown
+from lib.data.formats.rst import markdown_of_notebook
+
+
+def read(text, **how):
+    """[(the last heading or "", text)] of a page."""
+    return [(path[-1] if path else "", body) for _, path, body, *_ in sections_of_markdown(text, **how)]
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("{{< note >}}Keep it dry.{{< /note >}}", "Keep it dry."),
+        ("{{% notice tip %}}Keep it dry.{{% /notice %}}", "Keep it dry."),
+        ('See [the page]({{< ref "p.md" >}}) {{< figure src="x.png" >}}now.', "See the page now."),
+        ("> [!NOTE]\n> Hold the button.", "Hold the button."),
+        ("> [!warning]- Hot\n> Hold the button.", "Hot Hold the button."),
+        ('::: {.callout-note title="Good to know"}\nHold it.\n:::', "Good to know\n\nHold it."),
+        (":::: {.columns}\nHold it.\n::::", "Hold it."),
+        ("[TOC]\n\n[[_TOC_]]\n\nHold it.", "Hold it."),
+        ("See [[Page one|the page]] and [[Page two]].%% hidden %%", "See the page and Page two."),
+        ("Use `[[x|y]]` and `{{< x >}}`.", "Use [[x|y]] and {{< x >}}."),
+        ("[Go](x.md){ .md-button }", "Go"),
+        ("Hold it.\n{: .note }", "Hold it."),
+        ("{% comment %}hidden{% endcomment %}\nHold it.", "Hold it."),
+        ("{% comment %}\nhidden\n{% endcomment %}\nHold it.", "Hold it."),
+        ("{% highlight ruby %}\n# a comment\nputs 1\n{% endhighlight %}", "# a comment\nputs 1"),
+    ],
+)
+def test_marks_are_no_text(text, wanted):
+    assert [(title, " ".join(body.split())) for title, body in read(text)] == [("", " ".join(wanted.split()))]
+
+
+def test_headings_in_html_are_headings():
+    text = '<h1 align="center">My project</h1>\n<p align="center">It is small.</p>\n\n<h2>Usage</h2>\n\nRun it.'
+    assert read(text) == [("My project", "It is small."), ("Usage", "Run it.")]
+
+
+def test_an_export_without_a_semicolon_is_no_text():
+    assert read("export const meta = { a: 1 }\n\n# T\n\nText.", mdx=True) == [("T", "Text.")]
+
+
+def test_a_key_of_front_matter_may_stand_before_a_blank():
+    assert front_matter.split("---\ntitle : My post\nlayout : post\n---\nText.")[:2] == ("My post", {"layout": "post"})
+
+
+def test_cells_of_a_notebook_do_not_run_into_one_another():
+    cells = [
+        {"cell_type": "raw", "source": "---\ntitle: The book\n---"},
+        {"cell_type": "markdown", "source": "```\nleft open"},
+        {"cell_type": "heading", "level": 2, "source": "Part"},
+        {"cell_type": "code", "source": ["x = '''\n", "~~~~~~\n", "# no heading\n", "'''"]},
+        {"cell_type": "markdown", "source": "The end."},
+    ]
+    found = read(markdown_of_notebook(json.dumps({"cells": cells})))
+    assert found[0] == ("The book", "left open")
+    assert found[1][0] == "Part" and found[1][1].split() == "x = ''' ~~~~~~ # no heading ''' The end.".split()
+
+
+def test_code_of_html_keeps_its_lines():
+    found = sections_of_html("<h1>T</h1><p>Run  it:</p><pre><code>def f():\n    return 1\n</code></pre><p>Done.</p>")
+    assert [line for line in found[0][2].split("\n") if line] == ["Run it:", "def f():", "    return 1", "Done."]
+
+
+@pytest.mark.parametrize(
+    "tag", ['div role="navigation"', "div class='x' role=search", 'div style="display: none"', "section hidden"]
+)
+def test_furniture_by_role_is_no_text(tag):
+    name = tag.split()[0]
+    page = f"<body><{tag}><h3>Quick</h3><{name}>search</{name}></{name}><h1>T</h1><p>Text.</p></body>"
+    assert [body for *_, body in sections_of_html(page)] == ["Text."]
+    assert "Text." in sections_of_html(f"<{tag}>never closed<p>Text.</p>")[0][2]
+
+
+@pytest.mark.parametrize(
+    "named, codec",
+    [("tis-620", "cp874"), ("windows-31j", "cp932"), ("ks_c_5601-1987", "cp949"), ("latin2", "iso8859-2")],
+)
+def test_charsets_by_the_names_of_browsers(tmp_path, named, codec):
+    text = {"cp874": "สวัสดี", "cp932": "東京", "cp949": "한국", "iso8859-2": "żółty"}[codec]
+    path = tmp_path / "p.html"
+    path.write_bytes(f'<meta charset="{named}"><p>{text}</p>'.encode(codec))
+    assert text in pages._decoded(path)
+    path.write_text(f"<p>{text}</p>", encoding="utf-16")
+    assert text in pages._decoded(path)
