@@ -134,14 +134,27 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointer(path):
+    """BadInput if a file, or a file of weights in a folder, is what git keeps in place of one that was not fetched."""
+    path = pathlib.Path(path)
+    for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+        if file.is_file() and file.stat().st_size < 1000 and file.read_bytes().startswith(LFS):
+            raise BadInput(f"{file}: a Git LFS pointer, and not the file itself: git lfs pull, in its repository")
+
+
 @contextlib.contextmanager
 def reading(path, what=""):
     """Turn whatever a library raises over a file that is missing, cut or foreign into BadInput that names it."""
     try:
         yield
     except BadInput:
+        refuse_pointer(path)
         raise
     except Exception as error:  # libraries raise all kinds: their own, KeyError, UnpicklingError, AttributeError
+        refuse_pointer(path)
         why, said = what, f"{type(error).__name__}: {error}"
         if isinstance(error, OSError):
             why, said = "", error.strerror or error

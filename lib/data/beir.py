@@ -11,7 +11,18 @@ import xml.etree.ElementTree as ElementTree
 
 from tqdm import tqdm
 
-from lib.files import BadInput, atomic_path, cache_dir, cached, fingerprint, parse_json, unpacked, write_json
+from lib.files import (
+    LFS,
+    BadInput,
+    atomic_path,
+    cache_dir,
+    cached,
+    fingerprint,
+    parse_json,
+    refuse_pointer,
+    unpacked,
+    write_json,
+)
 
 SPLITS = ("train", "dev", "test")
 DEV = ("val", "valid", "validation", "eval", "evaluation")  # other names of the split dev
@@ -35,6 +46,8 @@ def read_lines(path):
     try:
         with unpacked(path) if str(path).lower().endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
+                if number == 1 and line.startswith(LFS):
+                    refuse_pointer(path)
                 if line.strip():
                     yield number, decode_line(line, path=path, number=number)
     except OSError as error:

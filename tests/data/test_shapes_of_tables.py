@@ -7,6 +7,7 @@ import pytest
 from lib.data.collection import load_collection
 from lib.data.formats import table_files
 from lib.files import BadInput
+from lib.model.encoder import load_encoder
 
 
 def read(tmp_path, rows, name="t.jsonl"):
@@ -140,3 +141,13 @@ def test_a_column_of_another_name_says_the_split(tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = load_collection(str(tmp_path / "t.jsonl"))
     assert len(found.split("test")) == 30
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "model/model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n")
+    (path.parent / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(BadInput, match=f"{path.name}: a Git LFS pointer, .*git lfs pull"):
+        load_encoder(path.parent) if "model" in name else load_collection(str(path))

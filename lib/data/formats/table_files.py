@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from lib.data import beir
-from lib.files import BadInput, parse_json, reading, refuse_bloated, unpacked
+from lib.files import LFS, BadInput, parse_json, reading, refuse_bloated, refuse_pointer, unpacked
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -100,6 +100,8 @@ def _text_of(path):
     """The text of a file: UTF-8, or UTF-16 where its first two bytes say so."""
     with unpacked(path) if str(path).lower().endswith(".gz") else open(path, "rb") as file:
         content = file.read()
+    if content.startswith(LFS):
+        refuse_pointer(path)
     try:
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
