@@ -105,9 +105,9 @@ RUN_COLUMNS = {
 def read_run_file(path):
     """{qid: {doc_id: score}} of a run, perhaps a .gz: lines as RUN_COLUMNS has them, or JSON {qid: {doc_id: score}}.
 
-    Where a file has ranks and no scores, a doc's score is the rank's negative. Scores go before ranks, as in trec_eval;
-    where the two contradict each other, that is said. BadInput for a line of another form, a doc twice, a NaN, ranks
-    that do not rise.
+    Where a file has ranks and no scores (1, 2, 3 ... in JSON), a doc's score is the rank's negative. Scores go before
+    ranks, as in trec_eval; where the two contradict each other, that is said. BadInput for a line of another form,
+    a doc twice, a NaN, ranks that do not rise.
     """
     from lib.data.beir import read_lines
 
@@ -132,6 +132,15 @@ def read_run_file(path):
             ranked.setdefault(qid, []).append((int(rank), -rankings[qid][doc_id]))
     if not rankings:
         raise BadInput(f"{path}: no lines")
+    places = {qid: sorted(rank for rank, _ in own) for qid, own in ranked.items()}
+    if (
+        len(columns) == 4
+        and _are_ranks(rankings)
+        and not all(own == [*range(1, len(own) + 1)] for own in places.values())
+    ):
+        raise BadInput(
+            f"{path}: its last column counts 1, 2, 3 ... as ranks do; four columns are qid doc_id rank score"
+        )
     risen = [q for q, own in ranked.items() if any(a > b for (_, a), (_, b) in itertools.pairwise(sorted(own)))]
     if risen:
         print(
@@ -182,7 +191,15 @@ def _run_of_json(path):
             _add(rankings, qid, doc_id, score, f"{path}, query {qid}")
     if not rankings:
         raise BadInput(f"{path}: no queries")
+    if _are_ranks(rankings):
+        return {qid: {doc: -rank for doc, rank in docs.items()} for qid, docs in rankings.items()}
     return rankings
+
+
+def _are_ranks(rankings):
+    """Whether the numbers of every query are 1, 2, 3 ..., and some query has several."""
+    found = [sorted(docs.values()) == [*range(1, len(docs) + 1)] for docs in rankings.values()]
+    return all(found) and any(len(docs) > 1 for docs in rankings.values())
 
 
 def exhaustive(index):

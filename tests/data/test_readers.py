@@ -238,7 +238,7 @@ def test_a_changed_file_is_another_collection(tmp_path):
 @pytest.mark.parametrize(
     "files, message",
     [({}, "neither corpus.jsonl nor a file"), ({"a.pdf": b"x"}, "neither"), ({"a.md": b"# a\n\nfew"}, "no section"),
-     ({"a.txt": b"\xff\xfe\x00"}, "not UTF-8"), ({"queries.jsonl": b""}, "corpus.jsonl: no such file")],
+     ({"a.txt": b"\xfc\xfe\x00"}, "not UTF-8"), ({"queries.jsonl": b""}, "corpus.jsonl: no such file")],
 )  # fmt: skip
 def test_a_folder_without_docs_is_refused(tmp_path, files, message):
     for name, text in files.items():

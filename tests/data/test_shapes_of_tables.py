@@ -151,3 +151,13 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
     (path.parent / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(BadInput, match=f"{path.name}: a Git LFS pointer, .*git lfs pull"):
         load_encoder(path.parent) if "model" in name else load_collection(str(path))
+
+
+def test_lines_of_texts_are_a_question_a_positive_and_negatives(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps([f"q{i}", f"p{i}", f"n{i}", f"m{i}"][: 4 - i % 2]) + "\n" for i in range(60)))
+    found = load_collection(str(path))
+    assert len(found.queries) == 60 and len(found.docs) == 60 + 60 + 30
+    path.write_text('["q", "p"]\n["alone"]\n')
+    with pytest.raises(BadInput, match=":2: an array of texts is wanted"):
+        load_collection(str(path))

@@ -239,3 +239,13 @@ def test_rare_values_of_a_field_are_one_row(tiny, monkeypatch):
     monkeypatch.setattr(retrieval, "VALUES", 3)
     found = retrieval.metadata_values(tiny, "test", "place")
     assert set(found.values()) == {"often", "2", f"others ({len(queries) - 3} values)"}
+
+
+def test_ranks_in_the_place_of_scores(tmp_path):
+    (tmp_path / "r.json").write_text('{"q1": {"a": 1, "b": 2}, "q2": {"a": 1}}')
+    assert checks.read_run_file(tmp_path / "r.json") == {"q1": {"a": -1, "b": -2}, "q2": {"a": -1}}
+    (tmp_path / "r.txt").write_text("q1 a 12 1\nq1 b 11 2\n")
+    with pytest.raises(BadInput, match="its last column counts 1, 2, 3"):
+        checks.read_run_file(tmp_path / "r.txt")
+    (tmp_path / "r.txt").write_text("q1 a 1 2\nq1 b 2 1\n")
+    assert checks.read_run_file(tmp_path / "r.txt") == {"q1": {"a": 2.0, "b": 1.0}}

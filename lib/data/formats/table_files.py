@@ -31,7 +31,10 @@ def rows(path, wrong):
 
 
 def json_rows(path, wrong=None):
-    """(number, JSON object) of each line, or of each item if the file is one JSON array, or SQuAD's articles."""
+    """(number, JSON object) of each line, or of each item if the file is one JSON array, or SQuAD's articles.
+
+    Lines may be arrays of texts, as sentence-transformers' own files: a question, a positive, and negatives.
+    """
     if suffix(path) == ".json" and (articles := _articles(path)):
         yield from enumerate(articles, 1)
         return
@@ -43,14 +46,19 @@ def json_rows(path, wrong=None):
     if begin and begin[0][1].strip() == "{":
         raise BadInput(f"{path}:1: a JSON object over several lines; one line for each object is wanted, or one array")
     lines = itertools.chain(begin, lines)
-    if array := begin and begin[0][1].lstrip().startswith("["):
+    texts = bool(begin) and _texts(begin[0][1]) is not None
+    if array := not texts and begin and begin[0][1].lstrip().startswith("["):
         try:
             lines = enumerate(parse_json("\n".join(line for _, line in lines)), 1)
         except ValueError as error:
             raise BadInput(f"{path}: not valid JSON ({error})") from None
     for number, item in lines:
         try:
-            if not array:
+            if texts:
+                if (found := _texts(item)) is None:
+                    raise BadInput(f"{path}:{number}: an array of texts is wanted, as in line 1")
+                item = dict(zip(("question", "positive", *(f"negative_{i}" for i in range(1, len(found)))), found))
+            elif not array:
                 item = beir.parse_object(item, path=path, number=number)
             elif not isinstance(item, dict):
                 raise BadInput(f"{path}:{number}: a JSON object is wanted, found {beir.shorten(json.dumps(item))}")
@@ -60,6 +68,15 @@ def json_rows(path, wrong=None):
             wrong.append(str(error))
         else:
             yield number, item
+
+
+def _texts(line):
+    """The texts of a line that is a JSON array of two or more; None if it is none."""
+    try:
+        found = parse_json(line) if line.lstrip().startswith("[") else None
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and len(found) > 1 and all(isinstance(x, str) for x in found) else None
 
 
 def _of_columns(path):
