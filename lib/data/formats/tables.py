@@ -191,13 +191,7 @@ def read(path, said, rows, wrong=()):
         positives, negatives = cell("doc"), cell("negative")
         held = [doc.text for doc in answers] if positives else []
         positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
-        passage = positives and columns.get("doc", [""])[0].lower() == "context"  # of SQuAD
-        unanswered = cells.number_of(row.get("is_impossible")) == 1
-        unanswered |= any(
-            row.get(each) is not None and cells.says_nothing(row[each], beside_passage=passage)
-            for each in columns.get("answer", ())
-        )
-        if not question or not positives or unanswered:
+        if not question or not positives or _unanswered(row, columns):
             return "an answer" if question else "a question"
         if (grades := cells.labels(row, columns, positives, grade, path=path, number=number)) is None:
             return "a label"
@@ -243,6 +237,14 @@ def read(path, said, rows, wrong=()):
     unused = f"; lists that are not used: {', '.join(unused)}" if unused else ""
     tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}{unused}")
     return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _unanswered(row, columns):
+    """Whether a row says that its passage does not answer its question, as SQuAD 2 does."""
+    passage = [name.lower() for name in columns.get("doc", ())] == ["context"]
+    asked = [row[name] for name in columns.get("answer", ()) if row.get(name) is not None]
+    impossible = cells.number_of(row.get("is_impossible")) == 1
+    return impossible or any(cells.says_nothing(each, beside_passage=passage) for each in asked)
 
 
 def _not_used(path, rows, columns):
