@@ -52,7 +52,7 @@ def settings(queries, *, smallest, static, batch_size=None):
     steps = max(1, queries // batch)
     epochs = 3.0 if 3 * steps >= 300 else min(60.0, float(-(-300 // steps)))
     if not static:
-        epochs = float(-(-100 // steps))
+        epochs = float(max(2, -(-100 // steps)))
     enough = queries >= 1000
     found = [
         Advice(
@@ -73,7 +73,9 @@ def settings(queries, *, smallest, static, batch_size=None):
     ]
     if not static:
         why = "what our tables of MiniLM were made with (docs/transformers.md)"
-        few = f"{round(epochs * steps):,} steps: these tables have about 100; more was not measured"
+        few = (
+            f"{round(epochs * steps):,} steps; on nl2bash two epochs brought MiniLM-L3 to .59 MRR@10, 100 steps to .54"
+        )
         return [found[0], Advice("batch_size", batch, why), Advice("epochs", epochs, few)]
     if queries < 5000:
         found.append(
