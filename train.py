@@ -403,8 +403,8 @@ def show_plan(args, parser, collection):
     arm = max(args.negatives, key=cost_of)
     runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
     args = of_arm(args, arm)
-    device, dtype = model.pick_device(args.device), model.PRECISIONS.get(args.precision)  # auto: of transformers alone
-    encoder = make_encoder(args, collection, seed=seed).set_device(device, dtype)
+    device, encoder = model.pick_device(args.device), make_encoder(args, collection, seed=seed)
+    encoder.set_device(device, model.PRECISIONS[model.pick_precision(device, args.precision, encoder.kind)])
     said, spread = to_beat(collection, encoder, self_match=args.self_match, measure=args.select)
     print(f"   {said}\n   {plan.least_difference(collection, spread, args.select)}", flush=True)
     check_data.check_parts(collection, batch_size=args.batch_size)

@@ -31,8 +31,10 @@ THOUGHTS = (  # the marks around what a reasoning model writes before its answer
     (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)", r"<\|channel\|>final<\|message\|>"),  # gpt-oss
     ("◁think▷", "◁/think▷"),
 )
-BEGINS = "|".join(begin for begin, _ in THOUGHTS if not begin.startswith(r"\A"))  # words may begin an answer too
-FOLDED = re.compile(r"<details type=.?reasoning.*?</details>", re.IGNORECASE | re.DOTALL)  # of Open WebUI
+FOLDED = r"<details type=.?reasoning"  # a thought of Open WebUI, whose end may be that of other details
+BEGINS = "|".join(
+    [FOLDED, *(begin for begin, _ in THOUGHTS if not begin.startswith(r"\A"))]
+)  # words may begin an answer
 MARKS = re.compile(  # around an answer, and behind it
     r"</?answer>|<\|(?:return|end|im_end|eot_id|endoftext|(?:begin|end)_of_solution|(?:start|end)_response)\|>|</s>|"
     r"<end_of_turn>",
@@ -199,7 +201,8 @@ def without_thought(reply, *, cut=False):
     The beginning of a thought may stand in the prompt, where a chat template writes it: then the reply has its end
     alone.
     """
-    reply = FOLDED.sub("", reply)
+    folded, end, rest = reply.rpartition("</details>")
+    reply = re.sub(rf"{FOLDED}.*?</details>", "", folded + end, flags=re.IGNORECASE | re.DOTALL) + rest
     for begin, end in THOUGHTS:
         *thoughts, rest = re.split(end, reply, flags=re.IGNORECASE)
         heads = (re.split(begin, part, maxsplit=1, flags=re.IGNORECASE) for part in thoughts)

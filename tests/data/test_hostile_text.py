@@ -11,7 +11,7 @@ import pytest
 from conftest import slowly
 
 from lib.data import beir, words
-from lib.data.formats import front_matter, medquad, pages, tables, trec
+from lib.data.formats import cells, front_matter, medquad, pages, tables, trec
 from lib.data.formats.html_pages import MOST_HEADING
 from lib.files import BadInput
 from lib.rag import prompts
@@ -44,7 +44,8 @@ def repeated(unit):
 @pytest.mark.parametrize(
     "unit",
     ["<!--", "<a ", "<a b ", "<a b='", '<a b="', "</a ", "</", "<!", "<?", "<![CDATA[", "<!--a--!", "<!doctype ", "<p/",
-     "<script ", "<script>", "<style/", "<svg>", "<b>a", "<h1>", "<p>", "&amp", "&#", "<", "< ", "=", "<a ='\""],
+     "<script ", "<script>", "<style/", "<svg>", "<b>a", "<h1>", "<p>", "&amp", "&#", "<", "< ", "=", "<a ='\"",
+     '<div role="navigation" ', "<div hidden>", "<div style='", '<div "', "<pre>"],
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["<h1>a</h1>", *map(slowly, ("", "<a "))])
 def test_html_of_which_nothing_is_closed(unit, before):
@@ -82,8 +83,13 @@ def test_furniture_and_marks_of_which_few_are_closed(unit):
         "/// a |" + " " * LENGTH + "b",
         repeated("{%"),
         repeated("{% a "),
+        repeated("{{<")[: LENGTH // 2],
+        repeated("%% "),
+        repeated("<h1>"),
+        repeated("{% comment %}\n"),
+        repeated("> [!a] ")[: LENGTH // 4],
     ],
-    ids=range(18),
+    ids=range(23),
 )
 def test_markdown_with_endless_runs_of_one_sign(text):
     with seconds():
@@ -179,3 +185,12 @@ def test_a_question_with_very_many_answers(tmp_path):
         docs, queries, judged, *_ = tables.read("t.jsonl", {}, rows)
         beir.write_collection(tmp_path / "out", docs, queries, judged)
     assert '"answers": ["answer 0", "answer 1", "answer 2"' in (tmp_path / "out/queries.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + repeated("'a' "), "['" + repeated("a' '"), "[" + repeated("'a"), "<p>" + repeated("<b>a")]
+)
+def test_cells_of_which_nothing_is_closed(text):
+    with seconds():
+        cells.listed(text)
+        cells.without_markup(text + "</p>", code=True)

@@ -26,9 +26,12 @@ def read(text, **how):
         ('::: {.callout-note title="Good to know"}\nHold it.\n:::', "Good to know\n\nHold it."),
         (":::: {.columns}\nHold it.\n::::", "Hold it."),
         ("[TOC]\n\n[[_TOC_]]\n\nHold it.", "Hold it."),
-        ("See [[Page one|the page]] and [[Page two]].%% hidden %%", "See the page and Page two."),
+        ("See [[Page one|the page]] and [[Page two]]. %% hidden %%", "See the page and Page two."),
         ("Use `[[x|y]]` and `{{< x >}}`.", "Use [[x|y]] and {{< x >}}."),
         ("[Go](x.md){ .md-button }", "Go"),
+        ("Run:\n\n    [[ -f x ]] && echo [[a]]", "Run: [[ -f x ]] && echo [[a]]"),
+        ("Of 50%% and 20%% take [[ -f x ]].", "Of 50%% and 20%% take [[ -f x ]]."),
+        ("{% comment %}\nHas no end.", "Has no end."),
         ("Hold it.\n{: .note }", "Hold it."),
         ("{% comment %}hidden{% endcomment %}\nHold it.", "Hold it."),
         ("{% comment %}\nhidden\n{% endcomment %}\nHold it.", "Hold it."),
@@ -77,6 +80,7 @@ def test_furniture_by_role_is_no_text(tag):
     name = tag.split()[0]
     page = f"<body><{tag}><h3>Quick</h3><{name}>search</{name}></{name}><h1>T</h1><p>Text.</p></body>"
     assert [body for *_, body in sections_of_html(page)] == ["Text."]
+    assert "Seen." in sections_of_html('<div class="flex hidden md:block"><p>Seen.</p></div>')[0][2]
     assert "Text." in sections_of_html(f"<{tag}>never closed<p>Text.</p>")[0][2]
 
 

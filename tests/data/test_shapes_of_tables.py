@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lib.data.collection import load_collection
-from lib.data.formats import table_files
+from lib.data.formats import cells, table_files
 from lib.files import BadInput
 from lib.model.encoder import load_encoder
 
@@ -93,9 +93,27 @@ def test_an_object_of_columns_is_rows(tmp_path):
         assert found == {"q0": {"a0": 1}, "q1": {"a1": 1}}
 
 
-def test_markup_in_cells_is_taken_out(tmp_path):
+@pytest.mark.parametrize("label", ["high", 0.5, 10**9])
+def test_a_label_of_a_doc_that_is_no_grade_is_refused(tmp_path, label):
+    docs = [{"text": "a", "relevance": 1}, {"text": "b", "relevance": label}]
+    with pytest.raises(BadInput, match="the label of a doc is .*, which is no grade"):
+        read(tmp_path, [{"query": "q", "docs": docs}])
+
+
+@pytest.mark.parametrize("text", ["['a\nb' 'c']", r"['\x' 'b']", "['it\\'s' 'b']"])
+def test_texts_in_a_list_of_numpy_are_what_they_are(text):
+    assert len(cells.listed(text)) == 2
+
+
+def test_programs_that_hold_html_are_left_as_they_are(tmp_path):
+    code = 'def page(x):\n    return f"<p>{x} &lt; 3</p><br>"'
+    assert graded(read(tmp_path, [{"question": "q", "answer": code}])) == {"q": {code: 1}}
+
+
+def test_markup_in_cells_is_taken_out_and_said(tmp_path, capsys):
     row = {"question": "how do I &lt;reset&gt;?", "answer": "<h2>Reset</h2><p>Hold <b>power</b>&nbsp;10 s</p>"}
     assert graded(read(tmp_path, [row])) == {"how do I <reset>?": {"Reset\n\nHold power 10 s": 1}}
+    assert "HTML tags and entities, left out: 1 (line 1)" in "".join(capsys.readouterr())
     assert graded(read(tmp_path, [{"question": "what does <b> do?", "answer": "a < b"}], "c.jsonl")) == {
         "what does <b> do?": {"a < b": 1}
     }

@@ -132,6 +132,8 @@ def test_what_stands_before_a_thought_that_is_cut_is_no_abstention(reply, cut):
 
 def test_many_thoughts_take_no_time():
     assert prompts.answer_of("<think></think>" * 100_000 + "ten", 2).text == "ten"
+    assert prompts.answer_of('<details type="reasoning">' * 100_000, 2).cut
+    assert prompts.answer_of('<details type="reasoning">' * 100_000 + "</details>ten", 2).text == "ten"
 
 
 def test_a_budget_that_went_into_thinking_is_no_abstention():

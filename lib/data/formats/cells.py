@@ -14,6 +14,7 @@ WORDS |= dict.fromkeys(("false", "no", "irrelevant", "not relevant", "non releva
 WORDS |= dict.fromkeys(("incorrect", "wrong", "bad", "not duplicate"), 0)  # as labels
 MISSING = {"nan", "none", "null", "n/a", "#n/a", "<na>", "\\n", "#ref!", "#value!", "#name?", "#div/0!"}  # and NA, of R
 TAG = re.compile(r"</(p|div|span|b|i|a|ul|ol|li|table|tr|td|h[1-6]|strong|em|pre|code)\s*>|<br\s*/?>", re.IGNORECASE)
+BEGINS = re.compile(r"\s*<(p|div|span|b|ul|ol|li|table|h[1-6]|strong|em|a|br|!doctype|html)\b", re.IGNORECASE)
 ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#\d+|#x[0-9a-f]+);", re.IGNORECASE)
 STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 # texts behind one another without a comma, as numpy writes a list of them
@@ -31,7 +32,7 @@ GOLD = 1000  # where DPR's own files have no score of a positive they give this 
 def listed(value):
     """What a cell lists: itself, or the items of a list, which may be written as JSON or as Python writes it."""
     if isinstance(value, str) and ARRAY.fullmatch(value):
-        return [ast.literal_eval(each) for each in re.findall(STRING, value, re.DOTALL)]
+        return [re.sub(r"\\([\\'\"])", r"\1", each[1:-1]) for each in re.findall(STRING, value, re.DOTALL)]
     if isinstance(value, str) and re.fullmatch(r"\s*(\[.*\]|\{.*\})\s*", value, re.DOTALL):
         for parse in (parse_json, ast.literal_eval):
             try:
@@ -48,9 +49,14 @@ def is_missing(text):
     return not text or text == "NA" or text.lower() in MISSING
 
 
-def without_markup(text):
-    """(the text as a reader sees it, whether it held HTML): of a cell, tags and entities."""
-    if not (tags := TAG.search(text)) and not ENTITY.search(text):
+def without_markup(text, *, code=False):
+    """(the text as a reader sees it, whether it held HTML): of a cell, tags and entities.
+
+    code: whether it may be a program, which is left as it is: it holds HTML in strings. Then only what begins with a
+    tag is HTML, and entities are those of a single line.
+    """
+    tags = TAG.search(text) and (not code or BEGINS.match(text))
+    if not tags and (not ENTITY.search(text) or (code and "\n" in text)):
         return text, False
     if tags:
         parts, above = [], ()
@@ -138,16 +144,13 @@ def _refuse_unclaimed(path, rows, columns, said):
         held = (cell for _, row in rows if (cell := row.get(column)) not in (None, ""))
         # a long text is no label, and is not searched for numbers
         binary = all(len(str(cell)) <= LONGEST and number_of(cell) in (0, 1) for cell in held)
-        held = {str(cell).strip().lower() for _, row in rows if (cell := row.get(column)) not in (None, "")}
-        if (
-            LIKE_LABELS.fullmatch(column.lower().strip())
-            and 1 < len(held) <= MOST_LABELS
-            and max(map(len, held)) <= LONGEST
-        ):
-            raise BadInput(
-                f"{path}: {column} is {', '.join(sorted(held))}, which may say how relevant a doc is: say "
-                f"{path}:label={column} if it holds numbers or yes and no, or that there is no label: {path}:label="
-            )
+        if LIKE_LABELS.fullmatch(column.lower().strip()):
+            words = {str(cell).strip().lower() for _, row in rows if (cell := row.get(column)) not in (None, "")}
+            if 1 < len(words) <= MOST_LABELS and max(map(len, words)) <= LONGEST:
+                raise BadInput(
+                    f"{path}: {column} is {', '.join(sorted(words))}, which may say how relevant a doc is: say "
+                    f"{path}:label={column} if it holds numbers or yes and no, or that there is no label: {path}:label="
+                )
         if binary and (odd := _differing(rows, columns, column, number_of)):
             raise BadInput(
                 f"{path}:{odd[0]}: {column} is 0 and 1 for docs of one question, as labels are: say {path}:label="
@@ -158,9 +161,14 @@ def _refuse_unclaimed(path, rows, columns, said):
 def labels(row, columns, docs, grade, *, path, number):
     """The grade of each of a row's docs; None where the row has no label."""
     if not grade:
-        if odd := [doc.label for doc in docs if doc.label is not None and doc.label != int(doc.label)]:
-            raise BadInput(f"{path}:{number}: a doc's label is {odd[0]:g}, which is no grade (0, 1, 2 ...)")
-        return [1 if doc.label is None else int(doc.label) for doc in docs]
+        given = [1 if doc.label is None else number_of(doc.label) for doc in docs]
+        odd = [i for i, value in enumerate(given) if value is None or value != int(value) or abs(value) > MOST_GRADE]
+        if odd:
+            raise BadInput(
+                f"{path}:{number}: the label of a doc is {beir.shorten(str(docs[odd[0]].label))}, which is no grade "
+                "(0, 1, 2 ... or yes and no)"
+            )
+        return [int(value) for value in given]
     (column,) = columns["label"]
     cells = listed(row.get(column))
     if all(cell is None or not str(cell).strip() for cell in cells):

@@ -30,7 +30,8 @@ NO_HEAD = re.compile(r"<(?:body|main|svg)(?=[\s/>])", re.I)  # behind which a <t
 FURNITURE_END = re.compile(r"</(nav|footer)(?=[\s/>])", re.I)
 # blocks that are furniture or unseen by what their tag says
 ASIDE = re.compile(
-    r"""<(div|section|aside|ul|form|span)(?=\s)(?=[^<>]*?(?:\srole\s*=\s*["']?(?:navigation|contentinfo|search|banner)\b
+    r"""<(div|section|aside|ul|form|span)(?=\s)(?=(?:[^<>"']|"[^"<>]*"|'[^'<>]*')*?
+    (?:\srole\s*=\s*["']?(?:navigation|contentinfo|search|banner)\b
     |\shidden(?=[\s>=])|\sstyle\s*=\s*["'][^"'<>]*\bdisplay\s*:\s*none))[^<>]*>""",
     re.I | re.X,
 )

@@ -28,15 +28,16 @@ INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
 # docs of an object, which a program writes below its name; files to be put in; statements of a template
 GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
 INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{:[^{}]*\}$|!\[\[[^\[\]]*\]\]$|\[\[?_?toc_?\]\]?$", re.IGNORECASE)
-TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}|\{\{[<%](?:(?![%>]\}\}).)*+[%>]\}\}")
+TEMPLATE = re.compile(r"\{%(?:[^{}%]|%(?!\}))*+%\}|\{\{[<%](?:(?!\{\{|[%>]\}\}).)*+[%>]\}\}")
 ALERT = re.compile(r"^(\s*>\s*)\[!\w+\][+-]?\s*")  # > [!NOTE] of GitHub and Obsidian
 WIKI = re.compile(
-    r"(`+)(?!`)[^`]++\1(?!`)|%%[^%\n]*+%%|(?<=\))\{:?[ ]?[.#][^{}]*+\}|\[\[(?:[^\[\]|]*\|)?([^\[\]|]+)\]\]"
+    r"(`+)(?!`)[^`]++\1(?!`)|(?<!\S)%%\s[^%\n]*+%%(?!\S)|(?<=\))\{:?[ ]?[.#][^{}]*+\}|"
+    r"\[\[(?!\s)(?:[^\[\]|]*+\|)?([^\[\]|]++)\]\]"
 )
 # statements around what is code, and around what nobody sees
 HIGHLIGHT = re.compile(r"\{%-?\s*highlight\b"), re.compile(r"\{%-?\s*endhighlight\b")
 COMMENT = re.compile(r"\{%-?\s*comment\b"), re.compile(r".*\{%-?\s*endcomment\s*-?%\}")
-HTML_HEADING = re.compile(r"(<h[1-6](?=[\s>]).*?</h[1-6]\s*>)", re.IGNORECASE | re.DOTALL)
+HTML_HEADING = re.compile(r"(<h[1-6](?=[\s>])(?:(?!<h[1-6]).)*?</h[1-6]\s*>)", re.IGNORECASE | re.DOTALL)
 OUTSIDE = re.compile(rf"(`+)(?!`)[^`]++\1(?!`)|{TEMPLATE.pattern}")  # code between words, or a statement
 VALUE = re.compile(r"\{\{[^{}]*+\}\}")
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"
@@ -148,7 +149,8 @@ def _plain(children):
 def _without_marks(lines, *, mdx):
     """The lines with those that are marks emptied, and what stands in a box where it would stand without one."""
     found, code, fence, boxes, template, generated, until = [], [], "", [], False, False, None
-    for line in lines:
+    last = max((i for i, line in enumerate(lines) if "endcomment" in line and COMMENT[1].match(line)), default=-1)
+    for at, line in enumerate(lines):
         shown = line.expandtabs(4) if boxes or generated else line
         indent = len(shown) - len(shown.lstrip(" "))
         if shown.strip() and not fence:
@@ -163,7 +165,7 @@ def _without_marks(lines, *, mdx):
             line, fence, code[-1] = "~" * 9, HIGHLIGHT[1], True
         elif fence is HIGHLIGHT[1]:
             line, fence = ("~" * 9, "") if fence.match(bare) else (line, fence)
-        elif COMMENT[0].match(bare) and not fence:
+        elif COMMENT[0].match(bare) and not fence and at <= last:  # one without an end hides nothing
             line, until = (COMMENT[1].sub("", line), None) if COMMENT[1].match(line) else ("", COMMENT[1])
         elif fence:
             fence = "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
@@ -183,7 +185,7 @@ def _without_marks(lines, *, mdx):
             rest := OUTSIDE.sub(lambda found: found[0] if found[1] else "", line)
         ) != line:
             line, template = rest, True
-        if not fence and ("[[" in line or "%%" in line or "){" in line):
+        if not fence and not line.startswith("    ") and ("[[" in line or "%%" in line or "){" in line):
             line = WIKI.sub(lambda mark: mark[0] if mark[1] else mark[2] or "", line)
         found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
     return _without_tags(found, code) if mdx else found

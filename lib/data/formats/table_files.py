@@ -82,9 +82,10 @@ def _texts(line):
 def _of_columns(path):
     """The rows of a file that is one object of columns, each a list as long as the others; None if it is none."""
     lines = list(itertools.islice(beir.read_lines(path), 2))
-    whole = suffix(path) == ".json" or len(lines) == 1
+    if not lines or not lines[0][1].lstrip().startswith("{") or not (suffix(path) == ".json" or len(lines) == 1):
+        return None
     try:
-        found = parse_json("\n".join(line for _, line in beir.read_lines(path))) if whole and lines else None
+        found = parse_json("\n".join(line for _, line in beir.read_lines(path)))
     except ValueError:
         return None
     columns = list(found.values()) if isinstance(found, dict) else []
@@ -162,9 +163,8 @@ def _csv_rows(path, kind, wrong):
     if delimiter is None:  # of a European spreadsheet: a semicolon
         names = re.sub(r'"[^"]*"', "", first)
         delimiter = max(",;\t|", key=(names if any(each in names for each in ",;\t|") else first).count)
-    if f'{delimiter} "' in first and delimiter != "\t":  # blanks behind separators, before quotes
-        text = re.sub(rf'(?<={re.escape(delimiter)}) +(?=")', "", text)
     style = {"strict": True} if delimiter != "\t" or _quoted(text, first) else {"quoting": csv.QUOTE_NONE}
+    style |= {"skipinitialspace": True} if f'{delimiter} "' in first else {}
     escaped = style | {"escapechar": "\\", "doublequote": False}  # quotes within quotes, as databases write them
     if '\\"' in text and not _fits(text, delimiter=delimiter, **style) and _fits(text, delimiter=delimiter, **escaped):
         style = escaped

@@ -20,7 +20,7 @@ from lib.data.formats import cells, table_files
 from lib.data.words import normalise
 from lib.files import BadInput, fingerprinted
 
-RECIPE = 4  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 5  # raise it when the rules below change, so that cached folders are made again
 # role -> names of columns that play it, the likeliest first
 ROLES = {
     "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
@@ -63,7 +63,8 @@ class Doc(NamedTuple):
     title: str
     text: str
     score: float | None = None  # of a miner or a teacher
-    label: float | None = None  # where the doc has its own
+    label: object = None  # as it is written, where the doc has one of its own
+    marked: bool = False  # whether HTML was taken out
 
 
 def is_table(spec):
@@ -142,7 +143,7 @@ def _docs(value, *, path, number, column):
         listed = [value]  # a text in brackets
     for each in listed:
         held = each if cells.holds_text(each) else {"text": each}
-        label = next((cells.number_of(held[name]) for name in held if str(name).lower() in LABELS), None)
+        label = next((held[name] for name in held if str(name).lower() in LABELS), None)
         if column.lower() == "ctxs" and label is None and len(listed) > 1:
             raise BadInput(
                 f"{path}:{number}: {column} is what a search found, and no has_answer says which docs answer; a column "
@@ -155,7 +156,8 @@ def _docs(value, *, path, number, column):
                 raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, no text and no list of texts")
             if not cells.is_missing(text := "" if text is None else str(text).strip()):
                 title, score = " ".join(str(title or "").split()), cells.number_of(held.get("score"))
-                found.append(Doc(*(cells.without_markup(each)[0] for each in (title, text)), score, label))
+                (title, tagged), (text, marked) = (cells.without_markup(each, code=True) for each in (title, text))
+                found.append(Doc(title, text, score, label, tagged or marked))
     return found
 
 
@@ -186,9 +188,11 @@ def read(path, said, rows, wrong=()):
             found = (_docs(row.get(each), path=path, number=number, column=each) for each in columns.get(role, ()))
             return list(itertools.chain.from_iterable(found))
 
-        question, answers = " ".join(doc.text for doc in cell("question")), cell("answer")
+        asked, answers, positives, negatives = map(cell, ("question", "answer", "doc", "negative"))
+        question = " ".join(doc.text for doc in asked)
+        if any(doc.marked for doc in (*asked, *answers, *positives, *negatives)):
+            dropped.setdefault("HTML tags and entities", []).append(f"line {number}")
         # a passage and its short answer; of a file with negatives, an answer is no doc where the positive is missing
-        positives, negatives = cell("doc"), cell("negative")
         held = [doc.text for doc in answers] if positives else []
         positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
         if not question or not positives or _unanswered(row, columns):
