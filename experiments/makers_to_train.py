@@ -23,6 +23,7 @@ from experiments.clones import (
     plain,
     read_json,
     read_yaml,
+    text,
 )
 from lib.data.beir import split_by_hash
 from lib.files import BadInput, reading
@@ -97,6 +98,44 @@ def _names(said, command):
     shape = " ".join(part if WORD_OF_COMMAND.fullmatch(part) else "ARGUMENT" for part in parts)
     outline = re.sub(r"\S*[/.$*~\d]\S*\w\S*|\S*\d\S*", " argument ", QUOTED.sub(" text ", said))
     return f"command {command}", f"said {plain(said)}", f"shape {shape}", f"outline {plain(outline)}"
+
+
+EXAMPLE = re.compile(r"- (?P<said>.+):\n+(?P<ticks>`+)(?P<code>.+)(?P=ticks)")  # of a page of tldr
+LETTER_IN_BRACKETS = re.compile(r"\[(\w)\]")  # [c]reate shows where an option's letter comes from
+ASKED_OF = 3  # pages that the same sentence may be asked of: "Display help" is asked of hundreds
+
+
+def tldr(clone, more):
+    """What an example does, in English, and the page of the command: its name, what it is, and the code of examples.
+
+    The sentences of the examples are the queries and stand in no doc. All examples of a page stand in one split, with
+    those of pages that share a sentence; a sentence of more than ASKED_OF pages asks for none of them and is left out,
+    and so is a page that only names another command.
+    """
+    docs, said_of, kin = {}, collections.defaultdict(dict), Kin()
+    for path in sorted((clone / "pages").glob("*/*.md")):
+        page, name = text(path), f"{path.parent.name}/{path.stem}"
+        title, *about = [line[2:].strip() for line in page.splitlines() if line.startswith(("# ", "> "))] or [""]
+        examples = [
+            (LETTER_IN_BRACKETS.sub(r"\1", found["said"]), found["code"].strip().replace("{{", "").replace("}}", ""))
+            for found in EXAMPLE.finditer(page)
+        ]
+        if not title or not examples:
+            raise BadInput(f"{path}: a page has a title after # and examples after -, and this one lacks them")
+        about = [line for line in about if not line.startswith(("More information", "See also"))]
+        if any("alias of" in line for line in about):
+            continue
+        body = "\n".join([*about, *(code for _, code in examples)])
+        docs[name] = {"_id": name, "title": title, "text": body, "metadata": {"platform": path.parent.name}}
+        for said, _ in examples:
+            said_of[said][name] = path.parent.name
+    queries, judged = {}, {}
+    asked_of = {said: pages for said, pages in said_of.items() if len(pages) <= ASKED_OF}
+    for pages in asked_of.values():
+        kin.tie(*pages)
+    for said, pages in asked_of.items():
+        asked(queries, judged, said, pages, kin.split(min(pages)), platform=min(pages.values()))
+    return made(docs, queries, judged)
 
 
 # ------------------------------------------------------------------------------------------------- long docs

@@ -36,6 +36,7 @@ class Row:
 COLLECTIONS = {
     "jaquad": Row(makers_to_train.jaquad, "SkelterLabsInc/JaQuAD", "CC BY-SA 3.0"),
     "nl2bash": Row(makers_to_train.nl2bash, "TellinaTool/nl2bash", "MIT (data/bash)"),
+    "tldr": Row(makers_to_train.tldr, "tldr-pages/tldr", "CC BY 4.0"),
     "covidqa": Row(makers_to_train.covidqa, "deepset-ai/COVID-QA", "Apache 2.0"),
     "wordnet": Row(makers_to_train.wordnet, "globalwordnet/english-wordnet", "CC BY 4.0"),
     "wordnet-examples": Row(makers_to_train.wordnet_examples, "globalwordnet/english-wordnet", "CC BY 4.0"),
