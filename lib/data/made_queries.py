@@ -7,10 +7,10 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import re
 import shutil
 
 import numpy as np
+import regex
 
 from lib import rng
 from lib.data import beir
@@ -22,6 +22,8 @@ LONGEST = 30  # words of a first sentence
 CROP = (4, 16)  # words of a crop, from and to
 LONGER = (6, 20)  # of one with words left out
 DROPPED = 0.3  # share of the words that are left out
+# where a sentence ends: behind its mark, but for abbreviations that a text goes on after
+END = regex.compile(r"(?<=[.!?])(?<!\b(?:e\.g|i\.e|vs|cf|approx|Dr|Mrs?|Ms|Prof|St|Fig|No)\.)\s|(?<=[。！？])")
 
 
 def title(record, row):
@@ -31,9 +33,7 @@ def title(record, row):
 
 def first_sentence(record, row):
     """The first sentence of the text, at most LONGEST words."""
-    sentence = " ".join(
-        re.split(r"(?<=[.!?])\s|(?<=[。！？])", (record.get("text") or "").strip(), maxsplit=1)[0].split()
-    )
+    sentence = " ".join(END.split((record.get("text") or "").strip(), maxsplit=1)[0].split())
     ends = [unit.end() for unit in itertools.islice(UNIT.finditer(sentence), LONGEST)]
     return sentence[: ends[-1]] if ends else ""
 

@@ -126,9 +126,9 @@ def _asked(path, docs):
         raise BadInput(f"{path}: {len(found)} questions: two at least are wanted, one for dev and one for test")
     found = {question: own for question, own in found.items() if max(own.values()) >= 1}  # others ask for nothing
     if any(said.values()):
-        if odd := [said[question] for question in found if said[question] not in tables.SPLITS]:
-            raise BadInput(f"{path}: split is {beir.shorten(odd[0])}, none of {', '.join(tables.SPLITS)}")
-        return [(question, own, tables.SPLITS[said[question]]) for question, own in found.items()]
+        if odd := [said[question] for question in found if said[question] not in table_files.SPLITS]:
+            raise BadInput(f"{path}: split is {beir.shorten(odd[0])}, none of {', '.join(table_files.SPLITS)}")
+        return [(question, own, table_files.SPLITS[said[question]]) for question, own in found.items()]
     order = rng.permutation(len(found), "own questions", 0)
     splits = np.empty(len(found), dtype=object)
     fifth = len(found) // 5 if len(found) >= ENOUGH else -(-len(found) // 2)

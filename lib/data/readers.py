@@ -28,7 +28,7 @@ STRICT = "refuse a collection of which something would have to be kept or skippe
 HELP = (
     f"collection: {', '.join(EMBEDDED)} (embedded); a folder in BEIR layout; a table of questions and answers, "
     f"FILE{'|'.join(table_files.SUFFIXES)}, columns found by name or said as in FILE.csv:question=COLUMN,"
-    "answer=COLUMN, perhaps with labels or negatives; "
+    "answer=COLUMN, perhaps with labels or negatives; a folder of such tables, train, dev and test by their names; "
     f"a folder of {', '.join(pages.KINDS)} files; "
     + "; ".join(f"{name}:PLACE, {what}" for name, (_, what) in READERS.items())
     + "; :relevant_from=GRADE behind any of them says from which grade on a doc is relevant"
@@ -74,14 +74,23 @@ def find(spec):
         return READERS[prefix][0](place)
     if tables.is_table(spec):
         return tables.build(spec)
-    folder = pathlib.Path(spec)
-    if pathlib.Path(tables.split_roles(spec)[0]).is_file():
+    folder, head = pathlib.Path(spec), pathlib.Path(tables.split_roles(spec)[0])
+    if head.is_file():
         kinds = ", ".join(table_files.SUFFIXES)
         raise BadInput(f"--data {spec}: a file of a kind that is not read: a table is one of {kinds}, perhaps .gz")
+    beir = any((folder / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "qrels"))
+    if head.is_dir() and not beir and table_files.by_split(head) and not pages.are_in(head):
+        return tables.build(spec)
     if not folder.is_dir():
         raise BadInput(
             f"--data {spec}: no such folder (give {', '.join(EMBEDDED)}, a table, a folder, or PREFIX:PLACE)"
         )
-    if not any((folder / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "qrels")):
+    if not beir:
+        listed = [path.name for path in sorted(folder.iterdir()) if table_files.suffix(path) in table_files.SUFFIXES]
+        if listed and not pages.are_in(folder):
+            raise BadInput(
+                f"--data {spec}: no table there says its split by its name, as train.csv does: give one, as "
+                f"{folder / listed[0]}"
+            )
         return pages.build(folder)
     return folder.resolve().name, folder

@@ -95,3 +95,47 @@ def test_charsets_by_the_names_of_browsers(tmp_path, named, codec):
     assert text in pages._decoded(path)
     path.write_text(f"<p>{text}</p>", encoding="utf-16")
     assert text in pages._decoded(path)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("```{figure} a.png\n:name: fig\n:width: 200px\n\nA caption.\n```", "A caption."),
+        (":::{note}\n:class: dropdown\nHold it.\n:::", "Hold it."),
+        ("```{code-block} python\n:linenos:\nx = {':a:': 1}\n:kept:\n```", "x = {':a:': 1} :kept:"),
+        ("(a-target)=\nSee {ref}`the page <a-target>`, {term}`word` and {doc}`<b>`.", "See the page, word and b."),
+        ("`{a}` and `x {b}`, (y)= z", "{a} and x {b}, (y)= z"),
+    ],
+)
+def test_marks_of_myst(text, wanted):
+    assert " ".join(read(text)[0][1].split()) == wanted
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "export default ({children}) => <Layout meta={meta}>{children}</Layout>",
+        "export default function Page(props) {\n  const a = [1,\n\n 2];\n  return <A {...props} />;\n}",
+        "export const meta = {\n  a: 1,\n\n  b: 2,\n};",
+    ],
+)
+def test_exports_at_the_end_of_mdx(end):
+    text = f"# Top\n\nText.\n\n```js\n\nexport default a\n```\n\n{end}\n\nMore."
+    assert " ".join(read(text, mdx=True)[0][1].split()) == "Text. export default a More."
+    assert "never" in read("Text.\n\nexport const a = {\n\nnever closed", mdx=True)[0][1]
+    assert "export default" in read(f"Text.\n\n{end}" if "default" in end else "export default")[0][1]
+
+
+def test_fields_without_lines_around_them():
+    text = "Title: A page\nDate: 2010-12-03 10:20\nTags: a, b\n    c\n\nThe text.\n"
+    assert front_matter.split(text) == (
+        "A page",
+        {"date": "2010-12-03 10:20", "tags": "a, b c"},
+        "\n" * 4 + "\nThe text.\n",
+    )
+    for other in (
+        "Title: A page\nwithout a second field\n\nText",
+        "Title: a\nNote: b\n\nText",
+        "Note: a\nDate: b\n\nText",
+    ):
+        assert front_matter.split(other) == ("", {}, other)

@@ -7,6 +7,7 @@ import pytest
 from lib.data.collection import load_collection
 from lib.data.formats import front_matter, pages
 from lib.data.formats.html_pages import MOST_HEADING
+from lib.data.made_queries import first_sentence
 from lib.files import BadInput
 
 WORDS = "Plug the cable into the wall."
@@ -299,6 +300,15 @@ def test_queries_of_pages_are_asked_once_and_begin_where_a_sentence_does(tmp_pat
     assert judged[asked["Long"]] == {"long.md#1", "long.md#2"}
     assert sum(text.startswith("w") for text in asked) == 1  # the second piece begins with no sentence
     assert all(len(found.split(split)) for split in ("train", "dev", "test"))
+
+
+def test_abbreviations_end_no_sentence():
+    def first(text):
+        return first_sentence({"text": text}, 0)
+
+    assert first("Use apt, i.e. the tool. Then go.") == "Use apt, i.e. the tool."
+    assert first("See Fig. 2 by Dr. Who vs. all? Yes.") == "See Fig. 2 by Dr. Who vs. all?"
+    assert first("Say no. Then go.") == "Say no."
 
 
 @pytest.mark.parametrize("count", [3, 10, 11, 12, 13])

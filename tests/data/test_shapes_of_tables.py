@@ -179,3 +179,88 @@ def test_lines_of_texts_are_a_question_a_positive_and_negatives(tmp_path):
     path.write_text('["q", "p"]\n["alone"]\n')
     with pytest.raises(BadInput, match=":2: an array of texts is wanted"):
         load_collection(str(path))
+
+
+def lines_of(rows):
+    """JSON objects, one a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+ASKED = [{"question": f"question {i}", "answer": f"answer {i}"} for i in range(60)]
+
+
+@pytest.mark.parametrize(
+    "names, splits",
+    [
+        ({"train.jsonl": 40, "validation.jsonl": 10, "test.jsonl": 10}, {"train": 40, "dev": 10, "test": 10}),
+        ({"faq_test.jsonl": 30, "faq-dev.jsonl": 30}, {"dev": 30, "test": 30}),
+        ({"test.jsonl": 60, "README.md": None}, {"test": 60}),
+        ({"data/train-00000-of-00002.jsonl": 30, "data/train-00001-of-00002.jsonl": 30}, {"train": 60}),
+    ],
+)
+def test_a_folder_of_tables_one_for_a_split(tmp_path, capsys, names, splits):
+    left = iter(ASKED)
+    for name, count in names.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(
+            "# A card\n\nIt says more than five words of the data." if count is None else
+            lines_of(next(left) for _ in range(count)))  # fmt: skip
+    found = load_collection(str(tmp_path))
+    assert {split: len(rows) for split, rows in found.qrels.items()} == splits and len(found.docs) == 60
+    said = load_collection(f"{tmp_path}:question=answer,answer=question")
+    assert "answer 0" in said.queries.texts()
+
+
+def test_pages_beside_a_table_are_what_a_folder_holds(tmp_path):
+    (tmp_path / "test.jsonl").write_text(lines_of(ASKED))
+    (tmp_path / "install.md").write_text("# Install\n\nRun the program that installs it all.")
+    assert len(load_collection(str(tmp_path)).docs) == 1
+
+
+def test_a_folder_of_a_table_without_a_split_says_what_to_give(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(lines_of(ASKED))
+    with pytest.raises(BadInput, match="give one, as .*pairs.jsonl"):
+        load_collection(str(tmp_path))
+
+
+def test_a_broken_line_of_a_folder_names_its_file(tmp_path):
+    (tmp_path / "train.jsonl").write_text(lines_of(ASKED))
+    (tmp_path / "test.jsonl").write_text('{"question": "q"\n')
+    with pytest.raises(BadInput, match="test.jsonl:1: "):
+        load_collection(str(tmp_path))
+
+
+def test_instructions_before_texts_are_left_out(tmp_path, capsys):
+    path = tmp_path / "medi.json"
+    rows = [{"query": ["Represent the question: ", f"q{i}"], "pos": ["Represent the doc: ", f"p{i}"],
+             "neg": ["Represent the doc: ", f"n{i}"]} for i in range(40)]  # fmt: skip
+    path.write_text(json.dumps(rows))
+    found = load_collection(str(path))
+    assert found.queries.text(3) == "q3" and sorted(found.docs.texts()) == sorted(
+        [f"{c}{i}" for c in "pn" for i in range(40)]
+    )
+    assert "instructions before the texts, which are left out: query, pos, neg" in capsys.readouterr().out
+    for row in rows:
+        row["query"] = [row["query"][1], row["query"][1] + " in other words"]
+    path.write_text(json.dumps(rows))
+    assert len(load_collection(str(path)).queries) == 80
+
+
+def test_rows_without_a_passage_have_their_answer_as_doc_and_say_so(tmp_path, capsys):
+    rows = [{"instruction": f"q{i}", "context": f"c{i}" * (i % 2), "response": f"r{i}"} for i in range(40)]
+    (tmp_path / "dolly.jsonl").write_text(lines_of(rows))
+    found = load_collection(str(tmp_path / "dolly.jsonl"))
+    assert {"c1", "r0"} <= set(found.docs.texts()) and "r1" not in found.docs.texts()
+    assert "the answer is the doc of 20 rows without a context" in capsys.readouterr().out
+
+
+def test_columns_of_one_name(tmp_path):
+    path = tmp_path / "jira.csv"
+    path.write_text("question,Comment,answer,Comment\n" + "".join(f"q{i},a,r{i},b\n" for i in range(40)))
+    found = load_collection(str(path))
+    assert found.queries.record(0)["metadata"] == {"Comment": "a", "Comment.1": "b"}
+    path.write_text("question,answer,answer\n" + "".join(f"q{i},a,r{i}\n" for i in range(40)))
+    with pytest.raises(BadInput, match="two columns are called 'answer'"):
+        load_collection(str(path))
+    path.write_text("query,pos,neg,neg\n" + "".join(f"q{i},p{i},a{i},b{i}\n" for i in range(40)))
+    assert len(load_collection(str(path)).docs) == 120

@@ -14,6 +14,8 @@ FOLDED = re.compile(r"^[>|][0-9+-]{0,2}\s*(#.*)?$")  # the value is the lines be
 IMPORT = re.compile(r"""^(?:import|export)\s[^"']*+(["'])[^"']+\1;?\s*$""")  # import Tabs from '@theme/Tabs';
 # export const meta = {; or an import of names in braces, which is open at the line's end
 EXPORT = re.compile(r"^(?:export\s+(?:const|let|var|default|function)\b.*[{(\[;})\]]\s*|import\b[\w$\s,*]*+\{[^{}]*+)$")
+# a page of Pelican or MultiMarkdown: its fields stand bare above its first blank line
+BARE = {"author", "authors", "category", "date", "lang", "modified", "slug", "status", "summary", "tags", "template"}
 ABOVE = re.compile(r"(?:[ \t]*\r?\n|<!--(?:[^-]|-(?!->))*+-->)*+")  # may stand above: blank lines and comments
 NOTHING = {"", "~", "null", "Null", "NULL"}
 
@@ -28,7 +30,7 @@ def split(text):
     above = ABOVE.match(text)[0]
     first, _, after = text[len(above) :].partition("\n")
     if first.rstrip() not in KINDS:
-        return "", {}, text
+        return _bare(text, above + first)
     ends, read = KINDS[first.rstrip()]
     lines = after.split("\n", MOST_LINES)
     end = next((i for i, line in enumerate(lines[:MOST_LINES]) if line.rstrip() in ends), None)
@@ -39,14 +41,34 @@ def split(text):
     return fields.pop("title", ""), fields, "\n" * (above.count("\n") + end + 2) + "\n".join(lines[end + 1 :])
 
 
+def _bare(text, above):
+    """The same of a page that may begin with fields without a line around them: Title: and one of BARE."""
+    begin = above.count("\n")
+    lines = text.split("\n", begin + MOST_LINES)[begin:]
+    end = next((i for i, line in enumerate(lines[:MOST_LINES]) if not line.strip()), 0)
+    known = {key[2].lower(): key[2] for line in lines[:end] if (key := KEY.match(line))}
+    if not lines[0].lower().startswith("title:") or not BARE & known.keys():
+        return "", {}, text
+    if (fields := _yaml([line.rstrip() for line in lines[:end]])) is None:
+        return "", {}, text
+    title = fields.pop(known["title"], "")
+    fields = {name.lower(): value[:MOST_VALUE] for name, value in fields.items()}
+    return title, fields, "\n" * (begin + end) + "\n".join(lines[end:])
+
+
+def opened(line):
+    """How many brackets a line of code opens, less those that it closes."""
+    code = re.sub(r"""(["'`])(?:\\.|(?!\1).)*+\1""", "", line)
+    return sum(code.count(sign) for sign in "{[(") - sum(code.count(sign) for sign in "}])")
+
+
 def without_imports(text):
     """A Markdown text in which imports and exports of MDX at its top are empty lines; those further down stay."""
     lines, open_brackets, begin = text.split("\n"), 0, 0
     for i, line in enumerate(lines):
         if open_brackets or IMPORT.match(line) or EXPORT.match(line):  # an export ends where its brackets close
             begin = begin if open_brackets else i
-            code = re.sub(r"""(["'`])(?:\\.|(?!\1).)*+\1""", "", line)
-            open_brackets += sum(code.count(sign) for sign in "{[(") - sum(code.count(sign) for sign in "}])")
+            open_brackets += opened(line)
             if open_brackets < 0:
                 break
             lines[i] = ""

@@ -25,6 +25,11 @@ BOX = re.compile(
 MARKS = {"/", ":", "!", "?", "="}  # with which a box begins
 BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
 INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
+# below the name of a box: what it is to look like; the target of a link; {role}`text` and {role}`text <target>`
+OPTION = re.compile(r":[A-Za-z][\w-]*+:(?:\s.*)?$")
+TARGET = re.compile(r"\([^()\s]++\)=$")
+ROLE = re.compile(r"(`+)(?!`)[^`]++\1(?!`)|\{[a-z][\w:+.-]*+\}`([^`<]*)(?:<([^`<>]*)>)?`")
+EXPORT = re.compile(r"export\s+(?:default|const|let|var|function|async|class|type|interface|\{|\*)")
 # docs of an object, which a program writes below its name; files to be put in; statements of a template
 GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
 INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{:[^{}]*\}$|!\[\[[^\[\]]*\]\]$|\[\[?_?toc_?\]\]?$", re.IGNORECASE)
@@ -148,7 +153,7 @@ def _plain(children):
 
 def _without_marks(lines, *, mdx):
     """The lines with those that are marks emptied, and what stands in a box where it would stand without one."""
-    found, code, fence, boxes, template, generated, until = [], [], "", [], False, False, None
+    found, code, fence, boxes, template, generated, until, options = [], [], "", [], False, False, None, False
     last = max((i for i, line in enumerate(lines) if "endcomment" in line and COMMENT[1].match(line)), default=-1)
     for at, line in enumerate(lines):
         shown = line.expandtabs(4) if boxes or generated else line
@@ -159,7 +164,9 @@ def _without_marks(lines, *, mdx):
         line = shown[min(indent, 4 * len(boxes)) :] if boxes else line
         bare = line.strip()
         code.append(bool(fence))
-        if until:  # within a comment, up to its end
+        if options := options and bool(OPTION.match(bare)):
+            line = ""
+        elif until:  # within a comment, up to its end
             line, until = (until.sub("", line), None) if until.match(line) else ("", until)
         elif HIGHLIGHT[0].match(bare) and not fence:
             line, fence, code[-1] = "~" * 9, HIGHLIGHT[1], True
@@ -171,7 +178,8 @@ def _without_marks(lines, *, mdx):
             fence = "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
         elif opening := FENCE.match(bare):
             fence, code[-1] = opening[1], True
-        elif generated or INCLUDED.match(bare) or BOX_END.match(bare):
+            options = bare[len(fence) :].lstrip().startswith("{")
+        elif generated or INCLUDED.match(bare) or BOX_END.match(bare) or TARGET.match(bare):
             line = ""
         elif GENERATED.match(bare):
             line, generated = "", True
@@ -179,6 +187,7 @@ def _without_marks(lines, *, mdx):
             if bare.startswith(INDENTS):
                 boxes.append(indent)
             line = next((title.strip() for title in box.groups() if title), "")
+            options = bare.startswith(":")
         elif ALERT.match(line):
             line = ALERT.sub(r"\1", line)
         elif ("{%" in line or "{{" in line) and (
@@ -187,8 +196,25 @@ def _without_marks(lines, *, mdx):
             line, template = rest, True
         if not fence and not line.startswith("    ") and ("[[" in line or "%%" in line or "){" in line):
             line = WIKI.sub(lambda mark: mark[0] if mark[1] else mark[2] or "", line)
+        if not fence and "}`" in line:
+            line = ROLE.sub(lambda mark: mark[0] if mark[1] else f"`{mark[2].strip() or mark[3]}`", line)
         found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
-    return _without_tags(found, code) if mdx else found
+    return _without_tags(_without_exports(found, code), code) if mdx else found
+
+
+def _without_exports(lines, code):
+    """The lines of MDX, those of its exports emptied: each up to a blank line behind its last bracket."""
+    found, begin, depth = list(lines), None, 0
+    for i, line in enumerate(lines):
+        if begin is None and not code[i] and EXPORT.match(line) and not "".join(lines[max(0, i - 1) : i]).strip():
+            begin, depth = i, 0
+        if begin is not None:
+            depth += front_matter.opened(line)
+            found[i] = ""
+            begin = begin if line.strip() or depth > 0 else None
+    if begin is not None and depth > 0:  # no code after all
+        found[begin:] = lines[begin:]
+    return found
 
 
 def _without_tags(lines, code):

@@ -49,6 +49,7 @@ BLANK = re.compile(r"\n\s*\n")
 BARE = {".txt", ".rst", ".ipynb"}  # of KINDS, those that have no front matter
 OTHERS = {".adoc", ".asciidoc", ".doc", ".docx", ".epub", ".odt", ".org", ".pdf", ".ppt", ".pptx", ".rmd"}
 OTHERS |= {".rtf", ".tex", ".textile", ".xhtml"}  # suffixes of pages that nothing here reads
+ABOUT = {"readme", "license", "licence", "changelog", "citation", "datasheet", "requirements"}
 TOOLS = {
     "node_modules",
     "_templates",
@@ -94,6 +95,11 @@ def files_in(folder):
             elif inside and path.suffix.lower() in OTHERS:
                 others.append(path)
     return sorted(found), sorted(links), sorted(others), sorted(tools)
+
+
+def are_in(folder):
+    """Whether pages are in a folder besides those that say what it is."""
+    return any(path.stem.lower() not in ABOUT for path in files_in(folder)[0])
 
 
 def build(folder):

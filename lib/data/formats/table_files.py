@@ -1,5 +1,6 @@
 """The rows of tables as files hold them: CSV, TSV, JSON, JSONL and Parquet, as spreadsheets and programs write them."""
 
+import collections
 import csv
 import io
 import itertools
@@ -11,12 +12,26 @@ from lib.data import beir
 from lib.files import LFS, BadInput, parse_json, reading, refuse_bloated, refuse_pointer, unpacked
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SPLITS = {"train": "train", "training": "train", "dev": "dev", "test": "test"} | dict.fromkeys(beir.DEV, "dev")
+# the name of a table that says its split: train.jsonl, faq_test.csv, train-00000-of-00002.parquet
+OF_A_SPLIT = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLITS)})(?:[-_.]\d+(?:-of-\d+)?)?", re.IGNORECASE)
 
 
 def suffix(path):
     """The ending of a file's name in lower case, without that of a compressed one; .ndjson is .jsonl."""
     found = pathlib.Path(str(path).lower().removesuffix(".gz")).suffix
     return {".ndjson": ".jsonl"}.get(found, found)
+
+
+def by_split(folder):
+    """{path: split} of the tables of a folder, or of data/ in it, whose names say which split they are."""
+    found = {}
+    for place in (folder, folder / "data"):
+        for path in sorted(place.iterdir()) if place.is_dir() and not found else ():
+            name = OF_A_SPLIT.fullmatch(pathlib.Path(path.name.removesuffix(".gz")).stem)
+            if name and suffix(path) in SUFFIXES and path.is_file():
+                found[path] = SPLITS[name[1].lower()]
+    return dict(sorted(found.items(), key=lambda each: beir.SPLITS.index(each[1])))
 
 
 def rows(path, wrong):
@@ -176,8 +191,10 @@ def _csv_rows(path, kind, wrong):
     width = len(header)
     while header and not header[-1]:  # a separator behind every row
         header.pop()
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise BadInput(f"{path}:1: two columns are called {beir.shorten(twice[0])}; give each a name of its own")
+    seen = collections.Counter()
+    for i, name in enumerate(header):  # the second one of a name is called as pandas does: Comment.1
+        header[i] = f"{name}.{seen[name]}" if name and seen[name] else name
+        seen[name] += 1
     if len(set(header)) < len(header) or not any(header):
         raise BadInput(f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}")
     while True:

@@ -8,6 +8,7 @@ grades: below 1, or below `relevant_from=X`, a doc is judged and not relevant. C
 FlagEmbedding, DPR, Tevatron, CoRNStack) are docs too, judged as not relevant, and what the source file:K draws from.
 """
 
+import contextlib
 import itertools
 import pathlib
 import re
@@ -20,7 +21,7 @@ from lib.data.formats import cells, table_files
 from lib.data.words import normalise
 from lib.files import BadInput, fingerprinted
 
-RECIPE = 5  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 6  # raise it when the rules below change, so that cached folders are made again
 # role -> names of columns that play it, the likeliest first
 ROLES = {
     "question": ("question", "query", "anchor", "question_text", "query_text", "prompt", "instruction", "q", "input"),
@@ -41,7 +42,7 @@ ROLES = {
 SETTINGS = ("by", "relevant_from")  # what a spec may say besides
 # columns of several docs, maybe one in each: negative_1, hard_negatives, neg_passage_2, rejected
 NOUN = r"[-_ ]?(passage|document|doc|text|ctx|context|answer|option)s?"
-OF_A_DOC = rf"({NOUN})?[-_ ]?\d*"
+OF_A_DOC = rf"({NOUN})?[-_ .]?\d*"
 MANY = {
     "doc": re.compile(r"pos(itive)?s?" + OF_A_DOC),
     "negative": re.compile(
@@ -53,7 +54,6 @@ MANY = {
 LABELS = {*ROLES["label"], "has_answer", "is_gold"} - {"score", "scores", "similarity"}
 LIKE_DOCS = re.compile(r".*(pos|neg|ctx|passage|doc|context|distractor|answer).*")
 PARTITIONS = ("subset", "partition", "fold", "set")  # which say the split where they hold nothing else
-SPLITS = {"train": "train", "training": "train", "dev": "dev", "test": "test"} | dict.fromkeys(beir.DEV, "dev")
 MOST_METADATA = 2000  # characters of a column that is kept as metadata
 
 
@@ -91,17 +91,24 @@ def check_roles(spec, said):
 
 
 def build(spec):
-    """(name, folder in BEIR layout) of a table; BadInput if it cannot be read as one."""
+    """(name, folder in BEIR layout) of a table, or of a folder's, one for a split; BadInput if it cannot be read."""
     head, said = split_roles(spec)
     path, wrong = pathlib.Path(head), []
     check_roles(spec, said)
-    if not path.is_file():
+    files = table_files.by_split(path) if path.is_dir() else {path: None}
+    if not path.exists():
         raise BadInput(f"--data {path}: no such file")
 
-    with fingerprinted(path) as content:
-        key = [content, table_files.suffix(path), said, RECIPE]
-        name = pathlib.Path(path.name.removesuffix(".gz")).stem
-        return beir.build("tables", name, key, lambda: read(path, said, table_files.rows(path, wrong), wrong))
+    def rows():
+        for file, split in files.items():
+            for number, row in table_files.rows(file, wrong):
+                yield (number, row) if split is None else (f"{file.name}:{number}", row | {"split": split})
+
+    with contextlib.ExitStack() as stack:
+        contents = [(stack.enter_context(fingerprinted(file)), table_files.suffix(file)) for file in files]
+        name = path.resolve().name if path.is_dir() else pathlib.Path(path.name.removesuffix(".gz")).stem
+        key = [contents, list(files.values()), said, RECIPE]
+        return beir.build("tables", name, key, lambda: read(path, said, rows(), wrong))
 
 
 def _columns(path, number, row, said):
@@ -125,6 +132,9 @@ def _columns(path, number, row, said):
         del found["doc"]  # beside answers, pos is a place
     if "doc" not in said and found.get("doc") == [by_name.get("text")] and {"output", "response"} & by_name.keys():
         del found["doc"]  # the whole prompt, with question and answer, as Alpaca's
+    taken = list(itertools.chain.from_iterable(found.values()))
+    if twice := [name for name in taken if f"{name}.1" in row and f"{name}.1" not in taken]:
+        raise BadInput(f"{path}:1: two columns are called {twice[0]!r}; give each a name of its own")
     if found.get("question") == [by_name.get("instruction")] and "question" not in said and "input" in by_name:
         found["question"].append(by_name["input"])
     if "question" not in found or not {"doc", "answer"} & found.keys():
@@ -166,12 +176,13 @@ def read(path, said, rows, wrong=()):
 
     said: {role: column}; path: for messages; wrong: what the rows find wrong with others while they are read.
     """
-    docs, queries, judged, dropped = {}, {}, {}, {}
+    docs, queries, judged, dropped, instead = {}, {}, {}, {}, []
     rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2))
     wrong, columns, grade = list(wrong), {}, None
     try:
         if rows:
             columns = _columns(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
+            rows, instructed = _without_instructions(rows, columns)
             unused = _not_used(path, rows, columns)
             columns |= _partition(rows, columns)
             grade = cells.grading(path, rows, columns, said)
@@ -194,6 +205,8 @@ def read(path, said, rows, wrong=()):
             dropped.setdefault("HTML tags and entities", []).append(f"line {number}")
         # a passage and its short answer; of a file with negatives, an answer is no doc where the positive is missing
         held = [doc.text for doc in answers] if positives else []
+        if answers and not positives and "doc" in columns and "negative" not in columns:
+            instead.append(number)
         positives = positives or ([] if "negative" in columns and "doc" in columns else answers)
         if not question or not positives or _unanswered(row, columns):
             return "an answer" if question else "a question"
@@ -238,8 +251,10 @@ def read(path, said, rows, wrong=()):
     found, candidates = _by_split(queries, judged, dropped)
     taken = "; ".join(f"{role}: {', '.join(names)}" for role, names in columns.items())
     wrong = f"; {len(candidates):,} docs are not relevant to their question" if candidates else ""
-    unused = f"; lists that are not used: {', '.join(unused)}" if unused else ""
-    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}{unused}")
+    more = f"; lists that are not used: {', '.join(unused)}" if unused else ""
+    more += f"; instructions before the texts, which are left out: {', '.join(instructed)}" if instructed else ""
+    more += f"; the answer is the doc of {len(instead):,} rows without a {columns['doc'][0]}" if instead else ""
+    tqdm.write(f"note: {path}: {len(rows):,} rows; columns taken: {taken}{wrong}{more}")
     return docs.values(), queries.values(), found, dropped, candidates
 
 
@@ -265,12 +280,28 @@ def _not_used(path, rows, columns):
     return list(found)
 
 
+def _without_instructions(rows, columns):
+    """(the rows, their cells of an instruction and a text only the text, the columns of such cells), as MEDI has them.
+
+    An instruction is the first of two texts where rows share it; lists of two questions or positives do not.
+    """
+    found = []
+    for column in itertools.chain.from_iterable(columns.get(role, ()) for role in ("question", "doc", "negative")):
+        cells = [row[column] for _, row in rows if row.get(column)]
+        pairs = [each for each in cells if isinstance(each, list) and [type(text) for text in each] == [str, str]]
+        if cells and len(pairs) == len(cells) and 2 * len({first for first, _ in pairs}) <= len(pairs):
+            found.append(column)
+    if columns["question"][0] not in found:
+        return rows, []
+    return [(n, row | {column: row[column][1] for column in found if row.get(column)}) for n, row in rows], found
+
+
 def _partition(rows, columns):
     """{"split": [column]} where a column of another name says train, dev and test and nothing else."""
     names = {name for _, row in rows for name in row if name.lower().strip() in PARTITIONS}
     for name in sorted(names) if "split" not in columns else ():
         values = {str(row.get(name) or "").strip().lower() for _, row in rows}
-        if len(values) > 1 and values <= SPLITS.keys():
+        if len(values) > 1 and values <= table_files.SPLITS.keys():
             return {"split": [name]}
     return {}
 
@@ -313,9 +344,11 @@ def _split_of(row, columns, said, question, *, path, number):
     if "split" in columns:
         (column,) = columns["split"]
         value = str(row.get(column) or "").strip().lower()
-        if value not in SPLITS:
-            raise BadInput(f"{path}:{number}: {column} is {beir.shorten(value)}, none of {', '.join(SPLITS)}")
-        return SPLITS[value]
+        if value not in table_files.SPLITS:
+            raise BadInput(
+                f"{path}:{number}: {column} is {beir.shorten(value)}, none of {', '.join(table_files.SPLITS)}"
+            )
+        return table_files.SPLITS[value]
     group = row.get(said["by"]) if "by" in said else None
     group = "" if group is None else str(group).strip()
     return beir.split_by_hash(group or normalise(question) or question)  # without a group, each question by itself
