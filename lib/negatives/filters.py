@@ -80,6 +80,21 @@ def not_same(candidates, collection, field):
     return ((found[:, :, None] == of_queries[:, None, :]) & (found >= 0)[:, :, None]).any(2)
 
 
+def balance(candidates, collection, times):
+    """Docs in more than this many lists for each query that they answer, but where they rank best: hubs are pushed away
+    no oftener than they are pulled, and docs that answer nothing never (of P positives of a query each counts 1/P)."""
+    groups, known = collection.docs.groups, collection.known_docs(candidates.queries)
+    shares = np.repeat(1 / np.maximum((known >= 0).sum(1), 1), (known >= 0).sum(1))
+    most = times * np.bincount(groups[known[known >= 0]], weights=shares, minlength=len(groups))
+    rows, slots = np.nonzero(candidates.docs >= 0)
+    docs = groups[candidates.docs[rows, slots]]
+    order = np.lexsort((rows, candidates.ranks[rows, slots], docs))
+    first = np.searchsorted(docs[order], docs[order])  # where the doc's own entries begin
+    drop = np.zeros(candidates.docs.shape, dtype=bool)
+    drop[rows[order], slots[order]] = np.arange(len(order)) - first >= most[docs[order]] - 1e-9
+    return drop
+
+
 def denoise(candidates, collection, limit):
     """Docs that a cross-encoder gives more than this (RocketQA, Qu et al. 2021: 0.1)."""
     if candidates.teacher is None:
@@ -117,6 +132,7 @@ FILTERS = {
     "near_copy": Filter(near_copy, {"SIMILARITY": SHARE}),
     "answer": Filter(answer),
     "not_same": Filter(not_same, {"FIELD": {"kind": str}}),
+    "balance": Filter(balance, {"TIMES": {"above": 0}}),
     "denoise": Filter(denoise, {"SHARE": SHARE}),
 }
 parse_filter = choice(FILTERS)

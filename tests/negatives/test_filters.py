@@ -1,5 +1,6 @@
 """Filters against loops over their definitions, what they refuse, and that no positive is ever mined."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -378,3 +379,21 @@ def test_denoising_needs_a_teacher(tiny):
     candidates = dataclasses.replace(candidates_of([[(1, 5, None)]], [4.0]), teacher=None)
     with pytest.raises(BadInput, match="denoise needs scores of --cross_encoder"):
         apply(candidates, [parse_filter("denoise:0.1")], tiny)
+
+
+@pytest.mark.parametrize("times", [0.5, 1, 2, 5])
+def test_balance_keeps_a_doc_in_the_lists_that_rank_it_best(tiny, times):
+    collection = tiny
+    train, random = collection.split("train"), np.random.default_rng(0)
+    docs = random.permuted(np.tile(np.arange(len(collection.docs)), (len(train), 1)), axis=1)[:, :8]
+    found = Candidates("dense", train.queries, docs).admit(collection)
+    kept = apply(found, [parse_filter(f"balance:{times}")], collection)
+    answers = collections.Counter()
+    for i in range(len(train)):
+        own = {collection.docs.groups[doc] for doc in train.positives(i)}
+        answers.update(dict.fromkeys(own, 1 / len(own)))
+    for doc in np.unique(collection.docs.groups):
+        stands = [np.argwhere(collection.docs.groups[each.docs] == doc) for each in (found, kept)]
+        stands = [places[each.docs[tuple(places.T)] >= 0] for places, each in zip(stands, (found, kept))]
+        ranks = [sorted(each.ranks[tuple(places.T)].tolist()) for places, each in zip(stands, (found, kept))]
+        assert ranks[1] == ranks[0][: math.ceil(times * answers[doc] - 1e-9)]
