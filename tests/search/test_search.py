@@ -5,6 +5,7 @@ import math
 import sys
 from collections import Counter
 
+import bm25s
 import faiss
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from lib.data.tokens import tokenize
 from lib.data.words import words
 from lib.files import BadInput, read_json, write_json
 from lib.model.encoder import embed, load_encoder, save_encoder
-from lib.search import exact
+from lib.search import bm25, exact
 from lib.search.bm25 import BM25
 from lib.search.exact import Array
 from lib.search.faiss_index import FaissRetriever, load_index, make_index, save_index
@@ -169,6 +170,22 @@ def test_bm25_equals_a_double_loop(tiny):
         assert found == order, query
         np.testing.assert_allclose(scores[i][: len(found)], wanted[found], rtol=1e-4)
         assert (rows[i][len(found) :] == -1).all() and (scores[i][len(found) :] == 0).all()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_the_index_in_pieces_is_the_librarys(monkeypatch, piece):
+    monkeypatch.setattr(bm25, "PIECE", piece)
+    random, library = np.random.default_rng(piece), bm25s.BM25()
+    docs = [(random.zipf(1.3, random.integers(0, 30)) % 200).tolist() for _ in range(150)]
+    vocabulary = {}
+    docs = [[vocabulary.setdefault(word, len(vocabulary)) for word in doc] for doc in docs]
+    library.index(
+        (docs, {str(name): i for name, i in vocabulary.items()}), show_progress=False, create_empty_token=False
+    )
+    ids, ends = np.array([word for doc in docs for word in doc], dtype=np.int32), np.cumsum([0, *map(len, docs)])
+    found = bm25.scores_of(ids, ends, len(vocabulary), library.k1, library.b)
+    for name in ("data", "indices", "indptr"):
+        assert found[name].dtype == library.scores[name].dtype and (found[name] == library.scores[name]).all()
 
 
 def test_bm25_cuts_at_k(tiny):
