@@ -111,6 +111,48 @@ def map_rows(function, rows):
     return gathered if isinstance(result, tuple) else gathered[0]
 
 
+class Spread:
+    """(n, D) vectors of which each process holds some: what all have made, in the memory of one's own share."""
+
+    def __init__(self, vectors, rows, n):
+        self.vectors, self.rows = vectors, rows  # (m, D), and (m,) sorted: which of the n they are
+        self.shape = n, vectors.shape[1]
+
+    def __len__(self):
+        return self.shape[0]
+
+    def place(self, rows):
+        """Where rows stand among one's own, -1 for those of others and for -1."""
+        at = np.searchsorted(self.rows, rows).clip(max=max(0, len(self.rows) - 1))
+        return np.where(self.rows[at] == rows, at, -1) if len(self.rows) else np.full_like(rows, -1)
+
+    def __getitem__(self, rows):
+        """The vectors of rows (k,), or of a slice, on every process."""
+        rows = np.arange(len(self))[rows]
+        at, out = self.place(rows), np.zeros((len(rows), self.shape[1]), dtype=self.vectors.dtype)
+        out[at >= 0] = self.vectors[at[at >= 0]]
+        return total(out)
+
+    def select(self, rows):
+        """The Spread of some rows (k,), which nobody has to send."""
+        at = self.place(rows)
+        return Spread(self.vectors[at[at >= 0]], np.flatnonzero(at >= 0), len(rows))
+
+
+def total(array):
+    """The sum of an array over all processes, in its place."""
+    dist.all_reduce(torch.from_numpy(array))
+    return array
+
+
+def of_all(array):
+    """[the array of each process], of equal shapes."""
+    own = torch.from_numpy(np.ascontiguousarray(array))
+    parts = [torch.empty_like(own) for _ in range(world())]
+    dist.all_gather(parts, own)
+    return [part.numpy() for part in parts]
+
+
 def sum_gradients(parameters):
     """Add up the gradients of all processes, in place, in one message."""
     if world() == 1:

@@ -55,8 +55,8 @@ class AsItStands:
     def _vectors(self, kind, rows):
         key = kind, rows if rows is None else fingerprint(rows)
         if key not in self._kept:
-            if rows is None:
-                self._kept[key] = self._embedder.embed_docs(self.encoder, shared=self._shared)
+            if kind == "doc":
+                self._kept[key] = self._embedder.embed_docs(self.encoder, rows, shared=self._shared)
             else:
                 self._kept[key] = self._embedder.embed(self.encoder, kind, rows)
         return self._kept[key]

@@ -33,7 +33,8 @@ class Embedder:
         return dist.map_rows(lambda own: embed(encoder, tokens, own, desc=desc), rows)
 
     def embed_docs(self, encoder, rows=None, *, shared=False):
-        """(M, D) vectors of all docs, or of some rows; those of the last call, if the weights are the same.
+        """(M, D) vectors of all docs, or of some rows; those of the last call, if the weights are the same. An array,
+        or of several processes a dist.Spread.
 
         shared: whether other runs will want them, as those of a model that is not yet trained. A transformer's
         then go through the cache; a static encoder makes its own faster than they could be read.
@@ -44,9 +45,19 @@ class Embedder:
         if self._docs[0] != key:
             self._docs = None, None  # the old ones go first: of a large corpus two would not fit
             if rows is not None:
-                return self.embed(encoder, "doc", rows)
-            self._docs = key, self.embed_shared(encoder, "doc") if shared else self.embed(encoder, "doc")
-        return self._docs[1] if rows is None else self._docs[1][rows]
+                return self._spread(encoder, rows)
+            all_docs = np.arange(len(self.tokens["doc"]))
+            one = shared and dist.world() == 1
+            self._docs = key, self.embed_shared(encoder, "doc") if one else self._spread(encoder, all_docs)
+        docs = self._docs[1]
+        return docs if rows is None else docs.select(rows) if isinstance(docs, dist.Spread) else docs[rows]
+
+    def _spread(self, encoder, rows):
+        """The vectors (n, D) of docs; of several processes a dist.Spread, so that each holds those it has made."""
+        if dist.world() == 1:
+            return self.embed(encoder, "doc", rows)
+        own = dist.own(len(rows))
+        return dist.Spread(embed(encoder, self.tokens["doc"], rows[own], desc="embedding docs"), own, len(rows))
 
     def freeze_docs(self, encoder):
         """Embed the docs for the last time: whatever encoder is asked for them later on has the same tower of docs."""

@@ -280,7 +280,7 @@ def mine_dense(miner, positions, count, last, encoder, *, source="dense"):
 def mine_adore(miner, positions, count, last, encoder):
     """The best by the query vectors of this very step, over docs frozen as the source began (Zhan et al. 2021)."""
     if "adore" not in miner.frozen:
-        miner.frozen["adore"] = miner.embed_docs(encoder)
+        miner.frozen["adore"] = miner.embed_docs(encoder)[:]  # on every process: its vectors are part of the state
     q_emb = miner.embed_queries(miner.encoder, positions)
     return miner.search("adore", positions, count, last, q_emb, miner.frozen["adore"])
 

@@ -43,5 +43,5 @@ class Approximate:
         d_emb = vectors.take(docs[docs >= 0])
         scores = pair_scores(q_emb, d_emb, at.reshape(rows.shape) - (len(docs) - len(d_emb)))
         scores, rows = by_score_and_row(np.where(rows < 0, -np.inf, scores).astype(np.float32), rows)
-        rows = without_zeros(q_emb, scores, rows, vectors.take)
+        scores, rows = without_zeros(q_emb, scores, rows, vectors.take)
         return np.where(rows < 0, np.float32(0), scores), rows

@@ -1,5 +1,7 @@
 """Exact search by inner product over vectors in memory."""
 
+import functools
+
 import faiss
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ faiss.cvar.distance_compute_blas_threshold = 1024
 # queries and docs in one product: as many scores as by default, in a quicker shape (tests/bench/exact_search.py)
 faiss.cvar.distance_compute_blas_query_bs, faiss.cvar.distance_compute_blas_database_bs = 1024, 4096
 ON_GPU = 4096, 1 << 16  # queries and docs of one product there: a gigabyte of scores
+ROWS = 8192  # queries whose best docs are sent to all processes at once
 TIES = 32  # docs fetched beyond the wanted: among equal scores, as of copies, the first rows are kept, whatever k
 
 
@@ -28,7 +31,7 @@ def top_k(q_emb, d_emb, k, *, device=None):
     else:
         found = faiss.knn(q_emb, d_emb, fetched, metric=faiss.METRIC_INNER_PRODUCT)
     scores, rows = (array[:, :k] for array in by_score_and_row(*found))
-    return scores, without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
+    return without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
 
 
 @torch.no_grad()
@@ -48,12 +51,14 @@ def top_k_by_torch(q_emb, d_emb, k, device, *, blocks=ON_GPU):
 
 
 def without_zeros(q_emb, scores, rows, vectors_of):
-    """`rows` (Q, k) with -1 where the query's vector or the doc's, vectors_of(rows), is zero: their score is 0."""
+    """Both (Q, k), closed up, without docs where the query's vector or the doc's, vectors_of(rows), is zero."""
     at = np.nonzero((scores == 0) & (rows >= 0))
     if len(at[0]):
         zero = ~q_emb[at[0]].any(1) | ~vectors_of(rows[at]).any(1)
         rows[at[0][zero], at[1][zero]] = -1
-    return rows
+        order = np.argsort(rows < 0, axis=1, kind="stable")
+        scores, rows = (np.take_along_axis(array, order, 1) for array in (scores, rows))
+    return scores, rows
 
 
 def by_score_and_row(scores, rows):
@@ -69,19 +74,42 @@ def by_score_and_row(scores, rows):
 def search(q_emb, d_emb, k, known=None, *, among=None, device=None):
     """The Hits of query vectors (Q, D) among doc vectors (M, D), each process doing its share on its torch.device.
 
-    among: the doc rows that are searched, all by default.
+    d_emb: an array, of which each process searches all for its share of the queries, or a dist.Spread, where each
+    searches its own docs for all queries and sends the k best. among: the doc rows that are searched, all by default.
     """
+    if isinstance(d_emb, dist.Spread):
+        scores, rows = _top_k_of_all(q_emb, d_emb, k, among, device)
+        return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
     searched = d_emb if among is None else d_emb[among]
     scores, rows = dist.map_rows(lambda own: top_k(q_emb[own], searched, k, device=device), np.arange(len(q_emb)))
     rows = rows if among is None else np.where(rows < 0, -1, among[rows])
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, d_emb, known))
 
 
+def _top_k_of_all(q_emb, d_emb, k, among, device):
+    """top_k() of a dist.Spread: what is sent is k scores and rows a query and process."""
+    own = d_emb.rows if among is None else np.intersect1d(d_emb.rows, among)
+    vectors = d_emb.vectors if among is None else d_emb.vectors[d_emb.place(own)]
+    k, found = min(k, len(d_emb) if among is None else len(among)), []
+    for begin in range(0, len(q_emb), ROWS):
+        part = q_emb[begin : begin + ROWS]
+        scores, rows = np.zeros((len(part), k), dtype=np.float32), np.full((len(part), k), -1)
+        if len(own):
+            best, at = top_k(part, vectors, k, device=device)
+            scores[:, : best.shape[1]], rows[:, : best.shape[1]] = best, np.where(at < 0, -1, own[at])
+        both = zip(dist.of_all(scores), dist.of_all(rows))
+        found.append(functools.reduce(lambda one, other: merge(one, other, k), both))
+    return tuple(np.concatenate(parts) for parts in zip(*found)) if found else top_k(q_emb, vectors, k)
+
+
 def pair_scores(q_emb, d_emb, rows, *, block=8192):
     """(Q, P) inner products of each query with its own docs: rows (Q, P), -1 for none, which gives nan.
 
-    d_emb: (M, D), or a function of rows that gives their vectors, asked for `block` of them at a time.
+    d_emb: (M, D), a dist.Spread, or a function of rows that gives their vectors, asked for `block` of them at a time.
     """
+    if isinstance(d_emb, dist.Spread):
+        own = np.nan_to_num(pair_scores(q_emb, d_emb.vectors, d_emb.place(rows), block=block))
+        return np.where(rows < 0, np.float32(np.nan), dist.total(own))
     take = d_emb if callable(d_emb) else d_emb.__getitem__
     scores = np.full(rows.shape, np.nan, dtype=np.float32)
     owner, column = np.nonzero(rows >= 0)

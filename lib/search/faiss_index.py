@@ -198,7 +198,7 @@ def search(index, q_emb, k, known=None, among=None):
     scores, rows = by_score_and_row(*index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how))
     scores, rows = np.where(rows < 0, np.float32(0), scores)[:, :k], rows[:, :k]
     held = functools.partial(reconstruct, index)
-    rows = without_zeros(q_emb, scores, rows, held)
+    scores, rows = without_zeros(q_emb, scores, rows, held)
     return Hits(scores, rows, None if known is None else pair_scores(q_emb, held, known))
 
 
