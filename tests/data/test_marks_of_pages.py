@@ -102,6 +102,7 @@ def test_charsets_by_the_names_of_browsers(tmp_path, named, codec):
     [
         ("```{figure} a.png\n:name: fig\n:width: 200px\n\nA caption.\n```", "A caption."),
         (":::{note}\n:class: dropdown\nHold it.\n:::", "Hold it."),
+        ("```{code-block} sh\n:caption: How to\n:linenos:\n\nrun\n```", "How to run"),
         ("```{code-block} python\n:linenos:\nx = {':a:': 1}\n:kept:\n```", "x = {':a:': 1} :kept:"),
         ("(a-target)=\nSee {ref}`the page <a-target>`, {term}`word` and {doc}`<b>`.", "See the page, word and b."),
         ("`{a}` and `x {b}`, (y)= z", "{a} and x {b}, (y)= z"),

@@ -26,7 +26,7 @@ MARKS = {"/", ":", "!", "?", "="}  # with which a box begins
 BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
 INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
 # below the name of a box: what it is to look like; the target of a link; {role}`text` and {role}`text <target>`
-OPTION = re.compile(r":[A-Za-z][\w-]*+:(?:\s.*)?$")
+OPTION = re.compile(r":(?:caption|alt|title):\s+(\S.*)$|:[A-Za-z][\w-]*+:(?:\s.*)?$")  # three of them are text
 TARGET = re.compile(r"\([^()\s]++\)=$")
 ROLE = re.compile(r"(`+)(?!`)[^`]++\1(?!`)|\{[a-z][\w:+.-]*+\}`([^`<]*)(?:<([^`<>]*)>)?`")
 EXPORT = re.compile(r"export\s+(?:default|const|let|var|function|async|class|type|interface|\{|\*)")
@@ -164,8 +164,8 @@ def _without_marks(lines, *, mdx):
         line = shown[min(indent, 4 * len(boxes)) :] if boxes else line
         bare = line.strip()
         code.append(bool(fence))
-        if options := options and bool(OPTION.match(bare)):
-            line = ""
+        if options := options and OPTION.match(bare):
+            line = options[1] or ""
         elif until:  # within a comment, up to its end
             line, until = (until.sub("", line), None) if until.match(line) else ("", until)
         elif HIGHLIGHT[0].match(bare) and not fence:
