@@ -333,9 +333,9 @@ def main():
 def precision_of(args, folder, device):
     """What --precision means here: of a run that goes on, what it began with."""
     begun = args.resume and args.precision == "auto" and (folder / "config.json").exists()
-    return (
-        run.recorded(folder)["args"].get("precision", "auto") if begun else model.pick_precision(device, args.precision)
-    )
+    if begun:
+        return run.recorded(folder)["args"].get("precision", "auto")
+    return model.pick_precision(device, args.precision)
 
 
 def compare(args, parser, collection, name):
@@ -561,17 +561,14 @@ def set_up(args, parser, collection, folder, *, device):
     of_arm = {"arm": arm.text, "base": arm.base, "seed": label}
     of_arm |= {"overrides": {name: cli.plain(value) for name, value in arm.overrides.items()}}
     config = run.record(args, parser, derived=derived | of_arm, inputs=inputs(args, own))
-    log = run.Run.create(
-        folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, writes=dist.is_main(),
-        config=config,
-    )  # fmt: skip
+    how = {"overwrite": args.overwrite, "resume": args.resume, "changed_code": args.changed_code}
+    log = run.Run.create(folder, **how, writes=dist.is_main(), config=config)
     if args.positive_filter and dist.is_main():
         lines = ["query-id\tcorpus-id\tscore", *("\t".join(pair) for pair in dropped)]
         write_text(folder / "dropped_pairs.tsv", "\n".join(lines) + "\n")
     dist.barrier()  # what an earlier --overwrite left half done is put back before anyone looks for a state
-    say_what_begins(
-        args, parser, arm, derived, encoder, collection, f"{arm} on {collection.name}, seed {seed} -> {folder}"
-    )
+    title = f"{arm} on {collection.name}, seed {seed} -> {folder}"
+    say_what_begins(args, parser, arm, derived, encoder, collection, title)
 
     # the model, what trains it, and what chooses its negatives
     averaged = place(args, encoder, embedder, device, derived["precision"])
