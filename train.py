@@ -170,7 +170,7 @@ def parse_args():
     add("--allow_leak", action="store_true", per_arm=False, help="use a file that seems to know the labels of dev or "
         "test queries all the same; the results are marked",
         idle_when=lambda args, sources: not sources or args.negative_docs in ("labelled", "all"))
-    add("--inject", type=injection.parse_injected, excludes="pull", metavar="positives:SHARE|easy:SHARE",
+    add("--inject", type=injection.parse_injected, excludes="pull", metavar="positives|easy|hardest:SHARE",
         help=f"an experiment: {cli.explained(injection.INJECTED)}; what either costs is in docs/false-negatives.md")
     add("--miner", metavar="bm25|RUN|MODEL|VECTORS", help="what the source miner:K asks for its lists: BM25, a run "
         "folder, a model's folder or hub name, or a folder with queries.npy and docs.npy")

@@ -30,14 +30,23 @@ def easy(collection, query_rows, kept, **how):
     return np.where(kept >= 0, drawn_candidates("easy", random_docs, collection, query_rows, 1, **how).docs[:, 0], -1)
 
 
+def hardest(collection, query_rows, kept, **how):
+    """the same in the place of the one of the K that its miner ranks best"""
+    return easy(collection, query_rows, kept, **how)
+
+
 class Row(NamedTuple):
-    """What takes a negative's place: its function of query rows and kept docs (B,), which returns docs (B,)."""
+    """What takes a negative's place: its function of query rows and kept docs (B,), which returns docs (B,).
+
+    first: the place of the negative that the list ranks best, not of any.
+    """
 
     function: Callable
+    first: bool = False
     numbers: dict = {"SHARE": {"least": 0, "most": 1}}
 
 
-INJECTED = {"positives": Row(positives), "easy": Row(easy)}
+INJECTED = {"positives": Row(positives), "easy": Row(easy), "hardest": Row(hardest, first=True)}
 parse_injected = choice(INJECTED)
 
 
@@ -51,17 +60,16 @@ class Injection:
     def replace(self, drawn, positions, query_rows, collection, *, pool: Pool, seed, epoch):
         """(negatives without what is replaced, (B, 1) what stands in its place, -1 for nothing).
 
-        drawn: {code: (B, K) doc rows, -1 for none}. Of the k negatives of a query at most one is replaced, with
-        probability k * SHARE.
+        drawn: {code: (B, K) doc rows, -1 for none}, in the order of their list. Of the k negatives of a query at most
+        one is replaced, with probability k * SHARE.
         """
         named = np.concatenate([np.empty((len(positions), 0), dtype=np.int32), *drawn.values()], axis=1)
         there = named >= 0
         chance, which = (uniform(what, seed, epoch, query_rows) for what in ("inject", "inject which"))
-        docs = INJECTED[self.how.name].function(
-            collection, query_rows, self.kept[positions], pool=pool, seed=seed, epoch=epoch
-        )
+        row = INJECTED[self.how.name]
+        docs = row.function(collection, query_rows, self.kept[positions], pool=pool, seed=seed, epoch=epoch)
         docs = np.where(chance < there.sum(1) * self.how.numbers[0], docs, -1)
-        nth = np.floor(which * there.sum(1)).astype(int)  # of those that are there
+        nth = np.floor(which * there.sum(1) * (not row.first)).astype(int)  # of those that are there
         gone = there & (np.cumsum(there, axis=1) - 1 == nth[:, None]) & (docs >= 0)[:, None]
         left, begin = {}, 0
         for code, part in drawn.items():

@@ -213,6 +213,9 @@ class NegativeSampler:
                 slots = draw_slots(
                     self.config.sampling, own, count, seed=self.seed, epoch=epoch, progress=step / self.steps
                 )
+                if self.config.injection:  # which goes by the order of the list
+                    slots = np.sort(np.where(slots < 0, own.docs.shape[1], slots), axis=1)
+                    slots[slots == own.docs.shape[1]] = -1
                 drawn |= {self._code(label): docs for label, docs in by_label(own, slots).items()}
         return drawn
 
