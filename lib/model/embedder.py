@@ -45,17 +45,17 @@ class Embedder:
         if self._docs[0] != key:
             self._docs = None, None  # the old ones go first: of a large corpus two would not fit
             if rows is not None:
-                return self._spread(encoder, rows)
-            all_docs = np.arange(len(self.tokens["doc"]))
-            one = shared and dist.world() == 1
-            self._docs = key, self.embed_shared(encoder, "doc") if one else self._spread(encoder, all_docs)
+                return self._made(encoder, rows)
+            through_cache = shared and dist.world() == 1
+            self._docs = key, self.embed_shared(encoder, "doc") if through_cache else self._made(encoder)
         docs = self._docs[1]
         return docs if rows is None else docs.select(rows) if isinstance(docs, dist.Spread) else docs[rows]
 
-    def _spread(self, encoder, rows):
-        """The vectors (n, D) of docs; of several processes a dist.Spread, so that each holds those it has made."""
+    def _made(self, encoder, rows=None):
+        """The vectors (n, D) of docs; of several processes a dist.Spread: each holds those it has made."""
         if dist.world() == 1:
             return self.embed(encoder, "doc", rows)
+        rows = np.arange(len(self.tokens["doc"])) if rows is None else rows
         own = dist.own(len(rows))
         return dist.Spread(embed(encoder, self.tokens["doc"], rows[own], desc="embedding docs"), own, len(rows))
 
