@@ -173,8 +173,12 @@ def main():
         if args.audit:
             collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
     folder = trained if trained and not args.name else run.run_path(args.name or f"{name}-mined")
-    stem, ending = f"{name}-{args.split}-{'+'.join(args.sources)}", "jsonl" if args.format == "own" else args.format
-    path = folder / "negatives" / f"{stem}.{ending}" if hidden is None else folder / "audit" / f"{stem}.md"
+    stem = f"{name}-{args.split}-{'+'.join(args.sources)}"
+    path = (
+        folder / "negatives" / f"{stem}.{exchange.ENDINGS[args.format]}"
+        if hidden is None
+        else folder / "audit" / f"{stem}.md"
+    )
     refuse_to_replace(path, args.overwrite)
     dist.barrier()  # all have looked before one writes
     default = "labelled" if args.split == "train" and hidden is None else "all"
@@ -316,7 +320,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
         number = write_negatives(path, header | {name: cli.plain(getattr(args, name)) for name in names}, records)
     else:
         number = exchange.write(path, args.format, records, collection, args.split, even=True)
-        print(f"{args.format} has no place for {', '.join(exchange.lost(args.format)) or 'nothing less'}")
+        print(f"{args.format} has no place for {', '.join(exchange.lost(args.format))}")
         if args.format.startswith("distillation"):
             print(f"the texts that the ids stand for: {path.name}.queries.jsonl, {path.name}.documents.jsonl")
     scored = {c.source: (c.scores.ravel(), c.positive) for c in kept if (c.scores == c.scores).any()}

@@ -231,7 +231,11 @@ class NegativeSampler:
         return 1 + self.labels.index(label)
 
     def teacher(self, batch, positions, step):
-        """(B, N) teacher scores of the batch's docs, from lists that have them; nan for none."""
+        """(B, N) teacher scores of the batch's docs, from lists that have them; nan for none.
+
+        Lists have one score for all positives of a query: of several it is the best one's, and nobody knows which.
+        """
+        alone = np.flatnonzero((self.collection.known_docs(batch.queries) >= 0).sum(1) == 1)
         scores = np.full(batch.invalid.shape, np.nan, dtype=np.float32)
         for source in self.active(step):
             mined = self.lists.get(source)
@@ -242,7 +246,7 @@ class NegativeSampler:
             columns = np.minimum(np.searchsorted(batch.docs, groups), len(batch.docs) - 1)
             rows, slots = np.nonzero((batch.docs[columns] == groups) & (own.docs >= 0))
             scores[rows, columns[rows, slots]] = own.teacher[rows, slots]
-            scores[np.arange(len(positions)), batch.labels] = own.teacher_positive
+            scores[alone, batch.labels[alone]] = own.teacher_positive[alone]
         return scores
 
     # ----------------------------------------------------------------------------------------- state

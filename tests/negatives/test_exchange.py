@@ -521,7 +521,7 @@ def test_the_next_step_of_an_export_is_the_other_librarys(folder, launch, capsys
     flags = ("--data", folder, "--name", "st", "--depth", 3, "--format", "st-ntuple")
     assert launch("mine_negatives.py", *flags, cwd=tmp_path) == 0
     said = capsys.readouterr().out
-    (path,) = (tmp_path / "runs/st/negatives").glob("*.st-ntuple")
+    (path,) = (tmp_path / "runs/st/negatives").glob("*.st-ntuple.jsonl")
     assert 'next    st-ntuple is read by datasets.load_dataset("json", data_files="' in said and path.name in said
     datasets = pytest.importorskip("datasets")
     rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "hub"))
@@ -554,7 +554,7 @@ def test_rows_for_a_table_have_the_same_columns(folder, launch, capsys, tmp_path
     flags = ("--data", folder, "--name", "even", "--overwrite", "--depth", 5, "--filters", "percpos:0.5", *fill)
     assert launch("mine_negatives.py", *flags, "--format", format, cwd=tmp_path) == 0
     said = capsys.readouterr().out
-    (path,) = (tmp_path / "runs/even/negatives").glob(f"*.{format}")
+    (path,) = (tmp_path / "runs/even/negatives").glob(f"*.{format}.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert rows and len({tuple(row) for row in rows}) == 1 and ("scores" in rows[0]) == (not fill)
     assert ("rows with fewer than" in said) == (format == "st-ntuple" and not fill)

@@ -5,9 +5,10 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import known_by_text
+from conftest import known_by_text, write_collection
 
 from lib.data.batches import QueryOrder, make_batch
+from lib.data.collection import load_collection
 from lib.evaluation import diagnostics
 from lib.files import BadInput
 from lib.negatives.arms import Arm
@@ -386,6 +387,24 @@ def test_teacher_scores_find_their_columns(tiny, tmp_path):
     wanted = np.full((2, 4), np.nan)
     wanted[0, column["a08"]], wanted[1, column["c02"]], wanted[1, column["c01"]] = 0.5, 0.25, 2.5
     np.testing.assert_array_equal(made.teacher(batch, positions, 0), wanted)
+
+
+def test_one_score_of_several_positives_is_given_to_none(tmp_path):
+    """It is the best one's: on the others a margin would be taught that the teacher never gave."""
+    judged = [("q0", "d0", 1), ("q0", "d1", 1), ("q1", "d2", 1)]
+    docs, queries = ({f"{letter}{i}": f"{letter} of {i}" for i in range(12)} for letter in "dq")
+    splits = {"train": judged, "dev": judged[:1], "test": judged[:1]}
+    twice = load_collection(write_collection(tmp_path / "twice", docs, queries, splits), quiet=True)
+    made, _, miner = make_sampler("file:1", twice)
+    qrels = twice.split("train")
+    taught = Candidates("file", qrels.queries, np.full((len(qrels), 1), 9), positive=None).admit(twice)
+    taught.teacher, taught.teacher_positive = np.full(taught.docs.shape, 0.1), np.full(len(qrels), 0.9)
+    miner.mine = lambda source, positions, count, last: taught
+    made.refresh(0)
+    batch = made.batch(np.arange(len(qrels)), step=0, epoch=0)
+    scores = made.teacher(batch, np.arange(len(qrels)), 0)
+    given = scores[np.arange(len(qrels)), batch.labels]
+    assert np.isnan(given[0]) and given[1] == np.float32(0.9)
 
 
 # ---------------------------------------------------------------------------------------- docs of other queries

@@ -338,7 +338,7 @@ def mine(launch, desk, capsys):
         assert code == 0, printed.err
         files = [path for path in (desk / "runs" / name / "negatives").glob("*.*") if path.suffix != ".png"]
         (path,) = [path for path in files if path.is_file()]
-        header, records = read_negatives(path) if path.suffix == ".jsonl" else (None, [])
+        header, records = read_negatives(path) if len(path.suffixes) == 1 else (None, [])
         return path, header, [record for _, record in records], printed.out
 
     return start
@@ -413,7 +413,7 @@ def test_a_file_mined_elsewhere_passes_the_gate_when_it_is_filtered_and_when_it_
 def test_another_systems_file_and_back(mine, desk, tiny):
     _, _, records, _ = mine("own", "--depth", 6)
     path, _, _, printed = mine("foreign", "--depth", 6, "--format", "flagembedding")
-    assert path.name == "tiny-train-bm25.flagembedding" and "has no place for" in printed
+    assert path.name == "tiny-train-bm25.flagembedding.jsonl" and "has no place for" in printed
     assert "next    flagembedding is read by --train_data runs/foreign" in printed and "train.py" not in printed
     lines = {line["query"]: line for line in json_lines(path)}
     found = by_query(records)

@@ -24,6 +24,9 @@ from lib.negatives.formats.exchange_formats import SCORES, TABLE, TAUGHT, ByText
 EVEN = {"st-triplet", "st-ntuple"}  # whose rows become columns of a table, without gaps
 FIELDS = ("qid", "doc_id", "source", "rank", *SCORES, *TAUGHT)
 FORMATS = {name: row.about for name, row in TABLE.items()}  # what --format takes: its description
+# what the other libraries want a file's name to end with: some pass over what is called otherwise
+ENDINGS = {"own": "jsonl", "dpr": "dpr.json", "distillation-parquet": "distillation.parquet"}
+ENDINGS |= {name: f"{name}.tsv" if name.startswith("msmarco") else f"{name}.jsonl" for name in TABLE.keys() - ENDINGS}
 LOADS = {name: row.loads for name, row in TABLE.items() if row.loads}  # how the other library is given a file
 
 
