@@ -249,8 +249,13 @@ def of_arm(args, arm):
 
 def check(args, parser):
     """BadInput if the arguments of a run do not make sense together."""
-    parser.check(args, only="static" if args.encoder == "static" else "transformer")
+    trained = "trained static" if model.is_static(args.encoder) else "transformer"
+    parser.check(args, only="static" if args.encoder == "static" else trained)
     base, masks, terms = loss_of(args)
+    if columns := [
+        term.text for term in args.terms if loss.TERMS[term.name].at == "columns" and args.in_batch == "off"
+    ]:
+        raise BadInput(f"--terms {columns[0]} adds to the docs of other queries, which --in_batch off leaves out")
     if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in loss.BASES[base[0]].takes.split()]:
         raise BadInput(f"--terms {unfit[0]} plays no part with --base {args.base.text}")
     if args.batches and (args.batch_by or args.query_clusters):
@@ -322,7 +327,9 @@ def main():
     tail = "race" if args.race else "ablation" if several else f"{comparison.slug(arm.text)}-s{seed}"
     name = args.name or f"{collection.name}-{tail}"
     folder = run.run_path(name)
-    if args.encoder != "static":  # decided once: all processes and runs, and whoever goes on, compute in the same
+    if not model.is_static(
+        args.encoder
+    ):  # decided once: all processes and runs, and whoever goes on, compute in the same
         args.precision = dist.same(precision_of(args, folder, device))
     if several:
         return compare(args, parser, collection, name)
@@ -390,7 +397,7 @@ def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run or the comparison, and print its command."""
     given = {name: value for name, value in cli.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
-    advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=args.encoder == "static",
+    advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=model.is_static(args.encoder),
                            batch_size=given.get("batch_size"))  # fmt: skip
     advice = [each for each in advice if each.flag not in given and not (each.flag == "epochs" and args.steps)]
     flags = given | {each.flag: each.value for each in advice}
@@ -473,6 +480,7 @@ def train(args, parser, collection, folder, *, device):
             t.evaluate(step + 1, bar)
     bar.close()
     if args.until:
+        end = max(begin, end)
         return print(f"stopped behind step {end} of {t.steps}: --resume without --until goes on, to the test split")
     summary = t.finish(bm25)
     said, command = verdict_of_run(summary, args.select, run=cli.quoted(folder), lr=t.plan["peak_lr"])

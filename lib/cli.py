@@ -198,6 +198,8 @@ def usage(table):
 
 def explained(table):
     """usage() with what each row does, from the docstrings of their functions."""
+    if bare := [name for name, row in table.items() if not row.function.__doc__]:
+        raise BadInput(f"the function of {bare[0]} has no docstring, which --help shows: write what it does")
     about = {name: " ".join(row.function.__doc__.split()) for name, row in table.items()}
     about = {name: text.partition(" -> ")[0].rstrip(".") for name, text in about.items()}  # without shapes
     return "; ".join(f"{':'.join([name, *row.numbers])}, {about[name]}" for name, row in table.items())

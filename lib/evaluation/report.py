@@ -204,7 +204,7 @@ def conclusion(result):
             test = others[0]["against_first"]
             low, high = sorted((sign * test["low"], sign * test["high"]))
             said += f": {abs(test['difference']):+.4f} [{low:+.4f}, {high:+.4f}] on other queries"
-        said += "; whether other seeds would give the same, so few cannot say." if others else ""
+        said += "; too few seeds to test whether other seeds would give the same." if others else ""
     if measure in (bm25 := result["references"].get("bm25", {})):
         best, value = max(means, key=means.get), max(means.values())
         above = f"{best} is above BM25" if value > bm25[measure] else "No arm reaches BM25: search with it, or mix both"
@@ -300,16 +300,20 @@ def to_latex(result):
     """The arms of analyse() as a table for a paper: the measures, the gain with its interval, the tie group."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     names = dict.fromkeys((measure, "ndcg@10", analysis.DEEP))
-    head = ["negatives", *names, f"against {first}", "p", "group"]
+    head = ["negatives", *names, f"against {first}", "p", "decision", "group"]
     rows = [[name, *(f"{of[m]:.3f}" if m in of else "" for m in names)] for name, of in result["references"].items()]
     for row in result["arms"]:
         test = row.get("against_first")
         tested = [f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]",
-                  significance.shown(test["p_holm"])] if test else ["", ""]  # fmt: skip
+                  significance.shown(test["p_holm"]), test["decision"]] if test else ["", "", ""]  # fmt: skip
         rows.append(
             [comparison_plots.name_of(row), *(f"{np.mean(row['test'][m]):.3f}" for m in names), *tested, row["group"]]
         )
     seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
     caption = f"{result['name']}, {result['queries']:,} queries, {seeds}. Gain in {measure} with its "
-    caption += "95% interval, p with Holm's correction. Arms that share a letter are not shown to differ."
+    caption += "95% interval, p with Holm's correction. Arms that share a letter are not shown to differ. "
+    over = {row["against_first"]["over"] for row in result["arms"] if "against_first" in row}
+    caption += "Interval and p are for other queries and " + (
+        "these very runs: not a test over seeds." if over == {significance.QUERIES} else "other seeds."
+    )
     return latex(head, rows, caption=caption)

@@ -286,7 +286,8 @@ def _odd(summary, measure):
         said += "; on dev no step was above the start"
     elif summary["best_step"] < summary["steps"] / 2:
         best = f"dev was best at step {summary['best_step']} of {summary['steps']} and fell after that"
-        said += f"; {best} (fewer --epochs, or --init MODEL)"
+        began = summary.get("encoder", "static") != "static" or summary.get("init")
+        said += f"; {best} (fewer --epochs{'' if began else ', or --init MODEL'})"
     on_dev = summary["dev"][measure] - summary["bm25_dev"][measure]
     if not low - APART <= on_dev <= high + APART:
         said += f"; on dev it is {on_dev:+.4f}, so that what dev chooses may not suit test"

@@ -80,6 +80,12 @@ def load_encoder(source, *, seed=0, **options):
     return encoder.eval()
 
 
+def is_static(source):
+    """Whether `source` is a static encoder: a new one, or the folder of one."""
+    folder = pathlib.Path(source)
+    return source == "static" or folder.is_dir() and _static_folder(folder) is not None
+
+
 def _static_folder(folder):
     """Where in a folder a static encoder's files are; None if it is no static encoder."""
     if not (folder / "modules.json").exists():

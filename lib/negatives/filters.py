@@ -98,7 +98,9 @@ def balance(candidates, collection, times):
 def denoise(candidates, collection, limit):
     """Docs that a cross-encoder gives more than this (RocketQA, Qu et al. 2021: 0.1)."""
     if candidates.teacher is None:
-        raise BadInput("the filter denoise needs scores of --cross_encoder")
+        raise BadInput(
+            "the filter denoise goes by a cross-encoder's scores: of mine_negatives.py --cross_encoder, or of its file"
+        )
     return candidates.teacher > limit
 
 

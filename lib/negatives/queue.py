@@ -1,4 +1,4 @@
-"""The queue of recent docs: negatives that cost no encoding."""
+"""The queue of recent docs: negatives of many steps for one more encoding of each batch's docs."""
 
 import numpy as np
 import torch

@@ -377,7 +377,7 @@ def test_a_query_without_a_score_of_its_positive_loses_nothing(text):
 
 def test_denoising_needs_a_teacher(tiny):
     candidates = dataclasses.replace(candidates_of([[(1, 5, None)]], [4.0]), teacher=None)
-    with pytest.raises(BadInput, match="denoise needs scores of --cross_encoder"):
+    with pytest.raises(BadInput, match="denoise goes by a cross-encoder"):
         apply(candidates, [parse_filter("denoise:0.1")], tiny)
 
 

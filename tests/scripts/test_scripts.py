@@ -607,7 +607,7 @@ def compare(launch, desk, capsys):
         folder = desk / "runs" / "-vs-".join(names) / "tiny-test"
         text = (folder / "ablation.md").read_text(encoding="utf-8")
         said, rows, *_ = text.split("\n\n")
-        assert "so few cannot say" in said or "No arm" in said or "the most of the arms" in said
+        assert "too few seeds" in said or "No arm" in said or "the most of the arms" in said
         head, _, *lines = [line.strip("| ").split(" | ") for line in rows.splitlines()]
         table = {line[0]: dict(zip(head, line)) for line in lines}
         assert text.strip() in printed

@@ -20,6 +20,7 @@ from lib import cli, dist, process, run
 from lib.evaluation import plots
 from lib.files import BadInput, read_json
 from lib.model import encoder as model
+from lib.model.static import new_static
 
 SMALL = ("--data", "tiny", "--batch_size", 7, "--log_every", 1)
 STATIC = ("--dim", 16, "--vocab_size", 400)
@@ -376,6 +377,7 @@ def test_one_arm_of_several_may_distill(parsed, first):
         ("bm25:1 terms=focal:-1", "--terms focal:-1: -1: must be at least 0"),
         ("bm25:1 base=triplet", "--base triplet: write triplet:MARGIN"),
         ("bm25:1 base=triplet:.1 terms=focal:1", "--terms focal:1 plays no part with --base triplet:.1"),
+        ("bm25:1 in_batch=off terms=query_to_query", "--terms query_to_query adds to the docs of other queries"),
         ("bm25:1 terms=kl:.5", "--terms margin_mse and kl need a source with a teacher"),
         ("bm25:1 candidates=0", "--candidates 0: must be at least 1"),
     ],
@@ -384,6 +386,14 @@ def test_wrong_flags_of_an_arm_are_refused(parsed, arm, wanted):
     with pytest.raises(BadInput) as refused:
         parsed("--negatives", "in_batch", arm)
     assert wanted in str(refused.value)
+
+
+@pytest.mark.parametrize("flag", [("--dropout", ".1"), ("--compile",), ("--vocab_size", "500"), ("--lora", "4")])
+def test_a_trained_static_encoder_takes_no_flags_of_others(parsed, tmp_path, tiny, flag):
+    model.save_encoder(new_static(tiny, dim=8, vocab_size=300, seed=0), tmp_path / "encoder")
+    with pytest.raises(BadInput, match=f"{flag[0]} is for a .* encoder, and this is a trained static one"):
+        parsed("--encoder", tmp_path / "encoder", *flag)
+    assert parsed("--encoder", tmp_path / "encoder")
 
 
 def test_a_grid_gives_each_arm_every_value(parsed):
