@@ -164,7 +164,7 @@ def print_curve(points, chosen, exact_seconds, split):
         )
     print(
         f"recall on {split} queries that took no part in the choice; exact search takes about "
-        f"{1e3 * exact_seconds:.2f} ms a query; {faiss.omp_get_max_threads()} threads"
+        f"{1e3 * exact_seconds:.2f} ms a query; {(threads := faiss.omp_get_max_threads())} thread{'s' * (threads > 1)}"
     )
 
 

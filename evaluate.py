@@ -236,9 +236,9 @@ def print_result(args, spec, result):
         else "   ties leave nothing open"
     )
     low, high = holes["ndcg@10"]
-    print(
-        f"   if every unjudged doc among the ten best were relevant, ndcg@10 would be {high:.4f} instead of {low:.4f}"
-    )
+    if high < 1:  # where a query has one judged doc it is 1 whatever is found
+        filled = f"ndcg@10 would be {high:.4f} instead of {low:.4f}"
+        print(f"   if every unjudged doc among the ten best were relevant, {filled}")
     if result["nothing_found"]:
         print(f"   {result['nothing_found']:.1%} of the queries found nothing, and count as 0")
     if result["nothing_found"] > measures.VOID:

@@ -163,7 +163,6 @@ def main():
     if args.check:
         return check_file(args)
     device = dist.start(pick_device(args.device))
-    args.precision = pick_precision(device, args.precision)  # the file's header says which
     clock, trained, hidden = run.Clock(), args.run and pathlib.Path(args.run), None
     with dist.main_first():
         # a relabelled copy has the splits that train.py would cut off, or test would be of what was relabelled
@@ -188,8 +187,10 @@ def main():
     title += (
         f" {len(collection.split(args.split))} {args.split} queries of {collection.name} ({len(collection.docs)} docs)"
     )
-    derived = {"candidates": count, "overfetch": overfetch(collection), "pool": describe_pool(pool, collection)}
+    docs = f"{pool.name}, {describe_pool(pool, collection)['docs']:,} docs"
+    derived = {"candidates": count, "docs_fetched_besides": overfetch(collection), "pool": docs}
     cli.print_header(title, args, parser, derived | ({} if hidden is None else {"hidden": len(hidden)}))
+    args.precision = pick_precision(device, args.precision)  # the file's header says which
     mined = teach(args, mine(args, collection, pool, count, device), collection, device)
     if dist.is_main() and hidden is not None:
         title = f"{collection.name}, {args.split}: {len(hidden)} hidden positives"
@@ -336,7 +337,7 @@ def write(path, args, collection, kept, pool, count, clock, spec):
     for candidates in kept:
         shares = diagnostics.near_copies(candidates, collection)
         if found := [f"{share:.1%} of a {name}" for name, share in shares.items() if share]:
-            print(f"near-copies among {candidates.source}'s: {', '.join(found)} (--filters near_copy:0.5)")
+            print(f"near-copies among {candidates.source}'s, in a sample: {', '.join(found)} (--filters near_copy:0.5)")
     drawn, what = f" and {path.stem}.png" if scored else "", "candidates" if args.format == "own" else "lines"
     print(f"\nwrote   {path} ({number:,} {what}, {clock.total():.1f} s){drawn}")
     if args.format in exchange.LOADS:

@@ -53,6 +53,7 @@ from lib.search.retriever import fingerprint_of
 # arms of a race where none are named
 RACERS = "in_batch", "bm25:1", "bm25:4", "refresh:1", "refresh:4", "refresh:4 filters=percpos:.95"
 FEW_STEPS = 50  # below which a run says so
+UNSAID = {"initial_weights", "query_order", "pool"}  # of what follows from the arguments: config.json has them
 # flags that say which runs there are, not what a run does
 OF_A_COMPARISON = "negatives seeds name overwrite resume jobs control grid tune budget config race".split()
 OF_ONE_COMMAND = "name overwrite resume changed_code config control until".split()  # which no recorded run hands on
@@ -74,7 +75,9 @@ def parse_args():
     add("--dim", type=cli.DIM, metavar="D", help="length of the vectors: of a static encoder 768 by default, with "
         "--init at most the model's; a transformer gets a linear layer for it, by default none")
     add("--negatives", nargs="+", default=[Arm.parse("refresh:4")], metavar="ARM",
-        type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare")
+        type=functools.partial(Arm.parse, value_of=parser.value_of), help="one arm, or several to compare; sources: "
+        + "; ".join(f"{name}{':K' * row.explicit}, {row.about}" for name, row in SOURCES.items())
+        + "; default: refresh:4")
     add("--negatives_file", metavar="F", help="file of mine_negatives.py that the source file:K draws from "
         "(without it: the negatives that --data brings)")
     add("--seeds", "--seed", nargs="+", type=cli.SEED, default=[0], metavar="S", help="random seed(s) of initial "
@@ -355,7 +358,7 @@ def compare(args, parser, collection, name):
     config = run.record(args, parser, derived={}, inputs=inputs(args, collection))
     run.Run.create(folder, overwrite=args.overwrite, resume=args.resume, changed_code=args.changed_code, config=config)
     flags = {flag: value for flag, value in cli.non_default(args, parser).items() if flag not in OF_A_COMPARISON}
-    full = args.steps or max(1, round(args.epochs * order(args).steps_per_epoch))
+    full = steps_of(args, order(args))
     say_few(args, full)
     runs = experiment.Runs(name, folder, flags | {"resume": args.resume}, args.seeds, args.jobs, args.steps, full)
     runs.announce = lambda title, counts: cli.print_header(title, args, parser, counts)
@@ -416,7 +419,7 @@ def show_plan(args, parser, collection):
     print(f"   {said}\n   {plan.least_difference(collection, spread, args.select)}", flush=True)
     check_data.check_parts(collection, batch_size=args.batch_size)
     order = order_of(args, collection=collection, seed=0)
-    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    steps = steps_of(args, order)
     mined = [SOURCES[name].every for name in arm.sources if SOURCES[name].mine]
     every = refresh_every(args, order)
     counts = {
@@ -645,13 +648,16 @@ def optimizer_of(args, encoder, temperature, *, lr):
 def say_what_begins(args, parser, arm, derived, encoder, collection, title):
     """Print what a user would want to know of a run before it begins."""
     more = {"explicit_negatives_per_query": arm.explicit, "docs": len(collection.docs)}
-    cli.print_header(title, args, parser, derived | more)
+    said = {name: value for name, value in (derived | more).items() if value and name not in UNSAID}
+    cli.print_header(title, args, parser, said)
     print(f"   {advise(derived['pool'])}")
     if args.positive_filter:
         print(
             f"   --positive_filter {args.positive_filter.text} leaves out {derived['dropped_pairs']:,} training pairs"
         )
     say_few(args, derived["steps"])
+    if derived["refresh_every"] >= derived["steps"] and "refresh" in arm.sources:
+        print(f"note: refresh mines once in {derived['steps']} steps, as dense does: lower --refresh_every")
     if said := cut_note(encoder, collection.docs):
         print(f"{said} (--doc_length)")
     for name in parser.idle(args, [SOURCES[name] for name in arm.sources]):
@@ -701,7 +707,7 @@ def order_of(args, *, collection, seed, clusters=None, pulled=0):
 
 def derive(args, encoder, order, device):
     """What follows from the arguments: printed, recorded, and used by train() in their place."""
-    steps = args.steps or max(1, round(args.epochs * order.steps_per_epoch))
+    steps = steps_of(args, order)
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     return {
         "steps": steps,
@@ -740,6 +746,11 @@ def mined_docs(args, collection):
     """How many docs a mining of this arm embeds."""
     rows = embedded_docs(collection, open_pool(args.negative_docs, collection, allow_leak=args.allow_leak))
     return len(collection.docs) if rows is None else len(rows)
+
+
+def steps_of(args, order):
+    """The steps of a run: --steps, or --epochs in steps."""
+    return args.steps or max(1, round(args.epochs * order.steps_per_epoch))
 
 
 def refresh_every(args, order):

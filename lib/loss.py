@@ -218,7 +218,13 @@ def _taught(s):
 
 
 class Row(NamedTuple):
-    """A base, mask or term: its function, its numbers, what of a batch it needs, and where it acts."""
+    """A base, mask or term: its function, its numbers, what of a batch it needs, and where it acts.
+
+    A base and a mask are functions of the Scores s and their numbers: (B,) losses, (B, N) bool. A term that acts at
+    columns: (s) -> scores (B, M) of more negatives and which of them do not count; logits: (s, numbers) -> what is
+    added to them (B, N); targets: (s, value, numbers) -> losses (B,); queries: (s, value, plain, numbers), plain being
+    the losses before any term; whole: (s, value, numbers), value being the mean of the losses.
+    """
 
     function: Callable
     numbers: dict = {}  # letter -> limits, maybe with a default

@@ -255,7 +255,8 @@ def show_cost(cost, counts, *, runs, jobs):
     print(
         f"   measured: {cost.step * 1e3:.1f} ms a step, {cost.mining:.1f} s a mining, {cost.evaluation:.1f} s an "
         f"evaluation, {cost.begin:.1f} s to begin\n"
-        f"   forecast: {seconds:.0f} s for {counts['steps']:,} steps, {counts['minings']} minings, "
+        f"   forecast: {seconds:.0f} s for {counts['steps']:,} steps, "
+        f"{counts['minings']} mining{'s' * (counts['minings'] != 1)}, "
         f"{counts['evaluations']} evaluations on dev and one on test; {cost.memory:,.0f} MB of memory"
     )
     if runs > 1:

@@ -7,11 +7,10 @@ import numpy as np
 from lib.files import BadInput, markdown, write_json, write_text
 from lib.negatives.files import read_negatives
 from lib.negatives.formats import exchange
-from lib.negatives.near_copies import near_copies_of_positives
+from lib.negatives.near_copies import NEAR_COPY, near_copies_of_positives
 from lib.negatives.pool import held_out, labelled
 from lib.negatives.query_blind import query_blind
 
-NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles
 SHORT = 0.5  # a list is short that has less than this share of the median list's docs
 HUB = 20  # a doc is a hub that is a negative of this many times as many queries as the mean doc of the file, and of 10
 # what is looked for: name -> what it says; the share is of the negatives, but where `of` says queries

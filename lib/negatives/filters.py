@@ -135,7 +135,7 @@ FILTERS = {
     "answer": Filter(answer),
     "not_same": Filter(not_same, {"FIELD": {"kind": str}}),
     "balance": Filter(balance, {"TIMES": {"above": 0}}),
-    "denoise": Filter(denoise, {"SHARE": SHARE}),
+    "denoise": Filter(denoise, {"X": SHARE}),
 }
 parse_filter = choice(FILTERS)
 

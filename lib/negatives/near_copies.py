@@ -10,6 +10,7 @@ from lib.data.words import normalise
 from lib.files import cache_dir, cached_array, fingerprint
 from lib.rng import mix, uniform
 
+NEAR_COPY = 0.5  # Jaccard similarity of shingles from which on a text is called one
 SHINGLE, HASHES = 3, 128  # words a shingle; hash functions of a signature: the estimate's deviation is < .045
 
 

@@ -12,7 +12,7 @@ from lib.files import BadInput
 from lib.negatives import filters
 from lib.negatives.candidates import BANDS, Candidates, band_names, drawn_candidates
 from lib.negatives.injection import Injection
-from lib.negatives.near_copies import near_copies_of_positives
+from lib.negatives.near_copies import NEAR_COPY, near_copies_of_positives
 from lib.negatives.pool import EVERYTHING, Pool
 from lib.negatives.sampling import parse_sampling
 from lib.negatives.sampling import slots as draw_slots
@@ -24,7 +24,6 @@ NO_CANDIDATE = (
     "whether every doc is a positive of every query): take another source, or let more docs be negatives "
     "(--negative_docs)"
 )
-NEAR_COPY = 0.5  # Jaccard similarity of 3-word shingles, for masked
 
 
 def none_of_them(collection, batch):
@@ -51,8 +50,8 @@ IN_BATCH = {"on": none_of_them, "masked": near_copies, "off": all_of_them}
 class MiningConfig:
     """How lists are made and drawn from, alike for every source of an arm."""
 
-    depth: int = 30  # candidates that a list keeps
-    candidates: int = 30  # candidates that are mined, before the filters
+    depth: int  # candidates that a list keeps
+    candidates: int  # candidates that are mined, before the filters
     filters: tuple = ()  # Choices of FILTERS
     sampling: Choice = parse_sampling("uniform")  # how each step draws from a list
     pool: Pool = EVERYTHING  # docs that may be negatives

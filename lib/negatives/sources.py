@@ -36,7 +36,7 @@ from lib.search.sharded import cached_search
 class Source:
     """What the rest of the project asks about a source."""
 
-    about: str  # its negatives of a query, besides the docs of the batch's other queries
+    about: str  # its negatives of a query, besides the docs of the batch's other queries: --help of train.py
     mine: Callable | None = None  # lists of candidates are made by this function
     draw: Callable | None = None  # or docs are drawn at each step, without lists, by this one
     every: str = "stage"  # when it mines: as a stage begins, or again each "refresh" or "step"
@@ -290,7 +290,7 @@ def mine_adore(miner, positions, count, last, encoder):
 
 
 SOURCES = {
-    "in_batch": Source("none", explicit=False),
+    "in_batch": Source("the docs of the batch's other queries alone", explicit=False),
     "random": Source("K docs drawn from the corpus", draw=random_docs),
     "bm25": Source("K of BM25's best --depth", mine=mine_bm25, fixed=True),
     "dense": Source(

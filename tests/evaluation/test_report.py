@@ -448,6 +448,6 @@ def test_a_comparison_begins_with_what_it_says():
     assert not report.conclusion(result).startswith("b gains") and "b is above" not in report.conclusion(result)
     one_seed = [made("a", BASE - 0.4), made("b", BASE - 0.4)]
     assert table(analyse(one_seed)).startswith(
-        "**a has the highest mrr@10 of these runs: +0.0000 [-0.0000, -0.0000] on other queries; too few seeds to test whether other seeds "
-        "would give the same. No arm reaches BM25"
+        "**a has the highest mrr@10 of these runs: +0.0000 [-0.0000, -0.0000] on other queries; too few seeds to test "
+        "whether other seeds would give the same. No arm reaches BM25"
     )
