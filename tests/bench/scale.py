@@ -123,7 +123,7 @@ def make(folder, docs):
 
 
 def measure(command, *, cwd, env):
-    """(seconds, peak memory in MB, the last line that was printed) of a command; BadInput if it fails."""
+    """{seconds, seconds of the processor, peak memory in MB} of a command; BadInput if it fails."""
     began = time.monotonic()
     with open(cwd / "output.txt", "w+", encoding="utf-8") as out:
         child = subprocess.Popen([sys.executable, *command], cwd=cwd, stdout=out, stderr=subprocess.STDOUT, env=env)
@@ -131,7 +131,8 @@ def measure(command, *, cwd, env):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise BadInput(f"{' '.join(command)} failed: see {cwd}/output.txt")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+    spent = {"seconds": time.monotonic() - began, "cpu_s": usage.ru_utime + usage.ru_stime}
+    return {name: round(value, 1) for name, value in spent.items()} | {"peak_mb": round(usage.ru_maxrss / 1024)}
 
 
 def main():
@@ -151,8 +152,7 @@ def main():
                     command[0] = str(ROOT / command[0])
                 command += ["what is asked here?"] if step == "answer" else []
                 where = {"PYTHONPATH": str(ROOT)} if command[0] == "-m" else {}
-                seconds, megabytes = measure(command, cwd=home, env=env | where)
-                known[step] = {"seconds": round(seconds, 1), "peak_mb": round(megabytes)}
+                known[step] = measure(command, cwd=home, env=env | where)
                 write_json(path, known)
             table[step][docs] = known[step]
             print(f"{step}: {json.dumps(known[step])}", flush=True)
