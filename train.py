@@ -585,7 +585,7 @@ def set_up(args, parser, collection, folder, *, device):
     averaged = place(args, encoder, embedder, device, derived["precision"])
     temperature = torch.tensor(math.log(args.temperature), device=device, requires_grad=args.learn_temperature)
     base, masks, terms = loss_of(args)
-    # ABLATION: another objective is another function of the same tensors
+    # another objective is another function of the same tensors
     loss_fn = functools.partial(loss.contrastive_loss, base=base, masks=masks, terms=terms, dims=args.dims)
     needs = loss.needs_of(base, masks, terms)
     miner_of = functools.partial(
@@ -613,7 +613,7 @@ def set_up(args, parser, collection, folder, *, device):
         args.select,
     )  # fmt: skip
     log_q = batches.log_drawn(collection, order) if "logq" in needs else None
-    # ABLATION: what a loss may need of a batch, (B, N) each
+    # what a loss may need of a batch, (B, N) each
     makers = {
         "explicit": lambda batch, positions, step: batch.source > 0,
         "logq": lambda batch, positions, step: batches.by_chance(batch, log_q),
