@@ -398,6 +398,29 @@ def show_race(runs, args, folder):
 
 def show_plan(args, parser, collection):
     """Advise the settings that were not given, forecast the run or the comparison, and print its command."""
+    flags, given = advised(args, parser, collection)
+    asked = parser.parse_args(cli.to_flags(flags))
+    asked.data, asked.encoder = given.get("data", "python"), given.get("encoder", "static")
+    arm = max(asked.negatives, key=cost_of)  # the forecast of several is that of the dearest
+    one, seed = of_arm(asked, arm), asked.seeds[0]
+    device, encoder = model.pick_device(one.device), make_encoder(one, collection, seed=seed)
+    encoder.set_device(device, model.PRECISIONS[model.pick_precision(device, one.precision, encoder.kind)])
+    said, spread = to_beat(collection, encoder, self_match=one.self_match, measure=one.select)
+    print(f"   {said}\n   {plan.least_difference(collection, spread, one.select)}", flush=True)
+    check_data.check_parts(collection, batch_size=one.batch_size)
+    runs = len(asked.negatives) * len(asked.seeds)
+    plan.show_cost(*forecast(one, arm, flags, collection), runs=runs, jobs=asked.jobs)
+    flags["control"] = False  # its arm stands among the others
+    print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
+    if "negatives" not in given and runs == 1:
+        raced = shlex.join(
+            ["python", "train.py", *cli.to_flags(flags | {"negatives": None, "name": None, "race": True})]
+        )
+        print(f"        {raced}     # a race decides which negatives")
+
+
+def advised(args, parser, collection):
+    """({flag: value} of what was given and, beside it, of what the tables advise, which is printed; what was given)."""
     given = {name: value for name, value in cli.non_default(args, parser).items() if name != "plan"}
     parts = np.bincount(collection.part_of(collection.split("train").queries))
     advice = plan.settings(int(parts.sum()), smallest=int(parts.min()), static=model.is_static(args.encoder),
@@ -408,40 +431,27 @@ def show_plan(args, parser, collection):
     tail = "ablation" if several else comparison.slug(cli.plain(flags["negatives"])[0])
     flags["name"] = args.name or f"{collection.name}-{tail}"
     plan.show(collection, advice)
-    args = parser.parse_args(cli.to_flags(flags))
-    args.data, args.encoder = given.get("data", "python"), given.get("encoder", "static")
-    arm = max(args.negatives, key=cost_of)
-    runs, jobs, seed = len(args.negatives) * len(args.seeds), args.jobs, args.seeds[0]
-    args = of_arm(args, arm)
-    device, encoder = model.pick_device(args.device), make_encoder(args, collection, seed=seed)
-    encoder.set_device(device, model.PRECISIONS[model.pick_precision(device, args.precision, encoder.kind)])
-    said, spread = to_beat(collection, encoder, self_match=args.self_match, measure=args.select)
-    print(f"   {said}\n   {plan.least_difference(collection, spread, args.select)}", flush=True)
-    check_data.check_parts(collection, batch_size=args.batch_size)
+    return flags, given
+
+
+def forecast(args, arm, flags, collection):
+    """(plan.Cost, {steps, minings, evaluations}) of a run of the arm, which is begun with these flags and stopped."""
     order = order_of(args, collection=collection, seed=0)
-    steps = steps_of(args, order)
+    steps, every = steps_of(args, order), refresh_every(args, order)
     mined = [SOURCES[name].every for name in arm.sources if SOURCES[name].mine]
-    every = refresh_every(args, order)
     counts = {
         "steps": steps,
         "minings": -(-steps // every) if "refresh" in mined else len(mined),
         "evaluations": -(-steps // (args.eval_every or order.steps_per_epoch)),
     }
     one = {name: value for name, value in flags.items() if name not in OF_A_COMPARISON}
-    one |= {"negatives": [arm], "seeds": [seed], "steps": steps, "epochs": None}
+    one |= {"negatives": [arm], "seeds": [args.seeds[0]], "steps": steps, "epochs": None}
     one |= {} if arm.from_file else {"negatives_file": None}
     needs = loss.needs_of(*loss_of(args))  # a teacher's scores come with the lists that are mined
     embeds = "teacher" not in needs and any(SOURCES[name].encodes_corpus for name in arm.sources)
     cost = plan.measure(one, docs=len(collection.docs), queries=min(every * order.batch_size, order.n),
                         batch_size=order.batch_size, explicit=explicit_of(arm), embeds=embeds)  # fmt: skip
-    plan.show_cost(cost, counts, runs=runs, jobs=jobs)
-    flags["control"] = False  # its arm stands among the others
-    print(f"next    {shlex.join(['python', 'train.py', *cli.to_flags(flags)])}")
-    if "negatives" not in given and not several:
-        raced = flags | {"negatives": None, "name": None, "race": True}
-        print(
-            f"        {shlex.join(['python', 'train.py', *cli.to_flags(raced)])}     # a race decides which negatives"
-        )
+    return cost, counts
 
 
 # ----------------------------------------------------------------------------------------------- one training
