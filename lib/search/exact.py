@@ -91,15 +91,15 @@ def _top_k_of_all(q_emb, d_emb, k, among, device):
     own = d_emb.rows if among is None else np.intersect1d(d_emb.rows, among)
     vectors = d_emb.vectors if among is None else d_emb.vectors[d_emb.place(own)]
     k, found = min(k, len(d_emb) if among is None else len(among)), []
-    for begin in range(0, len(q_emb), ROWS):
+    for begin in range(0, max(1, len(q_emb)), ROWS):
         part = q_emb[begin : begin + ROWS]
         scores, rows = np.zeros((len(part), k), dtype=np.float32), np.full((len(part), k), -1)
-        if len(own):
+        if len(own) and len(part):
             best, at = top_k(part, vectors, k, device=device)
             scores[:, : best.shape[1]], rows[:, : best.shape[1]] = best, np.where(at < 0, -1, own[at])
         both = zip(dist.of_all(scores), dist.of_all(rows))
         found.append(functools.reduce(lambda one, other: merge(one, other, k), both))
-    return tuple(np.concatenate(parts) for parts in zip(*found)) if found else top_k(q_emb, vectors, k)
+    return tuple(np.concatenate(parts) for parts in zip(*found))
 
 
 def pair_scores(q_emb, d_emb, rows, *, block=8192):
