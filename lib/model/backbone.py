@@ -1,6 +1,7 @@
 """Hugging Face models and tokenizers of a folder: loaded whole, or refused with what is wrong."""
 
 import json
+import re
 
 import tokenizers
 import torch
@@ -32,7 +33,8 @@ def strictly(load, *, from_config=False):
             attention = how.get("attn_implementation")
             model = cls._from_config(config, dtype=torch.float32, attn_implementation=attention)
         else:
-            model, loading = load(cls, folder, *args, config=config, output_loading_info=True, **how)
+            how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to say itself what is mismatched
+            model, loading = load(cls, folder, *args, config=config, **how)
             _check_loading(model, loading)
             for name, weights in model.named_parameters():
                 if name in loading["missing_keys"]:  # what nothing computes with: equal for every seed, not random
@@ -69,7 +71,8 @@ def _check_loading(model, loading):
     if left:
         raise BadInput(f"the files hold {len(left)} weights that config.json has no place for, the first is {left[0]}")
     if loading["mismatched_keys"]:
-        raise BadInput(f"the size of {list(loading['mismatched_keys'])[0][0]} is not that of config.json")
+        name, of_file, of_config = list(loading["mismatched_keys"])[0]
+        raise BadInput(f"{name} is {list(of_file)} in the files, and {list(of_config)} by config.json")
 
 
 def load_tokenizer(folder):
@@ -130,8 +133,8 @@ def token_types(tokenizer):
     return {ident: kind for ident, kind in zip(encoded["input_ids"], encoded["token_type_ids"]) if kind}
 
 
-def load_with_head(folder, kind, *, named, wanted):
-    """(model, tokenizer) of a folder whose model has a trained head; BadInput if its weights are missing.
+def load_with_head(folder, kind, *, named, wanted, dtype=torch.float32):
+    """(model, tokenizer) of a folder whose model has a trained head; BadInput if its weights are not whole.
 
     kind: a class of transformers.AutoModelFor...; named: how the user named the folder; wanted: what it should be.
     """
@@ -139,12 +142,19 @@ def load_with_head(folder, kind, *, named, wanted):
     tokenizer = load_tokenizer(folder)
     try:
         model, loading = kind.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
     except Exception as error:  # the library raises all kinds over files that are cut or foreign
         raise BadInput(f"{named}: {first_line(error)}") from None
     if loading["missing_keys"]:
         raise BadInput(f"{named}: no weights for {sorted(loading['missing_keys'])[0]}; {wanted} is wanted")
+    left = (key for key in loading["unexpected_keys"] if not key.endswith(DERIVED))
+    if left := sorted(key for key in left if re.search(r"\.\d+\.", key)):  # of whole layers
+        raise BadInput(f"{named}: config.json has no place for {len(left)} weights, the first is {left[0]}")
+    if loading["mismatched_keys"]:
+        raise BadInput(f"{named}: {list(loading['mismatched_keys'])[0][0]} has another size than config.json says")
+    if odd := [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]:
+        raise BadInput(f"{named}: {odd[0]} holds values that are not finite")
     check_ids(folder, tokenizer, model)
     return model, tokenizer
 

@@ -7,6 +7,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from lib.data.formats import cells
 from lib.files import BadInput, read_json
 from lib.model.backbone import load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
@@ -89,7 +90,10 @@ class CrossEncoder:
         """(n,) scores by the classifier's outputs."""
         how = {"truncation": True, "max_length": self.length, "padding": True, "return_tensors": "pt"}
         logits = self.model(**self.tokenizer(queries, docs, **how).to(self.device)).logits.float()  # (n, 1 or 2)
-        return logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(1)[:, -1]
+        if logits.shape[1] == 1:
+            return logits[:, 0].sigmoid()
+        names = [cells.number_of(str(name)) for _, name in sorted(self.model.config.id2label.items())]
+        return logits.softmax(1)[:, 0 if names == [1, 0] else -1]  # relevant may be the first by its name
 
     @torch.inference_mode()
     def score(self, queries, docs, *, block=32, desc="cross-encoder"):

@@ -4,6 +4,7 @@ Folders are in sentence-transformers layout: `SentenceTransformer(folder)` gives
 """
 
 import functools
+import os
 import pathlib
 import re
 import timeit
@@ -76,8 +77,21 @@ def load_encoder(source, *, seed=0, **options):
 
         with reading(folder, " as a transformer"):
             encoder = TransformerEncoder.read(folder, seed=seed, **options)
+        _try(folder, encoder)
     encoder.fingerprint = found
     return encoder.eval()
+
+
+@torch.no_grad()
+def _try(folder, encoder):
+    """BadInput if a transformer encodes no text, or not into vectors of the length that it says."""
+    for kind in ("query", "doc"):
+        try:
+            found = encoder.eval()(Tokens(*encoder.tokenize(["a text"], kind), kind=kind).select(np.arange(1)))
+        except Exception as error:  # of modules that do not fit together
+            raise BadInput(f"{folder}: encodes no {kind} ({str(error).splitlines()[0]})") from None
+        if found.shape[1] != encoder.dim:
+            raise BadInput(f"{folder}: a {kind} has {found.shape[1]} numbers, and its modules say {encoder.dim}")
 
 
 def is_static(source):
@@ -202,9 +216,16 @@ def local_folder(source):
 
 
 def fingerprint_folder(folder):
-    """Identifies the files of a model's folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
-    return fingerprint([[str(p.relative_to(folder)), fingerprint_file(p)] for p in files])
+    """Identifies the files of a model's folder, those behind links too, and of an adapter the model it is for."""
+    files = (pathlib.Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted(p for p in files if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
+    found = [[str(p.relative_to(folder)), fingerprint_file(p)] for p in files]
+    if (path := folder / "adapter_config.json").exists():
+        config = read_object(path)
+        base = folder / str(config.get("base_model_name_or_path") or "")
+        of_base = fingerprint_folder(base) if base.is_dir() and base.resolve() != folder.resolve() else str(base)
+        found.append(["its base", of_base, str(config.get("revision"))])
+    return fingerprint(found)
 
 
 def fingerprint_of_model(source):

@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 from torch import nn
 
-from lib.files import BadInput, fingerprint
+from lib.files import BadInput, fingerprint, fingerprint_file
+from lib.model import pooling
 from lib.model.attention import NAME
 from lib.model.backbone import positions, token_types, tokens_state
 from lib.model.modules import TASKS, change, dim_of, open_modules, pooling_of
@@ -148,7 +149,8 @@ class TransformerEncoder(nn.Module):
             ]
             for tower in (self.query_tower, self.doc_tower)
         ]
-        return fingerprint("transformer", self.settings, str(self.dtype), towers)
+        code = fingerprint_file(pooling.__file__)  # where users add their own
+        return fingerprint("transformer", self.settings, str(self.dtype), towers, code)
 
     def _preprocess(self, texts, kind):
         transformer = self._tower(kind)[0]

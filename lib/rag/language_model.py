@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from lib.files import BadInput, fingerprint
-from lib.model.backbone import first_line, load_tokenizer, longest, quiet
+from lib.model.backbone import first_line, load_with_head, longest
 from lib.model.encoder import fingerprint_folder, local_folder
 from lib.rag import prompts
 
@@ -37,15 +37,15 @@ class LanguageModel:
 
     def __init__(self, source, *, device, context_tokens, answer_tokens, template=prompts.DEFAULT):
         folder = local_folder(source)
-        quiet()
-        self.tokenizer = load_tokenizer(folder)
         try:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             self.pairs = bool(config.is_encoder_decoder)
-            kind = transformers.AutoModelForSeq2SeqLM if self.pairs else transformers.AutoModelForCausalLM
-            self.model = kind.from_pretrained(folder, dtype="auto" if device.type != "cpu" else torch.float32)
         except Exception as error:  # the library raises all kinds over files that are cut or foreign
             raise BadInput(f"--generator hf:{source}: {first_line(error)}") from None
+        kind = transformers.AutoModelForSeq2SeqLM if self.pairs else transformers.AutoModelForCausalLM
+        how = {"named": f"--generator hf:{source}", "wanted": "a language model"}
+        dtype = "auto" if device.type != "cpu" else torch.float32
+        self.model, self.tokenizer = load_with_head(folder, kind, dtype=dtype, **how)
         self.tokenizer.padding_side = "right" if self.pairs else "left"
         if self.tokenizer.pad_token is None:  # any token will do, since it is masked
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
