@@ -135,12 +135,16 @@ def evaluate(args, parser, spec, data, *, header):
     home = folder if plain else run.run_path(args.name or f"{collection.name}-{label(args, spec)}")
     target = home / "eval" / f"{collection.name}-{args.split}"
     if (target / "metrics.json").exists() and not args.overwrite:
-        raise BadInput(f"{target} exists: --overwrite it")
+        of_other = read_json(target / "metrics.json").get("collection_fingerprint") != collection.fingerprint
+        raise BadInput(f"{target} exists: --overwrite it" + ", or --name: it is of another collection" * of_other)
     if header:
         counts = {"queries": len(qrels), "docs": len(collection.docs)}
         cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
     if spec_of_data.startswith("asked:") and args.split == "test" and "dev" in collection.qrels:
         print(f"   {len(collection.split('dev')):,} more of these questions are the dev split (--split dev)")
+    was = run.recorded(trained_on).get("inputs", {}) if trained_on else {}
+    if was.get("collection") == collection.name and was["collection_fingerprint"] != collection.fingerprint:
+        print(f"note: {collection.name} has changed since {trained_on} was trained: these queries may be among its own")
     clock = run.Clock()
     trained = folder and run.recorded(folder)["args"].get("self_match")
     self_match = args.self_match or trained or "drop"
@@ -149,6 +153,7 @@ def evaluate(args, parser, spec, data, *, header):
         rankings, itself = retrieval.of_run_file(args.run_file, collection, args.split, self_match=self_match)
     else:
         retriever, notes = retrieval.open_with(args, spec, collection, device=pick_device(args.device))
+        notes |= getattr(retriever, "about", {})
         for name, value in notes.items():
             print(f"   {name} = {value}")
         if said := cut_note(getattr(retriever, "encoder", None), collection.docs):

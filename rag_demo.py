@@ -9,6 +9,7 @@ python rag_demo.py --eval --run runs/R                              # F1, citati
 python rag_demo.py --eval --compare runs/ABLATION                   # all arms and seeds, and what gains are made of
 """
 
+import contextlib
 import pathlib
 import re
 import sys
@@ -96,7 +97,8 @@ def parse_args():
 def take_question(args):
     """Tell the question from the values of a list before it: `--run runs/R "what is it?"`.
 
-    A single word there is no question, unless a question mark ends it, but the name of something that is not there.
+    A single word behind --retriever is no question, unless a question mark ends it, but the name of something that is
+    not there; behind --run it is one, for runs are folders.
     """
     condition = re.compile(r"[\w.-]+=\S")  # of --where, with spaces perhaps
     asks = lambda text: (  # noqa: E731
@@ -104,7 +106,9 @@ def take_question(args):
     )
     if args.question is None and not args.eval:
         for values in (args.run, args.retriever, args.where):
-            if len(values) > 1 and asks(values[-1]):
+            last = values[-1] if len(values) > 1 else ""
+            word = values is args.run and "/" not in last and last != "bm25" and not pathlib.Path(last).exists()
+            if last and (asks(last) or word):
                 args.question = args.question or values.pop()
         if len(args.generator) > 1 and args.generator[-1].partition(":")[0] not in generators.GENERATORS:
             args.question = args.question or args.generator.pop()
@@ -187,9 +191,10 @@ def main():
         offer_index(pathlib.Path(each), spec, collection, build=args.build, out=sys.stderr if args.json else sys.stdout)
     opened = {}
     for each in dict.fromkeys(args.retriever):
-        opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
-        for name, value in notes.items():
-            print(f"{name} = {value}")
+        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # there only objects
+            opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
+            for name, value in notes.items():
+                print(f"{name} = {value}")
     generator = generator_of(args, args.generator[0])
 
     title, among = f"{len(collection.docs):,} docs of {collection.name}", None

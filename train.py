@@ -460,6 +460,7 @@ def forecast(args, arm, flags, collection):
 def train(args, parser, collection, folder, *, device):
     """One training run, from initial weights to the test split: everything it leaves is in `folder`."""
     if args.resume and (folder / "summary.json").exists():
+        refuse_other(args, parser, collection, folder)
         return print(f"{folder} is finished: nothing to do")
     t = set_up(args, parser, collection, folder, device=device)
     begin = t.resume() if args.resume else 0
@@ -501,6 +502,14 @@ def train(args, parser, collection, folder, *, device):
         f"{of_run(summary, args.select)}\nverdict: {said}\n\n"
         f"wrote   {folder}/: encoder/, metrics.jsonl, plots/, summary.json\nnext    {command}"
     )
+
+
+def refuse_other(args, parser, collection, folder):
+    """BadInput if a finished run is another than these arguments ask for."""
+    begun = run.recorded(folder)
+    derived = begun["derived"] | {"arm": args.negatives[0].text, "seed": args.seeds[0]}
+    inputs = begun["inputs"] | {"collection_fingerprint": collection.fingerprint}
+    run.refuse_changes(begun, run.record(args, parser, derived=derived, inputs=inputs), folder)
 
 
 def forward_backward(t, batch, given, *, chunk_size):

@@ -186,10 +186,13 @@ def unpacked(path):
         raise BadInput(f"{path}: cannot be unpacked ({error})") from None
 
 
-def parse_json(text):
-    """The value of a JSON text; ValueError if it is broken, nested too deeply or holds what no file can hold."""
+def parse_json(text, *, of_pairs=None):
+    """The value of a JSON text; ValueError if it is broken, nested too deeply or holds what no file can hold.
+
+    of_pairs: what makes an object of its (name, value) pairs, dict by default.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=of_pairs)
         if "\\ud" in text or "\\uD" in text:  # UTF-8 has no half surrogate pairs, but JSON can write one
             json.dumps(value, ensure_ascii=False).encode()
         return value

@@ -74,6 +74,8 @@ class Run:
             write_json(created.path / "config.json", begun)
             return created
         if any(each.name != LOCK for each in created.path.iterdir()):
+            if not overwrite and resume:
+                raise BadInput(f"{path} has no config.json to resume: choose another --name, or --overwrite it")
             if not overwrite:
                 raise BadInput(f"{path} is not empty: choose another --name, --overwrite or --resume it")
             if not (created.path / "config.json").exists():

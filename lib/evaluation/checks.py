@@ -18,14 +18,18 @@ from lib.search.hits import Hits
 LOST_BY = ("model", "quantisation", "search")
 
 
-def parse_measures(text, flag="--measures"):
+def parse_measures(text, flag=""):
     """[measure] of ir_measures, as in "nDCG@10 AP P@5 Success@1"; BadInput for a name that it does not know."""
     found = []
     for name in text.replace(",", " ").split():
         try:
-            found.append(ir_measures.parse_measure(name))
+            measure = ir_measures.parse_measure(name)
+            if not measure.params.get("cutoff", 1) >= 1:
+                raise ValueError("a measure of no docs")
+            found.append(measure)
         except (NameError, ValueError, SyntaxError, TypeError) as error:
-            raise BadInput(f"{flag} {name}: {error}; one of ir_measures, as in nDCG@10 AP P@5 Success@1") from None
+            said = f"{flag} {name}: {error}; one of ir_measures, as in nDCG@10 AP P@5 Success@1"
+            raise BadInput(said.strip()) from None
     return found
 
 
@@ -34,7 +38,12 @@ def per_query(wanted, rankings, qrels):
     judged = {qid: grades for qid, grades in qrels.items() if max(grades.values()) >= 1}
     values = {qid: {str(measure): 0.0 for measure in wanted} for qid in judged}
     if wanted and any(qid in judged and docs for qid, docs in rankings.items()):
-        for qid, measure, value in ir_measures.iter_calc(wanted, judged, rankings):
+        try:
+            found = list(ir_measures.iter_calc(wanted, judged, rankings))
+        except Exception as error:  # of programs that a measure wants, or of judgements that it does not take
+            names = " ".join(map(str, wanted))
+            raise BadInput(f"{names}: ir_measures cannot compute this here ({str(error).splitlines()[0]})") from None
+        for qid, measure, value in found:
             if qid in values:
                 values[qid][str(measure)] = value
     return values
@@ -175,12 +184,21 @@ def _add(rankings, qid, doc_id, score, place):
     rankings[qid][doc_id] = value
 
 
+def _once(pairs):
+    """A dict of pairs; ValueError if a name stands twice, of which JSON would keep the last one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
 def _run_of_json(path):
     from lib.data.beir import read_lines
 
     text = "\n".join(line for _, line in read_lines(path))
     try:
-        found = parse_json(text)
+        found = parse_json(text, of_pairs=_once)
     except ValueError as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from None
     if not isinstance(found, dict) or not all(isinstance(docs, dict) for docs in found.values()):
@@ -197,8 +215,8 @@ def _run_of_json(path):
 
 
 def _are_ranks(rankings):
-    """Whether the numbers of every query are 1, 2, 3 ..., and some query has several."""
-    found = [sorted(docs.values()) == [*range(1, len(docs) + 1)] for docs in rankings.values()]
+    """Whether the numbers of every query are 1, 2, 3 ... or 0, 1, 2 ..., and some query has several."""
+    found = [sorted(docs.values()) in ([*range(len(docs))], [*range(1, len(docs) + 1)]) for docs in rankings.values()]
     return all(found) and any(len(docs) > 1 for docs in rankings.values())
 
 
@@ -207,8 +225,13 @@ def exhaustive(index):
     found = faiss.downcast_index(index)
     if hasattr(found, "refine_index"):
         return faiss.downcast_index(found.refine_index)
-    if hasattr(found, "hnsw"):
+    if hasattr(found, "hnsw") or hasattr(found, "nsg"):
         return faiss.downcast_index(found.storage)
+    if hasattr(found, "chain"):  # what is done to vectors before stays
+        whole = faiss.IndexPreTransform(exhaustive(found.index))
+        for i in reversed(range(found.chain.size())):
+            whole.prepend_transform(found.chain.at(i))
+        return whole
     return found
 
 
@@ -235,7 +258,13 @@ def hits_of(index, q_emb, best, depth):
     if inverted:  # all cells, for a moment
         ivf = faiss.extract_index_ivf(index)
         probes, ivf.nprobe = ivf.nprobe, ivf.nlist
+        coarse = getattr(faiss.downcast_index(ivf.quantizer), "hnsw", None)
+        width = coarse and coarse.efSearch
+        if coarse:
+            coarse.efSearch = ivf.nlist
     whole = faiss_index.search(exhaustive(index), q_emb, depth)
     if inverted:
         ivf.nprobe = probes
+        if coarse:
+            coarse.efSearch = width
     return Hits(best[0][:, :depth], best[1][:, :depth]), whole, faiss_index.search(index, q_emb, depth)

@@ -82,7 +82,7 @@ def read_rankings(one):
 
 def with_measure(runs, measure, collection, split):
     """The runs with a measure of ir_measures that they were not measured by; BadInput if one has left no rankings."""
-    wanted, found = checks.parse_measures(measure), []
+    wanted, found = checks.parse_measures(measure, "--measure"), []
     for one in runs:
         if any(measure not in values for values in one.values.values()):
             if (rankings := read_rankings(one)) is None:
@@ -190,6 +190,8 @@ def read_dev(folder, step):
 def read_evaluations(folders):
     """{evaluation: [Measured of each folder]} for every evaluation that all the folders have."""
     folders = list(map(pathlib.Path, folders))
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise BadInput(f"--compare {gone[0]}: no such folder")
     measured = [{path.parent.name for path in folder.glob("eval/*/per_query.jsonl")} for folder in folders]
     if not (common := sorted(set.intersection(*measured))):
         raise BadInput(

@@ -161,10 +161,9 @@ def _checked(folder, library, towers, *, bare, dpr):
         check_ids(folder, tokenizer, tower[0].model)
         if tokenizer.pad_token is None:  # as in many decoders: any token will do, since it is masked
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        own = getattr(tower[0], f"{task}_length")
-        if own is not None and (not isinstance(own, int) or own < LEAST):
+        own = getattr(tower[0], f"{task}_length") or tokenizer.model_max_length
+        if not isinstance(own, int) or own < LEAST:
             raise BadInput(f"{folder}: max_seq_length is {own!r}, and a whole number from {LEAST} on is wanted")
-        own = own or tokenizer.model_max_length
         settings[f"{kind}_prefix"] = prompts.get(task, "")
         settings[f"{kind}_length"] = min(own, LENGTHS[kind] if bare else NO_LIMIT)
         for name, parameter in nn.ModuleList(tower).named_parameters():

@@ -128,7 +128,7 @@ def show(question, found, generator, *, sent_to=None):
             print(process.printable(f"\n[{doc.number}] {doc.score:.3f}  {doc.ident}  {doc.place}{mark}"))
             print(textwrap.indent(textwrap.shorten(process.printable(doc.text), 240, placeholder=" ..."), "    "))
         if not one.docs:
-            print("nothing found: no word of the question is known to the encoder")
+            print("nothing found: no word of the question is known to what searches")
         print()
         screen = _Screen()
         one = answered(one, question, generator, screen.told if sys.stdout.isatty() and not sent_to else None)

@@ -20,6 +20,7 @@ from lib.run import ROOT
 from lib.search.exact import TIES, by_score_and_row, pair_scores, pieces, without_zeros
 from lib.search.hits import Hits
 
+AMONG_SOME = "this index cannot be searched among some docs only; Flat, HNSW32 or IVF256,Flat can"
 META = ("encoder_fingerprint", "corpus_fingerprint", "precision", "digest")  # what a loader compares
 SAMPLE = 65_536  # vectors that an index is trained on, at least, where there are so many
 OF_A_CELL = 64  # of them for each cell of an inverted file
@@ -52,7 +53,7 @@ def make_index(vectors, factory="Flat", *, among=None, desc=None):
                 index.add(np.ascontiguousarray(block))
                 bar.update(len(block))
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"index {factory}: {_reason(error)} ({len(rows):,} vectors)") from None
+        raise BadInput(f"index {factory}: {reason(error)} ({len(rows):,} vectors)") from None
     return index
 
 
@@ -66,7 +67,7 @@ def empty_index(dim, factory):
             _try(dim, factory)
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"index {factory}: {_reason(error)} ({dim} dimensions)") from None
+        raise BadInput(f"index {factory}: {reason(error)} ({dim} dimensions)") from None
 
 
 @functools.cache
@@ -104,12 +105,12 @@ def trial(dim, factory):
             search(index, vectors[:5], 5, known=np.arange(5)[:, None])
     except (RuntimeError, AssertionError) as error:
         if "training points" not in str(error):  # whether there are enough, the vectors themselves will tell
-            sys.exit(_reason(error))
+            sys.exit(reason(error))
     except MemoryError:
         sys.exit("more memory than there is")
 
 
-def _reason(error):
+def reason(error):
     """What FAISS complains of, without where in its source."""
     if "add_with_ids" in str(error):
         return "ids are kept beside the index: leave IDMap out"
@@ -180,8 +181,12 @@ def load_index(folder, *, encoder_fingerprint, collection):
 class FaissRetriever:
     """Searches an index with the encoder that made it, in the precision in which the docs were encoded."""
 
-    def __init__(self, encoder, index, *, key="flat"):
-        self.encoder, self.index = encoder, index
+    def __init__(self, encoder, index, *, key="flat", about=None):
+        self.encoder, self.index, self.about = (
+            encoder,
+            index,
+            about or {},
+        )  # about: what a reader of results should know
         self.fingerprint = f"{encoder.fingerprint}-{key}"
 
     def search(self, queries, k, known=None, among=None):
@@ -195,7 +200,13 @@ def search(index, q_emb, k, known=None, among=None):
     size = index.ntotal if among is None else len(among)
     k = min(k, size)
     how = None if among is None else _only(index, among)
-    scores, rows = by_score_and_row(*index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how))
+    try:
+        found = index.search(np.ascontiguousarray(q_emb), min(k + TIES, size), params=how)
+    except RuntimeError as error:
+        if among is None:
+            raise
+        raise BadInput(f"{AMONG_SOME} ({reason(error)})") from None
+    scores, rows = by_score_and_row(*found)
     scores, rows = np.where(rows < 0, np.float32(0), scores)[:, :k], rows[:, :k]
     held = functools.partial(reconstruct, index)
     scores, rows = without_zeros(q_emb, scores, rows, held)
@@ -219,5 +230,5 @@ def _only(index, rows):
     if hasattr(found, "nprobe"):
         return faiss.SearchParametersIVF(sel=selector, nprobe=found.nprobe)
     if hasattr(found, "refine_index") or hasattr(found, "chain"):
-        raise BadInput("an index with a refinement cannot be searched among some docs only")
+        raise BadInput(AMONG_SOME)
     return faiss.SearchParameters(sel=selector)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.files import fingerprint
+from lib.files import BadInput, fingerprint
 from lib.search.hits import Hits
 
 
@@ -31,7 +31,10 @@ class Reranker:
         pairs = [queries[i] for i in owner.tolist()], [texts[row] for row in found.rows[owner, column].tolist()]
         front = np.full((len(found.rows), depth), -np.inf, dtype=np.float32)
         if len(owner):
-            front[owner, column] = 1 + self.judge.score(*pairs, desc="reranking")
+            scores = self.judge.score(*pairs, desc="reranking")
+            if not np.isfinite(scores).all():
+                raise BadInput("--rerank: the cross-encoder gives scores that are no numbers")
+            front[owner, column] = 1 + scores
         order = np.argsort(-front, axis=1, kind="stable")
         rows = found.rows.copy()
         rows[:, :depth] = np.take_along_axis(found.rows[:, :depth], order, 1)

@@ -35,6 +35,8 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="auto",
         with dist.main_first():
             return BM25.load(collection.docs)
     folder = pathlib.Path(spec)
+    if str(spec).startswith("+") or str(spec).endswith("+"):
+        raise BadInput(f"--retriever {spec}: two retrievers are joined by +, and here is one")
     if folder.is_file():
         raise BadInput(f"{spec}: a file is no retriever; evaluate.py --run_file measures one that holds rankings")
     if pair := parts(spec):
@@ -55,7 +57,8 @@ def open_retriever(spec, collection, *, device, exact_in=None, precision="auto",
             meta = faiss_index.read_meta(place)
             encoder = load_to_encode(folder / "encoder", device, meta["precision"], meta.get("dim"))
             index = faiss_index.load_index(place, encoder_fingerprint=encoder.fingerprint, collection=collection)
-            return faiss_index.FaissRetriever(encoder, index, key=meta["digest"])
+            about = {name: meta[name] for name in ("factory", "parameters", "dim") if meta.get(name)}
+            return faiss_index.FaissRetriever(encoder, index, key=meta["digest"], about=about)
         source = folder / "encoder"
     else:
         if (folder / "config.json").exists() and (folder / "metrics.jsonl").exists():

@@ -11,6 +11,7 @@ import time
 import faiss
 import numpy as np
 
+from lib.files import BadInput
 from lib.search import faiss_index
 from lib.search.exact import merge, pair_scores, pieces, top_k
 
@@ -79,9 +80,14 @@ def curve(index, vectors, q_emb, best, *, k=K):
         if "efSearch" in names:  # FAISS ends at 512, which is not enough where docs resemble one another
             for value in (1024, 2048):
                 space.add_range("efSearch").values.push_back(value)
+        if "nprobe" in names:  # it ends at half of the cells
+            space.add_range("nprobe").values.push_back(faiss_index.cells(index))
         count = space.n_combinations()
         if count > 2:
-            tried = space.explore(index, tune, criterion)  # kept: FAISS frees what it holds along with it
+            try:
+                tried = space.explore(index, tune, criterion)  # kept: FAISS frees what it holds along with it
+            except RuntimeError as error:
+                raise BadInput(f"FAISS cannot tune this index ({faiss_index.reason(error)})") from None
             found = [tried.optimal_pts.at(i).key for i in range(tried.optimal_pts.size())]
         else:  # fewer than FAISS explores
             found = [space.combination_name(number) for number in range(count)]

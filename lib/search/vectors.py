@@ -11,6 +11,7 @@ from lib.search import exact
 from lib.search.hits import Hits
 
 SIDES = ("queries", "docs")
+LARGEST = 1e18  # a number of a vector: the square of a larger one is none in float32
 ROWS = 8192  # that are written at a time
 
 
@@ -86,6 +87,8 @@ class Vectors:
             path, texts = pathlib.Path(folder) / f"{side}.npy", getattr(collection, side)
             with reading(path, " as an array"):
                 vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(vectors, np.ndarray):
+                raise BadInput(f"{path}: an archive of several arrays; one array is wanted, as np.save writes it")
             if vectors.ndim != 2 or vectors.dtype.kind != "f":
                 raise BadInput(f"{path}: {vectors.dtype} of shape {vectors.shape}; (n, D) of floats is wanted")
             if len(vectors) != len(texts):
@@ -101,12 +104,17 @@ class Vectors:
                 row = next((i for i, pair in enumerate(zip(given, texts.ids)) if pair[0] != pair[1]), len(given))
                 raise BadInput(f"{ids}: not the ids of {texts.path}; the first that differs is row {row}")
             for begin in range(0, len(vectors), 1 << 16):
-                if not np.isfinite(vectors[begin : begin + (1 << 16)]).all():
-                    raise BadInput(f"{path}: holds values that are not finite")
+                block = vectors[begin : begin + (1 << 16)]
+                size = np.abs(block, dtype=np.float64).max(initial=0)
+                if not size < LARGEST or not vectors.shape[1]:
+                    raise BadInput(f"{path}: holds values that are not finite, or larger than {LARGEST:g}, or none")
+                if 0 < size < 1 / LARGEST:
+                    raise BadInput(f"{path}: all values are smaller than {1 / LARGEST:g}: scale them up")
             found.append(vectors)
         if found[0].shape[1] != found[1].shape[1]:
             raise BadInput(f"{folder}: queries have {found[0].shape[1]} dimensions, docs {found[1].shape[1]}")
-        key = fingerprint("vectors", *(fingerprint_file(pathlib.Path(folder) / f"{side}.npy") for side in SIDES))
+        files = [pathlib.Path(folder) / f"{side}.{ending}" for side in SIDES for ending in ("npy", "ids.json")]
+        key = fingerprint("vectors", *(fingerprint_file(path) if path.exists() else "" for path in files))
         return cls(*found, key=key, device=device)
 
     def search(self, queries, k, known=None, among=None):

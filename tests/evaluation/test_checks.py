@@ -173,8 +173,33 @@ def test_runs_of_no_form_are_one_line(tmp_path, name, text, message):
 
 @pytest.mark.parametrize("text", ["NoSuch", "nDCG@x", "P@"])
 def test_measures_that_nobody_knows_are_refused(text):
-    with pytest.raises(BadInput, match="--measures"):
+    with pytest.raises(BadInput, match="one of ir_measures"):
         checks.parse_measures(text)
+
+
+@pytest.mark.parametrize("text", ["P@0", "nDCG@-1"])
+def test_measures_of_no_docs_are_refused(text):
+    with pytest.raises(BadInput, match="one of ir_measures"):
+        checks.parse_measures(text)
+
+
+@pytest.mark.parametrize("name", ["ERR@10", "alpha_nDCG@10"])
+def test_a_measure_that_cannot_be_computed_is_one_line(tiny, name, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    qrels = tiny.qrels_dict("test")
+    rankings = {qid: {"c01": 1.0, "a01": 0.5} for qid in qrels}
+    with pytest.raises(BadInput, match=f"{name}.*cannot compute this here"):
+        checks.per_query(checks.parse_measures(name), rankings, qrels)
+
+
+def test_ranks_from_0_and_names_that_stand_twice(tmp_path):
+    (tmp_path / "r.json").write_text('{"q1": {"b": 0, "a": 1}, "q2": {"c": 0}}')
+    found = checks.read_run_file(tmp_path / "r.json")
+    assert found["q1"]["b"] > found["q1"]["a"]
+    for text in ('{"q1": {"b": 2}, "q1": {"a": 1}}', '{"q1": {"b": 2, "b": 1}}'):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(BadInput, match="stands twice"):
+            checks.read_run_file(tmp_path / "r.json")
 
 
 def test_a_run_file_is_measured_as_the_run_itself(tiny, tmp_path):

@@ -330,5 +330,5 @@ def test_every_evaluation_that_all_have_is_read(tmp_path):
 
 def test_runs_without_an_evaluation_in_common_are_refused(tmp_path):
     folders = [evaluated(tmp_path / "a", BASE), tmp_path / "nothing"]
-    with pytest.raises(BadInput, match="no evaluation in common"):
+    with pytest.raises(BadInput, match="no such folder"):
         comparison.read_evaluations(folders)

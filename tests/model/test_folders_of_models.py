@@ -746,3 +746,32 @@ def test_ids_of_tokens_may_have_gaps(tmp_path):
     safetensors.torch.save_file({"embedding.weight": table[:5].clone()}, folder / "model.safetensors")
     with pytest.raises(BadInput, match="5 vectors for tokens up to id 5"):
         model.load_encoder(folder)
+
+
+def test_what_lies_behind_a_link_or_an_adapter_is_part_of_a_fingerprint(tmp_path):
+    (tmp_path / "pooling").mkdir()
+    (tmp_path / "pooling" / "config.json").write_text("{}")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "1_Pooling").symlink_to(tmp_path / "pooling")
+    (tmp_path / "adapter").mkdir()
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"base_model_name_or_path": "../pooling"})
+    before = {name: model.fingerprint_folder(tmp_path / name) for name in ("linked", "adapter")}
+    (tmp_path / "pooling" / "config.json").write_text('{"a": 1}')
+    assert all(model.fingerprint_folder(tmp_path / name) != old for name, old in before.items())
+
+
+@pytest.mark.parametrize("length", [1, -1, 64.0, "64"])
+def test_a_length_that_is_none_is_refused(zoo, tmp_path, length):
+    folder = as_modules(zoo("bert"), tmp_path / "model", length=length)
+    with pytest.raises(BadInput, match="max_seq_length|cannot be loaded"):
+        model.load_encoder(folder)
+
+
+def test_modules_that_do_not_fit_together_are_refused(zoo, tmp_path):
+    folder = as_modules(zoo("bert"), tmp_path / "model", own=[dense(9, 4, bias=True, activation="linear.Identity")])
+    with pytest.raises(BadInput, match="encodes no query"):
+        model.load_encoder(folder)
+    folder = shutil.copytree(zoo("bert"), tmp_path / "sizes")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"intermediate_size": 7})
+    with pytest.raises(BadInput, match=r"dense.* is \[.*\] in the files, and \[.*\] by config.json"):
+        model.load_encoder(folder)

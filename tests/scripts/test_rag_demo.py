@@ -128,7 +128,7 @@ def test_control_characters_never_reach_the_terminal(launch, tiny, tmp_path, cap
     "flags, message",
     [
         ((), "say what searches: --run R, --retriever bm25"),
-        (("--run", "runs/R", "onions"), "onions: neither bm25 nor a run folder"),
+        (("--retriever", "runs/R", "onions"), "onions: neither bm25 nor a run folder"),
         (("--eval", "--run", "runs/R", "--compare", "runs/AB"), "or else --compare"),
         (("--run", "runs/R", "--split", "dev"), "--split needs --eval"),
         (("--run", "runs/R", "--compare", "runs/AB"), "--compare needs --eval"),

@@ -251,7 +251,9 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_continued_alone(desk, 
     assert "run 1 of 2: in_batch, seed 1: failed with exit code 2" in failed
     assert "run 2 of 2: refresh:2, seed 1: test mrr@10 0." in failed
     last = failed.splitlines()[-1]
-    assert last.startswith("error: 1 of 2 runs failed, the first is in_batch, seed 1: runs/two/in_batch-s1 is not")
+    assert last.startswith(
+        "error: 1 of 2 runs failed, the first is in_batch, seed 1: runs/two/in_batch-s1 has no config.json"
+    )
     assert "runs/two/output/" in last and "--resume" in last and "Traceback" not in failed
     assert "run 1 of 1: in_batch, seed 1: test mrr@10 0." in continued
     outputs = {path.stem: path.read_text(encoding="utf-8") for path in (desk / "runs/two/output").iterdir()}
@@ -839,7 +841,7 @@ BAD = [
     ("evaluate.py", ["--run", "runs/none"], ["runs/none", "config.json"]),
     ("evaluate.py", ["--retriever", "bm25", "--data", "tiny", "--split", "all"], ["no split 'all'"]),
     ("evaluate.py", ["--retriever", "bm25", "--data", "tiny", "--ranked", "10"], ["--ranked 10"]),
-    ("evaluate.py", ["--compare", "runs/taken", "runs/none"], ["no evaluation in common"]),
+    ("evaluate.py", ["--compare", "runs/taken", "runs/none"], ["runs/none: no such folder"]),
     ("evaluate.py", ["--compare", "runs/taken", "runs/none", "--split", "dev"], ["--split", "--compare"]),
     ("evaluate.py", ["--compare", "runs/taken", "runs/none", "--ranked", "200"], ["--ranked", "--compare"]),
     ("evaluate.py", ["--compare", "runs/taken", "--overwrite"], ["--overwrite", "--compare"]),
@@ -889,7 +891,7 @@ def test_bad_input_of_a_process_of_its_own(two):
     assert "in_batch, seed 1: failed with exit code 2" in failed
     warned, error = printed.splitlines()  # of the collection, whose dev query stands in train
     assert warned.startswith("warning: dev queries that are train") and error.startswith(
-        "error: runs/two/in_batch-s1 is"
+        "error: runs/two/in_batch-s1 has"
     )
 
 
