@@ -77,7 +77,7 @@ def test_a_made_collection_of_ms_marcos_layout_is_read(tmp_path):
     bench_of["make"](tmp_path / "again", 3000)
     assert (tmp_path / "again/collection.tsv").read_bytes() == before
     spent = bench_of["measure"](["-c", "print(1)"], cwd=tmp_path, env=os.environ)
-    assert 0 < spent["seconds"] < 60 and 0 <= spent["cpu_s"] < 60 and spent["peak_mb"] > 1
+    assert 0 <= spent["seconds"] < 60 and 0 <= spent["cpu_s"] < 60 and spent["peak_mb"] > 1
     with pytest.raises(BadInput, match="failed: see"):
         bench_of["measure"](["-c", "1 / 0"], cwd=tmp_path, env=os.environ)
 
