@@ -183,4 +183,5 @@ def first_line(error):
     """The first line of an error's message, or that the folder wants code of its own to be run."""
     if "custom code" in str(error):
         return "it asks to run code of the model's own (auto_map), which is refused"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

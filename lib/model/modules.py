@@ -103,7 +103,10 @@ def _beside_its_base(folder):
     """The folder, or for an adapter whose base is named from there, as ../base, one that names it from anywhere."""
     path = folder / "adapter_config.json"
     config = read_object(path) if path.exists() else {}
-    base = folder / str(config.get("base_model_name_or_path") or "")
+    named = str(config.get("base_model_name_or_path") or "")
+    base = folder / named
+    if config and (not named or named.startswith((".", "/")) and not base.is_dir()):
+        raise BadInput(f"adapter_config.json names no base that is there: base_model_name_or_path is {named or None}")
     if not config or not base.is_dir() or base == folder:
         yield folder
         return

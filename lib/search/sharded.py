@@ -145,7 +145,7 @@ class Sharded:
         """
         with dist.main_first():
             tokens = tokenize(docs, encoder, "doc")
-        made_by = encoder.fingerprint, precision
+        made_by = encoder.fingerprint, precision, encoder.vector_key() if encoder.kind == "transformer" else ""
         key = fingerprint(*made_by, encoder.token_key("doc"), docs.fingerprint)
         folder = cache_dir("vectors", fingerprint(*made_by, encoder.token_key("doc")), key)
         vectors = ShardedVectors(
