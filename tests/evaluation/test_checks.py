@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 
+import faiss
 import numpy as np
 import pytest
 import pytrec_eval
@@ -274,3 +275,20 @@ def test_ranks_in_the_place_of_scores(tmp_path):
         checks.read_run_file(tmp_path / "r.txt")
     (tmp_path / "r.txt").write_text("q1 a 1 2\nq1 b 2 1\n")
     assert checks.read_run_file(tmp_path / "r.txt") == {"q1": {"a": 2.0, "b": 1.0}}
+
+
+@pytest.mark.parametrize("factory", ["PCA8,HNSW4", "NSG8", "IVF16_HNSW8,Flat", "PCA8,IVF16,Flat"])
+def test_exhaustive_search_of_what_an_index_holds_is_exact(factory):
+    random = np.random.default_rng(0)
+    docs, queries = (random.standard_normal((n, 16)).astype(np.float32) for n in (800, 10))
+    index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(docs)
+    index.add(docs)
+    seen = [vectors if "PCA" not in factory else faiss.downcast_VectorTransform(index.chain.at(0)).apply(vectors)
+            for vectors in (queries, docs)]  # fmt: skip
+    products = seen[0] @ seen[1].T
+    wanted = np.sort(-products, axis=1)[:, :10]
+    scores = np.take_along_axis(products, wanted.argsort(1), 1)
+    _, whole, found = checks.hits_of(index, queries, (scores, wanted.argsort(1)), 10)
+    np.testing.assert_allclose(-whole.scores, wanted, atol=1e-4)
+    assert (found.scores != whole.scores).any()  # the index itself finds less, before and after
