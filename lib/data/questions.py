@@ -15,6 +15,7 @@ import numpy as np
 from lib import rng
 from lib.data import beir, made_queries
 from lib.data.formats import cells, table_files, tables
+from lib.data.formats.columns import ROLES
 from lib.data.texts import Texts, plain
 from lib.files import BadInput, fingerprint, fingerprint_file
 
@@ -142,7 +143,7 @@ def _grades(path, rows):
     """A function of a line's number and row: the grade that its label gives to the docs it names, 1 without labels."""
     by_name = {str(name).strip().lower(): name for _, row in rows for name in row}
     columns = {"question": [by_name[name] for name in QUESTION if name in by_name][:1]}
-    columns["label"] = [by_name[name] for name in tables.ROLES["label"] if name in by_name]
+    columns["label"] = [by_name[name] for name in ROLES["label"] if name in by_name]
     grade = cells.grading(path, rows, columns, {}) if columns["label"] else None
 
     def of(number, row):

@@ -12,6 +12,7 @@ import pathlib
 
 from lib.data import beir
 from lib.data.formats import cells, table_files, tables
+from lib.data.formats.columns import check_roles
 from lib.files import BadInput, reading
 
 RECIPE = 2  # raise it when the rules below change, so that cached folders are made again
@@ -97,7 +98,7 @@ def build_hf(ident):
     package = _package("datasets", spec)
     source, said = tables.split_roles(ident)
     config = said.pop("config", None)
-    tables.check_roles(spec, said)
+    check_roles(spec, said)
     package.disable_progress_bars()
     with reading(f"--data {spec}"):
         configs = package.get_dataset_config_names(source)
