@@ -100,9 +100,8 @@ def read(path, said, rows, wrong=()):
 
     said: {role: column}; path: for messages; wrong: what the rows find wrong with others while they are read.
     """
-    docs, queries, judged, dropped, instead = {}, {}, {}, {}, []
-    rows = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2))
-    wrong, columns, grade = list(wrong), {}, None
+    docs, queries, judged, dropped, columns, instead, grade = {}, {}, {}, {}, {}, [], None
+    rows, wrong = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2)), list(wrong)
     try:
         if rows:
             columns = roles_of(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
