@@ -79,14 +79,21 @@ def find(spec):
         kinds = ", ".join(table_files.SUFFIXES)
         raise BadInput(f"--data {spec}: a file of a kind that is not read: a table is one of {kinds}, perhaps .gz")
     beir = any((folder / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "qrels"))
-    if head.is_dir() and not beir and table_files.by_split(head) and not pages.are_in(head):
+    split = table_files.by_split(head) if head.is_dir() and not beir else {}
+    if split and not pages.are_in(head):
+        listed = [path.name for path in sorted(head.iterdir()) if table_files.suffix(path) in table_files.SUFFIXES]
+        if others := [name for name in listed if name not in {path.name for path in split} and name[-5:] != ".json"]:
+            print(f"note: {spec}: tables that say no split by their names are not read: {', '.join(others)}")
         return tables.build(spec)
+    if split:
+        print(f"note: {spec}: read as pages; {next(iter(split)).name} in it is not, give it by itself")
     if not folder.is_dir():
         raise BadInput(
             f"--data {spec}: no such folder (give {', '.join(EMBEDDED)}, a table, a folder, or PREFIX:PLACE)"
         )
     if not beir:
-        listed = [path.name for path in sorted(folder.iterdir()) if table_files.suffix(path) in table_files.SUFFIXES]
+        kinds = [kind for kind in table_files.SUFFIXES if kind != ".json"]
+        listed = [path.name for path in sorted(folder.iterdir()) if table_files.suffix(path) in kinds]
         if listed and not pages.are_in(folder):
             raise BadInput(
                 f"--data {spec}: no table there says its split by its name, as train.csv does: give one, as "

@@ -42,7 +42,8 @@ def per_query(wanted, rankings, qrels):
             found = list(ir_measures.iter_calc(wanted, judged, rankings))
         except Exception as error:  # of programs that a measure wants, or of judgements that it does not take
             names = " ".join(map(str, wanted))
-            raise BadInput(f"{names}: ir_measures cannot compute this here ({str(error).splitlines()[0]})") from None
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BadInput(f"{names}: ir_measures cannot compute this here ({said})") from None
         for qid, measure, value in found:
             if qid in values:
                 values[qid][str(measure)] = value
@@ -215,9 +216,10 @@ def _run_of_json(path):
 
 
 def _are_ranks(rankings):
-    """Whether the numbers of every query are 1, 2, 3 ... or 0, 1, 2 ..., and some query has several."""
-    found = [sorted(docs.values()) in ([*range(len(docs))], [*range(1, len(docs) + 1)]) for docs in rankings.values()]
-    return all(found) and any(len(docs) > 1 for docs in rankings.values())
+    """Whether the numbers of every query are 1, 2, 3 ... or, in this order, 0, 1, 2 ..., and some query has several."""
+    numbers = [list(docs.values()) for docs in rankings.values()]
+    from_1 = all(sorted(found) == [*range(1, len(found) + 1)] for found in numbers)
+    return (from_1 or all(found == [*range(len(found))] for found in numbers)) and max(map(len, numbers)) > 1
 
 
 def exhaustive(index):

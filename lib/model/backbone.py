@@ -1,6 +1,7 @@
 """Hugging Face models and tokenizers of a folder: loaded whole, or refused with what is wrong."""
 
 import json
+import math
 import re
 
 import tokenizers
@@ -10,7 +11,12 @@ import transformers
 from lib.files import BadInput
 
 UNUSED = ("pooler.", "decoder.")  # parts of a backbone that nothing here computes with, as far as a file lacks them
-DERIVED = ("position_ids", "token_type_ids", "inv_freq")  # buffers that old files hold and new models compute
+DERIVED = (
+    "position_ids",
+    "token_type_ids",
+    "inv_freq",
+    "masked_bias",
+)  # buffers that old files hold and new models compute
 NO_LIMIT = 1 << 30
 MOST_IDS_UNUSED = 1_000_000  # numbers without a token that a vocabulary may leave; real ones leave thousands
 
@@ -148,12 +154,14 @@ def load_with_head(folder, kind, *, named, wanted, dtype=torch.float32):
         raise BadInput(f"{named}: {first_line(error)}") from None
     if loading["missing_keys"]:
         raise BadInput(f"{named}: no weights for {sorted(loading['missing_keys'])[0]}; {wanted} is wanted")
-    left = (key for key in loading["unexpected_keys"] if not key.endswith(DERIVED))
-    if left := sorted(key for key in left if re.search(r"\.\d+\.", key)):  # of whole layers
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or math.inf
+    numbers = {key: [int(found) for found in re.findall(r"\.(\d+)\.", key)] for key in loading["unexpected_keys"]}
+    if left := sorted(key for key, found in numbers.items() if found and found[0] >= layers):
         raise BadInput(f"{named}: config.json has no place for {len(left)} weights, the first is {left[0]}")
     if loading["mismatched_keys"]:
         raise BadInput(f"{named}: {list(loading['mismatched_keys'])[0][0]} has another size than config.json says")
-    if odd := [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]:
+    known = (torch.float16, torch.bfloat16, torch.float32)  # others are codes of some kind
+    if odd := [name for name, x in model.named_parameters() if x.dtype in known and not torch.isfinite(x).all()]:
         raise BadInput(f"{named}: {odd[0]} holds values that are not finite")
     check_ids(folder, tokenizer, model)
     return model, tokenizer

@@ -89,7 +89,8 @@ def _try(folder, encoder):
         try:
             found = encoder.eval()(Tokens(*encoder.tokenize(["a text"], kind), kind=kind).select(np.arange(1)))
         except Exception as error:  # of modules that do not fit together
-            raise BadInput(f"{folder}: encodes no {kind} ({str(error).splitlines()[0]})") from None
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BadInput(f"{folder}: encodes no {kind} ({said})") from None
         if found.shape[1] != encoder.dim:
             raise BadInput(f"{folder}: a {kind} has {found.shape[1]} numbers, and its modules say {encoder.dim}")
 
@@ -217,14 +218,18 @@ def local_folder(source):
 
 def fingerprint_folder(folder):
     """Identifies the files of a model's folder, those behind links too, and of an adapter the model it is for."""
-    files = (pathlib.Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        seen |= {os.path.realpath(place), *(os.path.realpath(os.path.join(place, name)) for name in folders)}
+        files += [pathlib.Path(place) / name for name in names]
     files = sorted(p for p in files if p.is_file() and p.name != "encoder.json" and p.suffix != ".md")
     found = [[str(p.relative_to(folder)), fingerprint_file(p)] for p in files]
     if (path := folder / "adapter_config.json").exists():
         config = read_object(path)
-        base = folder / str(config.get("base_model_name_or_path") or "")
-        of_base = fingerprint_folder(base) if base.is_dir() and base.resolve() != folder.resolve() else str(base)
-        found.append(["its base", of_base, str(config.get("revision"))])
+        name = str(config.get("base_model_name_or_path") or "")
+        own = (folder / name / "config.json").exists()  # not another adapter, which may name this one
+        found.append(["its base", fingerprint_folder(folder / name) if own else name, str(config.get("revision"))])
     return fingerprint(found)
 
 

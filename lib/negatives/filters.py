@@ -81,8 +81,8 @@ def not_same(candidates, collection, field):
 
 
 def balance(candidates, collection, times):
-    """Docs in more than this many lists for each query that they answer, but where they rank best: hubs are pushed away
-    no oftener than they are pulled, and docs that answer nothing never (of P positives of a query each counts 1/P)."""
+    """Docs in more than this many lists for each query that they answer, rounded up, but where they rank best: hubs are
+    pushed away no oftener than they are pulled, and docs that answer nothing never (of P positives each counts 1/P)."""
     groups, known = collection.docs.groups, collection.known_docs(candidates.queries)
     shares = np.repeat(1 / np.maximum((known >= 0).sum(1), 1), (known >= 0).sum(1))
     most = times * np.bincount(groups[known[known >= 0]], weights=shares, minlength=len(groups))
@@ -134,7 +134,7 @@ FILTERS = {
     "near_copy": Filter(near_copy, {"SIMILARITY": SHARE}),
     "answer": Filter(answer),
     "not_same": Filter(not_same, {"FIELD": {"kind": str}}),
-    "balance": Filter(balance, {"TIMES": {"above": 0}}),
+    "balance": Filter(balance, {"TIMES": {"least": 1}}),
     "denoise": Filter(denoise, {"X": SHARE}),
 }
 parse_filter = choice(FILTERS)

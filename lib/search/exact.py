@@ -31,7 +31,13 @@ def top_k(q_emb, d_emb, k, *, device=None):
     else:
         found = faiss.knn(q_emb, d_emb, fetched, metric=faiss.METRIC_INNER_PRODUCT)
     scores, rows = (array[:, :k] for array in by_score_and_row(*found))
-    return without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
+    scores, rows = without_zeros(q_emb, scores, rows, lambda found: d_emb[found])
+    if len(short := np.flatnonzero((rows < 0).any(1) & q_emb.any(1))):  # zero docs took places of others
+        there = np.flatnonzero(d_emb.any(1))
+        if 0 < len(there) < len(d_emb):
+            again, at = top_k(q_emb[short], d_emb[there], k, device=device)
+            scores[short, : at.shape[1]], rows[short, : at.shape[1]] = again, there[at]
+    return scores, rows
 
 
 @torch.no_grad()

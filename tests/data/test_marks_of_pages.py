@@ -140,3 +140,34 @@ def test_fields_without_lines_around_them():
         "Note: a\nDate: b\n\nText",
     ):
         assert front_matter.split(other) == ("", {}, other)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        (":::tip\n:warning: Do not delete the folder.\nMore.\n:::", ":warning: Do not delete the folder. More."),
+        (":::{note}\n:warning: Do not delete the folder of it.\n:::", ":warning: Do not delete the folder of it."),
+        ("```{.rst}\n:Author: Someone\n```", ":Author: Someone"),
+        ("Use {code}``a `b` c`` and {command}`git add <file>`.", "Use {code}a `b` c and git add <file>."),
+        ("Use {ref}`<there>`, {py:func}`open <io.open>` and ${x}`y`.", "Use there, open and ${x}y."),
+        ("Text.\n\n    x = {a}`b <c>`", "Text. x = {a}`b <c>`"),
+    ],
+)
+def test_what_only_looks_like_myst_stays(text, wanted):
+    assert " ".join(read(text)[0][1].split()) == wanted
+
+
+@pytest.mark.parametrize(
+    "code", ["export const a = /\\(/", "export const a = {\n  b: 1, // don't (\n}", "export const s = `(`"]
+)
+def test_an_export_that_does_not_close_swallows_no_text(code):
+    found = read(f"# T\n\n{code}\n\nText one here.\n\n## Next\n\nText two ) end.", mdx=True)
+    assert found == [("T", "Text one here."), ("Next", "Text two ) end.")]
+
+
+@pytest.mark.parametrize(
+    "title", ["[Solved] How to fix it", "*args and you", "null", "Issue #5 is fixed", "C #1: a start"]
+)
+def test_bare_fields_are_taken_as_they_stand(title):
+    text = f"Title: {title}\nDate: 2020-01-01\nSummary: [link](http://a) more\n\nBody\n"
+    assert front_matter.split(text)[:2] == (title, {"date": "2020-01-01", "summary": "[link](http://a) more"})

@@ -264,3 +264,48 @@ def test_columns_of_one_name(tmp_path):
         load_collection(str(path))
     path.write_text("query,pos,neg,neg\n" + "".join(f"q{i},p{i},a{i},b{i}\n" for i in range(40)))
     assert len(load_collection(str(path)).docs) == 120
+
+
+def test_other_wordings_are_no_instructions(tmp_path):
+    rows = [
+        {"question": [f"How do I do {i // 2}?", f"{i // 2} how to"], "answer": f"the text {i} here"} for i in range(12)
+    ]
+    (tmp_path / "t.jsonl").write_text(lines_of(rows))
+    assert len(load_collection(str(tmp_path / "t.jsonl")).queries) == 12
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("guide/README.md", "api/README.md", "mkdocs.json"),
+        ("README.md", "CHANGELOG.md", "tsconfig.json"),
+        ("README.md", "package-dev.json"),
+    ],
+)
+def test_folders_of_pages_beside_settings_are_pages(tmp_path, files):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        words = f"# Title of {name}\n\nThe text of {name} has these words and some others."
+        (tmp_path / name).write_text("{}" if name.endswith("json") else words)
+    assert len(load_collection(str(tmp_path)).docs) == sum(name.endswith("md") for name in files)
+
+
+def test_a_table_of_a_folder_may_have_a_split_of_its_own(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.jsonl").write_text(
+        lines_of(row | {"split": ("train", "dev")[i % 2]} for i, row in enumerate(ASKED[:40]))
+    )
+    (tmp_path / "data" / "test.jsonl").write_text(lines_of(ASKED[40:]))
+    (tmp_path / "docs.csv").write_text("id,text\n1,a\n")
+    found = load_collection(str(tmp_path))
+    assert {split: len(rows) for split, rows in found.qrels.items()} == {"train": 20, "dev": 20, "test": 20}
+    assert "are not read: docs.csv" in capsys.readouterr().out
+
+
+def test_a_column_that_is_called_answer_1_is_no_twin(tmp_path):
+    (tmp_path / "t.jsonl").write_text(lines_of(row | {"answer.1": "x"} for row in ASKED))
+    assert len(load_collection(str(tmp_path / "t.jsonl")).queries) == 60
+    (tmp_path / "t.csv").write_text("question,answer,answer\n" + "".join(f"q{i},a{i},b\n" for i in range(40)))
+    assert len(load_collection(f"{tmp_path / 't.csv'}:question=question,answer=answer").queries) == 40
+    (tmp_path / "u.csv").write_text("question,answer,x,x,x.1\n" + "".join(f"q{i},a{i},b,c,d\n" for i in range(40)))
+    assert len(load_collection(str(tmp_path / "u.csv")).queries) == 40

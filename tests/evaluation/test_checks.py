@@ -197,6 +197,8 @@ def test_ranks_from_0_and_names_that_stand_twice(tmp_path):
     (tmp_path / "r.json").write_text('{"q1": {"b": 0, "a": 1}, "q2": {"c": 0}}')
     found = checks.read_run_file(tmp_path / "r.json")
     assert found["q1"]["b"] > found["q1"]["a"]
+    (tmp_path / "r.json").write_text('{"q1": {"b": 1, "a": 0}, "q2": {"c": 0}}')  # falling: scores
+    assert checks.read_run_file(tmp_path / "r.json")["q1"] == {"b": 1, "a": 0}
     for text in ('{"q1": {"b": 2}, "q1": {"a": 1}}', '{"q1": {"b": 2, "b": 1}}'):
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(BadInput, match="stands twice"):

@@ -760,6 +760,16 @@ def test_what_lies_behind_a_link_or_an_adapter_is_part_of_a_fingerprint(tmp_path
     assert all(model.fingerprint_folder(tmp_path / name) != old for name, old in before.items())
 
 
+def test_links_that_loop_and_places_of_adapters_make_no_difference(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "w.bin").write_text("w")
+        write_json(tmp_path / name / "adapter_config.json", {"base_model_name_or_path": "bert-base-uncased"})
+        for link in ("up", "again"):
+            (tmp_path / name / "deep" / link).symlink_to("..")
+    assert model.fingerprint_folder(tmp_path / "a") == model.fingerprint_folder(tmp_path / "b")
+
+
 @pytest.mark.parametrize("length", [1, -1, 64.0, "64"])
 def test_a_length_that_is_none_is_refused(zoo, tmp_path, length):
     folder = as_modules(zoo("bert"), tmp_path / "model", length=length)

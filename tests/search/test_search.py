@@ -172,6 +172,18 @@ def test_bm25_equals_a_double_loop(tiny):
         assert (rows[i][len(found) :] == -1).all() and (scores[i][len(found) :] == 0).all()
 
 
+def test_docs_without_a_vector_take_no_place_of_others():
+    q_emb, d_emb = vectors(3, seed=1), vectors(20, seed=2)
+    d_emb[::2], q_emb[2] = 0, 0
+    scores, rows = exact.top_k(q_emb, d_emb, 15)
+    products = q_emb @ d_emb.T
+    for i in (0, 1):
+        wanted = [doc for doc in np.argsort(-products[i]) if doc % 2]
+        assert rows[i].tolist() == [*wanted, *[-1] * 5]
+        np.testing.assert_allclose(scores[i, :10], products[i, wanted], atol=1e-6)
+    assert (rows[2] == -1).all()
+
+
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 def test_the_index_in_pieces_is_the_librarys(monkeypatch, piece):
     monkeypatch.setattr(bm25, "PIECE", piece)

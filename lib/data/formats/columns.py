@@ -36,6 +36,7 @@ MANY = {
 }
 # of an object that holds a doc: its label; and columns of lists that would be docs, if anybody knew which
 LIKE_DOCS = re.compile(r".*(pos|neg|ctx|passage|doc|context|distractor|answer).*")
+SHARED = 4  # different texts behind each instruction, at least
 PARTITIONS = ("subset", "partition", "fold", "set")  # which say the split where they hold nothing else
 
 
@@ -70,8 +71,9 @@ def roles_of(path, number, row, said):
         del found["doc"]  # beside answers, pos is a place
     if "doc" not in said and found.get("doc") == [by_name.get("text")] and {"output", "response"} & by_name.keys():
         del found["doc"]  # the whole prompt, with question and answer, as Alpaca's
-    taken = list(itertools.chain.from_iterable(found.values()))
-    if twice := [name for name in taken if f"{name}.1" in row and f"{name}.1" not in taken]:
+    taken = list(itertools.chain.from_iterable(columns for role, columns in found.items() if role not in said))
+    renamed = table_files.suffix(path) in (".csv", ".tsv")  # where only the second one of a name is called NAME.1
+    if twice := [name for name in taken if renamed and f"{name}.1" in row and f"{name}.1" not in taken]:
         raise BadInput(f"{path}:1: two columns are called {twice[0]!r}; give each a name of its own")
     if found.get("question") == [by_name.get("instruction")] and "question" not in said and "input" in by_name:
         found["question"].append(by_name["input"])
@@ -101,13 +103,15 @@ def not_used(path, rows, columns):
 def without_instructions(rows, columns):
     """(the rows, their cells of an instruction and a text only the text, the columns of such cells), as MEDI has them.
 
-    An instruction is the first of two texts where rows share it; lists of two questions or positives do not.
+    An instruction is the first of two texts where SHARED texts or more stand behind each; lists of two questions or
+    positives have as many firsts as seconds.
     """
     found = []
     for column in itertools.chain.from_iterable(columns.get(role, ()) for role in ("question", "doc", "negative")):
         cells = [row[column] for _, row in rows if row.get(column)]
         pairs = [each for each in cells if isinstance(each, list) and [type(text) for text in each] == [str, str]]
-        if cells and len(pairs) == len(cells) and 2 * len({first for first, _ in pairs}) <= len(pairs):
+        firsts, seconds = ({pair[i] for pair in pairs} for i in (0, 1))
+        if cells and len(pairs) == len(cells) and SHARED * len(firsts) <= len(seconds):
             found.append(column)
     if columns["question"][0] not in found:
         return rows, []

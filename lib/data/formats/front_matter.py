@@ -46,14 +46,18 @@ def _bare(text, above):
     begin = above.count("\n")
     lines = text.split("\n", begin + MOST_LINES)[begin:]
     end = next((i for i, line in enumerate(lines[:MOST_LINES]) if not line.strip()), 0)
-    known = {key[2].lower(): key[2] for line in lines[:end] if (key := KEY.match(line))}
-    if not lines[0].lower().startswith("title:") or not BARE & known.keys():
+    fields, name = {}, None
+    for line in lines[:end]:
+        if key := KEY.match(line):
+            name = key[2].lower()
+            fields[name] = (key[3] or "").strip()
+        elif name and line[0] in " \t":
+            fields[name] += f" {line.strip()}"
+        else:
+            return "", {}, text
+    if next(iter(fields), "") != "title" or not BARE & fields.keys():
         return "", {}, text
-    if (fields := _yaml([line.rstrip() for line in lines[:end]])) is None:
-        return "", {}, text
-    title = fields.pop(known["title"], "")
-    fields = {name.lower(): value[:MOST_VALUE] for name, value in fields.items()}
-    return title, fields, "\n" * (begin + end) + "\n".join(lines[end:])
+    return fields.pop("title"), fields, "\n" * (begin + end) + "\n".join(lines[end:])
 
 
 def opened(line):

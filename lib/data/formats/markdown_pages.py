@@ -26,10 +26,14 @@ MARKS = {"/", ":", "!", "?", "="}  # with which a box begins
 BOX_END = re.compile(r"(?:/{3,}|:{3,})$")
 INDENTS = ("!!!", "???", "===")  # whose lines stand four blanks further right
 # below the name of a box: what it is to look like; the target of a link; {role}`text` and {role}`text <target>`
-OPTION = re.compile(r":(?:caption|alt|title):\s+(\S.*)$|:[A-Za-z][\w-]*+:(?:\s.*)?$")  # three of them are text
+DIRECTIVE = re.compile(r"[:`~]{3,}+[ ]*\{[A-Za-z][\w:+-]*\}")
+# three of them are text; others have a few words: :warning: and a sentence is an emoji
+OPTION = re.compile(r":(?:caption|alt|title):\s+(\S.*)$|:[A-Za-z][\w-]*+:(?:\s+\S+){0,4}\s*$")
 TARGET = re.compile(r"\([^()\s]++\)=$")
-ROLE = re.compile(r"(`+)(?!`)[^`]++\1(?!`)|\{[a-z][\w:+.-]*+\}`([^`<]*)(?:<([^`<>]*)>)?`")
+ROLE = re.compile(r"(?<!`)(`++)[^`]++\1(?!`)|(?<![\w$])\{([a-z][\w:+.-]*+)\}`(?!`)([^`]++)`(?!`)")
+LINKS = {"ref", "doc", "term", "numref", "eq", "download", "any", "abbr"}  # roles whose text may name a target
 EXPORT = re.compile(r"export\s+(?:default|const|let|var|function|async|class|type|interface|\{|\*)")
+MARGIN = re.compile(r"[^\s})\];/]")  # how a line of text begins, and not one within an export
 # docs of an object, which a program writes below its name; files to be put in; statements of a template
 GENERATED = re.compile(r":::[ ]*[A-Za-z_]\w*+(?:\.\w++)++$")
 INCLUDED = re.compile(r"\{[*!].*[*!]\}$|-+8<-+.*$|\{:[^{}]*\}$|!\[\[[^\[\]]*\]\]$|\[\[?_?toc_?\]\]?$", re.IGNORECASE)
@@ -178,7 +182,7 @@ def _without_marks(lines, *, mdx):
             fence = "" if bare.startswith(fence) and not bare.strip(fence[0]) else fence
         elif opening := FENCE.match(bare):
             fence, code[-1] = opening[1], True
-            options = bare[len(fence) :].lstrip().startswith("{")
+            options = bool(DIRECTIVE.match(bare))
         elif generated or INCLUDED.match(bare) or BOX_END.match(bare) or TARGET.match(bare):
             line = ""
         elif GENERATED.match(bare):
@@ -187,7 +191,7 @@ def _without_marks(lines, *, mdx):
             if bare.startswith(INDENTS):
                 boxes.append(indent)
             line = next((title.strip() for title in box.groups() if title), "")
-            options = bare.startswith(":")
+            options = bool(DIRECTIVE.match(bare))
         elif ALERT.match(line):
             line = ALERT.sub(r"\1", line)
         elif ("{%" in line or "{{" in line) and (
@@ -196,14 +200,25 @@ def _without_marks(lines, *, mdx):
             line, template = rest, True
         if not fence and not line.startswith("    ") and ("[[" in line or "%%" in line or "){" in line):
             line = WIKI.sub(lambda mark: mark[0] if mark[1] else mark[2] or "", line)
-        if not fence and "}`" in line:
-            line = ROLE.sub(lambda mark: mark[0] if mark[1] else f"`{mark[2].strip() or mark[3]}`", line)
+        if not fence and not line.startswith("    ") and "}`" in line:
+            line = ROLE.sub(_of_role, line)
         found.append("" if template and not fence and not VALUE.sub("", line).strip() else line)
     return _without_tags(_without_exports(found, code), code) if mdx else found
 
 
+def _of_role(mark):
+    """What is seen of {role}`text`, and of one that links without its target, {ref}`text <target>`."""
+    if mark[1]:
+        return mark[0]
+    text = mark[3]
+    if mark[2] in LINKS or ":" in mark[2]:
+        text = re.sub(r"(?<=\S)\s*+<[^<>]*>$", "", text).strip("<>")
+    return f"`{text}`"
+
+
 def _without_exports(lines, code):
-    """The lines of MDX, those of its exports emptied: each up to a blank line behind its last bracket."""
+    """The lines of MDX, those of its exports emptied: each up to a blank line behind its last bracket, or one behind
+    which the text goes on at the margin: brackets in strings and comments may not close."""
     found, begin, depth = list(lines), None, 0
     for i, line in enumerate(lines):
         if begin is None and not code[i] and EXPORT.match(line) and not "".join(lines[max(0, i - 1) : i]).strip():
@@ -211,7 +226,8 @@ def _without_exports(lines, code):
         if begin is not None:
             depth += front_matter.opened(line)
             found[i] = ""
-            begin = begin if line.strip() or depth > 0 else None
+            after = next((later for later in lines[i + 1 :] if later.strip()), "")
+            begin = begin if line.strip() or depth > 0 and not MARGIN.match(after) else None
     if begin is not None and depth > 0:  # no code after all
         found[begin:] = lines[begin:]
     return found

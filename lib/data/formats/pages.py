@@ -98,8 +98,8 @@ def files_in(folder):
 
 
 def are_in(folder):
-    """Whether pages are in a folder besides those that say what it is."""
-    return any(path.stem.lower() not in ABOUT for path in files_in(folder)[0])
+    """Whether pages are in a folder besides those at its top that say what it is."""
+    return any(path.stem.lower() not in ABOUT or path.parent != pathlib.Path(folder) for path in files_in(folder)[0])
 
 
 def build(folder):

@@ -1,6 +1,5 @@
 """The rows of tables as files hold them: CSV, TSV, JSON, JSONL and Parquet, as spreadsheets and programs write them."""
 
-import collections
 import csv
 import io
 import itertools
@@ -24,12 +23,16 @@ def suffix(path):
 
 
 def by_split(folder):
-    """{path: split} of the tables of a folder, or of data/ in it, whose names say which split they are."""
+    """{path: split} of the tables of a folder, and of data/ in it, whose names say which split they are.
+
+    Of .json, which may be anything's settings, only what is called train.json, dev.json and the like.
+    """
     found = {}
     for place in (folder, folder / "data"):
-        for path in sorted(place.iterdir()) if place.is_dir() and not found else ():
-            name = OF_A_SPLIT.fullmatch(pathlib.Path(path.name.removesuffix(".gz")).stem)
-            if name and suffix(path) in SUFFIXES and path.is_file():
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            stem = pathlib.Path(path.name.removesuffix(".gz")).stem
+            name = OF_A_SPLIT.fullmatch(stem)
+            if name and suffix(path) in SUFFIXES and path.is_file() and (suffix(path) != ".json" or stem == name[1]):
                 found[path] = SPLITS[name[1].lower()]
     return dict(sorted(found.items(), key=lambda each: beir.SPLITS.index(each[1])))
 
@@ -191,10 +194,9 @@ def _csv_rows(path, kind, wrong):
     width = len(header)
     while header and not header[-1]:  # a separator behind every row
         header.pop()
-    seen = collections.Counter()
     for i, name in enumerate(header):  # the second one of a name is called as pandas does: Comment.1
-        header[i] = f"{name}.{seen[name]}" if name and seen[name] else name
-        seen[name] += 1
+        others = (f"{name}.{number}" for number in itertools.count(1))
+        header[i] = next(other for other in others if other not in header) if name and name in header[:i] else name
     if len(set(header)) < len(header) or not any(header):
         raise BadInput(f"{path}:1: a line with a name for each column is wanted, found {beir.shorten(first.strip())}")
     while True:

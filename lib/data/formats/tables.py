@@ -61,7 +61,8 @@ def build(spec):
     def rows():
         for file, split in files.items():
             for number, row in table_files.rows(file, wrong):
-                yield (number, row) if split is None else (f"{file.name}:{number}", row | {"split": split})
+                own = split is None or str(row.get("split") or "").strip().lower() in table_files.SPLITS
+                yield (number if split is None else f"{file.name}:{number}"), (row if own else row | {"split": split})
 
     with contextlib.ExitStack() as stack:
         contents = [(stack.enter_context(fingerprinted(file)), table_files.suffix(file)) for file in files]
