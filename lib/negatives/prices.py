@@ -73,7 +73,7 @@ def verdict(row, first, prices, *, by_score):
     if first["at_most"] < even.low:
         return f"does not pay: it {said}, and at most {first['at_most']:.1%} are"
     if first["per_unlabelled"] > even.high and by_score:
-        return f"open: it {said}, but it drops the hardest, which are worth more than the average that was measured"
+        return f"open: it {said}, but it drops the same hard docs at every step, which was not measured"
     if first["per_unlabelled"] > even.high:
         return f"pays if every query has an unlabelled positive: it {said}, and then {first['per_unlabelled']:.1%} are"
     return f"open: it {said}; {first['per_unlabelled']:.1%} are if every query has an unlabelled positive"

@@ -157,6 +157,8 @@ class RowEncoder:
     What is random depends on seed, kind and the first row of a block: a block is a file of vectors.
     """
 
+    kind = "static"
+
     block_tokens = ROWS  # embed() takes 8 times as many tokens at once, and a text is one token
     training = False
 
