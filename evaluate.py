@@ -142,8 +142,9 @@ def evaluate(args, parser, spec, data, *, header):
         cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
     if spec_of_data.startswith("asked:") and args.split == "test" and "dev" in collection.qrels:
         print(f"   {len(collection.split('dev')):,} more of these questions are the dev split (--split dev)")
-    was = run.recorded(trained_on).get("inputs", {}) if trained_on else {}
-    if was.get("collection") == collection.name and was["collection_fingerprint"] != collection.fingerprint:
+    begun = trained_on and (trained_on / "config.json").exists()
+    was = run.recorded(trained_on).get("inputs", {}) if begun else {}
+    if was.get("collection") == collection.name and was.get("collection_fingerprint") != collection.fingerprint:
         print(f"note: {collection.name} has changed since {trained_on} was trained: these queries may be among its own")
     clock = run.Clock()
     trained = folder and run.recorded(folder)["args"].get("self_match")

@@ -173,11 +173,8 @@ def main():
             collection, hidden = audit.hide(collection, args.split, args.audit, seed=args.seed)
     folder = trained if trained and not args.name else run.run_path(args.name or f"{name}-mined")
     stem = f"{name}-{args.split}-{'+'.join(args.sources)}"
-    path = (
-        folder / "negatives" / f"{stem}.{exchange.ENDINGS[args.format]}"
-        if hidden is None
-        else folder / "audit" / f"{stem}.md"
-    )
+    path = folder / "negatives" / f"{stem}.{exchange.ENDINGS[args.format]}"
+    path = path if hidden is None else folder / "audit" / f"{stem}.md"
     refuse_to_replace(path, args.overwrite)
     dist.barrier()  # all have looked before one writes
     default = "labelled" if args.split == "train" and hidden is None else "all"

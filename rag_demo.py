@@ -185,18 +185,8 @@ def main():
     args, parser = parse_args()
     if args.eval:
         return score(args, parser)
-    folder = pathlib.Path(args.run[0]) if args.run else next(filter(None, map(run_of, args.retriever)), None)
-    spec, collection = collection_of(args.data, folder, strict=args.strict)
-    for each in args.run:
-        offer_index(pathlib.Path(each), spec, collection, build=args.build, out=sys.stderr if args.json else sys.stdout)
-    opened = {}
-    for each in dict.fromkeys(args.retriever):
-        with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # there only objects
-            opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
-            for name, value in notes.items():
-                print(f"{name} = {value}")
-    generator = generator_of(args, args.generator[0])
-
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # where --json has objects alone
+        collection, opened, generator = open_all(args)
     title, among = f"{len(collection.docs):,} docs of {collection.name}", None
     if args.where:
         among = fields.rows_where(collection.docs, conditions(args.where))
@@ -223,7 +213,21 @@ def main():
     asking.converse(show)
 
 
-def offer_index(folder, data, collection, *, build, out):
+def open_all(args):
+    """(the collection, {name: retriever}, the generator) of a command that answers questions."""
+    folder = pathlib.Path(args.run[0]) if args.run else next(filter(None, map(run_of, args.retriever)), None)
+    spec, collection = collection_of(args.data, folder, strict=args.strict)
+    for each in args.run:
+        offer_index(pathlib.Path(each), spec, collection, build=args.build)
+    opened = {}
+    for each in dict.fromkeys(args.retriever):
+        opened[each], notes = retrieval.open_with(args, each, collection, device=pick_device(args.device))
+        for name, value in notes.items():
+            print(f"{name} = {value}")
+    return collection, opened, generator_of(args, args.generator[0])
+
+
+def offer_index(folder, data, collection, *, build):
     """Build a run's index where it has none and --build or the user at the terminal says so."""
     if not (folder / "encoder").is_dir() or (folder / "index" / collection.name / "meta.json").exists():
         return
@@ -232,10 +236,11 @@ def offer_index(folder, data, collection, *, build, out):
         build = input(f"{folder} has no index of {collection.name}. Build it now? [y/N] ").strip().lower() == "y"
     if build:
         script = pathlib.Path(__file__).resolve().with_name("build_index.py")
-        if process.start([sys.executable, str(script), *command[1:]]).wait():
+        out = 2 if sys.stdout is sys.stderr else None  # as what is printed here
+        if process.start([sys.executable, str(script), *command[1:]], stdout=out).wait():
             raise BadInput(f"python {' '.join(map(cli.quoted, command))} failed")
     else:
-        print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one", file=out)
+        print(f"note: {folder} has no index of {collection.name}: searching exactly; --build makes one")
 
 
 def score(args, parser):

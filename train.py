@@ -255,9 +255,8 @@ def check(args, parser):
     trained = "trained static" if model.is_static(args.encoder) else "transformer"
     parser.check(args, only="static" if args.encoder == "static" else trained)
     base, masks, terms = loss_of(args)
-    if columns := [
-        term.text for term in args.terms if loss.TERMS[term.name].at == "columns" and args.in_batch == "off"
-    ]:
+    columns = [term.text for term in args.terms if loss.TERMS[term.name].at == "columns"]
+    if columns and args.in_batch == "off":
         raise BadInput(f"--terms {columns[0]} adds to the docs of other queries, which --in_batch off leaves out")
     if unfit := [term.text for term in args.terms if loss.TERMS[term.name].at not in loss.BASES[base[0]].takes.split()]:
         raise BadInput(f"--terms {unfit[0]} plays no part with --base {args.base.text}")
@@ -330,9 +329,7 @@ def main():
     tail = "race" if args.race else "ablation" if several else f"{comparison.slug(arm.text)}-s{seed}"
     name = args.name or f"{collection.name}-{tail}"
     folder = run.run_path(name)
-    if not model.is_static(
-        args.encoder
-    ):  # decided once: all processes and runs, and whoever goes on, compute in the same
+    if not model.is_static(args.encoder):  # once for all processes and runs, and for whoever goes on
         args.precision = dist.same(precision_of(args, folder, device))
     if several:
         return compare(args, parser, collection, name)

@@ -186,6 +186,12 @@ def unpacked(path):
         raise BadInput(f"{path}: cannot be unpacked ({error})") from None
 
 
+def first_line(error):
+    """The first line of an error's message, with the second where that ends in a colon; else what it is called."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
 def parse_json(text, *, of_pairs=None):
     """The value of a JSON text; ValueError if it is broken, nested too deeply or holds what no file can hold.
 

@@ -11,7 +11,7 @@ import ir_measures
 import numpy as np
 
 from lib.evaluation import measures
-from lib.files import BadInput, parse_json
+from lib.files import BadInput, first_line, parse_json
 from lib.search import faiss_index
 from lib.search.hits import Hits
 
@@ -42,8 +42,7 @@ def per_query(wanted, rankings, qrels):
             found = list(ir_measures.iter_calc(wanted, judged, rankings))
         except Exception as error:  # of programs that a measure wants, or of judgements that it does not take
             names = " ".join(map(str, wanted))
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BadInput(f"{names}: ir_measures cannot compute this here ({said})") from None
+            raise BadInput(f"{names}: ir_measures cannot compute this here ({first_line(error)})") from None
         for qid, measure, value in found:
             if qid in values:
                 values[qid][str(measure)] = value

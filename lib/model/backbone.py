@@ -8,15 +8,11 @@ import tokenizers
 import torch
 import transformers
 
-from lib.files import BadInput
+from lib.files import BadInput, first_line
 
 UNUSED = ("pooler.", "decoder.")  # parts of a backbone that nothing here computes with, as far as a file lacks them
-DERIVED = (
-    "position_ids",
-    "token_type_ids",
-    "inv_freq",
-    "masked_bias",
-)  # buffers that old files hold and new models compute
+# buffers that old files hold and new models compute
+DERIVED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")
 NO_LIMIT = 1 << 30
 MOST_IDS_UNUSED = 1_000_000  # numbers without a token that a vocabulary may leave; real ones leave thousands
 
@@ -86,7 +82,7 @@ def load_tokenizer(folder):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise BadInput(f"{folder}: no usable tokenizer ({first_line(error)})") from None
+        raise BadInput(f"{folder}: no usable tokenizer ({why(error)})") from None
     check_tokenizer(folder, tokenizer)
     return tokenizer
 
@@ -151,7 +147,7 @@ def load_with_head(folder, kind, *, named, wanted, dtype=torch.float32):
             folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
     except Exception as error:  # the library raises all kinds over files that are cut or foreign
-        raise BadInput(f"{named}: {first_line(error)}") from None
+        raise BadInput(f"{named}: {why(error)}") from None
     if loading["missing_keys"]:
         raise BadInput(f"{named}: no weights for {sorted(loading['missing_keys'])[0]}; {wanted} is wanted")
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", None) or math.inf
@@ -187,9 +183,8 @@ def quiet():
     transformers.utils.logging.disable_progress_bar()
 
 
-def first_line(error):
+def why(error):
     """The first line of an error's message, or that the folder wants code of its own to be run."""
     if "custom code" in str(error):
         return "it asks to run code of the model's own (auto_map), which is refused"
-    lines = str(error).splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+    return first_line(error)

@@ -18,7 +18,17 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.data.tokens import Tokens
-from lib.files import BadInput, atomic_path, fingerprint, fingerprint_file, read_json, read_object, reading, write_json
+from lib.files import (
+    BadInput,
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    first_line,
+    read_json,
+    read_object,
+    reading,
+    write_json,
+)
 from lib.model.card import write_card
 from lib.model.static import StaticEncoder
 
@@ -89,8 +99,7 @@ def _try(folder, encoder):
         try:
             found = encoder.eval()(Tokens(*encoder.tokenize(["a text"], kind), kind=kind).select(np.arange(1)))
         except Exception as error:  # of modules that do not fit together
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BadInput(f"{folder}: encodes no {kind} ({said})") from None
+            raise BadInput(f"{folder}: encodes no {kind} ({first_line(error)})") from None
         if found.shape[1] != encoder.dim:
             raise BadInput(f"{folder}: a {kind} has {found.shape[1]} numbers, and its modules say {encoder.dim}")
 
@@ -228,8 +237,9 @@ def fingerprint_folder(folder):
     if (path := folder / "adapter_config.json").exists():
         config = read_object(path)
         name = str(config.get("base_model_name_or_path") or "")
-        own = (folder / name / "config.json").exists()  # not another adapter, which may name this one
-        found.append(["its base", fingerprint_folder(folder / name) if own else name, str(config.get("revision"))])
+        places = folder / name, pathlib.Path(name)  # a whole model: another adapter may name this one
+        base = next((place for place in places if (place / "config.json").exists()), None)
+        found.append(["its base", fingerprint_folder(base) if base else name, str(config.get("revision"))])
     return fingerprint(found)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lib.files import BadInput, read_json, read_object, write_json
-from lib.model.backbone import NO_LIMIT, append_eos, check_ids, check_tokenizer, first_line, quiet, strictly
+from lib.model.backbone import NO_LIMIT, append_eos, check_ids, check_tokenizer, quiet, strictly, why
 from lib.model.pooling import POOLINGS, parse_pooling
 
 LEAST = 3  # tokens of a text: one, between the marks of its begin and end
@@ -85,7 +85,7 @@ def open_modules(folder, *, from_config, attention):
         )  # fmt: skip
         towers = {kind: _route(library, task) for kind, task in TASKS.items()}
     except Exception as error:  # the libraries raise all kinds over files that are cut or foreign
-        raise BadInput(f"{folder}: cannot be loaded ({first_line(error)})") from None
+        raise BadInput(f"{folder}: cannot be loaded ({why(error)})") from None
     finally:
         stack.close()
         PreTrainedModel.from_pretrained = original

@@ -269,9 +269,7 @@ def file_candidates(path, collection, *, needs_teacher, split="train", format="o
         print(f"note: the scores that {'--data brings' if brought else f'{path} has'} are taken as a teacher's")
         found = dataclasses.replace(found, teacher=found.scores, teacher_positive=found.positive)
     if needs_teacher and (several := int(((collection.known_docs(found.queries) >= 0).sum(1) > 1).sum())):
-        print(
-            f"note: {several:,} queries have several positives and one score for them: the teacher teaches the others"
-        )
+        print(f"note: the teacher leaves out {several:,} queries that have several positives and one score for them")
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from lib.files import BadInput, fingerprint
-from lib.model.backbone import first_line, load_with_head, longest
+from lib.model.backbone import load_with_head, longest, why
 from lib.model.encoder import fingerprint_folder, local_folder
 from lib.rag import prompts
 
@@ -41,7 +41,7 @@ class LanguageModel:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             self.pairs = bool(config.is_encoder_decoder)
         except Exception as error:  # the library raises all kinds over files that are cut or foreign
-            raise BadInput(f"--generator hf:{source}: {first_line(error)}") from None
+            raise BadInput(f"--generator hf:{source}: {why(error)}") from None
         kind = transformers.AutoModelForSeq2SeqLM if self.pairs else transformers.AutoModelForCausalLM
         how = {"named": f"--generator hf:{source}", "wanted": "a language model"}
         dtype = "auto" if device.type != "cpu" else torch.float32

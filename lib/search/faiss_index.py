@@ -182,11 +182,8 @@ class FaissRetriever:
     """Searches an index with the encoder that made it, in the precision in which the docs were encoded."""
 
     def __init__(self, encoder, index, *, key="flat", about=None):
-        self.encoder, self.index, self.about = (
-            encoder,
-            index,
-            about or {},
-        )  # about: what a reader of results should know
+        self.encoder, self.index = encoder, index
+        self.about = about or {}  # what a reader of results should know
         self.fingerprint = f"{encoder.fingerprint}-{key}"
 
     def search(self, queries, k, known=None, among=None):

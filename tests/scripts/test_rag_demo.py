@@ -85,12 +85,23 @@ def test_answers_as_json(launch, desk, capsys):
     assert (
         launch("rag_demo.py", "--run", "runs/R", "--retriever", "bm25", "--docs", 2, "--json", question, cwd=desk) == 0
     )
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["retriever"] for one in found] == ["runs/R", "bm25"] and found[0]["question"] == question
     for one in found:
         ids = [doc["id"] for doc in one["docs"]]
         assert len(ids) == 2 and set(one["answer"]["citations"]) <= set(ids) and one["search_ms"] >= 0
         assert one["answer"]["abstained"] == (not one["answer"]["text"])
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "runs/R+bm25"])
+def test_json_is_json_where_something_is_read_for_the_first_time(launch, desk, tmp_path, capsys, retriever):
+    rows = "".join(f"how is {tmp_path.name} {i} done?,by pressing {i} twice\n" for i in range(40))
+    (tmp_path / "faq.csv").write_text(f"question,answer\n{rows}")
+    flags = ("--retriever", retriever, "--data", tmp_path / "faq.csv", "--json", "how is 4 done?")
+    assert launch("rag_demo.py", *flags, cwd=desk) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["retriever"] for line in said.out.splitlines()] == [retriever]
+    assert "columns taken" in said.err
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ MANY = {
         rf"(irrelevant|non[-_ ]?relevant|wrong|incorrect){NOUN}[-_ ]?\d*)"
     ),
 }
-# of an object that holds a doc: its label; and columns of lists that would be docs, if anybody knew which
+# columns of lists that would be docs, if anybody knew which
 LIKE_DOCS = re.compile(r".*(pos|neg|ctx|passage|doc|context|distractor|answer).*")
 SHARED = 4  # different texts behind each instruction, at least
 PARTITIONS = ("subset", "partition", "fold", "set")  # which say the split where they hold nothing else

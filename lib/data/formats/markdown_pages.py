@@ -219,14 +219,16 @@ def _of_role(mark):
 def _without_exports(lines, code):
     """The lines of MDX, those of its exports emptied: each up to a blank line behind its last bracket, or one behind
     which the text goes on at the margin: brackets in strings and comments may not close."""
-    found, begin, depth = list(lines), None, 0
-    for i, line in enumerate(lines):
+    found, begin, depth, after, below = list(lines), None, 0, "", []
+    for line in reversed(lines):  # the next line of each that is not blank
+        below.append(after)
+        after = line if line.strip() else after
+    for i, (line, after) in enumerate(zip(lines, reversed(below))):
         if begin is None and not code[i] and EXPORT.match(line) and not "".join(lines[max(0, i - 1) : i]).strip():
             begin, depth = i, 0
         if begin is not None:
             depth += front_matter.opened(line)
             found[i] = ""
-            after = next((later for later in lines[i + 1 :] if later.strip()), "")
             begin = begin if line.strip() or depth > 0 and not MARGIN.match(after) else None
     if begin is not None and depth > 0:  # no code after all
         found[begin:] = lines[begin:]
