@@ -227,8 +227,8 @@ def of_run(summary, measure):
         [
             *lines,
             f"checkpoint of step {summary['best_step']} of {summary['steps']}, chosen on dev; "
-            f"training {summary['train_s']} s ({summary['queries_per_s']:,.0f} queries/s), "
-            f"mining {summary['mine_s']} s, evaluation {summary['evaluate_s']} s, "
+            f"training {summary['train_s']:.1f} s ({summary['queries_per_s']:,.0f} queries/s), "
+            f"mining {summary['mine_s']:.1f} s, evaluation {summary['evaluate_s']:.1f} s, "
             f"peak memory {summary['peak_rss_mb']:,.0f} MB",
         ]
     )

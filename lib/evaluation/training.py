@@ -282,7 +282,7 @@ class Training:
         summary |= {"init": args["init"]} if args.get("init") else {}
         summary |= {"negatives": self.plan["arm"], "seed": self.plan["seed"], "steps": self.steps}
         summary |= {"best_step": self.best["step"], "wall_s": round(self.clock.total(), 1)}
-        summary |= {f"{name}_s": round(spent[name], 1) for name in ("train", "mine", "evaluate")}
+        summary |= {f"{name}_s": round(spent[name], 3) for name in ("train", "mine", "evaluate")}
         summary |= {"queries_per_s": round(self.steps * self.order.batch_size / spent["train"], 1)}
         summary |= {"peak_rss_mb": run.peak_rss_mb(), "dev": self.best["dev"], "test": measures.mean(per_query)}
         summary |= {"denominators": round(self.tally["denominators"]), "geometry": geometry}

@@ -482,6 +482,24 @@ def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
 
 
 @pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("<header><h1>npm</h1><p>Clean install.</p><ul><li>Menu</ul></header><p>More.", "Clean install. More."),
+        ("<table><tr><td>a</td><td>b</td><p>before</table>after", "before a b after"),  # as browsers mend it
+        ("<tr><td>a</td><td>b</td></tr>", "a b"),  # a piece of a page, as Markdown gives it
+        ("<?xml version='1.0'?><!DOCTYPE html><p>a<?php echo 1 ?>b</p><!-- </nav> --><!--> c", "ab c"),
+        ("<div role=tabpanel hidden>pnpm add x</div><div role=tab hidden>no</div>", "pnpm add x"),
+        ("<p hidden=until-found>shown when searched</p><p hidden>never</p>", "shown when searched"),
+        ("<script>if (a < b) '</p>'</script><textarea><b></textarea><iframe src=x>no</iframe>a", "<b>a"),
+        ("<p><b>bold<p>still</b> not", "bold still not"),
+        ("<body hidden style='display: none'>until it is loaded", "until it is loaded"),
+    ],
+)
+def test_html_is_what_a_browser_makes_of_it(text, wanted):
+    assert " ".join(" ".join(body for *_, body in pages.sections_of_html(text)).split()) == wanted
+
+
+@pytest.mark.parametrize(
     "code, left",
     [
         ("import A from 'a';\nexport const meta = {\n  title: 'x {',\n};\n", ""),

@@ -1,107 +1,104 @@
 """Sections of HTML pages: their visible text, without the furniture that stands on every page of a site."""
 
+import collections
 import itertools
 import re
 
-from lib.data import beir
+from justhtml import JustHTML
 
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 
-# Of a page, what is no text. Each pattern ends at the end of the page where its own end is missing, and gives nothing
-# back (++, *+): however many tags are left open, a page is read once.
-MARKUP = re.compile(
-    r"""<!--.*?(?:-->|\Z)
-    | <(script|style)(?=[\s/>])[^>]*+(?<!["'\s]/)>.*?(?:</\1(?=[\s/>])[^>]*+>?|\Z)
-    | <(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?:[^>=]++|=\s*+(?:"[^"]*+"?|'[^']*+'?)?+)*+>?
-    | <[!?/][^>]*+>?""",
-    re.I | re.S | re.X,
-)
-HIDDEN = {"head", "template", "noscript", "nav", "svg", "header", "footer"}
 KEPT, BACK = {10: "\ue000", 32: "\ue001", 9: "\ue001" * 4, 13: ""}, {0xE000: "\n", 0xE001: " "}
-SHOWN = {"body", "main", "article"}  # what was left open above them has ended
-BLOCKS = {*"p div li br tr section article pre ul ol table blockquote dd dt dl".split()}
-BLOCKS |= {"header", "footer", "nav", "main", "aside", "figure", "figcaption", "caption", "form", "select", "hr"}
-BLOCKS |= {"details", "summary", "address", "fieldset", "legend"}
+UNSEEN = {"head", "script", "style", "template", "noscript", "svg", "iframe"}
+FURNITURE = {"nav", "header", "footer"}
+BLOCKS = {*"p div li br tr section article pre ul ol table blockquote dd dt dl main aside figure figcaption".split()}
+BLOCKS |= {*"caption form select hr details summary address fieldset legend".split()} | FURNITURE
+ITEMS = {"li", "tr", "dt", "dd"}  # behind which there is no empty line
 CELLS = {"td", "th", "option", "label", "button"}  # apart from their neighbours in a line
 HEADINGS = {f"h{depth}": depth for depth in range(1, 7)}
-HEADING_TAG = re.compile(r"<(/?h[1-6])(?=[\s/>])", re.I)
-TITLE = re.compile(r"<title(?=[\s>])[^<>]*+>([^<]++)</title", re.I)
-NO_HEAD = re.compile(r"<(?:body|main|svg)(?=[\s/>])", re.I)  # behind which a <title> is none of the page
-FURNITURE_END = re.compile(r"</(nav|footer)(?=[\s/>])", re.I)
-# blocks that are furniture or unseen by what their tag says
-ASIDE = re.compile(
-    r"""<(div|section|aside|ul|form|span)(?=\s)(?=(?:[^<>"']|"[^"<>]*"|'[^'<>]*')*?
-    (?:\srole\s*=\s*["']?(?:navigation|contentinfo|search|banner)\b
-    |\shidden(?=[\s>=])|\sstyle\s*=\s*["'][^"'<>]*\bdisplay\s*:\s*none))[^<>]*>""",
-    re.I | re.X,
-)
-MOST_ASIDES = 100  # of a page
-PERMALINK = re.compile(r"""headerlink|anchor|permalink|hash-link|href\s*=\s*["']?\#""", re.I)  # in a link's tag
+ROLES = {"navigation", "contentinfo", "search", "banner"}
+TAG = re.compile(r"<(/?)(nav|header|footer|div|section|aside|ul|form|span)(?=[\s/>])", re.I)
+HEADING = re.compile(r"<(/?h[1-6])(?=[\s/>])", re.I)
+CELL = re.compile(r"<(table|t[dhr])(?=[\s/>])", re.I)
+MARK = re.compile(r"headerlink|anchor|permalink|hash-link")  # in the class of a link
 
 
 def sections_of_html(text):
     """[(line, (headings above, outermost first), text)] of the visible text of a page, without what every page has."""
-    lines, hidden, number, place = [(1, 0, [])], [], 1, 0  # lines: (number, depth of a heading or 0, pieces of text)
-    ends = {found[1].lower(): found.start() for found in FURNITURE_END.finditer(text)}  # the last of each
-    asides = _asides(text)
-    heading_end = 0  # up to where blocks are part of a heading: its end tag, if no other heading begins before
-    pre = False  # within code, whose lines and blanks stay
-    link = None  # where in the pieces of a heading a link begins that may be a mark
-    for markup in itertools.chain(MARKUP.finditer(text), [None]):
-        begin, end = markup.span() if markup else (len(text), len(text))
-        if not hidden and not any(low <= place < high for low, high in asides):
-            piece = beir.unescape(text[place:begin])
-            lines[-1][2].append(piece.translate(KEPT) if pre else piece if piece != "¶" else "")
-        number, place = number + text.count("\n", place, begin), end
-        tag, opens = (markup and markup["tag"] or "").lower(), markup and not markup["end"]
-        pre = opens if tag == "pre" else pre
-        if tag == "a" and lines[-1][1]:
-            link = _without_mark(lines[-1][2], link, markup)
-        elif tag in HEADINGS or tag in BLOCKS and begin >= heading_end:
-            lines.append((number, HEADINGS.get(tag, 0) if opens else 0, []))
-            link = None
-            if tag in HEADINGS and opens:
-                after = HEADING_TAG.search(text, end)
-                heading_end = after.start() if after and after[1].lower() == f"/{tag}" else 0
-        elif tag in CELLS or tag in BLOCKS:
+    if (cell := CELL.search(text)) and cell[1].lower() != "table":  # cells of a piece of a page
+        text = f"{text[: cell.start()]}<table>{text[cell.start() :]}"
+    page = JustHTML(_with_lines(text), sanitize=False)
+    # end tags that each kind of element lacks: one without holds all that stands behind it
+    missing = collections.Counter()
+    for end, name in TAG.findall(text):
+        missing[name.lower()] += -1 if end else 1
+    lines = [(1, 0, [])]  # (number, depth of a heading or 0, pieces of text)
+    hider = heading = None  # the element in which text is hidden; the heading in which blocks are no lines of their own
+    header = None  # the one around: its lists are menus
+    preformatted, todo = 0, [(page.root, True)]
+    while todo:
+        node, opens = todo.pop()
+        name, depth = node.name, HEADINGS.get(node.name, 0)
+        if name == "#text":
+            if node.data != "¶" and not hider:
+                lines[-1][2].append(node.data.translate(KEPT) if preformatted else node.data)
+            continue
+        if node.attrs is None or opens and (name in UNSEEN or heading and _is_mark(node)):  # or a comment
+            continue
+        if opens and not hider and _is_furniture(node):
+            if name != "header" and missing[name] <= 0:
+                continue
+            hider = node if name in FURNITURE else None
+            header = node if name == "header" and missing[name] <= 0 else None
+        elif opens and header and name in ("ul", "ol", "details"):
+            continue
+        elif opens and hider and (depth or name in ("main", "article")):
+            hider = None  # from its heading on a header is text; other furniture was left open, and has ended
+        if depth and heading in (None, node):
+            heading = node if opens and "ends" in node.attrs else None
+            lines.append((int(node.attrs["line"]), depth if opens else 0, []))
+        elif name in BLOCKS and not heading and (opens or name not in ITEMS):
+            lines.append((lines[-1][0], 0, []))
+        elif name in CELLS or name in BLOCKS:
             lines[-1][2].append(" ")
-        closed = hidden and ends.get(hidden[-1], 0) > begin
-        if opens and (tag in SHOWN or tag in HEADINGS and not closed):  # a heading is shown, save in closed furniture
-            hidden.clear()
-        if tag in HIDDEN and opens and not markup[0].endswith("/>"):
-            hidden.append(tag)
-        elif tag in HIDDEN and not opens and hidden:
-            hidden.pop()
-        number += text.count("\n", begin, end)
+        preformatted += (name == "pre") * (1 if opens else -1)
+        if not opens:
+            hider, header = (None if each is node else each for each in (hider, header))
+        if opens and node.children:
+            todo += [(node, False), *((child, True) for child in reversed(node.children))]
     shown = [(n, " ".join("".join(pieces).split()).translate(BACK).strip("\n"), depth) for n, depth, pieces in lines]
     if not any(depth == 1 and line for _, line, depth in shown):  # then the title of the page is its first heading
-        title = TITLE.search(NO_HEAD.split(text, maxsplit=1)[0])
-        shown = [(1, " ".join(beir.unescape(title[1]).split()) if title else "", 1), *shown]
+        title = page.query_one("head > title")
+        shown = [(1, " ".join(title.to_text().split()) if title else "", 1), *shown]
     return cut((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
 
 
-def _asides(text):
-    """[(begin, end)] of the blocks of a page that ASIDE knows and that end."""
-    found = []
-    for opening in itertools.islice(ASIDE.finditer(text), MOST_ASIDES):
-        if found and opening.start() < found[-1][1]:
-            continue
-        depth = 0
-        for tag in re.finditer(rf"<(/?){opening[1]}(?=[\s>])", text[opening.start() :], re.I):
-            depth += -1 if tag[1] else 1
-            if not depth:
-                found.append((opening.start(), opening.start() + tag.end()))
-                break
-    return found
+def _with_lines(text):
+    """The page with attributes for each heading: its line, and `ends` where the next tag of a heading is its end."""
+    parts, number, place = [], 1, 0
+    for tag, after in itertools.pairwise([*HEADING.finditer(text), None]):
+        number += text.count("\n", place, tag.start())
+        parts.append(text[place : tag.end()])
+        place, name = tag.end(), tag[1].lower()
+        if name[0] != "/":
+            parts.append(f" line={number}{' ends' * bool(after and after[1].lower() == f'/{name}')} ")
+    return "".join([*parts, text[place:]])
 
 
-def _without_mark(pieces, link, markup):
-    """Where a link in a heading begins, or None; at its end, a link to the heading itself that has no word is cut."""
-    if not markup["end"]:
-        return len(pieces) if PERMALINK.search(markup[0]) else None
-    if link is not None and not re.search(r"\w", "".join(pieces[link:])):
-        del pieces[link:]
-    return None
+def _is_furniture(node):
+    """Whether a page shows the element everywhere, as a menu, or nowhere; a tab that waits to be chosen is text."""
+    if node.name in ("html", "body", "#document"):
+        return False
+    role, style = node.attrs.get("role"), node.attrs.get("style") or ""
+    unseen = node.attrs.get("hidden", "no") in ("", None, "hidden") or re.search(r"display\s*:\s*none", style)
+    return node.name in FURNITURE or role in ROLES or bool(unseen) and role != "tabpanel"
+
+
+def _is_mark(node):
+    """Whether a link in a heading leads to the heading itself, and has no word."""
+    href = node.attrs.get("href") or ""
+    named = href.startswith("#") or MARK.search(node.attrs.get("class") or "")
+    return node.name == "a" and bool(named) and not re.search(r"\w", node.to_text())
 
 
 def cut(lines):

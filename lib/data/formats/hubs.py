@@ -15,7 +15,7 @@ from lib.data.formats import cells, table_files, tables
 from lib.data.formats.columns import check_roles
 from lib.files import BadInput, reading
 
-RECIPE = 2  # raise it when the rules below change, so that cached folders are made again
+RECIPE = 3  # raise it when the rules below change, so that cached folders are made again
 SPLITS = {"train": ("train",), "dev": ("dev", *beir.DEV, "dev/small"), "test": ("test", "test/small")}
 
 
