@@ -219,7 +219,8 @@ def check_file(args):
     found, drawn = check.look(rows, collection, args.split)
     blind = check.blind(rows, collection, args.split)
     folder = run.run_path(args.name or f"{collection.name}-check") / pathlib.Path(args.check).name
-    text = check.report(folder, found, args.check, blind)
+    priced = prices.nearest(collection, args.split)
+    text = check.report(folder, found, args.check, blind, priced)
     with plots.optional(folder):
         plots.negatives_file(folder / "check.png", drawn, title=f"{args.check} on {collection.name}")
     print(f"{text}\nwrote   {folder}/: check.md, check.json, check.png")

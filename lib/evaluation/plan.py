@@ -17,6 +17,7 @@ import numpy as np
 from lib.cli import to_flags
 from lib.evaluation import significance
 from lib.files import BadInput, remove
+from lib.negatives import prices
 from lib.negatives.pool import labelled
 from lib.process import start
 from lib.run import Run, run_path
@@ -245,6 +246,11 @@ def show(collection, advice):
     for flag, value, why in advice:
         shown = "MODEL" if value is None else " ".join(map(str, value)) if isinstance(value, list) else value
         print(f"   --{flag} {shown}: {why}")
+    if (priced := prices.nearest(collection, "train")) and priced.false.low > 0:
+        print(
+            f"   {prices.cost(0.01, priced)}: mine_negatives.py --audit 0.3 --filters ... estimates how many there "
+            "are, and whether a filter pays"
+        )
 
 
 def show_cost(cost, counts, *, runs, jobs):

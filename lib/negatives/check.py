@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.files import BadInput, markdown, write_json, write_text
+from lib.negatives import prices
 from lib.negatives.files import read_negatives
 from lib.negatives.formats import exchange
 from lib.negatives.near_copies import NEAR_COPY, near_copies_of_positives
@@ -33,6 +34,9 @@ FINDINGS = {
 }
 OF_QUERIES = ("short_lists", "no_list")
 WRONG = ("unknown", "known_positives", "copies", "itself", "duplicates", "held_out")  # no file should have any of these
+
+
+FALSE = ("known_positives", "copies", "near_copies")  # of which it is known that they are false negatives
 
 
 class Found(NamedTuple):
@@ -152,9 +156,15 @@ def blind(rows, collection, split):
     return query_blind(collection, split, queries[known], docs[known])
 
 
-def report(folder, found, path, blind):
-    """Write check.md and check.json of a look at the file `path` to a folder; returns the Markdown."""
-    text = to_table(found, path) + (f"\n{blind.said}\n" if blind else "")
+def report(folder, found, path, blind, priced=None):
+    """Write check.md and check.json of a look at the file `path` to a folder; returns the Markdown.
+
+    priced: the Prices by which it says what the false negatives among them cost.
+    """
+    share = sum(found[name].share for name in FALSE)
+    said = [f"{priced and prices.cost(share, priced)}: {', '.join(FALSE)}"] * bool(priced and share)
+    said += [blind.said] if blind else []
+    text = to_table(found, path) + "".join(f"\n{line}\n" for line in said)
     write_text(folder / "check.md", text)
     as_numbers = {name: one._asdict() | {"share": one.share} for name, one in found.items()}
     write_json(folder / "check.json", as_numbers | {"query_blind": blind and blind._asdict()})

@@ -12,6 +12,7 @@ import numpy as np
 from lib.files import read_json
 
 PATH = pathlib.Path(__file__).with_name("prices.json")
+LITTLE = 0.001  # of MRR@10: a filter that cannot gain as much does not pay
 MANY = 5  # positives of a query from which on a collection is one of classes, as banking77, and not of single answers
 
 
@@ -48,6 +49,16 @@ def nearest(collection, split):
     return Prices(", ".join(row["collection"] for row in alike), *prices)
 
 
+def cost(share, prices):
+    """A sentence: what such a share of false negatives costs."""
+    mean, *limits = (share * price for price in prices.false)
+    low, high = sorted(max(0.0, limit) for limit in limits)
+    return (
+        f"{share:.1%} false negatives cost {max(0.0, mean):.4f} [{low:.4f}, {high:.4f}] MRR@10 by the prices of "
+        f"{prices.collection} (docs/false-negatives.md)"
+    )
+
+
 def break_even(caught, lost, prices):
     """The Price, in shares of the negatives that are false, from which on a filter gains more than it costs.
 
@@ -69,6 +80,9 @@ def verdict(row, first, prices, *, by_score):
     by_score: whether it drops what scores highest, the hardest of a list; the price of a lost one is of any of a list.
     """
     even = break_even(row["caught"], row["cost"], prices)
+    most, one = (first[name] * row["caught"] * max(0.0, prices.false.high) for name in ("at_most", "per_unlabelled"))
+    if most < LITTLE:
+        return f"does not pay: at most {first['at_most']:.1%} are false, so that it gains {most:.4f} MRR@10 at the most"
     said = f"pays where more than {even.mean:.1%} [{even.low:.1%}, {even.high:.1%}] of the negatives are false"
     if first["at_most"] < even.low:
         return f"does not pay: it {said}, and at most {first['at_most']:.1%} are"
@@ -76,4 +90,9 @@ def verdict(row, first, prices, *, by_score):
         return f"open: it {said}, but it drops the same hard docs at every step, which was not measured"
     if first["per_unlabelled"] > even.high:
         return f"pays if every query has an unlabelled positive: it {said}, and then {first['per_unlabelled']:.1%} are"
+    if one < LITTLE:
+        return (
+            "does not pay unless queries have several unlabelled positives each: with one, "
+            f"{first['per_unlabelled']:.1%} are false, and it gains {one:.4f} MRR@10 at the most"
+        )
     return f"open: it {said}; {first['per_unlabelled']:.1%} are if every query has an unlabelled positive"

@@ -91,6 +91,23 @@ def test_the_shipped_prices_are_read(tiny):
     assert found.false.low <= found.false.mean <= found.false.high and found.collection
 
 
+def test_with_the_shipped_prices_a_filter_pays_only_where_something_is_false(tiny):
+    measured = prices.nearest(tiny, "train")
+    row = {"caught": 0.9, "cost": 0.1}
+    for share, begins in ((0.0, "does not pay"), (0.004, "does not pay"), (0.05, "open"), (0.5, "pays")):
+        first = {"at_most": share, "per_unlabelled": share}
+        assert prices.verdict(row, first, measured, by_score=False).startswith(begins), share
+    assert "gains 0.0000 MRR@10" in prices.verdict(row, first | dict.fromkeys(first, 0.0), measured, by_score=False)
+    few = {"at_most": 0.4, "per_unlabelled": 0.005}
+    assert prices.verdict(row, few, measured, by_score=True).startswith("does not pay unless queries have several")
+
+
+def test_what_a_share_of_false_negatives_costs():
+    assert prices.cost(0.1, PRICES).startswith("10.0% false negatives cost 0.0100 [0.0080, 0.0120] MRR@10")
+    nothing = PRICES._replace(false=Price(-0.01, -0.02, 0.03))
+    assert "cost 0.0000 [0.0000, 0.0030]" in prices.cost(0.1, nothing)
+
+
 def test_the_audit_says_it(tiny, launch, tmp_path, capsys):
     flags = "--data", tiny.docs.path.parent, "--audit", "0.9", "--filters", "near_copy:0.5", "--name", "a"
     assert launch("mine_negatives.py", *flags, cwd=tmp_path) == 0
