@@ -1,7 +1,8 @@
 """Race the arms of finished comparisons again and again: how often a race ends with a wrong winner, and what it costs.
 
     python train.py --data nl2bash --name curves-nl2bash --seeds 0 1 2 3 --steps 224 --eval_every 28 --negatives ...
-    python experiments/race_replay.py runs/curves-nl2bash runs/curves-debian --races 1000
+    python experiments/race_replay.py runs/curves-nl2bash runs/curves-debian --races 1000 --keep
+    python experiments/race_replay.py docs/results/curves/*.npz --races 10000       # what was kept, without the runs
 
 Every race draws seeds and dev queries with replacement from what the runs kept of dev at each evaluation (dev/). A
 winner is wrong whose mean over all queries and seeds, behind the last step, is more than MARGIN below the best arm's.
@@ -13,13 +14,15 @@ import sys
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from lib import cli, process  # noqa: E402
 from lib.evaluation import comparison, race  # noqa: E402
 from lib.evaluation.significance import MARGIN  # noqa: E402
 from lib.files import BadInput, markdown, read_json  # noqa: E402
 
+KEPT = ROOT / "docs" / "results" / "curves"
 HEAD = (
     "collection,dev queries,seeds,best arm (gain over the first),wrong,cost,right arm,not told apart,level: named,cost"
 )
@@ -27,8 +30,15 @@ HEAD = (
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    parser.add_argument("comparisons", nargs="+", type=pathlib.Path, metavar="FOLDER", help="of train.py, all finished")
+    parser.add_argument(
+        "comparisons",
+        nargs="+",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="a comparison of train.py, finished, or what --keep has kept of one",
+    )
     parser.add_argument("--races", type=cli.COUNT, default=1000, help="of each comparison")
+    parser.add_argument("--keep", action="store_true", help=f"keep what is raced in {KEPT.relative_to(ROOT)}/")
     parser.add_argument("--room", nargs="+", type=float, default=list(race.ROOM), help="as race.ROOM, to try others")
     return parser.parse_args()
 
@@ -38,6 +48,9 @@ def main():
     rows = []
     for folder in args.comparisons:
         curves, arms = read_curves(folder)
+        if args.keep:
+            KEPT.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(KEPT / f"{folder.name}.npz", dev=curves.astype(np.float32), arms=np.array(arms))
         rows.append(row(folder, curves, arms, args))
         print(f"{folder.name}: done", file=sys.stderr)
     print(markdown(HEAD.split(","), rows))
@@ -45,6 +58,9 @@ def main():
 
 def read_curves(folder):
     """((A, S, laps, Q) dev values of a comparison, its arms)."""
+    if folder.suffix == ".npz":
+        with np.load(folder, allow_pickle=False) as kept:
+            return kept["dev"].astype(float), kept["arms"].tolist()
     config = read_json(folder / "config.json")["args"]
     found = []
     for arm in config["negatives"]:
@@ -78,7 +94,7 @@ def row(folder, curves, arms, args):
         level_costs.append(race.share(result.looks, A))
     gain = f"{arms[truth.argmax()]} ({truth.max() - truth[0]:+.4f})"
     shares = [f"{np.mean(each):.1%}" for each in (wrong, costs, right, apart, named, level_costs)]
-    return [folder.name, f"{Q:,}", str(S), gain, *shares]
+    return [folder.stem, f"{Q:,}", str(S), gain, *shares]
 
 
 def play(curves, room):
