@@ -11,8 +11,9 @@
     python evaluate.py --compare runs/ABL_A runs/ABL_B          # the same arms on several collections, pooled
 
 Writes run.trec, metrics.json, per_query.jsonl and ranks.png to runs/R/eval/COLLECTION-SPLIT/; a comparison
-writes ablation.json, .md, .tex and .csv and plots/ to its folder, or to runs/A-vs-B/EVALUATION/. Every evaluation
-says what ties and missing judgements leave open, and whether a baseline is void.
+writes ablation.json, .md, .tex and .csv and plots/ to its folder (by another --measure or --against, to one inside), or
+to runs/A-vs-B/EVALUATION/. Every evaluation says what ties and missing judgements leave open, and whether a
+baseline is void.
 """
 
 import pathlib
@@ -385,6 +386,9 @@ def compare(args):
             only_values(args, f"{folder}, whose runs are gone,")
         else:
             more = of_collection(args, [folder])
+        asked = [args.measure, *(["against", args.against] if args.against else [])]
+        if asked != [run.recorded(folder)["args"].get("select", args.measure)]:
+            out /= comparison.slug(" ".join(asked))  # the table that train.py wrote stays
         print(report.of_comparison(folder, measure=args.measure, against=args.against, out=out, **more))
         wins = ", wins.md" if more and (out / "wins.md").exists() else ""
         return print(f"wrote   {out}/ablation.json, .md, .tex and .csv, plots/{wins}")

@@ -13,11 +13,11 @@ from lib.evaluation.measures import MEASURES
 from lib.files import latex, markdown, read_json, reading, write_json, write_text
 
 
-def write(folder, runs, *, measure, name=None, collection=None, split="test", by=None):
+def write(folder, runs, *, measure, home=None, name=None, collection=None, split="test", by=None):
     """Write ablation.json, .md, .tex and .csv and plots/ of a comparison of Measured runs; returns the table.
 
-    collection: what they were measured on, for wins.md and for measures that they do not have; by: a field of its
-    queries' metadata, for a table by its values.
+    home: where the comparison lies, by default `folder`; collection: what they were measured on, for wins.md and for
+    measures that they do not have; by: a field of its queries' metadata, for a table by its values.
     """
     folder = pathlib.Path(folder)
     if collection and measure not in MEASURES:
@@ -34,10 +34,10 @@ def write(folder, runs, *, measure, name=None, collection=None, split="test", by
     write_text(folder / "ablation.tex", to_latex(result))
     write_text(folder / "ablation.csv", to_csv(result))
     analysis.keep(folder / analysis.KEPT, runs)
-    features = folder / "queries.json"
+    features = (home or folder) / "queries.json"
     with plots.optional(folder):
         draw(folder / "plots", result, runs, read_json(features) if features.exists() else None)
-        if audits := comparison.read_audits(folder):
+        if audits := comparison.read_audits(home or folder):
             plots.audit(folder / "plots" / "audit.png", audits, title=f"false negatives, {result['name']}")
     return table
 
@@ -47,12 +47,14 @@ def of_comparison(folder, *, measure, against=None, out=None, **of_collection):
 
     of_collection: collection and by, of write().
     """
+    out = out or folder
     if analysis.runs_are_gone(folder):
-        return again(folder, out or folder, measure=measure, against=against)
-    text = write(folder, comparison.read_comparison(folder, against=against), measure=measure, **of_collection)
+        return again(folder, out, measure=measure, against=against)
+    runs = comparison.read_comparison(folder, against=against)
+    text = write(out, runs, measure=measure, home=folder, **of_collection)
     if not (folder / comparison.TUNING).exists():
         return text
-    untuned = write(folder / "one_setting", comparison.read_comparison(folder, tuned=False), measure=measure)
+    untuned = write(out / "one_setting", comparison.read_comparison(folder, tuned=False), measure=measure)
     found = comparison.read_tuning(folder)
     head = [
         "negatives",
@@ -61,7 +63,7 @@ def of_comparison(folder, *, measure, against=None, out=None, **of_collection):
     ]
     rows = [[arm, best, f"{found['tried'][arm][best]:.4f}"] for arm, best in zip(found["tried"], found["chosen"])]
     text = f"{markdown(head, rows)}\nEach arm at its own setting:\n\n{text}\nOne setting for all:\n\n{untuned}"
-    write_text(folder / "ablation.md", text)
+    write_text(out / "ablation.md", text)
     return text
 
 

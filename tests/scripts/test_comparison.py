@@ -157,7 +157,9 @@ def test_a_grid_is_trained_and_drawn(desk):
         assert run.recorded(one(folder, arm, 3))["args"]["temperature"] == float(arm.partition("=")[2])
     assert (folder / "plots/grid.png").exists()
     start(evaluate, desk, "--compare", "runs/grid", "--against", arms[2])
-    assert [row["arm"] for row in read_json(folder / "ablation.json")["arms"]] == [arms[2], *arms[:2], arms[3]]
+    found = read_json(folder / "mrr@10_against_random-1_temperature=.05/ablation.json")
+    assert [row["arm"] for row in found["arms"]] == [arms[2], *arms[:2], arms[3]]
+    assert [row["arm"] for row in read_json(folder / "ablation.json")["arms"]] == arms, "train.py's table stays"
 
 
 def test_each_arm_is_tuned_on_dev_with_the_first_seed(desk, capsys):
@@ -251,8 +253,9 @@ def test_evaluate_writes_the_tables_and_figures_again(copy, desk, capsys):
     assert read_json(copy / "ablation.json") == result and written(copy) == runs
     assert {path.name for path in (copy / "plots").glob("*.png")} == figures
     start(evaluate, desk, "--compare", "runs/copy", "--measure", "recall@100")
-    assert read_json(copy / "ablation.json")["measure"] == "recall@100"
-    assert "recall@100 against in_batch" in (copy / "ablation.md").read_text(encoding="utf-8")
+    assert read_json(copy / "ablation.json") == result, "the table of another measure lies beside it"
+    assert read_json(copy / "recall@100/ablation.json")["measure"] == "recall@100"
+    assert "recall@100 against in_batch" in (copy / "recall@100/ablation.md").read_text(encoding="utf-8")
 
 
 def test_more_seeds_of_a_comparison_are_in_its_table(copy, desk):

@@ -641,7 +641,7 @@ def test_compare(compare, desk, evaluated):
 @pytest.mark.parametrize("names, run_file", [(("staged", "tiny-bm25"), "run.trec"), (("two",), "run.trec.gz")])
 def test_compare_by_a_measure_that_was_not_asked_for(launch, desk, evaluated, two, tiny, capsys, names, run_file):
     """From what the runs ranked, by evaluate.py or at the end of a training."""
-    folder = desk / "runs" / "-vs-".join(names) / ("tiny-test" if names[1:] else "")
+    folder = desk / "runs" / "-vs-".join(names) / ("tiny-test" if names[1:] else "AP")
     flags = ("--compare", *(f"runs/{name}" for name in names), "--measure", "AP")
     assert launch("evaluate.py", *flags, cwd=desk) == 0
     result, place = read_json(folder / "ablation.json"), desk / f"runs/{'staged' if names[1:] else 'two/in_batch-s0'}"
