@@ -223,6 +223,15 @@ def test_a_folder_of_a_table_without_a_split_says_what_to_give(tmp_path):
         load_collection(str(tmp_path))
 
 
+def test_columns_of_a_folder_are_called_alike_in_all_files(tmp_path):
+    (tmp_path / "train.csv").write_text("question,answer\nwhat is a,a is one\nwhat is b,b is two\n")
+    (tmp_path / "test.csv").write_text("query,passage\nwhat is c,c is three\n")
+    with pytest.raises(
+        BadInput, match=r"test\.csv: no column 'question', where train.csv .*; there are 'query', 'passage':"
+    ):
+        load_collection(tmp_path)
+
+
 def test_a_broken_line_of_a_folder_names_its_file(tmp_path):
     (tmp_path / "train.jsonl").write_text(lines_of(ASKED))
     (tmp_path / "test.jsonl").write_text('{"question": "q"\n')

@@ -110,6 +110,7 @@ def read(path, said, rows, wrong=()):
             unused = not_used(path, rows, columns)
             columns |= partition(rows, columns)
             grade = cells.grading(path, rows, columns, said)
+            _refuse_other_columns(path, rows, columns["question"])
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
 
@@ -176,6 +177,21 @@ def read(path, said, rows, wrong=()):
         f"note: {path}: {len(rows):,} rows; {_taken(columns, len(candidates), unused, instructed, len(instead))}"
     )
     return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _refuse_other_columns(path, rows, asked):
+    """BadInput if a file of a folder has not the columns of questions that the others have."""
+    has = {}
+    for number, row in rows:
+        file = str(number).rpartition(":")[0]
+        has[file] = has.get(file, False) or any(column in row for column in asked)
+    if other := [file for file, there in has.items() if not there]:
+        row = next(row for number, row in rows if str(number).startswith(f"{other[0]}:"))
+        names = ", ".join(repr(name) for name in row if name != "split")
+        raise BadInput(
+            f"{path / other[0]}: no column {asked[0]!r}, where {next(file for file in has if has[file])} has its "
+            f"questions; there are {names}: call columns alike in all files of a folder"
+        )
 
 
 def _taken(columns, wrong, unused, instructed, instead):
