@@ -244,7 +244,9 @@ class Server:
                 if time.monotonic() > end:  # nobody waits for it any more
                     raise TimeoutError
                 if said and reply.status // 100 == 2:
-                    said(b"".join(parts).decode("utf-8", "replace"))
+                    said(text := b"".join(parts).decode("utf-8", "replace"))
+                    if text.rstrip().endswith("\ndata: [DONE]"):  # some servers leave the connection open
+                        return reply, text
             if reply.length:
                 raise http.client.IncompleteRead(b"", reply.length)
         return reply, b"".join(parts).decode("utf-8", "replace")

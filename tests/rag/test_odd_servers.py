@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import threading
+import time
 import types
 
 import numpy as np
@@ -460,17 +461,20 @@ def test_a_stream_is_told_as_it_comes_and_without_what_is_no_answer(monkeypatch)
                 self.wfile.write(stream({"content": part}, end=b""))
             ready.wait(5)
             self.wfile.write(b"data: [DONE]\n\n")
+            read.wait(20)  # the connection stays open
 
     def listen(text):
         told.append(text)
         ready.set()
 
-    ready = threading.Event()
+    ready, read, begin = threading.Event(), threading.Event(), time.monotonic()
     ready.set()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True).start()
         answer = open_server(f"http://127.0.0.1:{listening.server_port}/v1").stream(*PAIRS[0], listen)
+        read.set()
         listening.shutdown()
+    assert time.monotonic() - begin < 15
     assert answer.text == "ten minutes, *** in Nürnberg [1] long" and answer.citations == (1,)
     whole = "ten minutes, *** in Nürnberg [1]"
     assert told[-1] == whole and "ten" in told  # several parts may come at once
