@@ -375,6 +375,11 @@ def test_restructured_text_is_read_with_the_directives_and_roles_of_sphinx():
                      "reset(10)", "key", "does", "F1", "help"]  # fmt: skip
 
 
+def test_lists_of_restructured_text_keep_their_marks():
+    text = "T\n=\n\n3. a\n#. b\n\n   more\n\n* c\n\n  - d\n"
+    assert pages.KINDS[".rst"](text)[0][2] == "3. a\n4. b\n  more\n\n- c\n  - d"
+
+
 def test_broken_restructured_text_is_text():
     text = "Title\n===\n\n.. nosuch:: a\n   :x: y\n\n   body\n\n:norole:`b` `open *c\n\nDeep\n~~~\n\n- d\n e\n"
     found = " ".join(part for _, _, part in pages.KINDS[".rst"](text))
@@ -492,6 +497,7 @@ def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
         ("<p hidden=until-found>shown when searched</p><p hidden>never</p>", "shown when searched"),
         ("<script>if (a < b) '</p>'</script><textarea><b></textarea><iframe src=x>no</iframe>a", "<b>a"),
         ("<p><b>bold<p>still</b> not", "bold still not"),
+        ("<ol><li>a<li><p>b</p><ul><li>c</ul><li></ol><ol start=7><li>d</ol><li>e", "1. a 2. b - c 7. d - e"),
         ("<body hidden style='display: none'>until it is loaded", "until it is loaded"),
     ],
 )

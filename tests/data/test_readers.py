@@ -192,7 +192,7 @@ def test_html_shows_what_a_reader_sees():
     )
     assert pages.sections_of_html(text) == [
         (2, ("The Top",), "Some & words here"),
-        (3, ("The Top", "Below"), "one\ntwo"),
+        (3, ("The Top", "Below"), "- one\n- two"),
     ]
 
 

@@ -35,12 +35,16 @@ def sections_of_html(text):
     lines = [(1, 0, [])]  # (number, depth of a heading or 0, pieces of text)
     hider = heading = None  # the element in which text is hidden; the heading in which blocks are no lines of their own
     header = None  # the one around: its lists are menus
-    preformatted, todo = 0, [(page.root, True)]
+    preformatted, mark, todo = 0, "", [(page.root, True)]  # mark: of an item of a list, before its first word
+    numbers = {}  # of the next item of each list
     while todo:
         node, opens = todo.pop()
         name, depth = node.name, HEADINGS.get(node.name, 0)
         if name == "#text":
             if node.data != "¶" and not hider:
+                if mark and node.data.strip():
+                    lines[-1][2].append(mark)
+                    mark = ""
                 lines[-1][2].append(node.data.translate(KEPT) if preformatted else node.data)
             continue
         if node.attrs is None or opens and (name in UNSEEN or heading and _is_mark(node)):  # or a comment
@@ -61,6 +65,11 @@ def sections_of_html(text):
             lines.append((lines[-1][0], 0, []))
         elif name in CELLS or name in BLOCKS:
             lines[-1][2].append(" ")
+        if name == "li":
+            of, first = node.parent, node.parent.attrs.get("start") or ""
+            numbers.setdefault(of, int(first) if first.isdecimal() and len(first) < 10 else 1)
+            mark = "" if not opens else f"{numbers[of]}. " if of.name == "ol" else "- "
+            numbers[of] += opens
         preformatted += (name == "pre") * (1 if opens else -1)
         if not opens:
             hider, header = (None if each is node else each for each in (hider, header))

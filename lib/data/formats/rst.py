@@ -97,7 +97,11 @@ def _text(node, nodes):
     if isinstance(node, nodes.Text):
         return node.astext()
     inline = isinstance(node, nodes.TextElement)
-    return ("" if inline else "\n").join(_text(child, nodes) for child in node.children)
+    shown = ("" if inline else "\n").join(_text(child, nodes) for child in node.children)
+    if isinstance(node, nodes.list_item):
+        of, number = node.parent, node.parent.get("start", 1) + node.parent.index(node)
+        shown = f"{f'{number}.' if of.get('enumtype') == 'arabic' else '-'} {shown.strip()}".replace("\n", "\n  ")
+    return shown
 
 
 def _line(node):
