@@ -15,9 +15,11 @@ from lib.files import fingerprint
 from lib.negatives.near_copies import share_of_near_copies
 from lib.negatives.pool import labelled
 from lib.search import exact
+from lib.search.hits import Hits
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
+MOST_BYTES, PART = 1 << 31, 1 << 20  # of vectors of all docs: larger ones are made and searched so many at a time
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 
@@ -43,14 +45,30 @@ class AsItStands:
 
     def search(self, queries, k, known=None, among=None):
         """The Hits of a view of queries; among: the docs that are searched, the only ones then that are embedded."""
-        q_emb, d_emb = self._vectors("query", queries.rows), self._vectors("doc", among)
-        device = next(self.encoder.parameters()).device
+        q_emb, device = self._vectors("query", queries.rows), next(self.encoder.parameters()).device
+        docs = len(self._embedder.collection.docs)
+        if among is None and 4 * q_emb.shape[1] * docs > MOST_BYTES and not self._embedder.has_docs(self.encoder):
+            return self._in_parts(q_emb, k, known, docs, device)
+        d_emb = self._vectors("doc", among)
         if among is None:
             return exact.search(q_emb, d_emb, k, known, device=device)
         if known is not None:
             known = np.where(known < 0, -1, np.searchsorted(among, known))
         hits = exact.search(q_emb, d_emb, k, known, device=device)
         return hits._replace(rows=np.where(hits.rows < 0, -1, among[hits.rows]))
+
+    def _in_parts(self, q_emb, k, known, docs, device):
+        """search() of all docs without their vectors ever being there together."""
+        best = scores = None
+        for begin in range(0, docs, PART):
+            rows = np.arange(begin, min(docs, begin + PART))
+            own = None if known is None else np.where((known >= begin) & (known <= rows[-1]), known - begin, -1)
+            hits = exact.search(q_emb, self._embedder.embed(self.encoder, "doc", rows), k, own, device=device)
+            found = hits.scores, np.where(hits.rows < 0, -1, hits.rows + begin)
+            best = exact.merge(best, found, k)
+            if known is not None:
+                scores = hits.known if scores is None else np.where(own < 0, scores, hits.known)
+        return Hits(*best, scores)
 
     def _vectors(self, kind, rows):
         key = kind, rows if rows is None else fingerprint(rows)

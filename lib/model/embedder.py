@@ -51,6 +51,10 @@ class Embedder:
         docs = self._docs[1]
         return docs if rows is None else docs.select(rows) if isinstance(docs, dist.Spread) else docs[rows]
 
+    def has_docs(self, encoder):
+        """Whether the vectors of all docs are there, or are in the memory of several processes when they are made."""
+        return dist.world() > 1 or self.frozen is not None or self._docs[0] == weights_fingerprint(encoder)
+
     def _made(self, encoder, rows=None):
         """The vectors (n, D) of docs; of several processes a dist.Spread: each holds those it has made."""
         if dist.world() == 1:

@@ -15,6 +15,7 @@ from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
 from lib.files import BadInput, read_json, write_json
 from lib.model import encoder as model
+from lib.model.embedder import Embedder
 from lib.search import faiss_index, fusion
 from lib.search.bm25 import BM25
 from lib.search.hits import Hits
@@ -128,22 +129,25 @@ def test_a_pool_for_dev_holds_its_positives_and_the_best(tiny):
     assert set(hits[0].rows[:, 0].tolist()) <= set(diagnostics.dev_pool(tiny, 25, hits).tolist())
 
 
-def test_dev_among_all_docs_is_dev(tiny):
+def test_dev_among_all_docs_is_dev(tiny, monkeypatch):
     encoder = make_encoder(tiny)
-    embedder = diagnostics_embedder(tiny, encoder)
+    embedder = Embedder(tiny, encoder)
     whole = diagnostics.evaluate(embedder, encoder, "dev")
+    retriever, queries = diagnostics.AsItStands(embedder, encoder), tiny.queries.view(tiny.split("dev").queries)
+    known = np.array([[5, -1, 39]] * len(queries))
+    at_once = retriever.search(queries, 10, known)
+    with monkeypatch.context() as patch:  # a corpus that is too large to be held
+        patch.setattr(diagnostics, "MOST_BYTES", 0)
+        patch.setattr(diagnostics, "PART", 7)
+        patch.setattr(Embedder, "embed_docs", pytest.fail)
+        apart = diagnostics.AsItStands(Embedder(tiny, encoder), encoder).search(queries, 10, known)
+    for one, other in zip(at_once, apart):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
     assert diagnostics.evaluate(embedder, encoder, "dev", docs=np.arange(len(tiny.docs))) == whole
     some = diagnostics.evaluate(
         embedder, encoder, "dev", docs=diagnostics.dev_pool(tiny, 1, [diagnostics.bm25_hits(tiny, "dev")])
     )
     assert measures.mean(some)["recall@10"] >= measures.mean(whole)["recall@10"]
-
-
-def diagnostics_embedder(collection, encoder):
-    """An Embedder."""
-    from lib.model.embedder import Embedder
-
-    return Embedder(collection, encoder)
 
 
 # ----------------------------------------------------------------------------------------------------- scripts
