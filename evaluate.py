@@ -143,13 +143,11 @@ def evaluate(args, parser, spec, data, *, header):
         cli.print_header(f"{spec} on {collection.name}, {args.split}", args, parser, counts)
     if spec_of_data.startswith("asked:") and args.split == "test" and "dev" in collection.qrels:
         print(f"   {len(collection.split('dev')):,} more of these questions are the dev split (--split dev)")
-    begun = trained_on and (trained_on / "config.json").exists()
-    was = run.recorded(trained_on).get("inputs", {}) if begun else {}
+    was = recorded_of(trained_on).get("inputs", {})
     if was.get("collection") == collection.name and was.get("collection_fingerprint") != collection.fingerprint:
         print(f"note: {collection.name} has changed since {trained_on} was trained: these queries may be among its own")
     clock = run.Clock()
-    trained = folder and run.recorded(folder)["args"].get("self_match")
-    self_match = args.self_match or trained or "drop"
+    self_match = args.self_match or recorded_of(folder).get("args", {}).get("self_match") or "drop"
     notes = {}
     if args.run_file:
         rankings, itself = retrieval.of_run_file(args.run_file, collection, args.split, self_match=self_match)
@@ -180,7 +178,7 @@ def evaluate(args, parser, spec, data, *, header):
         result["by"] = {"field": args.by, "rows": checks.by_slice(values, fields, measure=args.measure)}
     if args.forgetting:
         result["start"] = start_of(args, collection, values, self_match)
-    parts = split_errors(args, collection, retriever) if args.error_split else None
+    parts = split_errors(args, collection, retriever, self_match) if args.error_split else None
     if parts:
         result["error_split"] = {name: float(np.mean([own[name] for own in parts.values()])) for name in checks.LOST_BY}
         for qid, own in parts.items():
@@ -200,6 +198,11 @@ def evaluate(args, parser, spec, data, *, header):
     print_result(args, spec, result)
     print(f"\nwrote   {target}/: run.trec, metrics.json, per_query.jsonl, figures ({clock.total():.1f} s)")
     return result | {"home": home, "data": data, "qid": collection.queries.text(qrels.queries[0]), "trained": folder}
+
+
+def recorded_of(folder):
+    """config.json of a run; {} of a folder with an encoder alone, or of none."""
+    return run.recorded(folder) if folder and (pathlib.Path(folder) / "config.json").exists() else {}
 
 
 def by_mteb(args):
@@ -334,7 +337,7 @@ def collections_table(rows):
     return "\n".join([*lines, f"{'mean':24}{'':>9}" + "".join(f"{mean:>12.4f}" for mean in means)])
 
 
-def split_errors(args, collection, retriever):
+def split_errors(args, collection, retriever, self_match):
     """{qid: what of nDCG@10 is lost by model, quantisation, search} of a run's index."""
     if not isinstance(retriever, faiss_index.FaissRetriever):
         raise BadInput(f"--error_split: {args.run} has no index of {collection.name}; make it with build_index.py")
@@ -342,7 +345,7 @@ def split_errors(args, collection, retriever):
     vectors = Sharded.open(collection.docs, retriever.encoder, precision=meta["precision"], max_ram=1e9).vectors
     rows = collection.split(args.split).queries
     q_emb = embed_texts(retriever.encoder, collection.queries.view(rows), "query")
-    dropping = args.self_match == "drop"
+    dropping = self_match == "drop"
     depth = 10 + exact.TIES + (measures.spare(collection, args.split) if dropping else 0)
     best = tune.exact_best(vectors, q_emb, depth)[:2]
     qids, rankings = [collection.queries.ids[row] for row in rows], []
@@ -362,7 +365,7 @@ def next_step(row):
             f"{row['collection']}-{row['split']}"
         )
     question, trained = cli.quoted(process.one_line(row["qid"], 200)), cli.quoted(row["trained"])
-    recorded = run.recorded(row["trained"])["args"].get("data", "python")
+    recorded = recorded_of(row["trained"]).get("args", {}).get("data", "python")
     bm25_flag = flag or ("" if recorded == "python" else f" --data {cli.quoted(recorded)}")
     use, ask = row.get("use"), f"--run {trained}{flag}"
     if use not in (None, row["retriever"]):  # BM25, or both mixed

@@ -25,7 +25,8 @@ from lib.files import (
 )
 
 SPLITS = ("train", "dev", "test")
-DEV = ("val", "valid", "validation", "eval", "evaluation")  # other names of the split dev
+# other names of the split dev
+DEV = ("val", "valid", "validation", "eval", "evaluation")
 MOST_LEVELS = 100  # of elements in an XML file
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 NEGATIVES = "negatives.jsonl"  # beside corpus.jsonl: candidates that a collection brings

@@ -15,8 +15,8 @@ import numpy as np
 from lib import dist, run
 from lib.data import beir, readers
 from lib.data.beir import SPLITS
-from lib.data.qrels import load_qrels
-from lib.data.texts import Texts, plain
+from lib.data.qrels import judged_files, load_qrels
+from lib.data.texts import Texts
 from lib.files import BadInput, check_keys, fingerprint, fingerprinted
 
 
@@ -172,14 +172,7 @@ def load_collection(spec, *, cut=(), strict=False, quiet=False):
     name, folder = readers.find(spec)
     _, least = readers.graded(spec)
     docs, queries = Texts.load(folder / "corpus.jsonl"), Texts.load(folder / "queries.jsonl")
-    files = {}
-    for split in SPLITS:
-        names = (split, *beir.DEV) if split == "dev" else (split,)
-        places = [plain(folder / "qrels" / f"{name}.tsv") for name in names]
-        if found := [path for path in places if path.is_file()]:
-            files[split] = found[0]
-        if len(found) > 1:
-            raise BadInput(f"{found[1]}: {found[0].name} is there too, and both are the dev split; keep one")
+    files = judged_files(folder)
     qrels, faults, notes, contents = {}, {}, [], []
     for texts, what in ((docs, "docs"), (queries, "queries")):
         if len(texts.blank):

@@ -14,7 +14,8 @@ import regex
 
 from lib import rng
 from lib.data import beir
-from lib.data.texts import Texts, plain
+from lib.data.qrels import grades_of, judged_files
+from lib.data.texts import Texts
 from lib.data.words import UNIT
 from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 
@@ -65,12 +66,7 @@ def build(place):
     Without a dev split a tenth of them is dev.
     """
     folder = pathlib.Path(place)
-    names = {split: split for split in beir.SPLITS} | dict.fromkeys(beir.DEV, "dev")
-    found = [(split, plain(folder / "qrels" / f"{name}.tsv")) for name, split in names.items()]
-    found = [(split, path) for split, path in found if path.is_file()]
-    if len(files := dict(found)) < len(found):
-        both = " and ".join(path.name for split, path in found if split == "dev")
-        raise BadInput(f"--data made:{place}: {both} are both the dev split; keep one")
+    files = judged_files(folder)
     if "train" in files or not files:
         raise BadInput(f"--data made:{place}: a folder in BEIR layout without train.tsv is wanted")
     docs, queries = (Texts.load(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
@@ -78,11 +74,7 @@ def build(place):
     def read():
         found, judged = [queries.record(row) for row in range(len(queries))], []
         for split, path in files.items():
-            grades = {}
-            for qid, doc_id, grade, _ in beir.read_qrels(path)[0]:
-                if qid in queries.row_of:
-                    grades.setdefault(qid, {})[doc_id] = grade
-            judged += [(qid, split, own) for qid, own in grades.items()]
+            judged += [(qid, split, own) for qid, own in grades_of(path, queries.row_of).items()]
         for row, ident in enumerate(docs.ids):
             if text := first_sentence(docs.record(row), row) or title(docs.record(row), row):
                 found.append({"_id": f"made:{ident}", "text": text, "metadata": {"kind": "first_sentence"}})

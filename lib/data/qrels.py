@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from lib.data import beir
+from lib.data.texts import plain
 from lib.files import BadInput
 
 
@@ -33,6 +34,25 @@ class Qrels:
         indptr = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[mask])])
         missing = {row: self.missing[row] for row in self.queries[mask].tolist() if row in self.missing}
         return Qrels(self.queries[mask], indptr, self.docs[entries], self.grades[entries], missing)
+
+
+def judged_files(folder):
+    """{split: path} of the judgements in a folder in BEIR layout; BadInput for two of one split."""
+    found = {}
+    for name in (*beir.SPLITS, *beir.DEV):
+        split, path = "dev" if name in beir.DEV else name, plain(folder / "qrels" / f"{name}.tsv")
+        if path.is_file() and (other := found.setdefault(split, path)) != path:
+            raise BadInput(f"{folder}/qrels: {other.name} and {path.name} are both the {split} split; keep one")
+    return found
+
+
+def grades_of(path, known):
+    """{query id: {doc id: grade}} of a file, of the queries that are known."""
+    found = {}
+    for qid, doc_id, grade, _ in beir.read_qrels(path)[0]:
+        if qid in known:
+            found.setdefault(qid, {})[doc_id] = grade
+    return found
 
 
 def load_qrels(path, queries, docs, *, train, least=1):

@@ -16,7 +16,8 @@ from lib import rng
 from lib.data import beir, made_queries
 from lib.data.formats import cells, table_files, tables
 from lib.data.formats.columns import ROLES
-from lib.data.texts import Texts, plain
+from lib.data.qrels import grades_of, judged_files
+from lib.data.texts import Texts
 from lib.files import BadInput, fingerprint, fingerprint_file
 
 ENOUGH = 200  # questions from which on some are trained on
@@ -36,8 +37,7 @@ def build(place):
         raise BadInput(f"--data asked:{place}: FILE@DATA is wanted, a table of questions and a collection")
     name, folder = find(data)
     docs, queries = (Texts.load(folder / f"{each}.jsonl") for each in ("corpus", "queries"))
-    places = {name: plain(folder / "qrels" / f"{name}.tsv") for name in (*beir.SPLITS, *beir.DEV)}
-    files = {"dev" if name in beir.DEV else name: path for name, path in places.items() if path.is_file()}
+    files = judged_files(folder)
     contents = [[split, fingerprint_file(path)] for split, path in files.items()]
     given = folder / beir.NEGATIVES
     contents += [fingerprint_file(given)] if given.is_file() else []
@@ -75,11 +75,7 @@ def _kept(queries, files, dropped):
     """[(qid, split, grades)] of what was asked before: train, and of dev and test what was made from docs."""
     found = []
     for split, path in files.items():
-        grades = {}
-        for qid, doc_id, grade, _ in beir.read_qrels(path)[0]:
-            if qid in queries.row_of:
-                grades.setdefault(qid, {})[doc_id] = grade
-        for qid, own in grades.items():
+        for qid, own in grades_of(path, queries.row_of).items():
             made = beir.metadata_of(queries.record(queries.row_of[qid])).get("kind") in MADE
             if split == "train" or made:
                 found.append((qid, "train", own))
@@ -123,9 +119,10 @@ def _asked(path, docs):
     if wrong:
         more = [f"{len(wrong) - MOST_FAULTS:,} more"] if len(wrong) > MOST_FAULTS else []
         raise BadInput("; ".join(wrong[:MOST_FAULTS] + more))
-    if len(found) < 2:
-        raise BadInput(f"{path}: {len(found)} questions: two at least are wanted, one for dev and one for test")
     found = {question: own for question, own in found.items() if max(own.values()) >= 1}  # others ask for nothing
+    if len(found) < 2:
+        count = f"{len(found)} questions with a doc that answers"
+        raise BadInput(f"{path}: {count}: two at least are wanted, one for dev and one for test")
     if any(said.values()):
         if odd := [said[question] for question in found if said[question] not in table_files.SPLITS]:
             raise BadInput(f"{path}: split is {beir.shorten(odd[0])}, none of {', '.join(table_files.SPLITS)}")

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import torch
 
-from lib import rng
+from lib import dist, rng
 from lib.data.collection import count_docs
 from lib.files import BadInput
 from lib.negatives.pool import EVERYTHING, held_out
@@ -284,7 +284,9 @@ def taught(candidates, collection, score):
     queries = collection.queries.texts(candidates.queries)
     values = np.full(docs.shape, np.nan, dtype=np.float32)
     texts = [text_of[row] for row in docs[owner, column].tolist()]
-    values[owner, column] = score([queries[i] for i in owner], texts)
+    values[owner, column] = dist.map_rows(
+        lambda own: score([queries[owner[i]] for i in own], [texts[i] for i in own]), np.arange(len(owner))
+    )
     depth = candidates.docs.shape[1]
     return dataclasses.replace(
         candidates, teacher=values[:, :depth], teacher_positive=np.nanmax(values[:, depth:], axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from tqdm import tqdm
 
-from lib.data.words import WORD, words
+from lib.data.words import ASCII_WORD, WORD, words
 from lib.files import cache_dir, cached, fingerprint
 from lib.search.hits import Hits
 
@@ -26,7 +26,7 @@ class BM25:
     @staticmethod
     def key(texts):
         """Identifies the index of a corpus: its content, what counts as a word, the library's version."""
-        return fingerprint(texts.fingerprint, WORD.pattern, bm25s.__version__)
+        return fingerprint(texts.fingerprint, WORD.pattern, ASCII_WORD.pattern, bm25s.__version__)
 
     @classmethod
     def load(cls, texts):

@@ -303,7 +303,7 @@ def test_another_name_of_dev(tmp_path, name):
     collection = load_collection(folder, cut=("dev", "test"))
     assert list(collection.qrels_dict("dev")) == ["q36"] and len(collection.split("train")) == 30
     beir.write_qrels(folder / "qrels" / "dev.tsv", {"q37": {"d37": 1}})
-    with pytest.raises(BadInput, match="both are the dev split"):
+    with pytest.raises(BadInput, match="are both the dev split"):
         load_collection(folder)
     table = put(tmp_path / "t.csv", f"question,answer,split\nq1,a1,train\nq2,a2,{name}\n")
     assert set(load_collection(table).qrels) == {"train", "dev"}

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import write_collection
 
 from lib.data import beir, questions, readers
 from lib.data.collection import load_collection
@@ -90,12 +91,24 @@ def test_what_others_had_asked_is_left_out_of_dev_and_test(tmp_path, capsys):
             "question,colour\na,red\n",
             "own.csv: no answer .answer, doc_id, file. among the columns question, colour; say which",
         ),
-        ("question,answer\na,p1.md\n", "1 questions: two at least"),
+        ("question,answer\na,p1.md\n", "1 questions with a doc that answers: two at least"),
+        ("question,answer,label\na,p1.md,1\nb,p1.md,0\nc,p2.md,0\n", "1 questions with a doc that answers"),
     ],
 )
 def test_what_answers_nothing_is_one_line(notes, text, message):
     with pytest.raises(BadInput, match=message):
         asked(notes, text)
+
+
+def test_two_files_of_one_split_are_refused(tmp_path):
+    docs = {f"d{i}": f"doc {i}" for i in range(9)}
+    rows = [(f"q{i}", f"d{i}", 1) for i in range(9)]
+    folder = write_collection(
+        tmp_path / "f", docs, {f"q{i}": f"query {i}" for i in range(9)}, {"dev": rows, "val": rows}
+    )
+    (tmp_path / "own.csv").write_text("question,answer\na,d1\nb,d2\n")
+    with pytest.raises(BadInput, match="dev.tsv and val.tsv are both the dev split"):
+        load_collection(f"asked:{tmp_path}/own.csv@{folder}")
 
 
 def test_a_run_is_measured_on_them(notes, launch, tmp_path, capsys):

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, embed_texts, make_encoder, slowly
+from conftest import ROOT, TINY, embed_texts, make_encoder, slowly, write_collection
 
 from lib.data.collection import load_collection
 from lib.evaluation import diagnostics, measures, retrieval
@@ -167,6 +167,25 @@ def test_evaluate_without_an_index_and_with_one_agree(launch, desk, capsys):
     assert (desk / "runs/R/index/tiny/curve.png").exists()
     assert "lost by: model" in capsys.readouterr().out
     shutil.rmtree(desk / "runs/R/index")
+
+
+def test_an_error_is_split_where_queries_are_docs(launch, desk):
+    docs = {f"d{i}": f"w{i} w{i + 1} w{i + 2} meat" for i in range(30)}
+    pairs = [(f"d{i}", f"d{i + 1}", 1) for i in range(20)]
+    write_collection(desk / "own", docs, {q: docs[q] for q, *_ in pairs}, {"test": pairs})
+    assert launch("build_index.py", "--run", "runs/R", "--data", "own", "--index", "Flat", cwd=desk) == 0
+    assert launch("evaluate.py", "--run", "runs/R", "--data", "own", "--error_split", cwd=desk) == 0
+    found = read_json(desk / "runs/R/eval/own-test/metrics.json")
+    assert found["self_match"] == {"policy": "drop", "found": 20}
+    assert sum(found["error_split"].values()) == pytest.approx(1 - found["mean"]["ndcg@10"])
+    shutil.rmtree(desk / "runs/R/index")
+
+
+def test_a_folder_of_an_encoder_alone_is_measured(launch, desk):
+    shutil.copytree(desk / "runs/R/encoder", desk / "runs/bare/encoder")
+    assert launch("evaluate.py", "--run", "runs/bare", "--data", "tiny", cwd=desk) == 0
+    whole, bare = (read_json(desk / f"runs/{name}/eval/tiny-test/metrics.json") for name in ("R", "bare"))
+    assert bare["mean"] == pytest.approx(whole["mean"])
 
 
 def test_evaluate_on_several_collections(launch, desk, capsys):
