@@ -604,22 +604,20 @@ def set_up(args, parser, collection, folder, *, device):
     # another objective is another function of the same tensors
     loss_fn = functools.partial(loss.contrastive_loss, base=base, masks=masks, terms=terms, dims=args.dims)
     needs = loss.needs_of(base, masks, terms)
-    miner_of = functools.partial(
-        Miner, embedder, encoder, averaged, pool=pool, mine_index=args.mine_index,
+    miner = Miner(
+        embedder, encoder, averaged, pool=pool, mine_index=args.mine_index,
         negatives_file=args.negatives_file, needs_teacher="teacher" in needs, miner=args.miner, device=device,
         by=args.by, seed=seed,
     )  # fmt: skip
     mining = MiningConfig(args.depth, derived["candidates"], tuple(args.filters), args.sampling, pool,
                           derived["refresh_every"], injected)  # fmt: skip
 
-    def sampler_of(only=None):
-        return NegativeSampler(
-            arm, steps=derived["steps"], config=mining, seed=seed, collection=collection, miner=miner_of(),
-            upcoming=order.upcoming, only=only, in_batch=args.in_batch)  # fmt: skip
-
+    sampler = NegativeSampler(
+        arm, steps=derived["steps"], config=mining, seed=seed, collection=collection, miner=miner,
+        upcoming=order.upcoming, in_batch=args.in_batch)  # fmt: skip
     guide = Guide(collection, args.guide, device, encoder.dtype) if args.guide else None
     t = Training(
-        collection, log, config, clock, device, encoder, averaged, embedder, order, sampler_of,
+        collection, log, config, clock, device, encoder, averaged, embedder, order, sampler,
         Queue(arm.queued, encoder.dim, device=device), loss_fn, {}, temperature,
         optimizer_of(args, encoder, temperature, lr=derived["peak_lr"]),
         torch.amp.GradScaler(device.type, enabled=derived["precision"] == "fp16"),

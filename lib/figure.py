@@ -1,5 +1,6 @@
 """The style of every figure; readable in black and white: marks and dashes differ too."""
 
+import itertools
 from contextlib import contextmanager
 
 from lib.files import atomic_path
@@ -18,6 +19,12 @@ STYLES = [
     ("#001219", "*", "-."),
     ("#94a1b2", "p", ":"),
 ]
+
+
+def looks(first=0, **more):
+    """Endless styles of lines, one for each of what a figure shows: keywords of plot()."""
+    for colour, mark, dash in itertools.islice(itertools.cycle(STYLES), first, None):
+        yield {"color": colour, "marker": mark, "linestyle": dash} | more
 
 
 @contextmanager

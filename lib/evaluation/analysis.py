@@ -10,7 +10,6 @@ from lib.files import BadInput, atomic_path, markdown, read_json, reading
 from lib.process import one_line
 
 KEPT = "per_query.npz"  # per-query values of what a comparison tests
-ENOUGH_ARMS = 8  # for a rank correlation over arms: of fewer it says nothing
 DEEP = "recall@100"  # what a reranker or a reader is given: tested besides the measure that is asked for
 
 
@@ -37,10 +36,6 @@ def analyse(runs, *, measure):
     compare_arms(rows, per_query_of(runs, measure), measure)
     summary = runs[0].summary
     result |= {key: summary[key] for key in ("data", "encoder", "steps") if key in summary}
-    scores = [row.get("forecast") for row in rows]
-    if len(rows) >= ENOUGH_ARMS and all(scores):
-        means = [np.mean(row["test"][measure]) for row in rows]
-        result["forecast"] = {key: _correlation([s[key] for s in scores], means) for key in scores[0]}
     return result
 
 
@@ -156,18 +151,8 @@ def arm_row(arm, of_arm, measure):
         gain = np.mean([s["test"][measure] - s["untrained"][measure] for s in summaries])
         row["gain_per_minute"] = float(60 * gain / row["seconds"])
     row["geometry"] = {key: float(np.mean([s["geometry"][key] for s in summaries])) for key in summaries[0]["geometry"]}
-    steps, predictions = (
-        [[x for x in one.log if x["event"] == event] for one in of_arm] for event in ("step", "forecast")
-    )
-    row["geometry"]["effective_negatives"] = float(np.mean([lines[-1]["effective"] for lines in steps]))
-    row["forecast"] = (
-        {
-            key: float(np.mean([lines[0]["forecast"][key] for lines in predictions]))
-            for key in predictions[0][0]["forecast"]
-        }
-        if all(predictions)
-        else None
-    )
+    last = [[x for x in one.log if x["event"] == "step"][-1] for one in of_arm]
+    row["geometry"]["effective_negatives"] = float(np.mean([line["effective"] for line in last]))
     row["warnings"] = sorted({x["warning"] for one in of_arm for x in one.log if x["event"] == "warning"})
     row["best_at"] = float(np.mean([s["best_step"] / s["steps"] for s in summaries]))
     row["late"] = late_negatives(of_arm)
@@ -253,13 +238,6 @@ def why(row, first):
             "(fewer --epochs, or hard negatives later: in_batch,refresh:4@0.5)"
         )
     return found or ["nothing in its logs stands out; read the examples of mine_negatives.py --audit 0.3"]
-
-
-def _correlation(a, b):
-    """Spearman's, None where one of the two is constant."""
-    from scipy import stats  # here: it takes a second to import
-
-    return None if len(set(a)) < 2 or len(set(b)) < 2 else float(stats.spearmanr(a, b).statistic)
 
 
 def means_of(runs, measure, qids):

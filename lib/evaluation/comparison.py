@@ -24,7 +24,6 @@ SUMMARY |= {"geometry": dict.fromkeys(("alignment", "uniformity", "effective_ran
 EVENTS = {
     "step": {"step": int, "loss": NUMBER, "effective": NUMBER, "sources": dict},
     "evaluation": {"step": int, "dev": MEASURED},
-    "forecast": {"forecast": dict},
     "warning": {"warning": str},
 }
 

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 
 from lib.evaluation import comparison
-from lib.figure import STYLES, legend_beside
+from lib.figure import STYLES, legend_beside, looks
 from lib.figure import figure as figure_of
 
 figure = functools.partial(figure_of, pdf=True)  # they go into papers
@@ -38,29 +38,21 @@ def name_of(row):
 def arms(path, result):
     """The test measure by arm: a point per seed, their mean, and the 95 % interval of its difference."""
     rows, measure = result["arms"], result["measure"]
-    base = np.mean(rows[0]["test"][measure])
+    base, bar = np.mean(rows[0]["test"][measure]), {"color": "#999999", "linewidth": 5, "alpha": 0.6}
+    seed = {
+        "marker": "o",
+        "markersize": 5,
+        "linestyle": "",
+        "markerfacecolor": "white",
+        "markeredgecolor": STYLES[0][0],
+    }
     with figure(path, width=9, height=1.6 + 0.4 * len(rows)) as ax:
         for y, row in enumerate(rows):
             values = row["test"][measure]
             if test := row.get("against_first"):
-                ax.plot(
-                    [base + test["low"], base + test["high"]],
-                    [y, y],
-                    color="#999999",
-                    linewidth=5,
-                    alpha=0.6,
-                    solid_capstyle="butt",
-                )
+                ax.plot([base + test["low"], base + test["high"]], [y, y], solid_capstyle="butt", **bar)
             ax.plot([np.mean(values)] * 2, [y - 0.28, y + 0.28], color=STYLES[0][0], linewidth=2.5)
-            ax.plot(
-                values,
-                [y] * len(values),
-                linestyle="",
-                marker="o",
-                markersize=5,
-                markerfacecolor="white",
-                markeredgecolor=STYLES[0][0],
-            )
+            ax.plot(values, [y] * len(values), **seed)
             star = " *" if test and test["differs"] else ""
             right = max(max(values), base + test["high"] if test else 0)
             ax.annotate(
@@ -69,22 +61,11 @@ def arms(path, result):
         known = {name: of[measure] for name, of in result["references"].items() if measure in of}
         for name, dash in zip(known, ("--", ":")):
             ax.axvline(known[name], color="#555555", linestyle=dash, linewidth=1.2, label=name)
+        mean = {"marker": "|", "markersize": 12, "markeredgewidth": 2.5, "linestyle": "", "color": STYLES[0][0]}
         for label, style in (
-            (
-                "a seed",
-                {
-                    "marker": "o",
-                    "markersize": 5,
-                    "linestyle": "",
-                    "markerfacecolor": "white",
-                    "markeredgecolor": STYLES[0][0],
-                },
-            ),
-            (
-                "mean over seeds",
-                {"marker": "|", "markersize": 12, "markeredgewidth": 2.5, "linestyle": "", "color": STYLES[0][0]},
-            ),
-            ("95 % interval of the\ndifference to the first arm", {"color": "#999999", "linewidth": 5, "alpha": 0.6}),
+            ("a seed", seed),
+            ("mean over seeds", mean),
+            ("95 % interval of the\ndifference to the first arm", bar),
             ("* differs from the first arm\n(p < .05, Holm)", {"linestyle": ""}),
         ):
             ax.plot([], [], label=label, **style)
@@ -145,8 +126,8 @@ def curves(path, lines, *, measure):
     """Learning curves: {arm: (steps, seconds, values)} against steps and against seconds with mining."""
     with figure(path, 2) as axes:
         for column, (ax, label) in enumerate(zip(axes, ("step", "seconds of training and mining"))):
-            for (arm, points), (colour, mark, dash) in zip(lines.items(), itertools.cycle(STYLES)):
-                ax.plot(points[column], points[2], color=colour, marker=mark, markersize=4, linestyle=dash, label=arm)
+            for (arm, points), look in zip(lines.items(), looks(markersize=4)):
+                ax.plot(points[column], points[2], label=arm, **look)
             ax.set(xlabel=label, ylabel=f"dev {measure.upper()}, mean over seeds")
         legend_beside(axes[1])
 
@@ -160,19 +141,11 @@ def hardness(path, arms):
         for ax, (column, label) in zip(
             axes, ((1, "negatives above their positive (%)"), (2, "share of the gradient (%)"))
         ):
-            for (arm, sources), (colour, mark, dash) in zip(arms.items(), itertools.cycle(STYLES)):
+            for (arm, sources), look in zip(arms.items(), looks(markersize=4)):
                 for number, (source, points) in enumerate(sources.items()):
-                    values = np.array(points)
-                    ax.plot(
-                        values[:, 0],
-                        100 * values[:, column],
-                        color=colour,
-                        marker=mark,
-                        markersize=4,
-                        linestyle=dash,
-                        markerfacecolor="white" if number else colour,
-                        label=f"{source} in {arm}" if len(sources) > 1 else arm,
-                    )
+                    values, name = np.array(points), f"{source} in {arm}" if len(sources) > 1 else arm
+                    face = "white" if number else look["color"]
+                    ax.plot(values[:, 0], 100 * values[:, column], label=name, markerfacecolor=face, **look)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
         legend_beside(axes[1])
 
@@ -180,24 +153,11 @@ def hardness(path, arms):
 def geometry(path, rows):
     """Alignment against uniformity (Wang & Isola 2020), both better when lower, and ranks, by arm."""
     with figure(path, 2, width=5.6) as (left, right):
-        for number, (row, (colour, mark, _)) in enumerate(zip(rows, itertools.cycle(STYLES)), 1):
+        for number, (row, look) in enumerate(zip(rows, looks(markersize=7, linestyle="")), 1):
             values = row["geometry"]
-            left.plot(
-                values["uniformity"],
-                values["alignment"],
-                marker=mark,
-                color=colour,
-                markersize=7,
-                linestyle="",
-                label=f"{number} {row['arm']}",
-            )
-            left.annotate(
-                number,
-                (values["uniformity"], values["alignment"]),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            at = values["uniformity"], values["alignment"]
+            left.plot(*at, label=f"{number} {row['arm']}", **look)
+            left.annotate(number, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
         left.set(
             xlabel="uniformity of docs (log mean exp(-2 d²))",
             ylabel="alignment of positives (mean d²)",
@@ -228,24 +188,15 @@ def gains(path, found, *, measure, first):
     """Where arms gain over the first: {feature: {arm: [(bin, mean, standard error)]}}, a panel a feature."""
     with figure(path, len(found), width=4.4) as axes:
         for ax, (name, of_arm) in zip(np.atleast_1d(axes), found.items()):
-            styles = itertools.islice(itertools.cycle(STYLES), 1, None)  # the first arm's is the first
-            for number, ((arm, bins), (colour, mark, dash)) in enumerate(zip(of_arm.items(), styles)):
+            styles = looks(1, markersize=4, linewidth=1)  # the first arm's is the first
+            for number, ((arm, bins), look) in enumerate(zip(of_arm.items(), styles)):
                 x = np.arange(len(bins)) + 0.04 * (number - len(of_arm) / 2)
-                ax.errorbar(
-                    x,
-                    [m for _, m, _ in bins],
-                    [e for _, _, e in bins],
-                    color=colour,
-                    marker=mark,
-                    markersize=4,
-                    linestyle=dash,
-                    linewidth=1,
-                    label=arm,
-                )
+                labels, means, errors = zip(*bins)
+                ax.errorbar(x, means, errors, label=arm, **look)
             ax.axhline(0, color="black", linewidth=0.8)
             ax.set(
                 xticks=range(len(bins)),
-                xticklabels=[label for label, _, _ in bins],
+                xticklabels=labels,
                 xlabel=name,
                 ylabel=f"{measure.upper()} minus that of {first}",
             )

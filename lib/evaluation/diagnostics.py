@@ -1,16 +1,12 @@
 """Diagnostics of a run: the measures of a split, what an untrained encoder says of negatives, the space."""
 
-import math
-
 import numpy as np
-import torch
 from scipy.special import entr
 
 from lib import rng
 from lib.data.words import words
 from lib.evaluation import measures
 from lib.evaluation.measures import RANKED
-from lib.evaluation.monitor import batch_stats
 from lib.files import fingerprint
 from lib.negatives.near_copies import share_of_near_copies
 from lib.negatives.pool import labelled
@@ -113,43 +109,6 @@ def _ranked(collection, split, self_match, search):
     return measures.without_itself(collection, split, search(RANKED + measures.spare(collection, split)), RANKED)[0]
 
 
-@torch.no_grad()
-def forecast(embedder, encoder, sampler_of, order, *, temperature, queries=256):
-    """What the untrained encoder says of an arm's negatives, averaged over the first `queries` queries, once each.
-
-    sampler_of(positions) -> a NegativeSampler for these train queries alone, thrown away afterwards. loss: how
-    much there is to learn, in nats; above: share of explicit negatives above their positive; explicit: their
-    share of the gradient; gradient: mean length of the loss's gradient with respect to a query's vector, sum
-    of p_j d_j - d+ over the temperature.
-    """
-    predictions, device = [], next(encoder.parameters()).device
-    for step in range(max(1, min(queries // order.batch_size, order.steps_per_epoch))):
-        positions = order.positions(step)
-        sampler = sampler_of(positions)
-        sampler.refresh(0)
-        batch = sampler.batch(positions, step=0, epoch=0)
-        q_emb, d_emb = (
-            torch.from_numpy(embedder.embed(encoder, kind, part)).to(device)
-            for kind, part in (("query", batch.queries), ("doc", batch.docs))
-        )
-        labels, invalid, source = (torch.from_numpy(x).to(device) for x in (batch.labels, batch.invalid, batch.source))
-        scores = q_emb @ d_emb.T
-        chances = (scores / temperature).masked_fill(invalid, -math.inf).softmax(1)  # (B, N)
-        names = [(label.name, label.ranks) for label in sampler.labels]
-        found = batch_stats(scores, labels, invalid, source, names, temperature=temperature)
-        explicit = [row for name, row in found["sources"].items() if name != "in_batch"]
-        count = sum(row["negatives"] for row in explicit)
-        predictions.append(
-            {
-                "loss": found["info_nce"],
-                "above": sum(row["above"] * row["negatives"] for row in explicit) / count if count else 0.0,
-                "explicit": sum(row["gradient"] for row in explicit),
-                "gradient": ((chances @ d_emb - d_emb[labels]) / temperature).norm(dim=1).mean().item(),
-            }
-        )
-    return {key: sum(x[key] for x in predictions) / len(predictions) for key in predictions[0]}
-
-
 def near_copies(candidates, collection, *, queries=64):
     """{"positive", "query": share of the candidates that are near-copies of it}, from a sample of the lists."""
     sample = rng.permutation(len(candidates.docs), "near_copies", 0)[:queries]
@@ -158,12 +117,12 @@ def near_copies(candidates, collection, *, queries=64):
 
 def geometry(embedder, encoder, split):
     """embedding_stats() of a split's first positives and of a sample of the corpus."""
-    qrels, d_emb = embedder.collection.split(split), embedder.embed_docs(encoder)
+    qrels = embedder.collection.split(split)
     found = [(row, qrels.positives(i)[0]) for i, row in enumerate(qrels.queries) if len(qrels.positives(i))]
     queries, positives = np.array(found, dtype=np.int64).T
-    sample = rng.permutation(len(d_emb), "geometry", 0)[:SAMPLED_DOCS]
+    sample = rng.permutation(len(embedder.collection.docs), "geometry", 0)[:SAMPLED_DOCS]
     q_emb = embedder.embed(encoder, "query", queries)
-    return embedding_stats(q_emb, d_emb[positives], d_emb[sample])
+    return embedding_stats(q_emb, *(embedder.embed_docs(encoder, rows)[:] for rows in (positives, sample)))
 
 
 def embedding_stats(q_emb, positives, sample):
@@ -203,7 +162,7 @@ def neighbourhood(embedder, encoder, position, drawn, names, *, others=300):
     for code, docs in drawn.items():
         name = names[code - 1]
         groups[name] = np.concatenate([groups.get(name, docs[0][:0]), docs[0][docs[0] >= 0]])
-    d_emb = embedder.embed_docs(encoder)[np.concatenate(list(groups.values())).astype(np.int64)]
+    d_emb = embedder.embed_docs(encoder, np.concatenate(list(groups.values())).astype(np.int64))[:]
     q_emb = embedder.embed(encoder, "query", qrels.queries[position : position + 1])
     vectors = np.concatenate([d_emb, q_emb])
     centred = vectors - vectors.mean(0)

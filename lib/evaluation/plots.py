@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from lib.figure import STYLES, figure, legend_beside, optional  # noqa: F401 (scripts draw within plots.optional)
+from lib.figure import STYLES, figure, legend_beside, looks, optional  # noqa: F401 (scripts draw within plots.optional)
 
 
 def of_run(folder, log, points, *, measure, title, query):
@@ -24,17 +24,10 @@ def training(path, log, *, measure, title):
         middle.plot([x["step"] for x in evals], [x["dev"][measure] for x in evals], color=STYLES[0][0], marker="o")
         middle.set(xlabel="step", ylabel=f"dev {measure.upper()}", title="the checkpoint is the highest point")
         names = dict.fromkeys(name for x in lines for name in x["sources"])
-        for name, (colour, mark, dash) in zip(names, STYLES):
+        for name, look in zip(names, looks(markersize=3)):
             seen = [x for x in lines if x["sources"].get(name, {}).get("negatives")]
-            right.plot(
-                [x["step"] for x in seen],
-                [100 * x["sources"][name]["above"] for x in seen],
-                color=colour,
-                linestyle=dash,
-                marker=mark,
-                markersize=3,
-                label=name,
-            )
+            above = [100 * x["sources"][name]["above"] for x in seen]
+            right.plot([x["step"] for x in seen], above, label=name, **look)
         right.set(
             xlabel="step", ylabel="negatives above their positive (%)", title="hardness by source", ylim=(0, None)
         )
@@ -48,7 +41,7 @@ def ledger(path, log, *, title):
     panels = (("gradient", "share of the gradient (%)"), ("above", "negatives above their positive (%)"))
     with figure(path, 2, width=5.2) as axes:
         for ax, (key, label) in zip(axes, panels):
-            for name, (colour, mark, dash) in zip(names, itertools.cycle(STYLES)):
+            for name, look in zip(names, looks(markersize=3)):
                 points = [
                     (x["step"], 100 * row[key])
                     for x in lines
@@ -56,14 +49,7 @@ def ledger(path, log, *, title):
                     if (row["source"], row["ranks"]) == name and row["negatives"]
                 ]
                 if points:
-                    ax.plot(
-                        *zip(*points),
-                        color=colour,
-                        linestyle=dash,
-                        marker=mark,
-                        markersize=3,
-                        label=" ".join(filter(None, name)),
-                    )
+                    ax.plot(*zip(*points), label=" ".join(filter(None, name)), **look)
             ax.set(xlabel="step", ylabel=label, ylim=(0, None))
         axes[0].set_title(title)
         axes[1].set_title("by source and rank in the mined list")
@@ -123,16 +109,8 @@ def score_histogram(path, scores, *, title):
             values = [candidates[np.isfinite(candidates)], positives[np.isfinite(positives)]]
             edges = np.histogram_bin_edges(np.concatenate(values), bins=40)
             for part, label, (colour, _, dash) in zip(values, ("candidates", "positives"), STYLES):
-                ax.hist(
-                    part,
-                    bins=edges,
-                    density=True,
-                    histtype="step",
-                    color=colour,
-                    linestyle=dash,
-                    linewidth=1.6,
-                    label=label,
-                )
+                how = {"density": True, "histtype": "step", "linewidth": 1.6, "label": label}
+                ax.hist(part, bins=edges, color=colour, linestyle=dash, **how)
             ax.set(xlabel=f"score by {source}", ylabel="density", title=title if ax is np.atleast_1d(axes)[0] else "")
             ax.legend(frameon=False)
 

@@ -215,7 +215,7 @@ def conclusion(result):
 
 
 def to_table(result):
-    """analyse() as Markdown: a conclusion, the arms, what they cost, their order, the forecast."""
+    """analyse() as Markdown: a conclusion, the arms, what they cost, their order."""
     measure, first = result["measure"], result["arms"][0]["arm"]
     rows = [row | {"measure": measure} for row in result["arms"]]
     names = analysis.names_of(measure)
@@ -257,24 +257,6 @@ def to_table(result):
                 text.append(f"**{row['arm']} hurts**: {losses}. What its runs say: {'; '.join(row['why'])}.\n")
             else:
                 text.append(f"{row['arm']} is below {first}: {losses}.\n")
-    if result.get("forecast"):
-        parts = ", ".join(
-            f"{title} {'n/a' if rho is None else f'{rho:+.2f}'}"
-            for title, rho in zip(
-                (
-                    "initial loss",
-                    "share of the negatives scored above the positive",
-                    "share of the gradient from explicit negatives",
-                    "gradient norm",
-                ),
-                result["forecast"].values(),
-            )
-        )
-        text.append(
-            "Predicting the outcome before training: Spearman correlation across arms between a "
-            "statistic of the negatives under the untrained encoder and the final test "
-            f"{measure}: {parts}.\n"
-        )
     return "\n".join(text)
 
 

@@ -19,6 +19,7 @@ from lib.model import card
 from lib.model.embedder import Embedder
 from lib.model.encoder import load_encoder, save_encoder
 from lib.negatives.queue import Queue
+from lib.negatives.sampler import NegativeSampler
 from lib.negatives.sources import SOURCES
 from lib.search import fusion
 from lib.search.retriever import open_retriever
@@ -138,7 +139,7 @@ class Training:
     averaged: torch.nn.Module  # an average of its weights, in `module`: mines, is evaluated and saved
     embedder: Embedder
     order: QueryOrder  # which queries a step visits
-    sampler_of: Callable  # () -> a NegativeSampler with lists of its own
+    sampler: NegativeSampler
     queue: Queue
     loss_fn: Callable  # contrastive_loss() with all but the temperature and what it needs of a batch
     given_by: dict  # {what it needs of a batch: function of (batch, positions, step) -> (B, N) array}
@@ -151,7 +152,7 @@ class Training:
     select: str  # the measure that chooses the checkpoint
 
     def __post_init__(self):
-        self.plan, self.seed, self.sampler = self.config["derived"], self.order.seed, self.sampler_of()
+        self.plan, self.seed = self.config["derived"], self.order.seed
         self.steps, self.folder = self.plan["steps"], self.log.path
         self.best, self.tally = {"score": -math.inf}, {"denominators": 0, "docs_encoded": 0}
         names = "encoder averaged optimizer scaler sampler queue clock watch averages".split()
@@ -167,13 +168,10 @@ class Training:
         return state["step"]
 
     def start(self):
-        """Measure and log the encoder as it is, and what it says of the arm's negatives."""
+        """Measure and log the encoder as it is."""
         self.best |= self.evaluator.start(self.encoder)
         if "untrained" in self.best:
             self.log.log("evaluation", {"step": 0, "dev": self.best["untrained"]["dev"]})
-        temperature = self.config["args"]["temperature"]
-        told = diagnostics.forecast(self.embedder, self.encoder, self.sampler_of, self.order, temperature=temperature)
-        self.log.log("forecast", {"step": 0, "forecast": told})
 
     def note(self, batch, value, scores, mask):
         """Note what a step cost and taught."""
@@ -295,6 +293,3 @@ class Training:
         if untrained := self.best.get("untrained"):
             summary |= {"untrained": untrained["test"], "untrained_dev": untrained["dev"]}
         return summary
-
-
-# ------------------------------------------------------------------------------------- what a run ends with

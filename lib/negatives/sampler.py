@@ -107,18 +107,17 @@ class NegativeSampler:
     `miner` is the caller's: miner.mine(source, positions, count, last) returns Candidates of the train queries at
     those positions (last: the docs of their last lists, for notes about them). `upcoming(step, count)` gives the
     positions that `count` steps visit: refresh mines only for those, so that refreshing often costs little more than
-    refreshing once, and adore, which mines at each step, only for that step's. `only`, if given, are all positions
-    that will ever be asked for.
+    refreshing once, and adore, which mines at each step, only for that step's.
     """
 
-    def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, only=None, in_batch="on"):
+    def __init__(self, arm, *, steps, config, seed, collection, miner, upcoming, in_batch="on"):
         self.starts = [round(stage.begin * steps) for stage in arm.stages]
         self.stages, self.steps, self.config, self.seed = arm.stages, steps, config, seed
         self.collection, self.qrels = collection, collection.split("train")
         self.in_batch = in_batch  # of IN_BATCH
         self.labels = []  # the Label of each code that batches carry, from 1
         self.lists = {}  # source -> MinedList
-        self.miner, self._upcoming, self._only = miner, upcoming, only
+        self.miner, self._upcoming = miner, upcoming
         self._last = {}  # source that refreshes -> (n_train, C) each query's last list, -1 before its first
         widest = max([config.depth, *(count for stage in self.stages for count in stage.counts.values())])
         self._width = min(widest, len(collection.docs))  # of a list, which names no doc twice
@@ -174,9 +173,9 @@ class NegativeSampler:
         """(positions of the train queries to mine for, first step that they do not cover)."""
         row = SOURCES[source]
         if row.every == "stage":
-            return np.arange(len(self.qrels)) if row.fixed or self._only is None else self._only, self.steps
+            return np.arange(len(self.qrels)), self.steps
         count = min(self.config.refresh_every if row.every == "refresh" else 1, self.steps - step)
-        return self._upcoming(step, count) if self._only is None else self._only, step + count
+        return self._upcoming(step, count), step + count
 
     # -------------------------------------------------------------------------------------- sampling
 

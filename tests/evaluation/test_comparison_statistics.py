@@ -1,6 +1,5 @@
 """The statistics of a comparison of arms, from hand-made runs and from folders read back."""
 
-import json
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from lib.run import Run
 BASE = np.random.default_rng(0).random(60) / 2
 
 
-def made(arm, values, *, seed=0, forecast=None, warnings=(), overrides=None, **costs):
+def made(arm, values, *, seed=0, warnings=(), overrides=None, **costs):
     """One Measured run: per-query values (Q,), alike for every measure."""
     per_query = {f"q{i}": dict.fromkeys(MEASURES, float(value)) for i, value in enumerate(values)}
     summary = {
@@ -31,7 +30,6 @@ def made(arm, values, *, seed=0, forecast=None, warnings=(), overrides=None, **c
         for name in ("in_batch", "bm25")
     }
     log = [{"event": "evaluation", "step": 0, "dev": dict.fromkeys(MEASURES, 0.1)}]
-    log += [{"event": "forecast", "step": 0, "forecast": forecast}] if forecast else []
     log += [
         {"event": "step", "step": step, "loss": 1.0, "effective": 3.0 + step, "sources": sources} for step in (0, 6)
     ]
@@ -65,21 +63,6 @@ def ordered():
     """Four arms: one clearly best, two that are alike, one clearly worst."""
     gains = {"low": 0.0, "top": 0.3, "middle": 0.15, "same": 0.15}
     return [run for i, (arm, gain) in enumerate(gains.items()) for run in seeded(arm, BASE + gain + noise(i))]
-
-
-def foretold(sign):
-    """Eight arms whose forecasts rank them: the loss as `sign` says, `above` in part, `explicit` not at all."""
-    runs = []
-    for number, gain in enumerate(np.arange(8) / 20):
-        told = {"loss": sign * 10.0**number, "above": 0.1 * (number % 2), "explicit": 0.0}
-        runs.append(made(f"arm{number}", BASE + gain, forecast=told))
-    return runs
-
-
-def without_a_forecast():
-    """Too few arms; a forecast that not every arm has."""
-    runs = foretold(1)
-    return runs[:7], runs[:7] + [made("other", BASE)]
 
 
 def other_measure():
@@ -148,21 +131,6 @@ def test_the_arm_of_control_has_other_seeds():
 def test_arms_that_are_not_shown_to_differ_share_a_letter():
     rows = analyse(ordered())["arms"]
     assert {row["arm"]: row["group"] for row in rows} == {"low": "c", "top": "a", "middle": "b", "same": "b"}
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_forecasts_rank_correlation_has_its_sign(sign):
-    result = analyse(foretold(sign))
-    assert result["forecast"]["loss"] == pytest.approx(sign)
-    assert result["forecast"]["above"] == pytest.approx(0.2182, abs=1e-4)
-    assert result["forecast"]["explicit"] is None  # it said the same of all
-    assert [row["forecast"]["loss"] for row in result["arms"]] == [sign * 10.0**n for n in range(8)]
-    json.dumps(result, allow_nan=False)
-
-
-def test_a_forecast_is_of_all_arms_and_of_eight_at_least():
-    for few in without_a_forecast():
-        assert "forecast" not in analyse(few)
 
 
 LATE = [

@@ -11,7 +11,6 @@ from test_comparison_statistics import (
     LATE,
     analyse,
     evaluated,
-    foretold,
     harmed,
     harmless,
     leave,
@@ -21,7 +20,6 @@ from test_comparison_statistics import (
     other_measure,
     seeded,
     three_arms,
-    without_a_forecast,
     write,
 )
 
@@ -86,17 +84,6 @@ def test_arms_have_the_letters_of_their_tie_groups():
         assert cells[8] == letter
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_the_forecasts_rank_correlation_is_told(sign):
-    text = table(analyse(foretold(sign)))
-    assert f"initial loss {sign:+.2f}" in text and "above the positive +0.22" in text and "negatives n/a" in text
-
-
-def test_no_forecast_is_told_of_few_arms():
-    for few in without_a_forecast():
-        assert "Predicting" not in table(analyse(few))
-
-
 @pytest.mark.parametrize("late", [late for late, _ in LATE], ids=str)
 def test_an_arm_that_hurts_is_told_with_what_may_explain_it(late):
     result = analyse(harmed(**late))
@@ -134,8 +121,7 @@ def test_an_unfinished_comparison_has_no_table(tmp_path):
 
 
 def test_a_comparison_is_written_and_written_again_alike(tmp_path):
-    told = {"loss": 1.0, "above": 0.1}
-    folder = write(tmp_path / "ab", three_arms(a={"forecast": told}), arms=("a", "b", "c"))
+    folder = write(tmp_path / "ab", three_arms(), arms=("a", "b", "c"))
     features = {f"q{i}": {"rank": i % 7, "same": 1, "share": i / 60} for i in range(60)}
     table = compare(folder)
     figures = {"arms.png", "curves.png", "sources.png", "geometry.png"}

@@ -157,7 +157,7 @@ def check_run(folder, arm, *, sources, seed=0):
             for key in ("negatives", "gradient"):
                 assert sum(row[key] for row in rows) == pytest.approx(found[key])
     assert set(losses[-1]["sources"]) == {"in_batch", *sources}
-    assert {line["event"] for line in lines} <= {"step", "evaluation", "mining", "forecast", "warning"}
+    assert {line["event"] for line in lines} <= {"step", "evaluation", "mining", "warning"}
     assert of_event(lines, "evaluation")[-1]["step"] == 4
     per_query = measures.read_per_query(folder / "eval" / "tiny-test" / "per_query.jsonl")
     assert measures.mean(per_query) == pytest.approx(summary["test"])
@@ -169,11 +169,6 @@ def check_run(folder, arm, *, sources, seed=0):
     counted = sum(found["negatives"] for line in losses for found in line["sources"].values())
     assert summary["denominators"] == round(counted)
     assert summary["docs_encoded"] >= 4 * 8  # as many docs as queries at least
-    (predicted,) = of_event(lines, "forecast")
-    assert predicted["step"] == 0 and set(predicted["forecast"]) == {"loss", "above", "explicit", "gradient"}
-    first = [line for line in losses if line["step"] == 0][0]
-    explicit = sum(found["gradient"] for name, found in first["sources"].items() if name != "in_batch")
-    assert (predicted["forecast"]["explicit"] > 0) == (explicit > 0)
     points = read_json(folder / "map.json")
     assert [label for label, _, _ in points].count("query") == 1
     assert {label for label, _, _ in points} <= {"query", "positive", "other docs", *sources}
