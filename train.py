@@ -124,7 +124,8 @@ def parse_args():
         idle_when=lambda args, sources: bool(args.steps))
     add("--steps", type=COUNT, help="optimizer steps; takes the place of --epochs")
     add("--lr", type=ABOVE_0, per_arm=True, help="peak learning rate of AdamW, reached after --warmup, then linear "
-        "to 0; default: 3e-5 for transformers, .0045 times the square root of --batch_size for static ones")
+        "to 0; default: for transformers 3e-5 times the square of 768 / width, 3e-4 at most; for static ones .0045 "
+        "times the square root of --batch_size")
     add("--warmup", type=BELOW_1, default=0.05, help="share of the steps over which the learning rate rises")
     add("--weight_decay", type=AT_LEAST_0, default=0.0, help="AdamW's, on all parameters")
     add("--max_grad_norm", type=AT_LEAST_0, default=0.0, help="longer gradients are shortened to this norm; 0: never")
@@ -733,7 +734,7 @@ def derive(args, encoder, order, device):
         "candidates": how_many(args.depth, args.candidates, thinned=bool(args.filters)),
         "refresh_every": refresh_every(args, order),
         "eval_every": args.eval_every or order.steps_per_epoch,
-        "peak_lr": args.lr or default_lr(args, encoder.kind),
+        "peak_lr": args.lr or default_lr(args, encoder),
         "cached_gradients": bool(args.chunk_size) and args.chunk_size < order.batch_size,
         "precision": model.pick_precision(device, args.precision, encoder.kind),
         "model": model.describe(encoder),
@@ -802,9 +803,16 @@ def make_encoder(args, collection, *, seed):
     return encoder
 
 
-def default_lr(args, kind):
-    """The peak learning rate where --lr is not given: of a static encoder by its batch, lower with --init."""
-    return round((1.4e-3 if args.init else 4.5e-3) * args.batch_size**0.5, 4) if kind == "static" else 3e-5
+def default_lr(args, encoder):
+    """The peak learning rate where --lr is not given: of a static encoder by its batch, lower with --init.
+
+    Of a transformer by its width: what is usual for 768 (BERT) and 1,024, and of 384 what was better than 3e-5 on
+    nl2bash (docs/transformers.md), though not yet the best there.
+    """
+    if encoder.kind == "static":
+        return round((1.4e-3 if args.init else 4.5e-3) * args.batch_size**0.5, 4)
+    width = getattr(encoder.doc_tower[0].model.config.get_text_config(), "hidden_size", None) or 768
+    return min(3e-4, float(f"{3e-5 * (768 / width) ** 2:.2g}"))
 
 
 def inputs(args, collection):

@@ -1,6 +1,5 @@
 """The statistics of a comparison of arms, from hand-made runs and from folders read back."""
 
-
 import numpy as np
 import pytest
 
