@@ -530,8 +530,10 @@ def forward_backward(t, batch, given, *, chunk_size):
             d_emb = torch.cat([d_emb, t.queue.vectors[-queued:]])
         return t.loss_fn(q_emb, d_emb, labels, invalid, temperature=t.temperature.exp(), **given)
 
-    cached, sides = t.plan["cached_gradients"], []
-    for kind, rows in (("query", batch.queries), ("doc", batch.docs))[: 2 if frozen is None else 1]:
+    cached, sides, encoded = t.plan["cached_gradients"], [], {"query": batch.queries}
+    if frozen is None:
+        encoded["doc"] = batch.docs
+    for kind, rows in encoded.items():
         rows = rows[dist.own(len(rows))]
         size = chunk_size if cached else max(1, len(rows))
         sides.append([t.embedder.tokens[kind].select(rows[i : i + size]) for i in range(0, max(1, len(rows)), size)])

@@ -24,7 +24,7 @@ class Batch:
     docs: np.ndarray  # (N,) doc rows, no text twice
     labels: np.ndarray  # (B,) column of each query's positive
     invalid: np.ndarray  # (B, N) bool: what may not be a negative of the query: known positives, itself
-    source: np.ndarray  # (B, N) int8: 0 for docs of other queries, else the code of source and rank band
+    source: np.ndarray  # (B, N) int16: 0 for docs of other queries, else the code of source and rank band
     # (n,) doc rows of the queue, whose vectors stand behind those of `docs`: the last n columns
     queued: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int32))
 

@@ -69,7 +69,7 @@ class Monitor:
         self._raised, self._above, self._absent = set(), {}, set()
 
     def check(self, step, steps, stats):
-        """The new warnings at a step, as [{"warning", "advice"}]; stats: of Averages or loss.batch_stats()."""
+        """The new warnings at a step, as [{"warning", "advice"}]; stats: of Averages or batch_stats()."""
         if step < SETTLED * steps:
             return []
         found = []

@@ -89,7 +89,8 @@ class Arm:
         """BadInput if the arm's sources lack what they draw from, or its loss lacks a teacher or any negative."""
         if in_batch == "off" and not all(stage.counts for stage in self.stages):
             raise BadInput(f"--in_batch off: the arm {self} names no other negatives for all of the training")
-        if ("miner" in self.sources or bool(miner and positive_filter)) != bool(miner):
+        asked = "miner" in self.sources
+        if asked and not miner or miner and not (asked or positive_filter):
             raise BadInput(f"--negatives {self}: miner:K and --miner M come together: M is what is asked")
         if any(SOURCES[name].by_field for name in self.sources) != bool(by):
             raise BadInput(f"--negatives {self}: sibling:K and --by FIELD come together: siblings share that field")

@@ -227,8 +227,9 @@ def search_candidates(collection, query_rows, count, search, *, source):
         rows = query_rows[part]
         hits = search(part, count + overfetch(collection, rows), collection.known_docs(rows))
         parts.append(Candidates.from_hits(collection, rows, hits, source=source, count=count))
-    found = parts[0] if len(parts) == 1 else Candidates.concatenate(parts)
-    return found if len(parts) == 1 else found.select(np.argsort(order, kind="stable"))
+    if len(parts) == 1:
+        return parts[0]
+    return Candidates.concatenate(parts).select(np.argsort(order, kind="stable"))
 
 
 def _repeats(values):

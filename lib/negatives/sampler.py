@@ -194,7 +194,9 @@ class NegativeSampler:
         batch = make_batch(self.collection, rows, positives, drawn, queue=queue and self.queued(queue, step))
         drop = IN_BATCH[self.in_batch](self.collection, batch)  # the positive counts whatever it says
         drop[np.arange(len(drop)), batch.labels] = False
-        invalid = (batch.invalid | drop) & (True if code is None else batch.source != code)
+        invalid = batch.invalid | drop
+        if code is not None:  # what is injected counts as a negative: that is the experiment
+            invalid &= batch.source != code
         return dataclasses.replace(batch, invalid=invalid)
 
     def sample(self, positions, *, step, epoch):

@@ -109,7 +109,8 @@ def _scalars(values):
 def _yaml(lines):
     """{name: string} of the scalars at the top of a YAML text, or None if a line at its edge is no field of it.
 
-    Not all of YAML: its parser is not among this project's packages, and pages use keys, strings and lists.
+    Not all of YAML, and more than it: pages use keys, strings and lists, and such titles as `a: b` or `{{ x }}`, which
+    a parser of YAML refuses with all that stands around them.
     """
     found, name = {}, None  # found: {name: [its value's first line, lines below]}; None: of keys that are not kept
     for line in lines:

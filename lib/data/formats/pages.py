@@ -32,7 +32,6 @@ WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a s
 MOST_BYTES = 50_000_000  # of a file
 MOST_FAULTS = 20  # that one message names
 ENOUGH_FILES = 10  # from so many on a split is made of whole files
-MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 
 
 def sections_of_text(text):
