@@ -58,3 +58,13 @@ def test_what_is_linked_is_there(page):
 def test_the_requirements_are_pinned():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert all("==" in line for line in lines if line and not line.startswith("#"))
+
+
+def test_each_finding_names_tables_that_are_there():
+    text = PAGES["docs/README.md"].partition("| finding |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    found = re.findall(r"^(\d)\. \*\*", PAGES["README.md"], re.MULTILINE)
+    assert {number for number, *_ in rows} == set(found)
+    for *_, tables in rows:
+        for name in re.findall(r"`(.+?)`", tables):
+            assert list((ROOT / "docs" / "results").glob(f"{name}/*")), name

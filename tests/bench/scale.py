@@ -22,13 +22,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from lib import cli, process  # noqa: E402
-from lib.files import (  # noqa: E402
-    BadInput,
-    atomic_path,
-    markdown,  # noqa: E402
-    read_json,
-    write_json,
-)
+from lib.figure import figure, legend_beside, looks  # noqa: E402
+from lib.files import BadInput, atomic_path, markdown, read_json, write_json  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS, TOPIC_WORDS, BLOCK = 300_000, 40, 50_000  # of all docs; of a topic; docs written together
@@ -135,6 +130,17 @@ def measure(command, *, cwd, env):
     return {name: round(value, 1) for name, value in spent.items()} | {"peak_mb": round(usage.ru_maxrss / 1024)}
 
 
+def draw(path, table):
+    """Seconds and memory of each step by the number of docs."""
+    with figure(path, 2, width=5.6) as axes:
+        for (step, of), look in zip(table.items(), looks()):
+            for ax, values in zip(axes, zip(*((each["seconds"], each["peak_mb"] / 1024) for each in of.values()))):
+                ax.plot(list(of), values, label=step, **look)
+        for ax, label in zip(axes, ("seconds", "peak memory, GB")):
+            ax.set(xscale="log", yscale="log", xlabel="docs", ylabel=label)
+        legend_beside(axes[1])
+
+
 def main():
     args = parse_args()
     table = {step: {} for step in args.steps}
@@ -160,6 +166,8 @@ def main():
         [step, *(f"{of[docs]['seconds']:,.0f} s, {of[docs]['peak_mb'] / 1024:.1f} GB" for docs in args.docs)]
         for step, of in table.items()
     ]
+    if len(args.docs) > 1:
+        draw(pathlib.Path(args.folder) / "scale.png", table)
     print(f"\n{markdown(['step', *(f'{docs:,} docs' for docs in args.docs)], rows)}")
 
 
