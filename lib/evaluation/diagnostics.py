@@ -28,7 +28,8 @@ def evaluate(embedder, encoder, split, *, self_match="drop", docs=None):
 def ranked(retriever, collection, split, *, self_match="drop", docs=None):
     """The Hits of a retriever for the queries of a split. docs: the rows that are searched, all by default."""
     queries = collection.queries.view(collection.split(split).queries)
-    return _ranked(collection, split, self_match, lambda k: retriever.search(queries, k, among=docs))
+    how = {"self_match": self_match}
+    return measures.results(lambda k: retriever.search(queries, k, among=docs), collection, split, RANKED, **how)[0]
 
 
 class AsItStands:
@@ -99,14 +100,8 @@ def bm25_hits(collection, split, *, self_match="drop", docs=None):
     """BM25's Hits for the queries of a split, the same for every run: cached. docs: as in evaluate()."""
     queries = collection.queries.view(collection.split(split).queries)
     bm25 = open_retriever("bm25", collection, device=None)
-    return _ranked(collection, split, self_match, lambda k: cached_search(bm25, queries, k, among=docs))
-
-
-def _ranked(collection, split, self_match, search):
-    """The Hits of search(k) that count as results."""
-    if self_match == "keep":
-        return search(RANKED)
-    return measures.without_itself(collection, split, search(RANKED + measures.spare(collection, split)), RANKED)[0]
+    how = {"self_match": self_match}
+    return measures.results(lambda k: cached_search(bm25, queries, k, among=docs), collection, split, RANKED, **how)[0]
 
 
 def near_copies(candidates, collection, *, queries=64):

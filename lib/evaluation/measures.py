@@ -63,6 +63,14 @@ def without_itself(collection, split, hits, k):
     return hits.without(itself, k), int(itself.sum())
 
 
+def results(search, collection, split, k, *, self_match):
+    """(the k best Hits of search(count) that are results for a split, how many docs were the query itself)."""
+    dropping = self_match == "drop"
+    hits = search(k + spare(collection, split) if dropping else k)
+    left, itself = without_itself(collection, split, hits, k)
+    return left if dropping else hits, itself
+
+
 VOID = 0.1  # share of queries without any result from which on a baseline says nothing
 
 

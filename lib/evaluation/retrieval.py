@@ -55,14 +55,9 @@ def tuned_weight(mixed, collection, among=None):
 
 def search_split(retriever, collection, split, depth, *, self_match):
     """({qid: {doc_id: score}}, how many docs were the query itself) of `depth` docs for each query of a split."""
-    dropping = self_match == "drop"
-    fetched = depth + (measures.spare(collection, split) if dropping else 0)
-    rows = collection.split(split).queries
-    hits = retriever.search(collection.queries.view(rows), fetched)
-    left, itself = measures.without_itself(collection, split, hits, depth)
-    hits = left if dropping else hits._replace(rows=hits.rows[:, :depth], scores=hits.scores[:, :depth])
-    qids = [collection.queries.ids[row] for row in rows]
-    return measures.to_rankings(qids, collection.docs.ids, hits.rows, hits.scores), itself
+    queries, how = collection.queries.view(collection.split(split).queries), {"self_match": self_match}
+    hits, itself = measures.results(lambda k: retriever.search(queries, k), collection, split, depth, **how)
+    return measures.rankings_of(collection, split, hits), itself
 
 
 def of_run_file(path, collection, split, *, self_match):
