@@ -25,7 +25,6 @@ QUESTION = ("question", "query", "q", "text")
 ANSWER = ("answer", "answers", "doc", "doc_id", "docs", "doc_ids", "file", "page", "where")
 COLUMNS = {"question": QUESTION, "answer": ANSWER}
 MADE = {"heading", *made_queries.KINDS}  # kinds of queries that were made from docs
-MOST_FAULTS = 20  # that one message names
 
 
 def build(place):
@@ -117,8 +116,7 @@ def _asked(path, docs):
                 shown = beir.shorten(str(answer))
                 wrong.append(f"{path}:{number}: {shown} is no id of a doc, no file, no file#heading and no title")
     if wrong:
-        more = [f"{len(wrong) - MOST_FAULTS:,} more"] if len(wrong) > MOST_FAULTS else []
-        raise BadInput("; ".join(wrong[:MOST_FAULTS] + more))
+        raise beir.Malformed(wrong)
     found = {question: own for question, own in found.items() if max(own.values()) >= 1}  # others ask for nothing
     if len(found) < 2:
         count = f"{len(found)} questions with a doc that answers"

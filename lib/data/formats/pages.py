@@ -30,7 +30,6 @@ from lib.files import BadInput, cache_dir, cached, fingerprint, fingerprint_file
 RECIPE = 12  # raise it when the rules below change, so that cached folders are made again
 WORDS, OVERLAP, SHORTEST = 200, 40, 5  # words of a piece; shared by two; of a section that is kept
 MOST_BYTES = 50_000_000  # of a file
-MOST_FAULTS = 20  # that one message names
 ENOUGH_FILES = 10  # from so many on a split is made of whole files
 
 
@@ -135,8 +134,7 @@ def _read(folder, root, files, dropped):
         except BadInput as error:
             faults.append(str(error))
     if faults:
-        more = [f"{len(faults) - MOST_FAULTS:,} more files"] if len(faults) > MOST_FAULTS else []
-        raise BadInput("; ".join(faults[:MOST_FAULTS] + more))
+        raise beir.Malformed(faults)
     if not docs:
         raise BadInput(f"--data {folder}: {len(files)} files, and no section of {SHORTEST} words or more")
     return [section.doc for section in docs], *_queries(docs), dropped
