@@ -15,7 +15,7 @@ from lib.search.hits import Hits
 from lib.search.retriever import open_retriever
 from lib.search.sharded import cached_search
 
-MOST_BYTES, PART = 1 << 31, 1 << 20  # of vectors of all docs: larger ones are made and searched so many at a time
+MOST_BYTES, PART = 1 << 31, 1 << 20  # of a static encoder's vectors of all docs: more are made and searched in parts
 SAMPLED_DOCS = 2000  # that stand for the corpus in statistics of the space
 
 
@@ -44,7 +44,8 @@ class AsItStands:
         """The Hits of a view of queries; among: the docs that are searched, the only ones then that are embedded."""
         q_emb, device = self._vectors("query", queries.rows), next(self.encoder.parameters()).device
         docs = len(self._embedder.collection.docs)
-        if among is None and 4 * q_emb.shape[1] * docs > MOST_BYTES and not self._embedder.has_docs(self.encoder):
+        large = 4 * q_emb.shape[1] * docs > MOST_BYTES and self.encoder.kind == "static"  # others take long to make
+        if among is None and large and not self._embedder.has_docs(self.encoder):
             return self._in_parts(q_emb, k, known, docs, device)
         d_emb = self._vectors("doc", among)
         if among is None:
