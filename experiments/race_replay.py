@@ -24,7 +24,8 @@ from lib.files import BadInput, markdown, read_json  # noqa: E402
 
 KEPT = ROOT / "docs" / "results" / "curves"
 HEAD = (
-    "collection,dev queries,seeds,best arm (gain over the first),wrong,cost,right arm,not told apart,level: named,cost"
+    "collection,dev queries,seeds,best arm (gain over the first),wrong,wrong and named alone,"
+    "a best arm among those left,cost,several left,level: named,cost"
 )
 
 
@@ -50,7 +51,7 @@ def main():
         curves, arms = read_curves(folder)
         if args.keep:
             KEPT.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(KEPT / f"{folder.name}.npz", dev=curves.astype(np.float32), arms=np.array(arms))
+            np.savez_compressed(KEPT / f"{folder.stem}.npz", dev=curves.astype(np.float32), arms=np.array(arms))
         rows.append(row(folder, curves, arms, args))
         print(f"{folder.name}: done", file=sys.stderr)
     print(markdown(HEAD.split(","), rows))
@@ -78,12 +79,14 @@ def row(folder, curves, arms, args):
     """The cells of a comparison."""
     A, S, _, Q = curves.shape
     truth = curves[:, :, -1].mean((1, 2))
-    rng, wrong, right, costs, apart = np.random.default_rng(0), [], [], [], []
+    rng, wrong, alone, among, costs, apart = np.random.default_rng(0), [], [], [], [], []
     for _ in range(args.races):
         seeds, queries = rng.integers(0, S, race.MOST_SEEDS), rng.integers(0, Q, Q)
         result = play(np.take(curves[..., queries], seeds, axis=1), args.room)
         wrong.append(truth.max() - truth[result.winner] > MARGIN)
-        right.append(result.winner == truth.argmax())
+        left = [result.winner, *result.left]
+        alone.append(wrong[-1] and len(left) == 1)
+        among.append(truth.max() - truth[left].max() <= MARGIN)
         costs.append(race.share(result.looks, A))
         apart.append(len(result.left) > 0)
     named, level_costs = [], []
@@ -93,7 +96,7 @@ def row(folder, curves, arms, args):
         named.append(any(place.high < 0 for look in result.looks[-1:] for place in look.places.values()))
         level_costs.append(race.share(result.looks, A))
     gain = f"{arms[truth.argmax()]} ({truth.max() - truth[0]:+.4f})"
-    shares = [f"{np.mean(each):.1%}" for each in (wrong, costs, right, apart, named, level_costs)]
+    shares = [f"{np.mean(each):.1%}" for each in (wrong, alone, among, costs, apart, named, level_costs)]
     return [folder.stem, f"{Q:,}", str(S), gain, *shares]
 
 
