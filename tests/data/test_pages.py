@@ -486,6 +486,15 @@ def test_a_heading_in_a_header_and_below_furniture_that_is_left_open_is_shown():
     assert pages.sections_of_html("<header>menu<main>some words") == [(1, (), "some words")]
 
 
+def test_of_a_page_with_a_main_part_only_that_is_text():
+    words = " ".join(["one two three four five"] * 5)
+    around = "<title>T</title><h2>Keyboard shortcuts</h2><p>Press ?</p><h1>The book</h1>{}<p>out"
+    for part in (f"<main><h1>Own</h1>{words}</main>", f"<div role=main><h1>Own</h1>{words}</div>"):
+        assert [each[1:] for each in pages.sections_of_html(around.format(part))] == [(("Own",), words)]
+    assert [path for _, path, _ in pages.sections_of_html(around.format(f"<main>{words}</main>"))] == [("The book",)]
+    assert "Press ?" in str(pages.sections_of_html("<p>Press ?<main>too few words"))
+
+
 @pytest.mark.parametrize(
     "text, wanted",
     [

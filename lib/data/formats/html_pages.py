@@ -6,6 +6,7 @@ import re
 
 from justhtml import JustHTML
 
+LEAST_MAIN = 20  # words of a page's main part: with so many, what stands outside of it is no text
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 
 KEPT, BACK = {10: "\ue000", 32: "\ue001", 9: "\ue001" * 4, 13: ""}, {0xE000: "\n", 0xE001: " "}
@@ -35,7 +36,13 @@ def sections_of_html(text):
     lines = [(1, 0, [])]  # (number, depth of a heading or 0, pieces of text)
     hider = heading = None  # the element in which text is hidden; the heading in which blocks are no lines of their own
     header = None  # the one around: its lists are menus
-    preformatted, mark, todo = 0, "", [(page.root, True)]  # mark: of an item of a list, before its first word
+    main = page.query("main, [role=main]")
+    whole = len(main) != 1 or len(main[0].to_text().split()) < LEAST_MAIN
+    preformatted, mark, todo = (
+        0,
+        "",
+        [(page.root if whole else main[0], True)],
+    )  # mark: of an item of a list, before its first word
     numbers = {}  # of the next item of each list
     while todo:
         node, opens = todo.pop()
@@ -77,7 +84,8 @@ def sections_of_html(text):
             todo += [(node, False), *((child, True) for child in reversed(node.children))]
     shown = [(n, " ".join("".join(pieces).split()).translate(BACK).strip("\n"), depth) for n, depth, pieces in lines]
     if not any(depth == 1 and line for _, line, depth in shown):  # then the title of the page is its first heading
-        title = page.query_one("head > title")
+        titles = page.query("h1")  # or the only one that stands outside of the main part
+        title = titles[0] if len(titles) == 1 and not whole else page.query_one("head > title")
         shown = [(1, " ".join(title.to_text().split()) if title else "", 1), *shown]
     return cut((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
 
