@@ -386,7 +386,7 @@ def compare(args):
         more, gone = {}, analysis.runs_are_gone(folder)
         if gone:  # what was published stays as it is
             out = run.run_path(args.name or folder.name)
-            only_values(args, f"{folder}, whose runs are gone,")
+            only_values(args, f"{folder} without its runs")
         else:
             more = of_collection(args, [folder])
         asked = [args.measure, *(["against", args.against] if args.against else [])]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.cli import to_flags
-from lib.evaluation import significance
+from lib.evaluation import retrieval, significance
 from lib.files import BadInput, remove
 from lib.negatives import prices
 from lib.negatives.pool import labelled
@@ -227,7 +227,9 @@ def least_difference(collection, spread, measure):
 
     spread: the standard deviation over queries of what the encoder has before training, as measured on dev.
     """
-    queries, spread = len(collection.split("test")), SHARE * spread
+    queries, spread, least = len(collection.split("test")), SHARE * spread, retrieval.FEW
+    if queries < least:
+        return f"{queries} test queries are too few to show a difference between two arms: {least} at least are wanted"
     least = {n: significance.detectable(spread**2 / queries, 2 * RUN**2 / n, freedom=n - 1) for n in (3, 5)}
     return (
         f"least difference to be shown between two arms, with {queries:,} test queries: {least[3]:.3f} {measure} with "
@@ -267,6 +269,6 @@ def show_cost(cost, counts, *, runs, jobs):
     )
     if runs > 1:
         print(
-            f"   {runs} runs, {jobs} at a time: at most {seconds * runs / 60:.0f} minutes if they share the cores; "
+            f"   {runs} runs, {jobs} at a time: at most {seconds * runs / 60:.1f} minutes if they share the cores; "
             "measured of the arm with the most negatives"
         )

@@ -272,7 +272,7 @@ def to_csv(result):
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["arm", "seeds", *names, *(f"{measure} {key}" for key in tested), "group"])
     for name, of in result["references"].items():
-        writer.writerow([name, "", *(of.get(each, "") for each in names)])
+        writer.writerow([name, "", *(of.get(each, "") for each in names), *[""] * (len(tested) + 1)])
     for row in result["arms"]:
         means = [float(np.mean(row["test"][each])) for each in names]
         test = row.get("against_first", {})

@@ -152,7 +152,8 @@ def mixing(mixed, spec, measure):
 def too_few(queries):
     """What a verdict says of so few queries."""
     return (
-        f"{queries} queries are too few to say what to search with: {FEW} at least are wanted (--questions adds yours)"
+        f"{queries} queries are too few to say what to search with: {FEW} at least are wanted (--questions adds yours, "
+        "of which half are dev); until then BM25 needs no training: --retriever bm25"
     )
 
 
@@ -188,7 +189,7 @@ def metadata_values(collection, split, field):
         if field in own:
             found[collection.queries.ids[row]] = own[field]
     if not found and field == "labelled" and "train" in collection.qrels:
-        answers = {True: "its doc is a positive in training", False: "no doc of its is"}
+        answers = {True: "its doc is a positive in training", False: "none of its docs is"}
         found = {qid: answers[known] for qid, known in diagnostics.labelled_queries(collection, split).items()}
     if not found:
         raise BadInput(

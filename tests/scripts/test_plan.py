@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import call
 
-from lib.evaluation import plan
+from lib.evaluation import plan, retrieval
 
 ADVISED = [
     (120, 12, "in_batch", 1),
@@ -25,7 +25,10 @@ def test_the_advice_follows_the_tables(queries, batch, arm, start):
     assert 1 <= found["epochs"] and found["epochs"] * (queries // found["batch_size"]) >= 100
 
 
-def test_the_least_difference_follows_the_spread(tiny):
+def test_the_least_difference_follows_the_spread(tiny, monkeypatch):
+    said = "12 test queries are too few to show a difference between two arms: 20 at least are wanted"
+    assert plan.least_difference(tiny, 0.4, "mrr@10") == said
+    monkeypatch.setattr(retrieval, "FEW", 12)
     few = plan.least_difference(tiny, 0.4, "mrr@10")
     assert float(few.split(": ")[1].split()[0]) > float(few.split("seeds, ")[1].split()[0]) > 0
     assert "spread by 0.16" in few and "mrr@10 with 3 seeds" in few
