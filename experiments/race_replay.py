@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from lib import cli, process  # noqa: E402
 from lib.evaluation import comparison, race  # noqa: E402
 from lib.evaluation.significance import MARGIN  # noqa: E402
-from lib.files import BadInput, markdown, read_json  # noqa: E402
+from lib.files import BadInput, atomic_path, markdown, read_json  # noqa: E402
 
 KEPT = ROOT / "docs" / "results" / "curves"
 HEAD = (
@@ -50,8 +50,8 @@ def main():
     for folder in args.comparisons:
         curves, arms = read_curves(folder)
         if args.keep:
-            KEPT.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(KEPT / f"{folder.stem}.npz", dev=curves.astype(np.float32), arms=np.array(arms))
+            with atomic_path(KEPT / f"{folder.stem}.npz") as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, dev=curves.astype(np.float32), arms=np.array(arms))
         rows.append(row(folder, curves, arms, args))
         print(f"{folder.name}: done", file=sys.stderr)
     print(markdown(HEAD.split(","), rows))

@@ -25,8 +25,7 @@ from lib.files import (
 )
 
 SPLITS = ("train", "dev", "test")
-# other names of the split dev
-DEV = ("val", "valid", "validation", "eval", "evaluation")
+DEV = ("val", "valid", "validation", "eval", "evaluation")  # other names of the split dev
 MOST_LEVELS = 100  # of elements in an XML file
 MOST_GRADE = 10_000  # trec_eval counts up to the largest grade, for each query
 NEGATIVES = "negatives.jsonl"  # beside corpus.jsonl: candidates that a collection brings

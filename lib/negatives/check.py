@@ -34,8 +34,6 @@ FINDINGS = {
 }
 OF_QUERIES = ("short_lists", "no_list")
 WRONG = ("unknown", "known_positives", "copies", "itself", "duplicates", "held_out")  # no file should have any of these
-
-
 FALSE = ("known_positives", "copies", "near_copies")  # of which it is known that they are false negatives
 
 
@@ -162,9 +160,11 @@ def report(folder, found, path, blind, priced=None):
     priced: the Prices by which it says what the false negatives among them cost.
     """
     share = sum(found[name].share for name in FALSE)
-    said = [f"{priced and prices.cost(share, priced)}: {', '.join(FALSE)}"] * bool(priced and share)
-    said += [blind.said] if blind else []
-    text = to_table(found, path) + "".join(f"\n{line}\n" for line in said)
+    text = to_table(found, path)
+    if priced and share:
+        text += f"\n{prices.cost(share, priced)}: {', '.join(FALSE)}\n"
+    if blind:
+        text += f"\n{blind.said}\n"
     write_text(folder / "check.md", text)
     as_numbers = {name: one._asdict() | {"share": one.share} for name, one in found.items()}
     write_json(folder / "check.json", as_numbers | {"query_blind": blind and blind._asdict()})

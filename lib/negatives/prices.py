@@ -83,6 +83,11 @@ def verdict(row, first, prices, *, by_score):
     most, one = (first[name] * row["caught"] * max(0.0, prices.false.high) for name in ("at_most", "per_unlabelled"))
     if most < LITTLE:
         return f"does not pay: at most {first['at_most']:.1%} are false, so that it gains {most:.4f} MRR@10 at the most"
+    if one < LITTLE:
+        return (
+            "does not pay unless queries have several unlabelled positives each: with one, "
+            f"{first['per_unlabelled']:.1%} are false, and it gains {one:.4f} MRR@10 at the most"
+        )
     said = f"pays where more than {even.mean:.1%} [{even.low:.1%}, {even.high:.1%}] of the negatives are false"
     if first["at_most"] < even.low:
         return f"does not pay: it {said}, and at most {first['at_most']:.1%} are"
@@ -90,9 +95,4 @@ def verdict(row, first, prices, *, by_score):
         return f"open: it {said}, but it drops the same hard docs at every step, which was not measured"
     if first["per_unlabelled"] > even.high:
         return f"pays if every query has an unlabelled positive: it {said}, and then {first['per_unlabelled']:.1%} are"
-    if one < LITTLE:
-        return (
-            "does not pay unless queries have several unlabelled positives each: with one, "
-            f"{first['per_unlabelled']:.1%} are false, and it gains {one:.4f} MRR@10 at the most"
-        )
     return f"open: it {said}; {first['per_unlabelled']:.1%} are if every query has an unlabelled positive"

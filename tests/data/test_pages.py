@@ -508,6 +508,8 @@ def test_of_a_page_with_a_main_part_only_that_is_text():
         ("<p><b>bold<p>still</b> not", "bold still not"),
         ("<ol><li>a<li><p>b</p><ul><li>c</ul><li></ol><ol start=7><li>d</ol><li>e", "1. a 2. b - c 7. d - e"),
         ("<body hidden style='display: none'>until it is loaded", "until it is loaded"),
+        (f"<p>out<main style='display: none'>{'all of it ' * 20}</main>", ("all of it " * 20).strip()),
+        (f"<p>外<main>{'正文' * 40}</main>", "正文" * 40),
     ],
 )
 def test_html_is_what_a_browser_makes_of_it(text, wanted):

@@ -6,7 +6,7 @@ import re
 
 from justhtml import JustHTML
 
-LEAST_MAIN = 20  # words of a page's main part: with so many, what stands outside of it is no text
+LEAST_MAIN = 80  # characters of a page's main part: with so many, what stands outside of it is no text
 MOST_HEADING = 500  # characters of a heading: every piece below it repeats them
 
 KEPT, BACK = {10: "\ue000", 32: "\ue001", 9: "\ue001" * 4, 13: ""}, {0xE000: "\n", 0xE001: " "}
@@ -37,13 +37,9 @@ def sections_of_html(text):
     hider = heading = None  # the element in which text is hidden; the heading in which blocks are no lines of their own
     header = None  # the one around: its lists are menus
     main = page.query("main, [role=main]")
-    whole = len(main) != 1 or len(main[0].to_text().split()) < LEAST_MAIN
-    preformatted, mark, todo = (
-        0,
-        "",
-        [(page.root if whole else main[0], True)],
-    )  # mark: of an item of a list, before its first word
-    numbers = {}  # of the next item of each list
+    root = main[0] if len(main) == 1 and len("".join(main[0].to_text().split())) >= LEAST_MAIN else page.root
+    preformatted, todo = 0, [(root, True)]
+    mark, numbers = "", {}  # of an item of a list, before its first word; of the next item of each list
     while todo:
         node, opens = todo.pop()
         name, depth = node.name, HEADINGS.get(node.name, 0)
@@ -85,7 +81,7 @@ def sections_of_html(text):
     shown = [(n, " ".join("".join(pieces).split()).translate(BACK).strip("\n"), depth) for n, depth, pieces in lines]
     if not any(depth == 1 and line for _, line, depth in shown):  # then the title of the page is its first heading
         titles = page.query("h1")  # or the only one that stands outside of the main part
-        title = titles[0] if len(titles) == 1 and not whole else page.query_one("head > title")
+        title = titles[0] if len(titles) == 1 and root is not page.root else page.query_one("head > title")
         shown = [(1, " ".join(title.to_text().split()) if title else "", 1), *shown]
     return cut((number, line, (depth, line) if depth and line else None) for number, line, depth in shown)
 
@@ -104,8 +100,8 @@ def _with_lines(text):
 
 def _is_furniture(node):
     """Whether a page shows the element everywhere, as a menu, or nowhere; a tab that waits to be chosen is text."""
-    if node.name in ("html", "body", "#document"):
-        return False
+    if node.name in ("html", "body", "main", "#document") or node.attrs.get("role") == "main":
+        return False  # a page may hide all of it until its programs have run
     role, style = node.attrs.get("role"), node.attrs.get("style") or ""
     unseen = node.attrs.get("hidden", "no") in ("", None, "hidden") or re.search(r"display\s*:\s*none", style)
     return node.name in FURNITURE or role in ROLES or bool(unseen) and role != "tabpanel"

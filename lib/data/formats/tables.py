@@ -105,12 +105,7 @@ def read(path, said, rows, wrong=()):
     rows, wrong = list(tqdm(rows, unit="row", unit_scale=True, desc=f"reading {path}", delay=2)), list(wrong)
     try:
         if rows:
-            columns = roles_of(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
-            rows, instructed = without_instructions(rows, columns)
-            unused = not_used(path, rows, columns)
-            columns |= partition(rows, columns)
-            grade = cells.grading(path, rows, columns, said)
-            _refuse_other_columns(path, rows, columns["question"])
+            rows, columns, grade, unused, instructed = _understood(path, rows, said)
     except BadInput as error:
         raise beir.Malformed([*wrong, str(error)]) from None
 
@@ -177,6 +172,16 @@ def read(path, said, rows, wrong=()):
         f"note: {path}: {len(rows):,} rows; {_taken(columns, len(candidates), unused, instructed, len(instead))}"
     )
     return docs.values(), queries.values(), found, dropped, candidates
+
+
+def _understood(path, rows, said):
+    """(rows, {role: columns}, a function of labels, lists that are not used, instructions that are left out)."""
+    columns = roles_of(path, rows[0][0], {name: None for _, row in rows for name in row}, said)
+    rows, instructed = without_instructions(rows, columns)
+    unused = not_used(path, rows, columns)
+    columns |= partition(rows, columns)
+    _refuse_other_columns(path, rows, columns["question"])
+    return rows, columns, cells.grading(path, rows, columns, said), unused, instructed
 
 
 def _refuse_other_columns(path, rows, asked):
