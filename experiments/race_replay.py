@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from lib import cli, process  # noqa: E402
 from lib.evaluation import comparison, race  # noqa: E402
 from lib.evaluation.significance import MARGIN  # noqa: E402
-from lib.files import BadInput, atomic_path, markdown, read_json  # noqa: E402
+from lib.files import BadInput, atomic_path, markdown, read_json, reading  # noqa: E402
 
 KEPT = ROOT / "docs" / "results" / "curves"
 HEAD = (
@@ -60,7 +60,7 @@ def main():
 def read_curves(folder):
     """((A, S, laps, Q) dev values of a comparison, its arms)."""
     if folder.suffix == ".npz":
-        with np.load(folder, allow_pickle=False) as kept:
+        with reading(folder), np.load(folder, allow_pickle=False) as kept:
             return kept["dev"].astype(float), kept["arms"].tolist()
     config = read_json(folder / "config.json")["args"]
     found = []
